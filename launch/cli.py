@@ -1,0 +1,264 @@
+"""What every command line shares: flags, config files with overrides, help, one-line errors, exit codes.
+
+A command is a module of this form (nothing at its top imports jax, so that `--help` comes at once):
+
+    \"\"\"Train one model.\"\"\"                                       # the opening of --help
+    from launch import cli
+
+    FLAGS = cli.new_flags(config=True)                            # --config FILE, --config.a.b=VALUE
+    cli.DEFINE_string("workdir", None, "directory of the run", flag_values=FLAGS, required=True)
+
+    def main(config, workdir: str) -> int | None:                 # one keyword for each flag
+        from scaling.train.loop import train
+        ...
+
+    if __name__ == "__main__":
+        cli.run(main, FLAGS, __doc__)
+
+Exit codes: 0 success; 1 a run failed (what `main` returns, or an exception that nobody expected); 2 bad input;
+130 interrupted. An error is one line on stderr; `--debug` adds the traceback.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import errno
+import itertools
+import os
+import shlex
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from absl import flags as absl_flags
+
+from launch import environment, overrides
+from models.errors import ConfigError, nearest
+
+DEFINE_string = absl_flags.DEFINE_string
+DEFINE_integer = absl_flags.DEFINE_integer
+DEFINE_float = absl_flags.DEFINE_float
+DEFINE_bool = absl_flags.DEFINE_bool
+DEFINE_enum = absl_flags.DEFINE_enum
+DEFINE_list = absl_flags.DEFINE_list
+DEFINE_multi_string = absl_flags.DEFINE_multi_string
+
+_HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
+_EXTRAS = {  # module -> the extra of this distribution that installs it
+    "datasets": "hf",
+    "transformers": "hf",
+    "huggingface_hub": "hf",
+    "grain": "grain",
+    "submitit": "slurm",
+    "ray": "ray",
+    "libtpu": "tpu",
+    "nbclient": "notebook",
+}
+_OVERRIDES = "config."
+_BAD_INPUT_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
+class UsageError(ConfigError):
+    """A mistake in the flags themselves."""
+
+
+def new_flags(config: bool = False) -> absl_flags.FlagValues:
+    """The flags of one command, separate from absl's global ones; `config` adds --config and its overrides."""
+    flag_values = absl_flags.FlagValues()
+    DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=flag_values)
+    if config:
+        help_text = "Python file with `def config()`; --config.a.b=VALUE overrides one field."
+        DEFINE_string("config", None, help_text, flag_values=flag_values, required=True)
+    return flag_values
+
+
+def run(
+    main: Callable[..., int | None],
+    flag_values: absl_flags.FlagValues,
+    doc: str | None,
+    kinds: tuple[type, ...] | Callable[[], tuple[type, ...]] = (),
+) -> NoReturn:
+    """Run a command with sys.argv and exit; `kinds` are the dataclasses that its config file may return.
+
+    `kinds` may be a function, called after the flags are read, so that importing the classes costs --help nothing.
+    """
+    sys.exit(execute(main, flag_values, doc, sys.argv[1:], kinds))
+
+
+def execute(
+    main: Callable[..., int | None],
+    flag_values: absl_flags.FlagValues,
+    doc: str | None,
+    arguments: Sequence[str],
+    kinds: tuple[type, ...] | Callable[[], tuple[type, ...]] = (),
+) -> int:
+    """`run` with the arguments given and the exit code returned."""
+    debug = any(argument in ("--debug", "-debug", "--debug=true") for argument in arguments)
+    try:
+        if any(argument in _HELP for argument in arguments):
+            print(usage(flag_values, doc, arguments))
+            return 0
+        values = parse(flag_values, arguments)
+        environment.prepare()
+        if "config" in values:
+            config = overrides.load_config(values["config"], kinds() if callable(kinds) else kinds)
+            values["config"] = overrides.apply_overrides(config, values.pop(_OVERRIDES))
+        return main(**values) or 0
+    except KeyboardInterrupt:
+        _say(f"interrupted: finished work is kept: go on with: {_command_line(arguments)}")
+        return 130
+    except BrokenPipeError:  # the reader of our output has left, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        code, line = explain(error)
+        _say(f"error: {line}" + ("" if code == 2 or debug else " (--debug shows the traceback)"))
+        return code
+
+
+def parse(flag_values: absl_flags.FlagValues, arguments: Sequence[str]) -> dict[str, Any]:
+    """Flag name -> value, without `debug`; with a --config flag also the overrides, dotted name -> text.
+
+    Raises UsageError on an unknown flag, a value of the wrong type, a required flag that is missing, or an
+    argument that is no flag.
+    """
+    flag_values = copy.deepcopy(flag_values)  # so that a command can run twice in one process
+    given, rest = _split_overrides(arguments) if "config" in flag_values else ({}, list(arguments))
+    for argument, following in itertools.pairwise([*rest, "--"]):
+        name = argument.lstrip("-")
+        needs_value = argument.startswith("-") and name in flag_values and not flag_values[name].boolean
+        if needs_value and following.startswith("--"):  # absl would take the next flag for the value
+            raise UsageError(f"--{name}", "has no value", f"give --{name}=VALUE")
+    try:
+        positional = flag_values(["command", *rest])[1:]
+    except absl_flags.UnrecognizedFlagError as error:
+        guess = nearest(error.flagname, flag_values)
+        fix = f"did you mean --{guess}?" if guess else f"flags: {' '.join(f'--{name}' for name in flag_values)}"
+        raise UsageError(f"--{error.flagname}", "unknown flag", fix) from None
+    except (absl_flags.Error, ValueError) as error:
+        raise _flag_error(flag_values, str(error)) from None
+    for name in flag_values:
+        if flag_values[name].value == "" and _is_required(flag_values[name]):
+            raise UsageError(f"--{name}", "is empty", f"give --{name}=VALUE")
+    if positional:
+        raise UsageError(positional[0], "unexpected argument", "flags start with --; --help lists them")
+    values = {name: flag_values[name].value for name in flag_values if name != "debug"}
+    return values | ({_OVERRIDES: given} if "config" in flag_values else {})
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """The exit code (2 for what the user can fix, else 1) and the line that an exception ends a command with."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ConfigError):
+        return 2, text
+    if isinstance(error, ValueError) and "\n" not in str(error).strip() and text.count(": ") >= 2:
+        return 2, text  # the form of a deliberate message: field: problem: fix
+    if isinstance(error, OSError):
+        name = error.filename or "file system"
+        if error.errno in _DISK_ERRORS:
+            return 2, f"{name}: {error.strerror}: make room and run the same command again; finished work is kept"
+        if isinstance(error, _BAD_INPUT_ERRORS) and error.filename:
+            return 2, f"{name}: {error.strerror}: check the path and its permissions"
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] in _EXTRAS:
+        module = error.name.split(".")[0]
+        return 2, f"{module}: is not installed: pip install 'isoflop[{_EXTRAS[module]}]'"
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return 1, f"{type(error).__name__}: {text}{place}"
+
+
+def usage(flag_values: absl_flags.FlagValues, doc: str | None, arguments: Sequence[str] = ()) -> str:
+    """The text of --help; with a --config among the arguments also that file's docstring and its fields."""
+    flags = [flag_values[name] for name in flag_values if name != "debug"] + [flag_values["debug"]]
+    required = [flag.name for flag in flags if _is_required(flag)]
+    synopsis = "".join(f" --{name}={name.upper()}" for name in required)
+    lines = [textwrap.dedent(doc or "").strip(), "", f"usage: {_program()}{synopsis} [--flag=value ...]", "", "flags:"]
+    for flag in flags:
+        default = "" if flag.name in required else f" (default: {flag.default})"
+        choices = f" One of: {', '.join(flag.parser.enum_values)}." if isinstance(flag, absl_flags.EnumFlag) else ""
+        lines.append(f"  --{flag.name:<16} {flag.help}{choices}{default}")
+    path = _value_among(arguments, "config") if "config" in flag_values else None
+    if path is not None:
+        lines += ["", f"{path}:", textwrap.indent(overrides.config_help(path), "  "), "", "fields, with their values:"]
+        fields = overrides.flatten(overrides.load_config(path))
+        lines += [f"  --config.{name}={_written(value)}" for name, value in fields.items()]
+    return "\n".join(lines)
+
+
+def _split_overrides(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The --config.a.b=VALUE (or --config.a.b VALUE) arguments as dotted name -> text, and the other arguments."""
+    given: dict[str, str] = {}
+    rest: list[str] = []
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or not name.startswith(_OVERRIDES):
+            rest.append(argument)
+            continue
+        if not equals:
+            if not queue or queue[0].startswith("--"):
+                raise UsageError(argument, "has no value", f"give {argument}=VALUE")
+            value = queue.pop(0)
+        field = name.removeprefix(_OVERRIDES)
+        if not all(field.split(".")):
+            raise UsageError(argument, "names no field", "write --config.GROUP.FIELD=VALUE")
+        given[field] = value
+    return given, rest
+
+
+def _flag_error(flag_values: absl_flags.FlagValues, message: str) -> UsageError:
+    """A UsageError from absl's message, which for most mistakes is `flag --name=value: what`."""
+    text = " ".join(message.split())
+    name, _, rest = text.removeprefix("flag --").partition("=")
+    if not text.startswith("flag --") or name not in flag_values:
+        return UsageError("flags", text, "--help lists them")
+    flag = flag_values[name]
+    if _is_required(flag) and flag.value is None:
+        return UsageError(f"--{name}", "is required", f"give --{name}=VALUE")
+    value = rest.partition(":")[0]
+    if isinstance(flag, absl_flags.EnumFlag):
+        choices = flag.parser.enum_values
+        guess = nearest(value, choices)
+        fix = f"did you mean {guess}?" if guess else f"choices: {', '.join(choices)}"
+        return UsageError(f"--{name}", f"{value!r} is not among its choices", fix)
+    kind = "true or false" if flag.boolean else flag.parser.syntactic_help or f"a {flag.flag_type()}"
+    return UsageError(f"--{name}", f"{value!r} is not {kind}", f"give {kind}")
+
+
+def _is_required(flag: absl_flags.Flag) -> bool:
+    return flag.default is None and any(not validator.checker(None) for validator in flag.validators)
+
+
+def _value_among(arguments: Sequence[str], name: str) -> str | None:
+    for index, argument in enumerate(arguments):
+        flag, equals, value = argument.lstrip("-").partition("=")
+        if flag == name and argument.startswith("-"):
+            return value if equals else (arguments[index + 1] if index + 1 < len(arguments) else None)
+    return None
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, tuple) and not any(dataclasses.is_dataclass(item) for item in value):
+        return ",".join(str(item) for item in value)
+    return str(value)
+
+
+def _program() -> str:
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return f"python -m {spec.name}" if spec is not None else f"python {sys.argv[0]}"
+
+
+def _command_line(arguments: Sequence[str]) -> str:
+    return f"{_program()} {shlex.join(arguments)}"
+
+
+def _say(line: str) -> None:
+    """One line on stderr, whatever the message holds."""
+    print(" ".join(line.split()), file=sys.stderr, flush=True)

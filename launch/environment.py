@@ -1,0 +1,105 @@
+"""The process environment that runs start with: XLA flags, compilation cache, threads, CPUs, memory allocator.
+
+All of it is read when jax starts (the allocator's part when the process starts), so `prepare` comes before the
+first import of jax. What the user has set wins; JAX_PLATFORMS is left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from models.errors import require
+
+XLA_FLAGS: tuple[str, ...] = ()
+"""XLA flags that pay on CPU, each measured by benchmarks/train_step.py (notes in benchmarks/NOTES.md)."""
+
+MALLOC_TUNABLES: dict[str, str] = {}
+"""glibc.malloc.* tunables of training processes; read at process start, so subprocesses and `restart` get them."""
+
+_CPUS = "ISOFLOP_CPUS"
+
+
+def prepare() -> None:
+    """Set this process up, before its first import of jax: variables not yet set, and the CPUs it was given."""
+    os.environ.update(settings(os.environ))
+    cpus = os.environ.get(_CPUS)
+    if cpus and hasattr(os, "sched_setaffinity"):  # Linux only; elsewhere the thread count alone limits a worker
+        os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
+
+
+def restart_with_malloc() -> None:
+    """Start this command again under MALLOC_TUNABLES unless it already runs under them (same process id)."""
+    if any(f"{name}=" not in os.environ.get("GLIBC_TUNABLES", "") for name in MALLOC_TUNABLES):
+        environment = os.environ | {"GLIBC_TUNABLES": _tunables(os.environ)}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def worker_environment(
+    threads: int, cpus: Sequence[int] | None = None, base: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """The whole environment of a subprocess that computes with `threads` threads, pinned to `cpus` by `prepare`.
+
+    The thread count fixes how XLA splits a reduction, and so the last bits of a result.
+    """
+    require(threads >= 1, "threads", f"is {threads}", "give at least one thread for each worker")
+    environment = dict(base) | settings(base)
+    for name in ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # NPROC: XLA's CPU pool
+        environment[name] = str(threads)
+    environment.pop(_CPUS, None)
+    if cpus is not None:
+        require(len(cpus) > 0, "cpus", "is empty", "give at least one CPU for each worker")
+        environment[_CPUS] = ",".join(str(cpu) for cpu in cpus)
+    if MALLOC_TUNABLES:
+        environment["GLIBC_TUNABLES"] = _tunables(base)
+    return environment
+
+
+def available_cpus() -> list[int]:
+    """The CPUs this process may run on, ascending."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def compilation_cache() -> Path:
+    """Where compiled programs are kept: one directory for each kind of CPU.
+
+    jax's key leaves the CPU's instruction set out, and a program compiled for another one may crash.
+    """
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "isoflop" / f"xla-{hashlib.sha256(_instruction_set().encode()).hexdigest()[:8]}"
+
+
+def settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables to add to `environment`: compilation cache, and those of XLA_FLAGS that it does not set."""
+    defaults = {
+        "JAX_COMPILATION_CACHE_DIR": str(compilation_cache()),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # the small models of a sweep compile in under a second
+    }
+    added = {name: value for name, value in defaults.items() if name not in environment}
+    given = environment.get("XLA_FLAGS", "")
+    names = {flag.split("=")[0] for flag in given.split()}
+    ours = [flag for flag in XLA_FLAGS if flag.split("=")[0] not in names]
+    if ours:
+        added["XLA_FLAGS"] = " ".join([*given.split(), *ours])
+    return added
+
+
+def _tunables(environment: Mapping[str, str]) -> str:
+    given = environment.get("GLIBC_TUNABLES", "")
+    ours = [f"{name}={value}" for name, value in MALLOC_TUNABLES.items() if f"{name}=" not in given]
+    return ":".join(([given] if given else []) + ours)
+
+
+def _instruction_set() -> str:
+    info = Path("/proc/cpuinfo")
+    flags = ""
+    if info.exists():
+        with info.open() as lines:
+            flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()} {flags}"
