@@ -1,0 +1,218 @@
+"""DataConfig: which text a model is trained on, and how it becomes tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from models.errors import ConfigError, nearest, require
+
+SourceName = Literal["embedded", "text", "jsonl", "hub"]
+BYTE_VOCABULARY = 256
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of a mixture; `weight` is its share of the training examples, relative to the other sources."""
+
+    source: SourceName = "embedded"
+    path: str | None = None  # text, jsonl: a file or a folder; hub: "owner/name" or "owner/name:configuration"
+    field: str = "text"  # jsonl, hub: the field that holds the text (the completion, where there is a prompt)
+    prompt_field: str | None = None  # jsonl, hub: a field that precedes `field` in the same document
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_source(self, "data.mixture")
+        require(
+            _is_number(self.weight) and 0 < self.weight < float("inf"),
+            "data.mixture.weight",
+            f"is {self.weight!r}",
+            "give a positive number (weights are relative to each other)",
+        )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Text, tokenizer, split and order of the training data; nothing is read before `prepare(config)`.
+
+    The split holds out whole documents by the sha256 of their text, so a document stays on its side whatever
+    else is added, removed or reordered, and exact duplicates cannot straddle the split.
+    """
+
+    source: SourceName = "embedded"  # embedded: sources of the standard library and of our own dependencies
+    path: str | None = None  # as in Source
+    field: str = "text"
+    prompt_field: str | None = None
+    mixture: tuple[Source, ...] = ()  # several weighted sources instead of the single one above
+    tokenizer: str = "bytes"  # "bytes", "bpe" (trained on the train split), or the path of a tokenizer.json
+    vocab_size: int | None = None  # of the tokenizer; required by "bpe", otherwise known
+    end_of_document: str | None = None  # the token of a tokenizer.json that ends a document, if no common name does
+    unique_tokens: int | None = None  # train on only so many distinct tokens, repeated (repeated-data studies)
+    packing: Literal["concatenate", "segments"] = "concatenate"  # windows over one stream of documents; "segments"
+    # also gives the document of every token, so that attention can stay within a document
+    loss_mask: Literal["none", "completion"] = "none"  # "completion": tokens of `prompt_field` carry no loss
+    heldout_fraction: float = 0.02  # of the documents
+    cache_dir: str | None = None  # None: $XDG_CACHE_HOME/isoflop, or ~/.cache/isoflop
+    seed: int = 0  # of the order of the training windows
+
+    def __post_init__(self) -> None:
+        _check_source(self, "data")
+        object.__setattr__(self, "mixture", _sources(self.mixture))
+        self._check_mixture()
+        self._check_tokenizer()
+        for field, literal in (("packing", ("concatenate", "segments")), ("loss_mask", ("none", "completion"))):
+            _check_choice(f"data.{field}", getattr(self, field), literal)
+        require(
+            self.loss_mask == "none" or any(source.prompt_field for source in self.sources),
+            "data.loss_mask",
+            "is 'completion' but no source has a prompt",
+            "set data.prompt_field to the field that holds the prompt",
+        )
+        require(
+            self.unique_tokens is None or (_is_integer(self.unique_tokens) and self.unique_tokens >= 1),
+            "data.unique_tokens",
+            f"is {self.unique_tokens!r}",
+            "give a positive number of tokens, or None for all of them",
+        )
+        require(
+            _is_number(self.heldout_fraction) and 0 < self.heldout_fraction <= 0.5,
+            "data.heldout_fraction",
+            f"is {self.heldout_fraction!r}",
+            "give a fraction above 0 and up to 0.5, such as 0.02",
+        )
+        require(
+            _is_integer(self.seed) and 0 <= self.seed < 2**63,
+            "data.seed",
+            f"is {self.seed!r}",
+            "give an integer from 0 to 2**63 - 1",
+        )
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The sources as one tuple: the mixture, or the single source with weight 1."""
+        return self.mixture or (Source(self.source, self.path, self.field, self.prompt_field),)
+
+    def _check_mixture(self) -> None:
+        single = (self.source, self.path, self.field, self.prompt_field)
+        require(
+            not self.mixture or single == ("embedded", None, "text", None),
+            "data.mixture",
+            "is given together with a single source (data.source, path, field or prompt_field)",
+            "move that source into the mixture",
+        )
+
+    def _check_tokenizer(self) -> None:
+        require(
+            isinstance(self.tokenizer, str) and self.tokenizer != "",
+            "data.tokenizer",
+            f"is {self.tokenizer!r}",
+            "use 'bytes', 'bpe' or the path of a tokenizer.json",
+        )
+        kind, size = self.tokenizer, self.vocab_size
+        require(
+            kind in ("bytes", "bpe") or kind.endswith(".json"),
+            "data.tokenizer",
+            f"{kind!r} is neither 'bytes', 'bpe' nor the path of a .json file",
+            _did_you_mean(kind, ("bytes", "bpe")) or "use 'bytes', 'bpe' or the path of a tokenizer.json",
+        )
+        require(
+            size is None or (_is_integer(size) and size >= 1),
+            "data.vocab_size",
+            f"is {size!r}",
+            "give a positive integer, or None",
+        )
+        if kind == "bytes":
+            require(
+                size in (None, BYTE_VOCABULARY),
+                "data.vocab_size",
+                f"is {size}, but the byte tokenizer has {BYTE_VOCABULARY} tokens",
+                "leave it out, or set data.tokenizer='bpe'",
+            )
+        if kind == "bpe":
+            require(
+                size is not None and size > BYTE_VOCABULARY,
+                "data.vocab_size",
+                f"is {size}, but 'bpe' needs {BYTE_VOCABULARY} bytes, the end-of-document token and merges",
+                f"give an integer above {BYTE_VOCABULARY}, such as 4096",
+            )
+        require(
+            self.end_of_document is None or kind.endswith(".json"),
+            "data.end_of_document",
+            f"is {self.end_of_document!r}, but the tokenizer {kind!r} has its own end-of-document token",
+            "leave it out (it names a token of a tokenizer.json)",
+        )
+
+
+def _sources(entries) -> tuple[Source, ...]:
+    """Sources from what JSON makes of them: lists for tuples, objects for dataclasses."""
+    require(
+        isinstance(entries, (list, tuple)),
+        "data.mixture",
+        f"is {entries!r}",
+        "give a tuple of Source(...) entries",
+    )
+    return tuple(_source(entry) for entry in entries)
+
+
+def _source(entry) -> Source:
+    if isinstance(entry, Source):
+        return entry
+    require(isinstance(entry, Mapping), "data.mixture", f"holds {entry!r}", "give Source(...) entries")
+    names = [field.name for field in dataclasses.fields(Source)]
+    for name in entry:
+        require(
+            name in names,
+            f"data.mixture.{name}",
+            "is no field of a source",
+            _did_you_mean(name, names) or f"use one of {', '.join(names)}",
+        )
+    return Source(**entry)
+
+
+def _check_source(source: Source | DataConfig, prefix: str) -> None:
+    _check_choice(f"{prefix}.source", source.source, get_args(SourceName))
+    require(
+        source.source != "embedded" or source.path is None,
+        f"{prefix}.path",
+        f"is {source.path!r}, which the embedded corpus ignores",
+        f"set {prefix}.source to 'text', 'jsonl' or 'hub'",
+    )
+    require(
+        source.source == "embedded" or (isinstance(source.path, str) and source.path != ""),
+        f"{prefix}.path",
+        f"is {source.path!r}, but the source {source.source!r} needs one",
+        "give the name of a dataset" if source.source == "hub" else "give a file or a folder",
+    )
+    require(
+        isinstance(source.field, str) and source.field != "",
+        f"{prefix}.field",
+        f"is {source.field!r}",
+        "name the field that holds the text",
+    )
+    require(
+        source.prompt_field is None or source.source in ("jsonl", "hub"),
+        f"{prefix}.prompt_field",
+        f"is {source.prompt_field!r}, but the source {source.source!r} has no fields",
+        "leave it out, or use a jsonl or hub source",
+    )
+
+
+def _check_choice(field: str, value, options: tuple[str, ...]) -> None:
+    if value not in options:
+        fix = _did_you_mean(value, options) or f"use one of {', '.join(options)}"
+        raise ConfigError(field, f"is {value!r}", fix)
+
+
+def _did_you_mean(value, options) -> str | None:
+    match = nearest(str(value), options)
+    return f"did you mean {match!r}?" if match else None
+
+
+def _is_integer(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

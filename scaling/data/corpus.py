@@ -1,0 +1,309 @@
+"""Corpora: an ordered stream of unique documents, from the embedded sources, text files, JSONL or a hub dataset."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import sysconfig
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from models.errors import ConfigError, nearest, require
+from scaling.data.config import Source
+
+# A fixed list, so that the corpus depends on the versions of these and on nothing else a user has installed.
+EMBEDDED_DISTRIBUTIONS = (
+    "absl-py",
+    "flax",
+    "jax",
+    "matplotlib",
+    "numpy",
+    "optax",
+    "orbax-checkpoint",
+    "pandas",
+    "pyarrow",
+    "rich",
+    "safetensors",
+    "scipy",
+    "tensorboardX",
+    "tokenizers",
+)
+_NOT_SOURCES = frozenset(("site-packages", "dist-packages", "test", "tests", "idle_test", "_test", "_tests"))
+# _sysconfigdata holds the paths and compiler of the machine that built this interpreter.
+_NOT_SOURCE = re.compile(r"(test_.*|.*_test|conftest|_sysconfigdata.*)\.py$")
+_PIECE_CHARACTERS = 16_384  # the length of the documents that a single text file is cut into
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document; `prompt` is empty unless the source names a prompt field."""
+
+    text: str
+    prompt: str = ""
+
+    @cached_property
+    def sha256(self) -> bytes:
+        """Digest of the content, on which the split and the removal of duplicates depend."""
+        content = self.text if not self.prompt else f"{self.prompt}\0{self.text}"
+        return hashlib.sha256(content.encode()).digest()
+
+
+@dataclass
+class Tally:
+    """What became of the documents that were read."""
+
+    kept: int = 0
+    duplicates: int = 0
+    empty: int = 0
+    not_utf8: int = 0
+    read_bytes: int = field(default=0, compare=False)  # progress through the files, prompts and markup included
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A source that was found and listed, but not read.
+
+    `fingerprint` changes when a file's path, size or modification time does: it answers "is this the corpus I
+    tokenized before?" without reading it. The digest of the content is known after the documents are read.
+    """
+
+    name: str  # for messages and directory names
+    fingerprint: str
+    total_bytes: int | None
+    read: Callable[[Tally], Iterator[Document]]
+
+    def documents(self, tally: Tally | None = None) -> Iterator[Document]:
+        """Unique, non-empty documents in an order that depends on relative names only; `tally` counts the others.
+
+        Raises:
+          ConfigError: a file that cannot be read, a malformed line, a missing field, or no document at all.
+        """
+        tally = Tally() if tally is None else tally
+        seen: set[bytes] = set()
+        for document in self.read(tally):
+            try:
+                short = document.sha256[:16]
+            except UnicodeEncodeError:  # JSON can spell lone surrogates, which are not text
+                tally.not_utf8 += 1
+                continue
+            if not document.text:
+                tally.empty += 1
+            elif short in seen:
+                tally.duplicates += 1
+            else:
+                seen.add(short)
+                tally.kept += 1
+                yield document
+        if tally.kept == 0:
+            raise ConfigError(
+                self.name,
+                f"holds no text ({tally.empty} empty and {tally.not_utf8} not UTF-8 documents)",
+                "give a source with UTF-8 text",
+            )
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a corpus; `name` is relative to the root, so that the order does not depend on where it lies."""
+
+    name: str
+    path: Path
+    size: int
+    modified_ns: int
+
+
+def open_corpus(source: Source) -> Corpus:
+    """List the files of a source without reading them.
+
+    Raises:
+      ConfigError: the path does not exist or holds no file of that kind, or the hub extra is not installed.
+    """
+    if source.source == "embedded":
+        files = embedded_files()
+        return _file_corpus("embedded", files, lambda tally: _whole_files(files, tally), source)
+    if source.source == "text":
+        files = _listed(source.path, lambda path: True, "files")
+        read = _whole_files if len(files) > 1 else _pieces
+        return _file_corpus(source.path, files, lambda tally: read(files, tally), source)
+    if source.source == "jsonl":
+        files = _listed(source.path, lambda path: path.name.endswith((".jsonl", ".jsonl.gz")), "*.jsonl files")
+        return _file_corpus(source.path, files, lambda tally: _json_lines(files, source, tally), source)
+    return _hub(source)
+
+
+def embedded_files() -> list[File]:
+    """Sources of the standard library and of EMBEDDED_DISTRIBUTIONS, without tests, sorted by relative name.
+
+    Found through the interpreter's and the distributions' own metadata; nothing is imported.
+    """
+    root = Path(sysconfig.get_paths()["stdlib"])
+    names = (name for name in _walk(root, skip=_NOT_SOURCES) if name.endswith(".py"))
+    files = [File(f"python/{name}", root / name, *_stat(root / name)) for name in names]
+    for distribution in EMBEDDED_DISTRIBUTIONS:
+        for name, path in _distribution_sources(distribution):
+            files.append(File(f"{distribution}/{name}", path, *_stat(path)))
+    return sorted((file for file in files if _is_source(file.name)), key=lambda file: file.name)
+
+
+def is_heldout(sha256: bytes, fraction: float) -> bool:
+    """Whether a document belongs to the held-out split: a property of its content alone."""
+    return int.from_bytes(sha256[:8], "big") < fraction * 2**64
+
+
+def _distribution_sources(distribution: str) -> Iterable[tuple[str, Path]]:
+    try:
+        listed = importlib.metadata.distribution(distribution).files
+    except importlib.metadata.PackageNotFoundError:
+        raise ConfigError(
+            "data.source",
+            f"the embedded corpus reads the sources of {distribution!r}, which is not installed",
+            f"pip install {distribution}, or use your own text (data.source='text')",
+        ) from None
+    paths = ((str(name), Path(str(name.locate()))) for name in listed or () if name.suffix == ".py")
+    return [(name, path) for name, path in paths if not name.startswith("..") and path.is_file()]
+
+
+def _is_source(name: str) -> bool:
+    *folders, last = name.split("/")
+    return not _NOT_SOURCES.intersection(folders) and not _NOT_SOURCE.match(last)
+
+
+def _walk(root: Path, skip: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Names of the files below a folder, relative and with forward slashes; hidden files and folders left out."""
+    for folder, folders, names in os.walk(root, onerror=_raise):
+        folders[:] = [name for name in folders if name not in skip and name[0] != "."]
+        relative = Path(folder).relative_to(root)
+        yield from ((relative / name).as_posix() for name in names if name[0] != ".")
+
+
+def _raise(error: OSError) -> None:
+    raise error  # os.walk leaves out what it cannot list unless told otherwise
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _listed(path: str | None, wanted: Callable[[Path], bool], kind: str) -> list[File]:
+    root = Path(str(path)).expanduser()
+    require(root.exists(), str(path), "does not exist", "give data.path an existing file or folder")
+    try:
+        if root.is_file():
+            return [File(root.name, root, *_stat(root))]
+        found = [(name, root / name) for name in sorted(_walk(root))]
+        files = [File(name, path, *_stat(path)) for name, path in found if path.is_file() and wanted(path)]
+    except OSError as error:
+        raise _unreadable(root, error) from None
+    require(bool(files), str(path), f"holds no {kind}", "give data.path a folder with text")
+    return files
+
+
+def _file_corpus(name, files: list[File], read, source: Source) -> Corpus:
+    identity = [[file.name, str(file.path.resolve()), file.size, file.modified_ns] for file in files]
+    fields = [source.source, source.field, source.prompt_field]
+    fingerprint = hashlib.sha256(json.dumps([fields, identity]).encode()).hexdigest()
+    return Corpus(str(name), fingerprint, sum(file.size for file in files), read)
+
+
+def _whole_files(files: list[File], tally: Tally) -> Iterator[Document]:
+    for file in files:
+        try:
+            content = file.path.read_bytes()
+            tally.read_bytes += len(content)
+            yield Document(content.decode())
+        except UnicodeDecodeError:
+            tally.not_utf8 += 1
+        except OSError as error:
+            raise _unreadable(file.path, error) from None
+
+
+def _pieces(files: list[File], tally: Tally) -> Iterator[Document]:
+    """A single file cut at line ends: one document could not be split into train and held-out text."""
+    for file in files:
+        try:
+            with open(file.path, encoding="utf-8", newline="") as lines:
+                while text := lines.read(_PIECE_CHARACTERS) + lines.readline(_PIECE_CHARACTERS):
+                    tally.read_bytes += len(text)
+                    yield Document(text)
+        except UnicodeDecodeError as error:
+            raise ConfigError(str(file.path), f"is not UTF-8 ({error.reason})", "convert it to UTF-8") from None
+        except OSError as error:
+            raise _unreadable(file.path, error) from None
+
+
+def _json_lines(files: list[File], source: Source, tally: Tally) -> Iterator[Document]:
+    for file in files:
+        opener = gzip.open if file.name.endswith(".gz") else open
+        try:
+            with opener(file.path, "rb") as lines:
+                for number, line in enumerate(lines, start=1):
+                    tally.read_bytes += len(line)
+                    if line.strip() and (record := _record(file, number, line, tally)) is not None:
+                        yield _document(record, source, f"{file.path}:{number}")
+        except (OSError, EOFError, zlib.error) as error:
+            raise _unreadable(file.path, error) from None
+
+
+def _record(file: File, number: int, line: bytes, tally: Tally):
+    try:
+        return json.loads(line.decode())
+    except UnicodeDecodeError:
+        tally.not_utf8 += 1
+        return None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file.path}:{number}", f"is not JSON ({error})", "write one JSON object per line") from None
+
+
+def _document(record, source: Source, where: str) -> Document:
+    require(isinstance(record, dict), where, "is not a JSON object", 'write lines such as {"text": "..."}')
+    prompt = "" if source.prompt_field is None else _text(record, source.prompt_field, "prompt_field", where)
+    return Document(_text(record, source.field, "field", where), prompt)
+
+
+def _text(record: dict, name: str, setting: str, where: str) -> str:
+    if name not in record:
+        match = nearest(name, record)
+        fix = f"did you mean data.{setting}={match!r}?" if match else f"set data.{setting} to one of its fields"
+        raise ConfigError(where, f"has no field {name!r}, but {', '.join(map(repr, record)) or 'none'}", fix)
+    value = record[name]
+    require(isinstance(value, str), where, f"field {name!r} is {type(value).__name__}, not text", "make it a string")
+    return value
+
+
+def _hub(source: Source) -> Corpus:
+    if importlib.util.find_spec("datasets") is None:
+        raise ConfigError("data.source", "'hub' needs the `datasets` library", "pip install 'isoflop[hf]'")
+    import datasets
+
+    name, _, configuration = str(source.path).partition(":")
+    try:
+        rows = datasets.load_dataset(name, configuration or None, split="train")
+    except Exception as error:  # the library raises many kinds: no network, no such dataset, several configurations
+        problem = f"cannot be loaded ({type(error).__name__}: {error})"
+        raise ConfigError(
+            str(source.path), problem, "check the name (owner/name:configuration) and the network"
+        ) from None
+    for setting, column in (("field", source.field), ("prompt_field", source.prompt_field)):
+        if column is not None and rows.column_names and column not in rows.column_names:
+            columns = ", ".join(map(repr, rows.column_names))
+            raise ConfigError(str(source.path), f"has no field {column!r}", f"set data.{setting} to one of {columns}")
+
+    def read(tally: Tally) -> Iterator[Document]:
+        for number, row in enumerate(rows):
+            yield _document(row, source, f"{source.path}:{number}")
+
+    identity = json.dumps(["hub", source.path, source.field, source.prompt_field, rows._fingerprint])
+    return Corpus(str(source.path), hashlib.sha256(identity.encode()).hexdigest(), None, read)
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(str(path), f"cannot be read ({error})", "check the file and its permissions")

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+
+from models.errors import ConfigError
+from scaling.data import DataConfig, Source, check_vocabulary, prepare
+
+
+@pytest.fixture
+def config(folder, tmp_path):
+    return DataConfig(source="text", path=str(folder), heldout_fraction=0.1, cache_dir=str(tmp_path / "cache"))
+
+
+def test_the_default_config_gives_batches_of_the_embedded_corpus(tmp_path):
+    dataset = prepare(DataConfig(cache_dir=str(tmp_path)), vocab_size=256)
+    assert dataset.train_tokens > 30e6
+    assert 0.005 < dataset.heldout[0].count / dataset.train_tokens < 0.08
+    batch = dataset.batches(seq_len=128, batch_size=4).batch(0)
+    assert set(batch) == {"tokens"} and batch["tokens"].shape == (4, 129)
+    assert dataset.heldout_batches(128, 4).scored_tokens >= 0.99 * min(2**20, dataset.heldout[0].count)
+    assert prepare(DataConfig(cache_dir=str(tmp_path))).digest == dataset.digest
+
+
+def test_a_bpe_dataset_has_the_vocabulary_asked_for(config):
+    dataset = prepare(dataclasses.replace(config, tokenizer="bpe", vocab_size=300), vocab_size=300)
+    assert dataset.tokenizer.vocab_size == 300
+    assert dataset.batches(8, 2).batch(0)["tokens"].max() < 300
+    assert dataset.digest != prepare(config).digest
+
+
+def test_a_trained_tokenizer_can_be_given_as_a_file(config, tmp_path):
+    trained = prepare(dataclasses.replace(config, tokenizer="bpe", vocab_size=300))
+    trained.tokenizer.save(tmp_path / "tokenizer.json")
+    given = prepare(dataclasses.replace(config, tokenizer=str(tmp_path / "tokenizer.json")))
+    assert given.digest == trained.digest
+    with pytest.raises(ConfigError, match=r"data\.vocab_size: is 301, but .* has 300 tokens"):
+        prepare(dataclasses.replace(config, tokenizer=str(tmp_path / "tokenizer.json"), vocab_size=301))
+
+
+def test_a_mixture_with_prompts_masks_only_its_own_source(folder, write_jsonl, tmp_path):
+    path = write_jsonl(*({"q": f"what is {a} squared? ", "a": str(a * a)} for a in range(500)))
+    sources = (Source("text", str(folder), weight=3), Source("jsonl", path, "a", prompt_field="q", weight=1))
+    config = DataConfig(mixture=sources, loss_mask="completion", packing="segments", cache_dir=str(tmp_path / "c"))
+    dataset = prepare(config)
+    batches = dataset.batches(seq_len=32, batch_size=8)
+    batch = batches.batch(0)
+    assert set(batch) == {"tokens", "segments", "weights"}
+    source, _ = batches.locate(np.arange(8))
+    assert np.bincount(source).tolist() == [6, 2]
+    assert (batch["weights"][source == 0] == 1).all() and 0 < batch["weights"][source == 1].mean() < 1
+    assert dataset.heldout_batches(16, 4).segments is not None
+
+
+def test_seeds_and_copies_share_the_files(config):
+    dataset = prepare(config)
+    assert dataset.batches(8, 2, seed=5).sources[0].tokens is dataset.batches(8, 2).sources[0].tokens
+    assert dataset.batches(8, 2, seed=5).manifest["seed"] == 5
+    assert len(pickle.dumps(dataset)) < 4000
+    assert pickle.loads(pickle.dumps(dataset)).digest == dataset.digest
+
+
+def test_a_corpus_smaller_than_one_batch_is_an_error(config):
+    with pytest.raises(ConfigError, match=r"train\.batch_size: the corpus gives .* tokens, less than one batch"):
+        prepare(config).batches(seq_len=64, batch_size=10**6)
+
+
+@pytest.mark.parametrize(("model", "tokenizer"), [(256, 256), (300, 300), (384, 300)])
+def test_a_vocabulary_that_fits_or_is_padded_is_accepted(model, tokenizer):
+    check_vocabulary(model, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("model", "tokenizer", "fix"), [(50257, 256, "set it to 256"), (256, 300, "set it to 300, or 384 for padding")]
+)
+def test_a_vocabulary_that_does_not_fit_is_an_error(model, tokenizer, fix):
+    with pytest.raises(ConfigError) as caught:
+        check_vocabulary(model, tokenizer)
+    assert str(caught.value) == f"model.vocab_size: is {model}, but the tokenizer has {tokenizer} tokens: {fix}"
+
+
+def test_the_vocabulary_is_checked_before_anything_is_read(config):
+    missing = dataclasses.replace(config, path="/no/such/folder")
+    with pytest.raises(ConfigError, match=r"model\.vocab_size"):
+        prepare(missing, vocab_size=512)
+    with pytest.raises(ConfigError, match=r"model\.vocab_size"):
+        prepare(dataclasses.replace(missing, tokenizer="bpe", vocab_size=300), vocab_size=512)
