@@ -1,0 +1,29 @@
+"""The last lines of a sweep: how many trials, where the table and the report are, and whether the prediction held."""
+
+from __future__ import annotations
+
+from scaling.sweep.directory import RunDirectory
+
+
+def print_summary(directory: RunDirectory) -> int:
+    """Print the essence of a run directory; returns 1 when trials failed, else 0."""
+    frame = directory.results.frame()
+    failed = frame[frame["status"] == "failed"]
+    print(f"{len(frame) - len(failed)} trials done, {len(failed)} failed: {directory.path / 'results.parquet'}")
+    for _, trial in failed.iterrows():
+        print(f"  failed {trial['trial']}: {trial['error']}")
+    for prediction in directory.predictions():
+        measured = directory.results.get(prediction["trial"])
+        if measured is None or measured["loss"] is None:
+            print(f"prediction for {prediction['trial']}: not measured")
+            continue
+        loss, mean, low, high = measured["loss"], prediction["mean"], prediction["low"], prediction["high"]
+        factor = prediction["inputs"]["flops"] / frame.loc[frame["split"] == "fit", "flops"].max()
+        verdict = "inside" if low <= loss <= high else "outside"
+        print(
+            f"held-out run at {factor:.1f}x the largest fitted compute: predicted {mean:.4f} "
+            f"[{low:.4f}, {high:.4f}] nats/token, measured {loss:.4f}: error {loss / mean - 1:+.2%}, "
+            f"{verdict} the {prediction['interval']:.0%} interval"
+        )
+    print(f"report: {directory.path / 'report.html'}")
+    return 1 if len(failed) else 0

@@ -1,0 +1,39 @@
+"""Train one model: a sweep of one trial, with the same run directory, resume and table.
+
+    python -m launch.train --config configs/tiny.py --config.train.steps=200 --workdir runs/tiny
+
+--config also takes the config.json that every trial of a sweep leaves behind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launch import cli
+
+if TYPE_CHECKING:
+    from scaling.sweep.trial import Trial
+
+FLAGS = cli.new_flags(config=True)
+cli.DEFINE_string("workdir", None, "run directory: made, or continued", flag_values=FLAGS, required=True)
+cli.DEFINE_string("profile", "", "directory for a profiler trace", flag_values=FLAGS)
+
+
+def kinds() -> tuple[type, ...]:
+    from scaling.sweep.trial import Trial
+
+    return (Trial,)
+
+
+def main(config: Trial, workdir: str, profile: str) -> int:
+    from launch.sweep import run_sweep
+    from scaling.sweep.config import SweepConfig
+
+    parts = {"model": config.model, "data": config.data, "train": config.train, "mesh": config.mesh}
+    sweep = SweepConfig(name="train", **parts, threads=config.threads, workers=1)
+    return run_sweep(sweep, Path(workdir), profile=profile)
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS, __doc__, kinds)

@@ -1,0 +1,131 @@
+"""Exact counts from the declarations: parameters, FLOPs and bytes of a ModelConfig, as Python integers.
+
+FLOPs are those of matrix products, 2 per multiply-add; norms, softmax, rotations and lookups are not counted.
+The unembedding is counted (tied or not), attention by default causally: position t attends to t keys, T(T+1)/2
+query-key pairs for T positions. Document masks are ignored: a masked run counts as if every sequence were one document.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax.numpy as jnp
+
+from models.config import ModelConfig
+from models.transformer import weights
+from models.weight import Weight, walk
+
+
+def declarations(config: ModelConfig) -> list[Weight]:
+    """Every weight of the model, without its name."""
+    return [weight for _, weight in walk(weights(config))]
+
+
+def params(config: ModelConfig) -> int:
+    """All parameters, embeddings and head included: the N of Hoffmann et al. 2022. A tied table counts once."""
+    return sum(weight.size for weight in declarations(config))
+
+
+def params_nonembed(config: ModelConfig) -> int:
+    """Parameters of the blocks and the final norm: the N of Kaplan et al. 2020.
+
+    The token table, the position table and an untied head (the "de-embedding") are left out, so that tying
+    changes nothing; Kaplan et al. leave the de-embedding out of N and of the compute, we only out of N.
+    """
+    return sum(weight.size for weight in declarations(config) if weight.role not in ("embedding", "head"))
+
+
+def params_active(config: ModelConfig) -> int:
+    """Parameters that one token passes through; a dense model uses all of them, embeddings included."""
+    return params(config)
+
+
+def attention_flops(config: ModelConfig, seq_len: int, causal: bool = True) -> int:
+    """Forward FLOPs of all layers' scores q.k and weighted values for one sequence of `seq_len` tokens.
+
+    causal=False counts the dense seq_len^2 pairs that a kernel without block skipping computes.
+    """
+    pairs = seq_len * (seq_len + 1) // 2 if causal else seq_len**2
+    return _flops_per_pair(config) * pairs
+
+
+def forward_flops(config: ModelConfig, seq_len: int, causal: bool = True) -> int:
+    """Forward FLOPs of one sequence of `seq_len` tokens, logits at every position."""
+    return seq_len * (_block_flops(config) + _head_flops(config)) + attention_flops(config, seq_len, causal)
+
+
+def train_flops(config: ModelConfig, tokens: int, seq_len: int, causal: bool = True) -> int:
+    """FLOPs of training on `tokens` scored tokens in sequences of `seq_len`: 3 x forward (backward is twice forward).
+
+    These are the model's FLOPs: what rematerialisation or a kernel recomputes is not in them (see `remat_flops`).
+    Exact also when `tokens` is no multiple of `seq_len`, at the sequence's mean cost per token, which is an integer.
+    """
+    return 3 * tokens * (forward_flops(config, seq_len, causal) // seq_len)
+
+
+def remat_flops(config: ModelConfig, tokens: int, seq_len: int, causal: bool = True) -> int:
+    """FLOPs that `config.remat` adds to `train_flops`: the blocks' forward products that the backward repeats.
+
+    "full" repeats all but each block's last product, whose result no gradient needs; "dots" only attention's.
+    """
+    if config.remat == "none":
+        return 0
+    c = config.resolved()
+    assert c.d_ff
+    repeated = _block_flops(c) - 2 * c.d_ff * c.d_model * c.n_layers if c.remat == "full" else 0
+    return tokens * (repeated + attention_flops(c, seq_len, causal) // seq_len)
+
+
+def flops_per_token_6n(config: ModelConfig) -> int:
+    """The usual approximation 6 N of training FLOPs per token (Kaplan et al. 2020), with N = `params`."""
+    return 6 * params(config)
+
+
+def prefill_flops(config: ModelConfig, prompt_len: int, scored: int = 1) -> int:
+    """FLOPs of reading one prompt of `prompt_len` tokens, causal; logits at the last `scored` positions only."""
+    return prompt_len * _block_flops(config) + scored * _head_flops(config) + attention_flops(config, prompt_len)
+
+
+def decode_flops(config: ModelConfig, context_len: int) -> int:
+    """FLOPs of one generated token that attends to `context_len` keys, its own included."""
+    return _block_flops(config) + _head_flops(config) + _flops_per_pair(config) * context_len
+
+
+def param_bytes(config: ModelConfig) -> int:
+    """Bytes of the parameters in `param_dtype`."""
+    return params(config) * jnp.dtype(config.param_dtype).itemsize
+
+
+def gradient_bytes(config: ModelConfig) -> int:
+    """Bytes of one gradient; it has the parameters' dtype."""
+    return param_bytes(config)
+
+
+def optimizer_bytes(config: ModelConfig, optimizer: Literal["adamw", "muon"] = "adamw") -> int:
+    """Bytes of the optimiser's moments, float32: two per parameter, but one per hidden matrix under Muon."""
+    moments = {"matrix": 1 if optimizer == "muon" else 2}
+    return sum(4 * weight.size * moments.get(weight.role, 2) for weight in declarations(config))
+
+
+def kv_cache_bytes_per_token(config: ModelConfig) -> int:
+    """Bytes of one token's keys and values in all layers, in the compute dtype."""
+    c = config.resolved()
+    assert c.n_kv_heads and c.head_dim
+    return 2 * c.n_layers * c.n_kv_heads * c.head_dim * jnp.dtype(c.dtype).itemsize
+
+
+def _block_flops(config: ModelConfig) -> int:
+    """Forward FLOPs of all blocks' weights for one token."""
+    return sum(weight.flops_per_token for weight in declarations(config) if weight.role != "head")
+
+
+def _head_flops(config: ModelConfig) -> int:
+    """Forward FLOPs of one position's logits."""
+    return 2 * config.d_model * config.vocab_size
+
+
+def _flops_per_pair(config: ModelConfig) -> int:
+    """Forward FLOPs of one query-key pair in all heads and layers: head_dim multiply-adds for q.k and for the value."""
+    c = config.resolved()
+    assert c.head_dim
+    return 4 * c.head_dim * c.n_heads * c.n_layers

@@ -1,0 +1,110 @@
+"""Unembedding and cross-entropy in one: the logits of the whole batch never exist at once.
+
+The loss is a scalar, so its gradient is known up to one factor as soon as the logits are: the differentiated forward
+pass computes the gradients of hidden and head chunk by chunk, and the backward pass only scales them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from models.contraction import weight_gradient
+from models.platform import on_cpu
+
+CPU_LOGITS = 2**24  # logits held at once: 64 MB
+ACCELERATOR_LOGITS = 2**28  # per device: 1 GB
+
+
+class Chunk(NamedTuple):
+    """A stretch of positions: hidden `[batch, n, d_model]`, targets `[batch, n]` int32, weights `[batch, n]` float32."""
+
+    hidden: jax.Array
+    targets: jax.Array
+    weights: jax.Array
+
+
+def cross_entropy(
+    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(sum of weights x -log softmax(hidden @ head)[target] in nats, sum of weights), float32 scalars.
+
+    hidden `[batch, seq, d_model]`; head `[d_model, vocab]` (a tied table `[vocab, d_model]` goes in transposed);
+    targets `[batch, seq]` int32, in range; weights `[batch, seq]` float32. Products accumulate in float32.
+    """
+    return _weighted_loss(hidden, head, targets, weights), weights.sum()
+
+
+@jax.custom_vjp
+def _weighted_loss(hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
+    def add(total: jax.Array, chunk: Chunk) -> tuple[jax.Array, None]:
+        return total + jnp.sum(_losses(chunk, head)[0] * chunk.weights), None
+
+    return _over_chunks(add, jnp.float32(0), Chunk(hidden, targets, weights), head.shape[1])[0]
+
+
+def _forward(hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, tuple]:
+    """The loss and its gradients in hidden, head and weights."""
+
+    def add(carry: tuple[jax.Array, jax.Array], chunk: Chunk) -> tuple[tuple, tuple]:
+        losses, probabilities, is_target = _losses(chunk, head)
+        d_logits = ((probabilities - is_target) * chunk.weights[..., None]).astype(hidden.dtype)
+        numbers = (((2,), (1,)), ((), ()))
+        d_hidden = jax.lax.dot_general(d_logits, head, numbers, preferred_element_type=jnp.float32)
+        total, d_head = carry
+        total = total + jnp.sum(losses * chunk.weights)
+        return (total, d_head + weight_gradient(chunk.hidden, d_logits)), (d_hidden.astype(hidden.dtype), losses)
+
+    zero = (jnp.float32(0), jnp.zeros(head.shape, jnp.float32))
+    (total, d_head), (d_hidden, losses) = _over_chunks(add, zero, Chunk(hidden, targets, weights), head.shape[1])
+    return total, (d_hidden, d_head.astype(head.dtype), losses)
+
+
+def _backward(residuals: tuple[jax.Array, jax.Array, jax.Array], d_total: jax.Array) -> tuple:
+    d_hidden, d_head, losses = residuals
+    scale = d_total.astype(jnp.float32)
+    scaled = [(scale * d).astype(d.dtype) for d in (d_hidden, d_head)]
+    return *scaled, None, scale * losses
+
+
+_weighted_loss.defvjp(_forward, _backward)
+
+
+def _losses(chunk: Chunk, head: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(losses `[batch, n]` in nats, probabilities `[batch, n, vocab]`, whether that token is the target)."""
+    numbers = (((2,), (0,)), ((), ()))
+    logits = jax.lax.dot_general(chunk.hidden, head, numbers, preferred_element_type=jnp.float32)
+    largest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    exponentials = jnp.exp(logits - largest)
+    total = exponentials.sum(-1, keepdims=True)
+    is_target = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == chunk.targets[..., None]
+    target_logit = jnp.where(is_target, logits, 0).sum(-1)
+    return (largest + jnp.log(total))[..., 0] - target_logit, exponentials / total, is_target
+
+
+def chunk_length(batch: int, seq: int, vocab: int) -> int:
+    """Positions per chunk: the fewest equal chunks whose logits stay within the limit for the target platform."""
+    limit = CPU_LOGITS if on_cpu() else ACCELERATOR_LOGITS * max(1, jax.sharding.get_abstract_mesh().size)
+    chunks = min(seq, -(-batch * seq * vocab // limit))
+    return -(-seq // chunks)
+
+
+def _over_chunks(add, start, whole: Chunk, vocab: int):
+    """`lax.scan(add, start, chunks)` over stretches of positions; outputs `[batch, n, ...]` are joined to `[batch, seq, ...]`."""
+    batch, seq = whole.targets.shape
+    length = chunk_length(batch, seq, vocab)
+    if length == seq:
+        return add(start, whole)
+    chunks = -(-seq // length)
+
+    def split(x: jax.Array) -> jax.Array:  # padded positions have weight 0
+        x = jnp.pad(x, [(0, 0), (0, chunks * length - seq)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(batch, chunks, length, *x.shape[2:]), 1, 0)
+
+    def join(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x, 0, 1).reshape(batch, chunks * length, *x.shape[3:])[:, :seq]
+
+    carry, outputs = jax.lax.scan(add, start, jax.tree.map(split, whole))
+    return carry, jax.tree.map(join, outputs)

@@ -1,0 +1,65 @@
+"""The pieces every block shares: declaring weights, matrix products in float32 accumulation, norms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.config import ModelConfig
+from models.weight import Weight
+
+
+def declare(module: nn.Module, weights: Mapping[str, Weight], config: ModelConfig) -> dict[str, jax.Array]:
+    """Make every declared weight a linen parameter of `module`; returned in the compute dtype."""
+    param_dtype, dtype = jnp.dtype(config.param_dtype), jnp.dtype(config.dtype)
+    return {name: module.param(name, w.initial, param_dtype).astype(dtype) for name, w in weights.items()}
+
+
+def contract(x: jax.Array, w: jax.Array, dims: int = 1) -> jax.Array:
+    """Contract the last `dims` dims of x with the first `dims` of w, accumulating in float32.
+
+    x `[..., *in]`, w `[*in, *out]` -> `[..., *out]` in x's dtype.
+    """
+    lhs = tuple(range(x.ndim - dims, x.ndim))
+    y = jax.lax.dot_general(x, w, ((lhs, tuple(range(dims))), ((), ())), preferred_element_type=jnp.float32)
+    return y.astype(x.dtype)
+
+
+def hidden_std(config: ModelConfig, fan_in: int) -> float:
+    """Initial standard deviation of a hidden matrix: fan_in^-1/2, or init_std, which muP lets fall as width^-1/2."""
+    if config.init_std is None:
+        return fan_in**-0.5
+    return config.init_std * ((config.mup_base_width or config.d_model) / config.d_model) ** 0.5
+
+
+def norm_weights(config: ModelConfig, size: int, axis: str) -> dict[str, Weight]:
+    """Gain (and for a biased LayerNorm the bias) of one norm over `size` features."""
+    weights = {"gain": Weight((size,), (axis,), "vector", std=1.0)}
+    if config.norm == "layernorm" and config.bias == "all":
+        weights["bias"] = Weight((size,), (axis,), "vector")
+    return weights
+
+
+class Norm(nn.Module):
+    """RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last dim, statistics in float32."""
+
+    config: ModelConfig
+    axis: str = "embed"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        w = declare(self, norm_weights(self.config, x.shape[-1], self.axis), self.config)
+        return normalize(x, w["gain"], w.get("bias"), self.config.norm, self.config.norm_eps)
+
+
+def normalize(x: jax.Array, gain: jax.Array, bias: jax.Array | None, kind: str, eps: float) -> jax.Array:
+    """Normalise the last dim of x `[..., d]`; gain and bias `[d]`."""
+    y = x.astype(jnp.float32)
+    if kind == "layernorm":
+        y = y - y.mean(-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + eps)
+    y = y.astype(x.dtype) * gain
+    return y if bias is None else y + bias

@@ -1,0 +1,101 @@
+"""Weight: the one declaration of a parameter, from which shapes, sharding, FLOPs, bytes and muP follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+Role = Literal["matrix", "embedding", "head", "vector"]
+
+# Dims that grow when a model gets wider (Yang et al. 2022, Tensor Programs V): muP scales with these alone.
+WIDTH_AXES = frozenset({"embed", "mlp", "kv_heads", "query_heads"})
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One parameter: what it is, not what it holds.
+
+    shape, axes: dims and their logical names, equal in length.
+    role: "matrix" (hidden matmul), "embedding" (row lookup), "head" (unembedding matmul), "vector" (gain or bias).
+    inputs: how many leading dims are contracted with the activation; their product is the fan-in.
+    std: initial standard deviation; for a vector the constant initial value.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    role: Role
+    inputs: int = 1
+    std: float | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def fan_in(self) -> int:
+        """Number of inputs that each output sums over."""
+        return math.prod(self.shape[: self.inputs])
+
+    @property
+    def input_axes(self) -> tuple[str, ...]:
+        """Logical names of the dims that are contracted with the activation."""
+        return self.axes[: self.inputs]
+
+    @property
+    def flops_per_token(self) -> int:
+        """Forward multiply-adds x 2 for one token; lookups and vectors cost no matmul."""
+        return 2 * self.size if self.role in ("matrix", "head") else 0
+
+    def initial(self, key: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+        """Draw the initial value, `[*shape]` of `dtype`."""
+        if self.role == "vector":
+            return jnp.full(self.shape, self.std or 0.0, dtype)
+        std = self.std if self.std is not None else self.fan_in**-0.5
+        return (std * jax.random.normal(key, self.shape, jnp.float32)).astype(dtype)
+
+    def stacked(self, n: int) -> Weight:
+        """The same weight for `n` scanned layers at once, with a leading "layers" dim."""
+        return Stacked((n, *self.shape), ("layers", *self.axes), self.role, self.inputs, self.std)
+
+
+@dataclass(frozen=True)
+class Stacked(Weight):
+    """A weight of all scanned layers at once; dim 0 is the layer, `inputs` counts the dims after it."""
+
+    def layer(self) -> Weight:
+        """The declaration of one layer."""
+        return Weight(self.shape[1:], self.axes[1:], self.role, self.inputs, self.std)
+
+    @property
+    def fan_in(self) -> int:
+        return self.layer().fan_in
+
+    @property
+    def input_axes(self) -> tuple[str, ...]:
+        return self.layer().input_axes
+
+    def initial(self, key: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+        return jax.vmap(lambda k: self.layer().initial(k, dtype))(jax.random.split(key, self.shape[0]))
+
+
+WeightTree = Mapping[str, Any]  # nested dict of Weight
+
+
+def walk(tree: WeightTree, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Weight]]:
+    """Yield (path, weight) for every declaration, in insertion order."""
+    for name, node in tree.items():
+        if isinstance(node, Weight):
+            yield (*prefix, name), node
+        else:
+            yield from walk(node, (*prefix, name))
+
+
+def map_weights(f: Callable[[Weight], Any], tree: WeightTree) -> dict[str, Any]:
+    """A tree of the same structure holding f(weight)."""
+    return {k: f(v) if isinstance(v, Weight) else map_weights(f, v) for k, v in tree.items()}

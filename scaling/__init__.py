@@ -1,0 +1,26 @@
+"""How loss falls with training compute: data, training, sweeps, laws, reports.
+
+    data/    text -> tokens -> batch(step)
+    train/   the train step, its optimisers, checkpoints and host loop
+    sweep/   many trials to one table
+    laws/    fit a law to the table, certify it, test its extrapolation, spend a budget
+    report/  pictures and report.html
+
+In a notebook:
+
+    import scaling
+    runs = scaling.load("runs/quickstart")
+    fit = scaling.fit(scaling.laws.CHINCHILLA, runs, bootstrap=1000, seed=0)
+    fit.predict(params=70e9, tokens=1.4e12, interval=0.9)
+"""
+
+from scaling import laws as laws
+from scaling.laws import Fit as Fit
+from scaling.laws import Plan as Plan
+from scaling.laws import Prediction as Prediction
+from scaling.laws import compare as compare
+from scaling.laws import fit as fit
+from scaling.laws import holdout as holdout
+from scaling.laws import load as load
+from scaling.laws import plan as plan
+from scaling.laws import rolling as rolling

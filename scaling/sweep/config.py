@@ -1,0 +1,88 @@
+"""SweepConfig: a base trial, the points around it, and the prediction that the sweep is meant to test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from models.config import ModelConfig
+from models.errors import require
+from models.sharding import MeshConfig
+from scaling.data import DataConfig
+from scaling.laws import by_name
+from scaling.sweep.combinators import Point, product, seeds
+from scaling.sweep.isoflop import Isoflop, plan_isoflop
+from scaling.sweep.trial import Trial, override
+from scaling.train.config import TrainConfig
+
+Value = bool | int | float | str | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A held-out run: how much more compute than the largest fitted run, and how its loss is foretold.
+
+    Its shape is the width among `widths` that the law likes best at that compute; its prediction is written before
+    it starts.
+    """
+
+    factor: float = 8.0  # compute of the held-out run over that of the largest fitted run
+    widths: tuple[int, ...] = ()  # candidates; empty: the plan's widths
+    law: str = "chinchilla"
+    interval: float = 0.9
+    bootstrap: int = 1000
+
+    def __post_init__(self) -> None:
+        require(self.factor > 0, "prediction.factor", f"is {self.factor}", "give a positive multiple, such as 8")
+        require(0 < self.interval < 1, "prediction.interval", f"is {self.interval}", "give a level such as 0.9")
+        by_name(self.law)
+        require(self.bootstrap >= 0, "prediction.bootstrap", f"is {self.bootstrap}", "give a number of resamples")
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Trials = base (model, data, train, mesh) x (points + isoFLOP plan) x seeds."""
+
+    name: str = "sweep"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    points: tuple[dict[str, Value], ...] = ()  # from scaling.sweep.combinators
+    isoflop: Isoflop | None = None
+    seeds: int = 1  # repetitions of every point, for noise
+    prediction: Prediction | None = None
+    batch_mode: Literal["auto", "map", "vmap"] = "auto"  # how a stack runs; auto: vmap on accelerators, map on CPUs
+    stack_size: int = 8  # trials per compiled program at most
+    threads: int = 1  # CPU threads per worker; part of every trial, since results depend on it bit by bit
+    workers: int = 0  # processes; 0: as many as the threads allow
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "stack_size", "threads"):
+            value = getattr(self, name)
+            require(value >= 1, name, f"is {value}", "give a positive integer")
+        require(self.workers >= 0, "workers", f"is {self.workers}", "give a number of processes, or 0 for automatic")
+        require(
+            self.prediction is None or self.isoflop is not None,
+            "prediction",
+            "needs an isoFLOP plan to extrapolate from",
+            "set isoflop, or leave prediction out",
+        )
+
+    @property
+    def base(self) -> Trial:
+        """What every trial starts from."""
+        return Trial(self.model, self.data, self.train, self.mesh, self.threads)
+
+    def all_points(self) -> list[Point]:
+        """Every point of the sweep, seeds included; one empty point when nothing varies."""
+        planned = plan_isoflop(self.isoflop, self.base) if self.isoflop else []
+        points = [*self.points, *planned] or [{}]
+        if self.seeds == 1:
+            return points
+        return product(points, seeds(self.seeds, first=self.train.seed))
+
+    def trials(self) -> list[Trial]:
+        """The resolved trials, without repetitions, in order; validated before anything is computed."""
+        trials = (override(self.base, point).resolved() for point in self.all_points())
+        return list({trial.id: trial for trial in trials}.values())

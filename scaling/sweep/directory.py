@@ -1,0 +1,169 @@
+"""RunDirectory: what a sweep keeps on disk, and who may write to it.
+
+    config.json        the resolved SweepConfig
+    stacks.json        which trials share a program, in the order they are taken; fixed once written
+    manifest.json      digest of the data
+    results.parquet    one row per trial
+    predictions.jsonl  appended before each held-out run
+    fit.json           the fitted law
+    trials/<id>/       config.json, metrics.jsonl, tensorboard/, checkpoints/, result.json
+    stacks/<id>/       checkpoints of a stack while it runs
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from models.errors import ConfigError, require
+from models.serialize import from_json, to_json
+from scaling.sweep.config import SweepConfig
+from scaling.sweep.results import Results, write_atomically
+from scaling.sweep.stack import Stack, make_stacks
+from scaling.sweep.trial import Trial
+
+
+class RunDirectory:
+    """One run directory; opening it reads nothing."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.results = Results(self.path)
+
+    # -- ownership --------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory for one launcher; ConfigError when another holds it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".launcher", "a+", encoding="utf-8") as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                f.seek(0)
+                holder = f.read().strip() or "another process"
+                fix = "wait for it, stop it, or choose another --workdir"
+                raise ConfigError(str(self.path), f"is in use by {holder}", fix) from None
+            f.truncate(0)
+            f.write(f"process {os.getpid()} on {os.uname().nodename}")
+            f.flush()
+            yield
+
+    def claim(self, config: SweepConfig) -> None:
+        """Make this the directory of `config`; ConfigError when it belongs to another sweep or to something else."""
+        path = self.path / "config.json"
+        if not path.exists():
+            strangers = [p.name for p in self.path.iterdir() if not p.name.startswith(".")] if self.path.exists() else []
+            problem = f"is not empty ({', '.join(sorted(strangers)[:3])}) and is no run directory"
+            require(not strangers, str(self.path), problem, "choose a new --workdir")
+            write_atomically(path, json.dumps(to_json(config), indent=1))
+            return
+        changed = _differences(to_json(self.config()), to_json(config))
+        problem = f"belongs to another sweep ({'; '.join(changed[:3])})"
+        require(not changed, str(self.path), problem, "choose a new --workdir, or give the config it was started with")
+
+    def config(self) -> SweepConfig:
+        """The sweep that owns this directory."""
+        path = self.path / "config.json"
+        require(path.exists(), str(self.path), "is no run directory: config.json is missing", "check --workdir")
+        return from_json(SweepConfig, _read(path))
+
+    def check_data(self, digest: str) -> None:
+        """Remember the digest of the data, or refuse data that changed since the sweep began."""
+        path = self.path / "manifest.json"
+        if path.exists():
+            saved = _read(path)["data"]
+            problem = f"the data changed since this sweep began (digest {saved[:12]} is now {digest[:12]})"
+            require(saved == digest, str(path), problem, "restore the files, or start a new --workdir")
+        else:
+            write_atomically(path, json.dumps({"data": digest}))
+
+    # -- stacks -----------------------------------------------------------------------------------------------
+
+    def plan(self, trials: Sequence[Trial], stack_size: int, labels: dict[str, dict[str, Any]]) -> None:
+        """Add the stacks of trials that have none yet; those written before keep their grouping."""
+        entries = _read(self.path / "stacks.json") if (self.path / "stacks.json").exists() else []
+        known = {trial["id"] for entry in entries for trial in entry["trials"]}
+        for stack in make_stacks([t for t in trials if t.id not in known], stack_size):
+            members = [{"id": t.id, "config": to_json(t), "labels": labels.get(t.id, {})} for t in stack.trials]
+            entries.append({"trials": members, "trunks": list(stack.trunks)})
+        write_atomically(self.path / "stacks.json", json.dumps(entries, indent=1))
+
+    def _entries(self) -> list[dict[str, Any]]:
+        path = self.path / "stacks.json"
+        return _read(path) if path.exists() else []
+
+    def stacks(self) -> list[Stack]:
+        """Every stack, in the order in which workers take them."""
+        return [
+            Stack(tuple(from_json(Trial, t["config"]) for t in entry["trials"]), tuple(entry["trunks"]))
+            for entry in self._entries()
+        ]
+
+    def labels(self) -> dict[str, dict[str, Any]]:
+        """Trial id -> free columns of its row."""
+        return {t["id"]: t["labels"] for entry in self._entries() for t in entry["trials"]}
+
+    def is_done(self, stack: Stack) -> bool:
+        """Whether every trial of `stack` has its row."""
+        return all(self.results.has(trial.id) for trial in stack.trials)
+
+    def is_finished(self, trials: Sequence[Trial], predicted: bool) -> bool:
+        """Whether every trial has its row and, if the sweep predicts, so has every held-out run."""
+        tests = [p["trial"] for p in self.predictions()]
+        ids = [t.id for t in trials] + tests
+        return all(self.results.has(i) for i in ids) and (bool(tests) or not predicted)
+
+    # -- predictions and progress -----------------------------------------------------------------------------
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """The predictions written so far."""
+        path = self.path / "predictions.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+
+    def append_prediction(self, prediction: dict[str, Any]) -> None:
+        """Write one prediction to disk before the run that tests it may start."""
+        lines = [json.dumps(p) for p in [*self.predictions(), prediction]]
+        write_atomically(self.path / "predictions.jsonl", "".join(line + "\n" for line in lines))
+
+    def write_progress(self, worker: str, state: dict[str, Any]) -> None:
+        """What a worker is doing, for displays; may be lost in a crash."""
+        path = self.path / "progress" / f"{worker}.json"
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(state), encoding="utf-8")
+        os.replace(partial, path)
+
+    def read_progress(self) -> dict[str, dict[str, Any]]:
+        """Worker -> its last report."""
+        reports = {}
+        for path in sorted(self.path.glob("progress/*.json")):
+            with contextlib.suppress(json.JSONDecodeError, FileNotFoundError):
+                reports[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        return reports
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as e:
+        raise ConfigError(str(path), f"is damaged ({e})", "restore it, or start a new --workdir") from None
+
+
+def _differences(saved: Any, given: Any, path: str = "") -> list[str]:
+    """Dotted fields whose values differ, `field: saved, not given`."""
+    if isinstance(saved, dict) and isinstance(given, dict):
+        names = list(dict.fromkeys([*saved, *given]))
+        return [
+            line
+            for name in names
+            for line in _differences(saved.get(name), given.get(name), f"{path}.{name}" if path else name)
+        ]
+    return [] if saved == given else [f"{path} was {json.dumps(saved)[:40]}, now {json.dumps(given)[:40]}"]

@@ -1,0 +1,128 @@
+"""Run one stack of a sweep in this process: data, training, one row and one checkpoint per trial."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from models import counts
+from models.serialize import to_json
+from models.sharding import make_mesh
+from scaling.data import Dataset, prepare
+from scaling.sweep.results import Results, write_atomically
+from scaling.sweep.stack import Stack
+from scaling.sweep.trial import Trial
+from scaling.train.checkpoint import Checkpoints
+from scaling.train.loop import Outcome, Progress, Run, Training
+
+
+def trial_directory(directory: Path, trial: Trial) -> Path:
+    """DIR/trials/<id>."""
+    return directory / "trials" / trial.id
+
+
+def stack_directory(directory: Path, stack: Stack) -> Path:
+    """DIR/stacks/<id>: the state of a stack while it runs; removed when it is done."""
+    return directory / "stacks" / stack.id
+
+
+def run_stack(
+    stack: Stack,
+    directory: Path,
+    sweep: str,
+    *,
+    batch_mode: str = "auto",
+    labels: dict[str, dict[str, Any]] | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train every trial of `stack` that has no row yet, resuming from the stack's checkpoint.
+
+    labels: trial id -> free columns of its row. Raises Interrupted when stopped (its state is then saved) and
+    ConfigError when the data is not what the checkpoint was trained on.
+    """
+    results = Results(directory)
+    done = frozenset(trial.id for trial in stack.trials if results.get(trial.id) is not None)
+    base = stack.trials[0]
+    datasets = {trial.id: prepare(trial.data, trial.model.vocab_size) for trial in stack.trials}
+    heldout = datasets[base.id].heldout_batches(
+        base.train.seq_len, base.train.batch_size, limit_tokens=base.train.eval_sequences * base.train.seq_len
+    )
+    runs = [_run(directory, trial, trunk, datasets[trial.id]) for trial, trunk in zip(stack.trials, stack.trunks, strict=True)]
+
+    def finish(i: int, outcome: Outcome) -> None:
+        trial = stack.trials[i]
+        _save_params(runs[i], trial, outcome)
+        extra = (labels or {}).get(trial.id, {})
+        results.add(row(trial, sweep, outcome, runs[i].batches.unique_tokens_after(trial.train.steps)) | extra)
+
+    Training(
+        base.model,
+        runs,
+        heldout,
+        directory=stack_directory(directory, stack),
+        batch_mode=resolved_batch_mode(batch_mode),
+        mesh=make_mesh(base.mesh, jax.devices()),
+        manifest={run.name: run.batches.manifest for run in runs},
+        done=done,
+        finish=finish,
+        report=report,
+        stop_requested=stop_requested,
+    ).run()
+    shutil.rmtree(stack_directory(directory, stack), ignore_errors=True)
+
+
+def resolved_batch_mode(batch_mode: str) -> str:
+    """What "auto" means here: vmap on accelerators, map on CPUs (benchmarks/sweep_step.py has the measurements)."""
+    if batch_mode != "auto":
+        return batch_mode
+    return "map" if jax.default_backend() == "cpu" else "vmap"
+
+
+def _run(directory: Path, trial: Trial, trunk: int | None, dataset: Dataset) -> Run:
+    path = trial_directory(directory, trial)
+    write_atomically(path / "config.json", json.dumps(to_json(trial), indent=1))
+    batches = dataset.batches(trial.train.seq_len, trial.train.batch_size, seed=trial.train.seed)
+    return Run(trial.id, trial.train, batches, path, trunk)
+
+
+def _save_params(run: Run, trial: Trial, outcome: Outcome) -> None:
+    if outcome.error is not None:
+        return
+    with Checkpoints(run.directory / "checkpoints", keep=1) as checkpoints:
+        metadata = {"config": to_json(trial), "manifest": run.batches.manifest}
+        checkpoints.save(trial.train.steps, {"params": outcome.state.params}, metadata)
+
+
+def row(trial: Trial, sweep: str, outcome: Outcome, unique_tokens: int) -> dict[str, Any]:
+    """The trial's row of the results table."""
+    score = outcome.score
+    devices = jax.devices()
+    return {
+        "trial": trial.id,
+        "sweep": sweep,
+        "status": "failed" if outcome.error else "done",
+        "seed": trial.train.seed,
+        "params": counts.params(trial.model),
+        "params_nonembed": counts.params_nonembed(trial.model),
+        "tokens": trial.train.tokens,
+        "unique_tokens": unique_tokens,
+        "params_active": counts.params_active(trial.model),
+        "flops": float(trial.flops),
+        "loss": score.loss if score else None,
+        "bpb": score.bpb if score else None,
+        "error": outcome.error,
+        "wall_s": round(outcome.wall_s, 3),
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "config": json.dumps(to_json(trial), sort_keys=True),
+        "d_model": trial.model.d_model,
+        "n_layers": trial.model.n_layers,
+        "learning_rate": trial.train.learning_rate,
+        "steps": trial.train.steps,
+    }

@@ -1,0 +1,89 @@
+"""Trial: one fully resolved run. Its id is a hash of the config, so names carry no meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from models import counts
+from models.config import ModelConfig
+from models.errors import require
+from models.serialize import digest, field_types, located, unknown_field
+from models.sharding import MeshConfig
+from scaling.data import DataConfig
+from scaling.train.config import TrainConfig
+
+Config = TypeVar("Config")
+
+# Where a run keeps its books and how often: two runs that differ only here are the same trial.
+BOOKKEEPING = ("data.cache_dir", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: model, data, training, mesh, and the CPU threads that its bits depend on."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.threads >= 1, "threads", f"is {self.threads}", "give the CPU threads per worker, at least 1")
+        m, t = self.model, self.train
+        require(
+            m.positions != "learned" or t.seq_len <= m.max_seq_len,
+            "train.seq_len",
+            f"{t.seq_len} tokens do not fit the {m.max_seq_len} learned positions",
+            "lower train.seq_len or raise model.max_seq_len",
+        )
+
+    def resolved(self) -> Trial:
+        """The same trial with every derived field filled in."""
+        return dataclasses.replace(self, model=self.model.resolved())
+
+    @property
+    def id(self) -> str:
+        """12 hex digits of the sha256 of the resolved config, bookkeeping fields aside."""
+        defaults = {path: default_of(type(self), path) for path in BOOKKEEPING}
+        return digest(override(self.resolved(), defaults))[:12]
+
+    @property
+    def flops(self) -> float:
+        """Exact training FLOPs (causal attention, head included) of the whole run."""
+        return counts.train_flops(self.model, self.train.tokens, self.train.seq_len)
+
+
+def override(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A copy of a nested frozen dataclass with dotted fields replaced: `override(trial, {"train.steps": 10})`."""
+    for path, value in changes.items():
+        config = _override(config, path.split("."), path, value)
+    return config
+
+
+def _override(config: Any, names: list[str], path: str, value: Any) -> Any:
+    name, *rest = names
+    if name not in field_types(type(config)):
+        raise unknown_field(type(config), path.removesuffix(".".join(names)).rstrip("."), name)
+    if rest:
+        value = _override(getattr(config, name), rest, path, value)
+    with located(type(config), path.removesuffix(".".join(names)).rstrip(".")):
+        return dataclasses.replace(config, **{name: value})
+
+
+def default_of(cls: type, path: str) -> Any:
+    """The default of a dotted field of a dataclass."""
+    *groups, name = path.split(".")
+    for group in groups:
+        cls = field_types(cls)[group]
+    return next(f.default for f in dataclasses.fields(cls) if f.name == name)
+
+
+def steps_for(budget: float, model: ModelConfig, train: TrainConfig) -> int:
+    """Steps whose exact FLOPs are closest to `budget`."""
+    per_step = counts.train_flops(model, train.tokens_per_step, train.seq_len)
+    return max(1, math.floor(budget / per_step + 0.5))

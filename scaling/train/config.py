@@ -1,0 +1,111 @@
+"""TrainConfig: how one model is trained; Hyperparameters: the part of it that one compiled step takes as inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from models.errors import require
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation, length and bookkeeping of one run. Steps count optimiser updates; tokens = steps x batch x seq."""
+
+    steps: int = 1000
+    batch_size: int = 16  # sequences per step
+    seq_len: int = 256  # scored tokens per sequence
+    seed: int = 0  # initialisation and data order
+    learning_rate: float = 3e-3  # peak
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    warmup_fraction: float = 0.05  # of steps, linear from zero
+    warmup_steps: int | None = None  # overrides warmup_fraction; runs that branch from one trunk must share it
+    decay_fraction: float = 0.2  # of steps, WSD's final linear decay (Hu et al. 2024)
+    final_learning_rate: float = 0.1  # as a fraction of the peak
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    momentum: float = 0.95  # Muon's, on hidden matrices; the rest of the model uses AdamW
+    weight_decay: float = 0.1  # decoupled, times the learning rate; matrices and the head only
+    grad_clip: float = 1.0  # global norm; 0 turns it off
+    accumulate: int = 1  # micro-batches per step
+    mask_documents: bool = False  # bar attention and loss across document boundaries
+    init_from: str | None = None  # a trial directory whose final parameters start this run
+    eval_sequences: int = 256  # held-out sequences scored at the end and every eval_every steps
+    eval_every: int = 0  # steps; 0: only at the end
+    log_every: int = 100  # steps between metric rows; the host reads nothing in between
+    checkpoint_every: int = 1000  # steps
+    keep_checkpoints: int = 2
+    spike_factor: float = 3.0  # a logged loss above this many times the best one so far stops the trial
+
+    def __post_init__(self) -> None:
+        for field in ("steps", "batch_size", "seq_len", "accumulate", "eval_sequences", "log_every", "keep_checkpoints"):
+            value = getattr(self, field)
+            require(value >= 1, f"train.{field}", f"is {value}", "give a positive integer")
+        for field in ("eval_every", "checkpoint_every", "warmup_steps"):
+            value = getattr(self, field)
+            require(value is None or value >= 0, f"train.{field}", f"is {value}", "give a number of steps, or 0 for never")
+        for field in ("warmup_fraction", "decay_fraction", "final_learning_rate", "beta1", "beta2", "momentum"):
+            value = getattr(self, field)
+            require(0 <= value <= 1, f"train.{field}", f"is {value}", "give a fraction between 0 and 1")
+        for field in ("learning_rate", "eps"):
+            value = getattr(self, field)
+            require(value > 0, f"train.{field}", f"is {value}", "give a positive number")
+        for field in ("weight_decay", "grad_clip"):
+            value = getattr(self, field)
+            require(value >= 0, f"train.{field}", f"is {value}", "give a number that is not negative")
+        require(self.spike_factor > 1, "train.spike_factor", f"is {self.spike_factor}", "give a factor above 1")
+        require(0 <= self.seed < 2**32, "train.seed", f"is {self.seed}", "give an integer in [0, 2^32)")
+        require(
+            self.batch_size % self.accumulate == 0,
+            "train.accumulate",
+            f"{self.accumulate} micro-batches do not divide batch_size {self.batch_size}",
+            "use a divisor of batch_size",
+        )
+
+    @property
+    def warmup(self) -> int:
+        """Steps of linear warm-up."""
+        return round(self.warmup_fraction * self.steps) if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def decay_start(self) -> int:
+        """First step of WSD's decay: before it, the run does not depend on its own length."""
+        return self.steps - round(self.decay_fraction * self.steps)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Scored tokens per optimiser update."""
+        return self.batch_size * self.seq_len
+
+    @property
+    def tokens(self) -> int:
+        """Scored tokens of the whole run."""
+        return self.steps * self.tokens_per_step
+
+
+class Hyperparameters(NamedTuple):
+    """Traced inputs of a train step, float32 scalars (or `[trials]`): runs that differ only here share one program."""
+
+    learning_rate: jax.Array | np.ndarray | float
+    steps: jax.Array | np.ndarray | float
+    warmup_steps: jax.Array | np.ndarray | float
+    decay_steps: jax.Array | np.ndarray | float
+    final_learning_rate: jax.Array | np.ndarray | float
+    beta1: jax.Array | np.ndarray | float
+    beta2: jax.Array | np.ndarray | float
+    eps: jax.Array | np.ndarray | float
+    momentum: jax.Array | np.ndarray | float
+    weight_decay: jax.Array | np.ndarray | float
+    grad_clip: jax.Array | np.ndarray | float
+
+
+def hyperparameters(config: TrainConfig) -> Hyperparameters:
+    """The traced inputs of `config`; warm-up and decay in whole steps."""
+    values = {field: getattr(config, field, None) for field in Hyperparameters._fields}
+    values |= {"warmup_steps": config.warmup, "decay_steps": config.steps - config.decay_start}
+    return Hyperparameters(**{field: np.float32(value) for field, value in values.items()})

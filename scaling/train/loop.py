@@ -1,0 +1,299 @@
+"""The host loop: trains a stack of runs of one shape in one compiled program, chunk by chunk.
+
+A chunk is a number of steps that the device takes alone. Between chunks the host logs, checkpoints, branches and
+finishes runs. Everything that a run computes is a function of its config, so a stack killed anywhere and started
+again from its last checkpoint ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from models import counts
+from models.config import ModelConfig
+from scaling.data import Batches, HeldOut, check_manifest
+from scaling.train.checkpoint import Checkpoints, NoCheckpoint
+from scaling.train.config import TrainConfig, hyperparameters
+from scaling.train.evaluate import Score, score
+from scaling.train.metrics import MetricsWriter
+from scaling.train.placement import Placement
+from scaling.train.schedule import learning_rate
+from scaling.train.state import TrainState
+from scaling.train.step import Metrics, advance, init_state, over_trials
+
+log = logging.getLogger(__name__)
+CHUNK_FLOPS = 1e11  # device work per host visit: long enough to hide dispatch, short enough to stop within seconds
+CHUNK_BYTES = 64e6  # of batches held per chunk
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its state is saved."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trial as the loop sees it.
+
+    trunk: index in the stack of the run whose state at `train.decay_start` this one continues (WSD), or None.
+    """
+
+    name: str
+    train: TrainConfig
+    batches: Batches
+    directory: Path
+    trunk: int | None = None
+
+    @property
+    def start(self) -> int:
+        """The first step that this run computes itself."""
+        return 0 if self.trunk is None else self.train.decay_start
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run ended: its score, or the error that stopped it."""
+
+    score: Score | None
+    error: str | None
+    wall_s: float
+    state: TrainState  # of this run alone
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a stack stands, for a display."""
+
+    tokens: int  # trained by this process
+    flops: float  # done by this process
+    seconds: float  # that it took
+    fraction: float  # of the stack's work, what an earlier process did included
+    loss: float
+    step: int
+
+
+class Training:
+    """Trains a stack of runs that share model shape and static training fields.
+
+    finish(index, outcome) is called once per run, as soon as it ends; runs in `done` are skipped.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        runs: Sequence[Run],
+        heldout: HeldOut,
+        *,
+        directory: Path,
+        batch_mode: str = "map",
+        mesh: Mesh,
+        manifest: dict[str, dict[str, Any]],
+        done: frozenset[str] = frozenset(),
+        finish: Callable[[int, Outcome], None],
+        report: Callable[[Progress], None] = lambda progress: None,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ):
+        self.model, self.runs, self.heldout = model.resolved(), list(runs), heldout
+        self.train = runs[0].train
+        self.directory, self.manifest = directory, manifest
+        self.finish, self.report, self.stop_requested = finish, report, stop_requested
+        self.finished = {i for i, run in enumerate(runs) if run.name in done}
+        self.hyper = jax.tree.map(lambda *xs: np.stack(xs), *[hyperparameters(run.train) for run in runs])
+        self.seeds = np.array([run.train.seed for run in runs], np.uint32)
+        initial = over_trials(partial(init_state, self.model, self.train), batch_mode)
+        self.abstract = jax.eval_shape(initial, self.seeds, self.hyper)
+        self.placement = Placement(self.model, mesh, self.abstract)
+        self.flops_per_step = counts.train_flops(self.model, self.train.tokens_per_step, self.train.seq_len)
+        self.chunk = self._chunk_steps()
+        self.wall = np.zeros(len(runs))
+        self.flops_done = 0.0
+        self._example = runs[0].batches.batches(0, self.chunk)
+        self._initial = self.placement.jit_init(initial)
+        self._advance = self.placement.jit_advance(over_trials(partial(advance, self.model, self.train), batch_mode))
+
+    def _chunk_steps(self) -> int:
+        bytes_per_step = len(self.runs) * self.train.batch_size * (self.train.seq_len + 1) * 4
+        chunk = min(CHUNK_FLOPS / self.flops_per_step, CHUNK_BYTES / bytes_per_step, self.train.log_every)
+        return max(1, math.floor(chunk))
+
+    # -- the loop ---------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train every unfinished run to its end; raises Interrupted after saving when asked to stop."""
+        if len(self.finished) == len(self.runs):
+            return
+        checkpoints = Checkpoints(self.directory, keep=self.train.keep_checkpoints)
+        with checkpoints, self.placement.context():
+            step, state = self._restore(checkpoints)
+            self.writers = [MetricsWriter(run.directory, step) for run in self.runs]
+            try:
+                self._compile(state)
+                self._loop(checkpoints, step, state)
+            finally:
+                for writer in self.writers:
+                    writer.close()
+
+    def _loop(self, checkpoints: Checkpoints, step: int, state: TrainState) -> None:
+        pending: list[tuple[int, Metrics]] = []
+        logged = step
+        batches = self._gather(step)
+        last = max(run.train.steps for run in self.runs)
+        while step < last and len(self.finished) < len(self.runs):
+            state = self._branch(step, state)
+            boundary = self._next_boundary(step)
+            stop = np.array([self._stop(i, step, boundary) for i in range(len(self.runs))], np.int32)
+            begin = time.perf_counter()
+            first = np.full(len(self.runs), step, np.int32)
+            state, metrics = self._advance(state, batches, self.hyper, first, stop)
+            batches = self._gather(boundary)  # while the device works
+            pending.append((boundary - step, metrics))
+            jax.block_until_ready(metrics)
+            self._account(step, stop, time.perf_counter() - begin)
+            step = boundary
+            if self._due(step, self.train.log_every) or self._ends(step):
+                self._log(logged, step, pending, state)
+                pending, logged = [], step
+                self._finish_ended(step, state)
+            if self._due(step, self.train.eval_every):
+                self._evaluate_all(step, state)
+            stopping = self.stop_requested()
+            if (self._due(step, self.train.checkpoint_every) or stopping) and len(self.finished) < len(self.runs):
+                checkpoints.save(step, state, self._metadata())
+            if stopping:
+                checkpoints.wait()
+                raise Interrupted
+
+    def _compile(self, state: TrainState) -> None:
+        """Compile ahead of the first chunk, so that no run's seconds include it."""
+        steps = np.zeros(len(self.runs), np.int32)
+        batches = {name: np.stack([x] * len(self.runs)) for name, x in self._example.items()}
+        arguments = (state, self.placement.put_batches(batches), self.hyper, steps, steps)
+        self._advance = self._advance.lower(*arguments).compile()
+
+    @staticmethod
+    def _due(step: int, every: int) -> bool:
+        return every > 0 and step % every == 0
+
+    def _active(self, i: int, step: int) -> bool:
+        run = self.runs[i]
+        return i not in self.finished and run.start <= step < run.train.steps
+
+    def _stop(self, i: int, step: int, boundary: int) -> int:
+        return min(boundary, self.runs[i].train.steps) if self._active(i, step) else 0
+
+    def _ends(self, step: int) -> bool:
+        return any(i not in self.finished and run.train.steps <= step for i, run in enumerate(self.runs))
+
+    def _next_boundary(self, step: int) -> int:
+        marks = [step + self.chunk]
+        marks += [run.start for run in self.runs if run.start > step]
+        for every in (self.train.log_every, self.train.eval_every, self.train.checkpoint_every):
+            if every:
+                marks.append((step // every + 1) * every)
+        return min(marks)
+
+    def _gather(self, step: int) -> dict[str, np.ndarray]:
+        """Batches of `chunk` steps from `step`, leaves `[trials, chunk, batch, ...]`."""
+        active = [i for i in range(len(self.runs)) if self._active(i, step)]
+        drawn = {i: self.runs[i].batches.batches(step, self.chunk) for i in active}
+        example = next(iter(drawn.values()), self._example)
+        stacked = {name: np.zeros((len(self.runs), *x.shape), x.dtype) for name, x in example.items()}
+        for i, arrays in drawn.items():
+            for name, x in arrays.items():
+                stacked[name][i] = x
+        return self.placement.put_batches(stacked)
+
+    def _branch(self, step: int, state: TrainState) -> TrainState:
+        for i, run in enumerate(self.runs):
+            if run.trunk is not None and run.start == step and i not in self.finished:
+                state = _copy_run(state, run.trunk, i)
+        return state
+
+    # -- books ------------------------------------------------------------------------------------------------
+
+    def _account(self, step: int, stop: np.ndarray, seconds: float) -> None:
+        steps = np.maximum(stop - step, 0)
+        self.wall += seconds * steps / max(1, steps.sum())
+        self.flops_done += float(steps.sum()) * self.flops_per_step
+
+    def _log(self, since: int, step: int, pending: list[tuple[int, Metrics]], state: TrainState) -> None:
+        """One row per active run: the mean loss since the last row; also spots failed runs."""
+        metrics = jax.device_get([m for _, m in pending])
+        lengths = np.array([n for n, _ in pending], np.float64)
+        failed = np.asarray(state.failed_step)
+        losses = np.average([m.loss for m in metrics], axis=0, weights=lengths)
+        for i, run in enumerate(self.runs):
+            if i in self.finished or not run.start <= since < run.train.steps:
+                continue
+            at = min(step, run.train.steps)
+            row = self._row(i, at) | {"loss": float(losses[i]), "grad_norm": float(metrics[-1].grad_norm[i])}
+            self.writers[i].write({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()})
+            if failed[i] >= 0:
+                self._fail(i, int(failed[i]), float(metrics[-1].last_loss[i]), state)
+        active = [i for i, run in enumerate(self.runs) if run.start <= since < run.train.steps]
+        total = sum(run.train.steps - run.start for run in self.runs)
+        done = sum(min(max(step, run.start), run.train.steps) - run.start for run in self.runs)
+        tokens = int(self.flops_done / self.flops_per_step * self.train.tokens_per_step)
+        seconds = float(self.wall.sum())
+        self.report(Progress(tokens, self.flops_done, seconds, done / total, float(np.mean(losses[active])), step))
+
+    def _row(self, i: int, step: int) -> dict[str, Any]:
+        train = self.runs[i].train
+        rate = learning_rate(train.schedule, step - 1, hyperparameters(train))
+        flops = step * self.flops_per_step
+        return {"step": step, "tokens": step * train.tokens_per_step, "flops": flops, "learning_rate": float(rate)}
+
+    def _fail(self, i: int, step: int, loss: float, state: TrainState) -> None:
+        what = f"spiked to {loss:.4g}" if math.isfinite(loss) else "or its gradient is not finite"
+        self.finished.add(i)
+        self.finish(i, Outcome(None, f"loss {what} at step {step}", float(self.wall[i]), self._slice(state, i)))
+
+    def _finish_ended(self, step: int, state: TrainState) -> None:
+        for i, run in enumerate(self.runs):
+            if i not in self.finished and run.train.steps <= step:
+                alone = self._slice(state, i)
+                result = score(self.model, alone.params, self.heldout)
+                self.finished.add(i)
+                self.finish(i, Outcome(result, None, float(self.wall[i]), alone))
+
+    def _evaluate_all(self, step: int, state: TrainState) -> None:
+        for i in range(len(self.runs)):
+            if self._active(i, step):
+                result = score(self.model, self._slice(state, i).params, self.heldout)
+                self.writers[i].write({"step": step, "heldout_loss": result.loss, "heldout_bpb": result.bpb})
+
+    @staticmethod
+    def _slice(state: TrainState, i: int) -> TrainState:
+        return jax.tree.map(lambda x: x[i], state)
+
+    # -- saving and resuming ----------------------------------------------------------------------------------
+
+    def _metadata(self) -> dict[str, Any]:
+        return {"runs": [run.name for run in self.runs], "manifest": self.manifest}
+
+    def _restore(self, checkpoints: Checkpoints) -> tuple[int, TrainState]:
+        try:
+            restored = checkpoints.restore(self.placement.abstract(self.abstract))
+        except NoCheckpoint:
+            return 0, self._initial(self.seeds, self.hyper)
+        for run in self.runs:
+            saved = restored.metadata["manifest"].get(run.name)
+            check_manifest(saved, self.manifest[run.name])
+        log.info("resuming %s at step %d", self.directory, restored.step)
+        return restored.step, restored.state
+
+
+@partial(jax.jit, donate_argnums=0)
+def _copy_run(state: TrainState, source: int, target: int) -> TrainState:
+    """Run `target` of the stack continues from the state of run `source`."""
+    return jax.tree.map(lambda x: x.at[target].set(x[source]), state)

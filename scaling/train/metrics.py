@@ -1,0 +1,49 @@
+"""Metric rows of one run: JSON lines that survive a crash, mirrored to TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+
+class MetricsWriter:
+    """Appends rows to DIR/metrics.jsonl and DIR/tensorboard; opening it at a step drops the rows after that step.
+
+    A resumed run writes the same rows again, so the file ends up as if the run had never stopped.
+    """
+
+    def __init__(self, directory: Path, resume_step: int = 0):
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path = directory / "metrics.jsonl"
+        kept = [line for line, row in read_rows(self.path) if row["step"] <= resume_step]
+        self.path.write_text("".join(kept), encoding="utf-8")
+        self._file = open(self.path, "a", encoding="utf-8")
+        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step + 1, write_to_disk=True)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one row; `row["step"]` is the number of updates done."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in row.items():
+            if name != "step" and value is not None:
+                self._board.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        """Flush and close both files."""
+        self._file.close()
+        self._board.close()
+
+
+def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """(line, row) of every complete row; a line cut short by a crash is dropped."""
+    rows = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            try:
+                rows.append((line, json.loads(line)))
+            except json.JSONDecodeError:
+                break
+    return rows

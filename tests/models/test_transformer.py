@@ -1,0 +1,277 @@
+"""The transformer equals a plain NumPy one, however it is scanned, rematerialised, packed or rounded."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from models import presets, transformer
+from models.config import ModelConfig
+from models.transformer import stack_layers, unstack_layers
+from models.weight import walk
+
+GPT2 = presets.gpt2_style(16, 2, 4, seq_len=12, vocab_size=23)
+LLAMA = dataclasses.replace(
+    presets.llama_style(16, 2, 4, 2, 24, vocab_size=23), dtype="float32", scan_layers=False, qk_norm=True
+)
+STYLES = {"gpt2": GPT2, "llama": LLAMA}
+BATCH, SEQ = 2, 10
+
+init = jax.jit(transformer.init, static_argnums=0)
+apply = jax.jit(transformer.apply, static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def loss_and_gradient(config, params, tokens):
+    def mean_loss(params):
+        total, count = transformer.loss(config, params, tokens)
+        return total / count
+
+    return jax.value_and_grad(mean_loss)(params)
+
+
+def some_params(config: ModelConfig):
+    """Initial values plus noise, so that gains and biases matter too."""
+    params = init(config, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda p: p + 0.1 * rng.standard_normal(p.shape).astype(np.float32), params)
+
+
+def some_tokens(config: ModelConfig, seq: int = SEQ, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, config.vocab_size, (BATCH, seq), np.int32)
+
+
+def reference_logits(config: ModelConfig, params, tokens: np.ndarray) -> np.ndarray:
+    """The same model in NumPy and float64, written head by head."""
+    c, p = config.resolved(), jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    group = c.n_heads // c.n_kv_heads
+
+    def norm(x, w):
+        x = x - x.mean(-1, keepdims=True) if c.norm == "layernorm" else x
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + c.norm_eps) * w["gain"] + w.get("bias", 0)
+
+    def rotate(x):  # [seq, head_dim] as complex numbers: first half real, second half imaginary
+        half = c.head_dim // 2
+        turned = (x[:, :half] + 1j * x[:, half:]) * np.exp(
+            1j * np.arange(len(x))[:, None] * c.rope_theta ** (-np.arange(half) / half)
+        )
+        return np.concatenate([turned.real, turned.imag], -1)
+
+    def head(x, w, i):  # head i's contribution to the residual stream
+        kv, r = divmod(i, group)
+        q, k, v = (x @ w["qkv"][:, kv, s] + w.get("qkv_bias", np.zeros((99, 99)))[kv, s] for s in (r, group, group + 1))
+        if c.qk_norm:
+            q, k = norm(q, w["q_norm"]), norm(k, w["k_norm"])
+        if c.positions == "rope":
+            q, k = rotate(q), rotate(k)
+        scores = np.where(np.tri(len(x)), q @ k.T / np.sqrt(c.head_dim), -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        return weights / weights.sum(-1, keepdims=True) @ v @ w["out"][kv, r]
+
+    def gelu(x):
+        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+    def feedforward(x, w):
+        if not c.gated:
+            return gelu(x @ w["up"] + w.get("up_bias", 0)) @ w["down"] + w.get("down_bias", 0)
+        gate, up = (x @ w["gate_up"][:, i] for i in range(2))
+        return gate / (1 + np.exp(-gate)) * up @ w["down"]
+
+    def one(row):
+        x = p["tokens"][row] + (p["positions"][: len(row)] if c.positions == "learned" else 0)
+        for i in range(c.n_layers):
+            w = p[f"block_{i}"]
+            y = norm(x, w["attention_norm"])
+            x = x + sum(head(y, w["attention"], h) for h in range(c.n_heads)) + w["attention"].get("out_bias", 0)
+            x = x + feedforward(norm(x, w["feedforward_norm"]), w["feedforward"])
+        return norm(x, p["final_norm"]) @ (p["tokens"].T if c.tied_embeddings else p["head"])
+
+    return np.stack([one(row) for row in tokens])
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_logits_equal_a_plain_numpy_transformer(style):
+    config = STYLES[style]
+    params, tokens = some_params(config), some_tokens(config)
+    logits = apply(config, params, tokens)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, reference_logits(config, params, tokens), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_loss_is_the_cross_entropy_of_the_logits_with_the_next_token(style):
+    config = STYLES[style]
+    params, tokens = some_params(config), some_tokens(config, SEQ + 1)
+    scored = np.random.default_rng(1).random((BATCH, SEQ)).astype(np.float32)
+    total, count = transformer.loss(config, params, tokens, loss_weights=scored)
+    log_prob = jax.nn.log_softmax(apply(config, params, tokens[:, :-1]))
+    expected = -(np.take_along_axis(np.asarray(log_prob), tokens[:, 1:, None], -1)[..., 0] * scored).sum()
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    np.testing.assert_allclose(count, scored.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_declarations_are_the_params_of_init_and_of_the_linen_module(style, scan_layers):
+    config = dataclasses.replace(STYLES[style], scan_layers=scan_layers)
+    declared = jax.tree.map(lambda w: w.shape, transformer.weights(config), is_leaf=lambda w: hasattr(w, "axes"))
+    shapes = jax.tree.map(lambda x: x.shape, jax.eval_shape(partial(transformer.init, config), jax.random.key(0)))
+    module = transformer.Transformer(config)
+    linen = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 3), jnp.int32))["params"]
+    assert declared == shapes == jax.tree.map(lambda x: x.shape, linen)
+    assert all(len(w.axes) == len(w.shape) == len(set(w.axes)) for _, w in walk(transformer.weights(config)))
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_initial_values_have_the_declared_spread_and_an_untrained_loss_near_uniform(style):
+    config = dataclasses.replace(STYLES[style], d_model=64, d_ff=None, head_dim=None, vocab_size=200)
+    params = init(config, jax.random.key(3))
+    for path, weight in walk(transformer.weights(config)):
+        value = params
+        for name in path:
+            value = value[name]
+        expected = 0.0 if weight.role == "vector" else (weight.fan_in**-0.5 if weight.std is None else weight.std)
+        np.testing.assert_allclose(jnp.std(value), expected, rtol=6 * weight.size**-0.5)
+    loss, _ = loss_and_gradient(config, params, some_tokens(config, SEQ + 1))
+    assert np.log(200) - 0.5 < loss < np.log(200) + 1.5
+
+
+def test_an_initial_value_depends_neither_on_other_weights_nor_on_scanning():
+    other = dataclasses.replace(GPT2, tied_embeddings=False, bias="none", qk_norm=True)
+    a, b = (init(c, jax.random.key(5)) for c in (GPT2, other))
+    for path in (("tokens",), ("positions",), ("block_1", "attention", "out"), ("block_0", "feedforward", "up")):
+        x, y = a, b
+        for name in path:
+            x, y = x[name], y[name]
+        np.testing.assert_array_equal(x, y)
+    scanned = init(dataclasses.replace(GPT2, scan_layers=True), jax.random.key(5))
+    jax.tree.map(np.testing.assert_array_equal, scanned, stack_layers(a, 2))
+    jax.tree.map(np.testing.assert_array_equal, unstack_layers(scanned, 2), a)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("remat", ["none", "full", "dots"])
+def test_scanning_and_rematerialising_change_neither_loss_nor_gradient(style, remat):
+    config = STYLES[style]
+    params, tokens = some_params(config), some_tokens(config, SEQ + 1)
+    loss, gradient = loss_and_gradient(config, params, tokens)
+    for scan_layers in (False, True):
+        changed = dataclasses.replace(config, remat=remat, scan_layers=scan_layers)
+        got_loss, got = loss_and_gradient(changed, stack_layers(params, 2) if scan_layers else params, tokens)
+        np.testing.assert_allclose(got_loss, loss, rtol=1e-6)
+        got = unstack_layers(got, 2) if scan_layers else got
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), got, gradient)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_bfloat16_stays_within_its_rounding_of_float32(style):
+    config = STYLES[style]
+    half = dataclasses.replace(config, dtype="bfloat16")
+    params, tokens = some_params(config), some_tokens(config, SEQ + 1)
+    exact, rounded = apply(config, params, tokens), apply(half, params, tokens)
+    assert rounded.dtype == jnp.float32
+    # 2^-8 per rounding, a few dozen of them in sequence over two layers, adding as a random walk
+    assert np.linalg.norm(rounded - exact) < 8 * 2**-8 * np.linalg.norm(exact)
+    (loss, gradient), (half_loss, half_gradient) = (loss_and_gradient(c, params, tokens) for c in (config, half))
+    np.testing.assert_allclose(half_loss, loss, rtol=2**-7)
+    assert {g.dtype for g in jax.tree.leaves(half_gradient)} == {jnp.dtype("float32")}
+    norm = [float(jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(tree)))) for tree in (gradient, half_gradient)]
+    np.testing.assert_allclose(norm[1], norm[0], rtol=0.05)
+
+
+def products(jaxpr: Jaxpr) -> list:
+    """Every dot_general equation, nested ones included."""
+    found = []
+    for eqn in jaxpr.eqns:
+        found += [eqn] if eqn.primitive.name == "dot_general" else []
+        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda v: isinstance(v, ClosedJaxpr | Jaxpr)):
+            inner = value.jaxpr if isinstance(value, ClosedJaxpr) else value
+            found += products(inner) if isinstance(inner, Jaxpr) else []
+    return found
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_bfloat16_product_of_the_train_step_accumulates_in_float32(style):
+    config = dataclasses.replace(STYLES[style], dtype="bfloat16")
+    params = jax.eval_shape(partial(transformer.init, config), jax.random.key(0))
+    jaxpr = jax.make_jaxpr(partial(loss_and_gradient, config))(params, some_tokens(config, SEQ + 1))
+    dots = products(jaxpr.jaxpr)
+    assert len(dots) > 20
+    for dot in dots:
+        assert dot.outvars[0].aval.dtype == jnp.float32, dot
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_future_changes_no_logit_in_any_bit(style):
+    config = STYLES[style]
+    params, tokens = some_params(config), some_tokens(config)
+    changed = tokens.copy()
+    changed[:, 6:] = (changed[:, 6:] + 1) % config.vocab_size
+    before, after = apply(config, params, tokens), apply(config, params, changed)
+    np.testing.assert_array_equal(before[:, :6], after[:, :6])
+    assert (before[:, 6] != after[:, 6]).any(-1).all()
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_documents_logits_do_not_depend_on_its_neighbours_in_any_bit(style):
+    config = STYLES[style]
+    params, tokens = some_params(config), some_tokens(config)
+    segments = np.repeat(np.array([[0, 1, 2]], np.int32), [3, 4, 3], axis=1).repeat(BATCH, 0)
+    changed = np.where(segments == 1, tokens, (tokens + 5) % config.vocab_size).astype(np.int32)
+    before = apply(config, params, tokens, segments=segments)
+    after = apply(config, params, changed, segments=segments)
+    np.testing.assert_array_equal(before[:, 3:7], after[:, 3:7])
+    assert not np.allclose(before[:, 7:], after[:, 7:])
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_packed_document_at_its_own_positions_equals_the_document_alone(style):
+    config = STYLES[style]
+    params, tokens = some_params(config), some_tokens(config)
+    segments = np.repeat(np.array([[0, 1]], np.int32), [4, 6], axis=1).repeat(BATCH, 0)
+    positions = np.concatenate([np.arange(4), np.arange(6)])[None]
+    packed = apply(config, params, tokens, segments=segments, positions=positions)
+    alone = np.concatenate([apply(config, params, tokens[:, :4]), apply(config, params, tokens[:, 4:])], axis=1)
+    np.testing.assert_allclose(packed, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_targets_across_a_document_boundary_are_not_scored():
+    config = LLAMA
+    params, tokens = some_params(config), some_tokens(config, SEQ + 1)
+    segments = np.repeat(np.array([[0, 1, 2]], np.int32), [3, 4, 4], axis=1).repeat(BATCH, 0)
+    total, count = transformer.loss(config, params, tokens, segments=segments)
+    alone = [transformer.loss(config, params, part) for part in np.split(tokens, [3, 7], axis=1)]
+    assert count == BATCH * (SEQ - 2) == sum(n for _, n in alone)
+    np.testing.assert_allclose(total, sum(t for t, _ in alone), rtol=1e-5)  # rotary positions are relative
+
+
+def test_grouped_queries_equal_full_attention_with_repeated_keys_and_values():
+    grouped = dataclasses.replace(LLAMA, qk_norm=False)
+    full = dataclasses.replace(grouped, n_kv_heads=4)
+    params = some_params(grouped)
+
+    def ungroup(block):
+        qkv, out = block["attention"]["qkv"], block["attention"]["out"]  # [16, 2, 2 + 2, 4], [2, 2, 4, 16]
+        q = qkv[:, :, :2].reshape(16, 4, 1, 4)
+        kv = jnp.repeat(qkv[:, :, 2:], 2, axis=1)
+        return block | {"attention": {"qkv": jnp.concatenate([q, kv], 2), "out": out.reshape(4, 1, 4, 16)}}
+
+    ungrouped = {name: ungroup(x) if name.startswith("block_") else x for name, x in params.items()}
+    tokens = some_tokens(grouped)
+    np.testing.assert_allclose(
+        apply(grouped, params, tokens), apply(full, ungrouped, tokens), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_mup_at_its_base_width_is_the_standard_parametrisation_in_every_bit():
+    base = dataclasses.replace(LLAMA, mup_base_width=16, mup_base_head_dim=4)
+    params, again = (init(c, jax.random.key(0)) for c in (LLAMA, base))
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+    tokens = some_tokens(LLAMA)
+    np.testing.assert_array_equal(apply(LLAMA, params, tokens), apply(base, params, tokens))

@@ -1,0 +1,144 @@
+"""muP's coordinate check: with it activations move equally far at every width; without any one part they do not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import attention, feedforward, transformer
+from models.config import ModelConfig
+from models.layers import contract
+from models.weight import Weight, walk
+from scaling.train import mup, optimizer
+from scaling.train.config import TrainConfig, hyperparameters
+from scaling.train.mup import learning_rate_multiplier
+from scaling.train.optimizer import make_optimizer
+
+BASE = 32
+HEADS = 4  # heads grow with the width, so that attention's own scale is under test too
+STEPS = 6
+TRAIN = TrainConfig(steps=STEPS, schedule="constant", learning_rate=5e-3, warmup_steps=0, weight_decay=0.0, grad_clip=0.0)
+FLAT = 0.2  # largest |slope| of log change against log width that counts as flat
+
+
+def model(width: int, parametrisation: str = "mup") -> ModelConfig:
+    base = dict(mup_base_width=BASE, mup_base_head_dim=BASE // HEADS) if parametrisation == "mup" else {}
+    return ModelConfig(vocab_size=64, d_model=width, n_layers=2, n_heads=HEADS, activation="gelu", **base)
+
+
+def activations(config: ModelConfig, params, tokens) -> dict[str, jax.Array]:
+    """What every block adds to the stream, attention's scores, and the logits."""
+    scores = []
+    kernel = attention.causal_attention
+
+    def recording(q, k, v, *, segments=None, scale):
+        scores.append(scale * jnp.einsum("bthk,bshk->bhts", q, k))
+        return kernel(q, k, v, segments=segments, scale=scale)
+
+    def is_residual(module: nn.Module, method: str) -> bool:
+        return isinstance(module, attention.Attention | feedforward.FeedForward)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "causal_attention", recording)
+        (hidden, head), recorded = transformer.Transformer(config).apply(
+            {"params": params}, tokens, capture_intermediates=is_residual
+        )
+    found = {"logits": contract(hidden, head)}
+    for i, s in enumerate(scores):
+        found[f"scores_{i}"] = s
+        for name, value in recorded["intermediates"][f"block_{i}"].items():
+            found[f"{name}_{i}"] = value["__call__"][0]
+    return found
+
+
+def changes(config: ModelConfig, kind: str) -> dict[str, float]:
+    """Root mean square of how far each activation moved in STEPS steps on one batch."""
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (8, 17), np.int32)
+    inputs = tokens[:, :-1]
+
+    def mean_loss(params):
+        total, count = transformer.loss(config, params, tokens)
+        return total / count
+
+    @jax.jit
+    def measure(key):
+        opt = make_optimizer(config, kind, "constant", hyperparameters(TRAIN))
+        start = transformer.init(config, key)
+
+        def step(_, carry):
+            params, state = carry
+            updates, state = opt.update(jax.grad(mean_loss)(params), state, params)
+            return jax.tree.map(jnp.add, params, updates), state
+
+        end, _ = jax.lax.fori_loop(0, STEPS, step, (start, opt.init(start)))
+        before, after = activations(config, start, inputs), activations(config, end, inputs)
+        return {name: jnp.sqrt(jnp.mean(jnp.square(after[name] - before[name]))) for name in before}
+
+    moved = [jax.device_get(measure(jax.random.key(seed))) for seed in range(2)]
+    return {name: float(np.mean([m[name] for m in moved])) for name in moved[0]}
+
+
+def slopes(widths, parametrisation: str = "mup", kind: str = "adamw") -> dict[str, float]:
+    """Least-squares slope of log change against log width, per activation."""
+    sizes = [changes(model(width, parametrisation), kind) for width in widths]
+    return {name: float(np.polyfit(np.log(widths), np.log([s[name] for s in sizes]), 1)[0]) for name in sizes[0]}
+
+
+@pytest.mark.slow
+def test_activations_move_equally_far_at_every_width():
+    found = slopes([32, 64, 128, 256, 512])
+    assert len(found) == 7
+    assert all(abs(slope) < FLAT for slope in found.values()), found
+
+
+@pytest.mark.slow
+def test_the_standard_parametrisation_moves_wide_models_further():
+    found = slopes([32, 256], "standard")
+    assert max(found.values()) > 2 * FLAT, found
+
+
+def constant_std(config: ModelConfig, fan_in: int) -> float:
+    return BASE**-0.5
+
+
+PARTS = {
+    "hidden learning rate": (optimizer, "learning_rate_multiplier", lambda weight, model: 1.0),
+    "output multiplier": (transformer, "output_multiplier", lambda config: 1.0),
+    "attention scale": (attention, "attention_scale", lambda config: config.head_dim**-0.5),
+    "hidden init": (attention, "hidden_std", constant_std),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PARTS)
+def test_the_check_fails_when_one_part_of_mup_is_removed(part, monkeypatch):
+    monkeypatch.setattr(*PARTS[part])
+    if part == "hidden init":
+        monkeypatch.setattr(feedforward, "hidden_std", constant_std)
+    found = slopes([32, 256])
+    assert max(map(abs, found.values())) > FLAT, found
+
+
+def test_multipliers_are_one_over_width_for_hidden_matrices_and_one_elsewhere():
+    wide = dataclasses.replace(model(4 * BASE), tied_embeddings=False, positions="learned", bias="all", scan_layers=True)
+    for path, weight in walk(transformer.weights(wide)):
+        assert learning_rate_multiplier(weight, wide) == (0.25 if weight.role == "matrix" else 1.0), path
+        assert learning_rate_multiplier(weight, model(4 * BASE, "standard")) == 1.0
+
+
+def test_a_matrix_whose_inputs_do_not_grow_keeps_its_learning_rate():
+    narrow = Weight((3, 64), ("position", "embed"), "matrix")
+    assert learning_rate_multiplier(narrow, model(64)) == 1.0
+
+
+def test_a_given_initial_spread_also_falls_with_the_width():
+    narrow, wide = (dataclasses.replace(model(width), init_std=0.02) for width in (BASE, 4 * BASE))
+    stds = [{path: w.std for path, w in walk(transformer.weights(c)) if w.role == "matrix"} for c in (narrow, wide)]
+    assert all(stds[1][path] == pytest.approx(stds[0][path] / 2) for path in stds[0])
+    assert transformer.weights(wide)["tokens"].std == 0.02
+    assert mup.__doc__
