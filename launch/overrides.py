@@ -82,9 +82,13 @@ def flatten(config: Any, path: str = "") -> dict[str, Any]:
 def load_config(path: str | Path, kinds: tuple[type, ...] = ()) -> Any:
     """The frozen dataclass that `config()` of a Python file returns, one of `kinds` where those are given.
 
+    A .json file, as every trial leaves behind, is read as the first of `kinds`.
+
     Raises ConfigError naming the file, and the line where the file itself fails.
     """
     path = Path(path)
+    if path.suffix == ".json" and kinds:
+        return serialize.from_json(kinds[0], _json_object(_existing(path)))
     module = _import(_existing(path))
     function = getattr(module, "config", None)
     if not callable(function):
@@ -99,6 +103,13 @@ def load_config(path: str | Path, kinds: tuple[type, ...] = ()) -> Any:
         raise ConfigError(str(path), f"config() returned a {type(config).__name__}", f"return a {wanted}")
     serialize.to_json(config)  # values of the wrong type surface here, named, not in the middle of a run
     return config
+
+
+def _json_object(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(str(path), f"is not JSON ({error})", "give the config.json of a trial") from None
 
 
 def config_help(path: str | Path) -> str:

@@ -109,13 +109,9 @@ def predict_and_test(config: SweepConfig, directory: RunDirectory, profile: str 
 def conclude(directory: RunDirectory) -> int:
     """Write the report, print the table's essence, and say whether trials failed."""
     from launch.summary import print_summary
+    from scaling import report
 
-    report = directory.path / "report.html"
-    table = directory.path / "results.parquet"
-    if not report.exists() or report.stat().st_mtime < table.stat().st_mtime:
-        from scaling import report as reporting
-
-        reporting.write(directory.path)
+    report.write(directory.path)
     return print_summary(directory)
 
 

@@ -1,0 +1,244 @@
+"""RunDirectory: what a report reads. Whatever is absent or damaged becomes a note, so that a report says so."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from models.errors import ConfigError
+from scaling.laws.fit import Fit
+
+NUMERIC = ("params", "params_nonembed", "tokens", "unique_tokens", "flops", "loss", "bpb", "wall_s", "devices")
+TEXT = ("trial", "sweep", "status", "error", "device", "config")
+PREDICTION_COLUMNS = (
+    "trial",
+    "law",
+    "time",
+    "commit",
+    "params",
+    "tokens",
+    "flops",
+    "mean",
+    "low",
+    "high",
+    "interval",
+    "fitted_on",
+    "measured",
+    "status",
+    "miss",
+    "inside",
+    "factor",
+)
+SAME_BUDGET = 1.1  # runs whose FLOPs differ by less share a budget: planners hit theirs within a few percent
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One run directory, read once.
+
+    runs: every row of results.parquet, with `role` ("fitted", "held out", "failed"), `budget` (FLOPs), `spent_flops`
+    and `spent_tokens` (up to the last logged step of a failed trial) added. predictions: one row per held-out trial,
+    the *first* one written, with what was measured.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    runs: pd.DataFrame
+    predictions: pd.DataFrame
+    fit: Fit | None
+    notes: tuple[str, ...] = ()
+    metrics: dict[str, pd.DataFrame] = field(default_factory=dict)  # trial -> rows with step, tokens, flops, loss
+
+    @property
+    def name(self) -> str:
+        """The sweep's name, from its config or its rows."""
+        named = self.config.get("name") or next((s for s in self.runs["sweep"] if isinstance(s, str) and s), None)
+        return str(named or self.path.resolve().name)
+
+    def of_role(self, role: str) -> pd.DataFrame:
+        """The rows of one role: "fitted", "held out" or "failed"."""
+        return self.runs[self.runs["role"] == role]
+
+    @property
+    def tested(self) -> pd.DataFrame:
+        """Predictions whose run has been measured."""
+        return self.predictions[np.isfinite(self.predictions["measured"].astype(float))]
+
+    def command(self, trial: str) -> str:
+        """The shell command that trains one row again, into a directory of its own."""
+        config = self.path / "trials" / trial / "config.json"
+        again = self.path / "again" / trial
+        return f"python -m launch.train --config {shlex.quote(str(config))} --workdir {shlex.quote(str(again))}"
+
+
+def read(workdir: str | Path) -> RunDirectory:
+    """Read a run directory; ConfigError when there is none. Nothing in it is required."""
+    path = Path(workdir)
+    if not path.is_dir():
+        raise ConfigError(str(path), "is not a directory", "give the --workdir of a sweep")
+    notes: list[str] = []
+    config = _read_config(path / "config.json", notes)
+    runs = _read_results(path / "results.parquet", notes)
+    predictions = _read_predictions(path / "predictions.jsonl", notes)
+    held_out = set(predictions["trial"])
+    done = (runs["status"] == "done") & np.isfinite(runs["loss"])
+    unusable = int(((runs["status"] == "done") & ~done).sum())
+    if unusable:
+        notes.append(f"{unusable} trial(s) are marked done but have no finite loss; they are listed as failed.")
+    runs["role"] = np.where(done, np.where(runs["trial"].isin(held_out), "held out", "fitted"), "failed")
+    runs["budget"] = budgets(runs)
+    sized = runs.loc[(runs[["params", "tokens", "flops"]] > 0).all(axis=1), "trial"]
+    metrics = {trial: m for trial in sized if (m := _read_metrics(path, trial, notes)) is not None}
+    for name in ("flops", "tokens"):
+        last = {trial: m[name].max() for trial, m in metrics.items()}
+        at_last_log = runs["trial"].map(last).astype(float).fillna(runs[name])
+        runs[f"spent_{name}"] = runs[name].where(runs["role"] != "failed", at_last_log)
+    return RunDirectory(
+        path, config, runs, _compare(predictions, runs), _read_fit(path / "fit.json", notes), tuple(notes), metrics
+    )
+
+
+def budgets(runs: pd.DataFrame) -> pd.Series:
+    """The compute budget (FLOPs) that each run belongs to: the geometric mean of the runs within 10 % of each other.
+
+    Sorted by FLOPs, a run opens a new budget when it costs over 1.1 times the first run of the current one, so a
+    dense series cannot chain two budgets together.
+    """
+    flops = runs["flops"].astype(float)
+    labels = pd.Series(np.nan, index=runs.index)
+    members: list[Any] = []
+    for index, value in flops[flops > 0].sort_values(kind="stable").items():
+        if members and value > SAME_BUDGET * flops[members[0]]:
+            labels[members] = math.exp(np.log(flops[members]).mean())
+            members = []
+        members.append(index)
+    if members:
+        labels[members] = math.exp(np.log(flops[members]).mean())
+    return labels
+
+
+def failure(error: Any) -> tuple[str, str]:
+    """(step, reason) of a failed trial from its error text; the step is "–" when the text names none."""
+    text = error if isinstance(error, str) and error else "no reason was recorded"
+    found = re.search(r"\bstep (\d+)", text)
+    return (f"{int(found[1]):,}" if found else "–"), text
+
+
+def _read_config(path: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return config if isinstance(config, dict) else {}
+    except FileNotFoundError:
+        notes.append("config.json is missing: the sweep's own settings are not shown.")
+    except (ValueError, OSError) as e:
+        notes.append(f"config.json cannot be read ({e}).")
+    return {}
+
+
+def _read_results(path: Path, notes: list[str]) -> pd.DataFrame:
+    try:
+        runs = pd.read_parquet(path)
+    except FileNotFoundError:
+        notes.append("results.parquet is missing: no trial has finished yet.")
+        runs = pd.DataFrame()
+    except (ValueError, OSError) as e:
+        notes.append(f"results.parquet cannot be read ({e}).")
+        runs = pd.DataFrame()
+    for name in NUMERIC:
+        column = runs[name] if name in runs else pd.Series(np.nan, index=runs.index)
+        runs[name] = pd.to_numeric(column, errors="coerce").astype(float)
+    for name in TEXT:
+        column = runs[name] if name in runs else pd.Series("", index=runs.index)
+        runs[name] = column.astype(object).where(column.notna(), "").astype(str)
+    if "seed" not in runs:
+        runs["seed"] = 0
+    return runs.sort_values(["flops", "params", "seed", "trial"], kind="stable", ignore_index=True)
+
+
+def _read_predictions(path: Path, notes: list[str]) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    damaged = 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+            words = {name: str(row.get(name, "")) for name in ("trial", "law", "time", "commit")}
+            inputs = {name: float(row["inputs"].get(name, math.nan)) for name in ("params", "tokens", "flops")}
+            foretold = {name: float(row[name]) for name in ("mean", "low", "high", "interval")}
+            rows.append({**words, **inputs, **foretold, "fitted_on": row.get("fitted_on")})
+        except (ValueError, KeyError, TypeError, AttributeError):
+            damaged += 1
+    if damaged:
+        notes.append(f"predictions.jsonl has {damaged} unreadable line(s); they were left out.")
+    table = pd.DataFrame(rows).reindex(columns=list(PREDICTION_COLUMNS))
+    first = table.drop_duplicates("trial", ignore_index=True)
+    if len(first) < len(table):
+        notes.append(f"{len(table) - len(first)} later prediction(s) of the same trials are ignored: the first counts.")
+    return first
+
+
+def _compare(predictions: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Fill in what became of each prediction: measured loss, relative miss, whether the interval held."""
+    table = predictions.copy()
+    by_trial = runs.drop_duplicates("trial").set_index("trial")
+    measured = by_trial["loss"].where(by_trial["role"] == "held out").reindex(table["trial"])
+    table["measured"] = measured.to_numpy(float)
+    roles = by_trial["role"].reindex(table["trial"])
+    table["status"] = roles.map({"held out": "measured", "failed": "failed"}).fillna("not run yet").to_numpy()
+    table["miss"] = table["mean"] / table["measured"] - 1
+    inside = (table["low"] <= table["measured"]) & (table["measured"] <= table["high"])
+    table["inside"] = inside.where(table["measured"].notna(), None)
+    table["factor"] = table["flops"] / runs.loc[runs["role"] == "fitted", "flops"].max()
+    return table.sort_values(["flops", "trial"], kind="stable", ignore_index=True)
+
+
+def _read_metrics(path: Path, trial: str, notes: list[str]) -> pd.DataFrame | None:
+    """Training rows of one trial, or None; rows of held-out scores along the way carry no training loss."""
+    if not trial or Path(trial).name != trial:
+        notes.append(f"trial {trial!r} is not a directory name; its training curve is not shown.")
+        return None
+    rows: list[dict[str, Any]] = []
+    file = path / "trials" / trial / "metrics.jsonl"
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break  # a line cut short by a crash is the last one
+        if isinstance(row, dict) and "loss" in row:
+            rows.append({name: _number(row.get(name)) for name in ("step", "tokens", "flops", "loss")})
+    return pd.DataFrame(rows) if rows else None
+
+
+def _number(value: Any) -> float:
+    """A JSON value as a number; NaN for null and anything else that is none."""
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def _read_fit(path: Path, notes: list[str]) -> Fit | None:
+    if not path.exists():
+        return None
+    try:
+        return Fit.from_json(path)
+    except (ValueError, KeyError, TypeError, OSError) as e:
+        notes.append(f"fit.json cannot be used ({e}).")
+        return None
+
+
+def is_surface(fit: Fit | None) -> bool:
+    """Whether the fit is a law L(N, D), which the surface, frontier and residual figures need."""
+    return fit is not None and set(fit.law.inputs) == {"params", "tokens"} and fit.law.output == "loss"
+
+
+def mean_loss(fit: Fit, params: Sequence[float] | np.ndarray, tokens: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The fitted law's loss (nats/token) at arrays of N and D of one shape."""
+    n, d = np.broadcast_arrays(np.asarray(params, float), np.asarray(tokens, float))
+    return np.asarray(fit.law.predict(fit.params, SimpleNamespace(params=n, tokens=d)), float)
