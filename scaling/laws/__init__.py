@@ -1,0 +1,15 @@
+"""Scaling laws: fit them, certify the fit, test the extrapolation, spend a budget.
+
+The estimator (`fit`), what it returns (`Fit`, `Prediction`), what it is asked (`plan`, `holdout`, `rolling`, `compare`)
+and the laws themselves, each in the file named after it.
+"""
+
+from scaling.laws.allocation import Plan, plan  # noqa: F401
+from scaling.laws.catalogue import CATALOGUE, by_name  # noqa: F401
+from scaling.laws.certificate import Certificate  # noqa: F401
+from scaling.laws.chinchilla import CHINCHILLA  # noqa: F401
+from scaling.laws.fit import Fit, Interval, Prediction, fit  # noqa: F401
+from scaling.laws.frontier import Frontier, chinchilla_envelope, isoflop_minima  # noqa: F401
+from scaling.laws.holdout import Holdout, compare, holdout, rolling  # noqa: F401
+from scaling.laws.law import Law, Values  # noqa: F401
+from scaling.laws.runs import UnitWarning, load  # noqa: F401
