@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from models.causal_attention import causal_attention
 from models.config import ModelConfig
-from models.layers import Norm, contract, declare, hidden_std, norm_weights
+from models.contraction import contract
+from models.layers import Norm, declare, hidden_std, norm_weights
 from models.positions import rotary_angles, rotate
 from models.weight import Weight, WeightTree
 
@@ -50,7 +52,7 @@ def attention_scale(config: ModelConfig) -> float:
 
 
 class Attention(nn.Module):
-    """Causal self-attention; x `[batch, seq, d_model]`, positions `[batch or 1, seq]`, segments `[batch, seq]` or None."""
+    """Causal self-attention of x `[batch, seq, d_model]`; positions `[batch or 1, seq]`, segments `[batch, seq]`."""
 
     config: ModelConfig
 
@@ -63,8 +65,9 @@ class Attention(nn.Module):
         if "qkv_bias" in w:
             qkv = qkv + w["qkv_bias"]
         batch, seq = x.shape[:2]
-        q = qkv[..., :-2, :].reshape(batch, seq, c.n_heads, c.head_dim)
-        k, v = qkv[..., -2, :], qkv[..., -1, :]
+        group = c.n_heads // c.n_kv_heads
+        q, k, v = jnp.split(qkv, [group, group + 1], axis=-2)  # one concatenation backwards, where slices would pad
+        q, k, v = q.reshape(batch, seq, c.n_heads, c.head_dim), k.squeeze(-2), v.squeeze(-2)
         if c.qk_norm:
             q, k = Norm(c, "head_dim", name="q_norm")(q), Norm(c, "head_dim", name="k_norm")(k)
         if c.positions == "rope":

@@ -80,8 +80,7 @@ def _blocked(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | Non
 def _forward(
     q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, scale: float
 ) -> tuple[jax.Array, Residuals]:
-    batch, seq, heads, head_dim = q.shape
-    dtype = q.dtype
+    seq, head_dim, dtype = q.shape[1], q.shape[3], q.dtype
     q, k, v = _split_groups(q, k.shape[2]), k.swapaxes(1, 2), v.swapaxes(1, 2)
     outputs, log_sums = [], []
     for start, stop in blocks(seq):
@@ -103,7 +102,9 @@ def _backward(scale: float, saved: Residuals, d_output: jax.Array) -> tuple:
     # sum over head_dim of d_output * output: the part of every score's gradient that softmax subtracts
     delta = jnp.sum(d_output.astype(jnp.float32) * output.astype(jnp.float32), -1, keepdims=True)
     d_output, delta = _split_groups(d_output, kv_heads), _split_groups(delta, kv_heads)
-    d_queries, d_keys, d_values = [], [[] for _ in spans], [[] for _ in spans]
+    d_queries: list[jax.Array] = []
+    d_keys: list[list[jax.Array]] = [[] for _ in spans]  # one part from every block of queries that sees the keys
+    d_values: list[list[jax.Array]] = [[] for _ in spans]
     for (start, stop), log_sum in zip(spans, log_sums, strict=True):
         queries, d_out = _rows(q, start, stop), _rows(d_output, start, stop)
         weights = jnp.exp(_scores(q, k, segments, start, stop, scale) - log_sum)

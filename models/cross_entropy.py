@@ -6,7 +6,8 @@ pass computes the gradients of hidden and head chunk by chunk, and the backward 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ ACCELERATOR_LOGITS = 2**28  # per device: 1 GB
 
 
 class Chunk(NamedTuple):
-    """A stretch of positions: hidden `[batch, n, d_model]`, targets `[batch, n]` int32, weights `[batch, n]` float32."""
+    """A stretch of n positions: hidden `[batch, n, d_model]`, targets and weights `[batch, n]`."""
 
     hidden: jax.Array
     targets: jax.Array
@@ -91,8 +92,8 @@ def chunk_length(batch: int, seq: int, vocab: int) -> int:
     return -(-seq // chunks)
 
 
-def _over_chunks(add, start, whole: Chunk, vocab: int):
-    """`lax.scan(add, start, chunks)` over stretches of positions; outputs `[batch, n, ...]` are joined to `[batch, seq, ...]`."""
+def _over_chunks(add: Callable[..., Any], start: Any, whole: Chunk, vocab: int) -> Any:
+    """`lax.scan(add, start, chunks)` over stretches of positions, its outputs joined to `[batch, seq, ...]`."""
     batch, seq = whole.targets.shape
     length = chunk_length(batch, seq, vocab)
     if length == seq:

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 
 from models.config import ModelConfig
-from models.layers import contract, declare, hidden_std
+from models.contraction import contract
+from models.layers import declare, hidden_std
 from models.weight import Weight
 
 

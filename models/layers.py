@@ -18,16 +18,6 @@ def declare(module: nn.Module, weights: Mapping[str, Weight], config: ModelConfi
     return {name: module.param(name, w.initial, param_dtype).astype(dtype) for name, w in weights.items()}
 
 
-def contract(x: jax.Array, w: jax.Array, dims: int = 1) -> jax.Array:
-    """Contract the last `dims` dims of x with the first `dims` of w, accumulating in float32.
-
-    x `[..., *in]`, w `[*in, *out]` -> `[..., *out]` in x's dtype.
-    """
-    lhs = tuple(range(x.ndim - dims, x.ndim))
-    y = jax.lax.dot_general(x, w, ((lhs, tuple(range(dims))), ((), ())), preferred_element_type=jnp.float32)
-    return y.astype(x.dtype)
-
-
 def hidden_std(config: ModelConfig, fan_in: int) -> float:
     """Initial standard deviation of a hidden matrix: fan_in^-1/2, or init_std, which muP lets fall as width^-1/2."""
     if config.init_std is None:

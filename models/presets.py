@@ -19,8 +19,8 @@ def llama_style(
     """RMSNorm, SwiGLU, rotary positions, grouped queries, no biases, untied head (Touvron et al. 2023)."""
     return ModelConfig(
         vocab_size=vocab_size, d_model=d_model, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads, d_ff=d_ff,
-        rope_theta=rope_theta, positions="rope", norm="rmsnorm", activation="swiglu", bias="none", tied_embeddings=False,
-        scan_layers=True, dtype="bfloat16",
+        rope_theta=rope_theta, positions="rope", norm="rmsnorm", activation="swiglu", bias="none",
+        tied_embeddings=False, scan_layers=True, dtype="bfloat16",
     )  # fmt: skip
 
 
@@ -43,5 +43,5 @@ def ladder(d_model: int, n_layers: int = 3, n_heads: int = 2, vocab_size: int = 
     """
     return ModelConfig(
         vocab_size=vocab_size, d_model=d_model, n_layers=n_layers, n_heads=n_heads, positions="rope", norm="rmsnorm",
-        activation="gelu", bias="none", tied_embeddings=True, qk_norm=False,
+        activation="gelu", bias="none", tied_embeddings=True, qk_norm=True,
     )  # fmt: skip

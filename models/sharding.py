@@ -34,9 +34,11 @@ class MeshConfig:
     def __post_init__(self) -> None:
         sizes = self.sizes
         for axis, size in sizes.items():
-            require(size >= 1 or size == -1, f"mesh.{axis}", f"is {size}", "give a positive integer, or -1 for the rest")
+            fix = "give a positive integer, or -1 for the rest"
+            require(size >= 1 or size == -1, f"mesh.{axis}", f"is {size}", fix)
         free = [axis for axis, size in sizes.items() if size == -1]
-        require(len(free) < 2, f"mesh.{free[-1] if free else ''}", f"{' and '.join(free)} are both -1", "leave one to fill")
+        both = f"{' and '.join(free)} are both -1"
+        require(len(free) < 2, f"mesh.{free[-1] if free else ''}", both, "leave one to fill")
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -86,7 +88,8 @@ class Rules:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             for axis in mesh_axes(getattr(self, field.name)):
-                require(axis in AXES, f"rules.{field.name}", f"{axis!r} is no mesh axis", f"use one of {', '.join(AXES)}")
+                fix = f"use one of {', '.join(AXES)}"
+                require(axis in AXES, f"rules.{field.name}", f"{axis!r} is no mesh axis", fix)
 
     def spec(self, dims: Sequence[str]) -> PartitionSpec:
         """PartitionSpec of an array with these logical dims; ConfigError when two dims ask for one mesh axis."""

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 
 from models.attention import Attention, attention_weights
 from models.config import ModelConfig
+from models.contraction import contract
 from models.cross_entropy import cross_entropy
 from models.feedforward import FeedForward, feedforward_weights
-from models.layers import Norm, contract, declare, norm_weights
+from models.layers import Norm, declare, norm_weights
 from models.sharding import constrain
 from models.weight import Stacked, Weight, WeightTree, map_weights, walk
 
@@ -140,6 +141,14 @@ def _initial(path: tuple[str, ...], weight: Weight, key: jax.Array, dtype: Any, 
     return weight.initial(jax.random.fold_in(key, zlib.crc32("/".join(path).encode())), dtype)
 
 
+def hidden_and_head(
+    config: ModelConfig, params: Params, tokens: jax.Array, positions: jax.Array | None, segments: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Final hidden states `[batch, seq, d_model]` and the head `[d_model, vocab]`: `Transformer` with its types."""
+    output: Any = Transformer(config).apply({"params": params}, tokens, positions, segments)
+    return output
+
+
 def apply(
     config: ModelConfig,
     params: Params,
@@ -149,7 +158,7 @@ def apply(
     segments: jax.Array | None = None,
 ) -> jax.Array:
     """Logits `[batch, seq, vocab]` float32 of tokens `[batch, seq]` int32."""
-    hidden, head = Transformer(config).apply({"params": params}, tokens, positions, segments)
+    hidden, head = hidden_and_head(config, params, tokens, positions, segments)
     return contract(hidden.astype(jnp.float32), head.astype(jnp.float32))
 
 
@@ -171,7 +180,7 @@ def loss(
     if segments is not None:
         score = score * (segments[:, :-1] == segments[:, 1:])
         segments = segments[:, :-1]
-    hidden, head = Transformer(config).apply({"params": params}, inputs, None, segments)
+    hidden, head = hidden_and_head(config, params, inputs, None, segments)
     return cross_entropy(hidden, head, targets, score)
 
 

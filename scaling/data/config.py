@@ -53,7 +53,7 @@ class DataConfig:
     packing: Literal["concatenate", "segments"] = "concatenate"  # windows over one stream of documents; "segments"
     # also gives the document of every token, so that attention can stay within a document
     loss_mask: Literal["none", "completion"] = "none"  # "completion": tokens of `prompt_field` carry no loss
-    heldout_fraction: float = 0.02  # of the documents
+    heldout_fraction: float = 0.05  # of the documents
     cache_dir: str | None = None  # None: $XDG_CACHE_HOME/isoflop, or ~/.cache/isoflop
     seed: int = 0  # of the order of the training windows
 

@@ -39,6 +39,7 @@ EMBEDDED_DISTRIBUTIONS = (
 _NOT_SOURCES = frozenset(("site-packages", "dist-packages", "test", "tests", "idle_test", "_test", "_tests"))
 # _sysconfigdata holds the paths and compiler of the machine that built this interpreter.
 _NOT_SOURCE = re.compile(r"(test_.*|.*_test|conftest|_sysconfigdata.*)\.py$")
+_LARGEST_SOURCE = 100_000  # bytes; beyond are tables and generated text, one of which would be a tenth of a held-out set
 _PIECE_CHARACTERS = 16_384  # the length of the documents that a single text file is cut into
 
 
@@ -140,7 +141,7 @@ def open_corpus(source: Source) -> Corpus:
 
 
 def embedded_files() -> list[File]:
-    """Sources of the standard library and of EMBEDDED_DISTRIBUTIONS, without tests, sorted by relative name.
+    """Sources of the standard library and of EMBEDDED_DISTRIBUTIONS, sorted by relative name; no tests, no huge files.
 
     Found through the interpreter's and the distributions' own metadata; nothing is imported.
     """
@@ -150,7 +151,8 @@ def embedded_files() -> list[File]:
     for distribution in EMBEDDED_DISTRIBUTIONS:
         for name, path in _distribution_sources(distribution):
             files.append(File(f"{distribution}/{name}", path, *_stat(path)))
-    return sorted((file for file in files if _is_source(file.name)), key=lambda file: file.name)
+    kept = (file for file in files if _is_source(file.name) and file.size <= _LARGEST_SOURCE)
+    return sorted(kept, key=lambda file: file.name)
 
 
 def is_heldout(sha256: bytes, fraction: float) -> bool:

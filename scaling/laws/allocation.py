@@ -50,8 +50,16 @@ class Plan:
     __repr__ = summary
 
 
-def plan(fit: Fit, flops: float | None = None, *, loss: float | None = None, inference_tokens: float = 0.0,
-         interval: float = 0.9, cost: Callable | None = None, **at) -> Plan:
+def plan(
+    fit: Fit,
+    flops: float | None = None,
+    *,
+    loss: float | None = None,
+    inference_tokens: float = 0.0,
+    interval: float = 0.9,
+    cost: Callable | None = None,
+    **at,
+) -> Plan:
     """The compute-optimal run for `flops`, or the cheapest one that reaches `loss`.
 
     inference_tokens: tokens the model will serve; flops then is the budget of training and serving.
@@ -75,14 +83,28 @@ def plan(fit: Fit, flops: float | None = None, *, loss: float | None = None, inf
     if loss is not None:
         budget = float(problem.cheapest(fit.z[None], loss)[0])
         if not np.isfinite(budget):
-            raise ConfigError("loss", f"{loss} is below what {law.name} can reach",
-                              f"it levels off at {problem.floor():.4g}")
+            raise ConfigError(
+                "loss", f"{loss} is below what {law.name} can reach", f"it levels off at {problem.floor():.4g}"
+            )
     params, tokens, best = (float(a[0]) for a in problem.best(fit.z[None], np.array([budget])))
     intervals = _intervals(fit, problem, budget, loss, interval, params, tokens, at)
-    formula = "given function" if cost else "6 params tokens" + (
-        f" + 2 params x {inference_tokens:.4g} inference tokens" if inference_tokens else "")
-    return Plan(params, tokens, best, budget, float(inference_tokens), tokens / params, intervals, interval,
-                formula, fit.certificate.warnings)
+    formula = (
+        "given function"
+        if cost
+        else "6 params tokens" + (f" + 2 params x {inference_tokens:.4g} inference tokens" if inference_tokens else "")
+    )
+    return Plan(
+        params,
+        tokens,
+        best,
+        budget,
+        float(inference_tokens),
+        tokens / params,
+        intervals,
+        interval,
+        formula,
+        fit.certificate.warnings,
+    )
 
 
 def _intervals(fit, problem, flops, loss, level, params, tokens, at) -> Values:
@@ -165,6 +187,7 @@ class _Problem:
 
         Bracketed false position (Illinois) in ln C on ln of the loss: a power law is nearly straight there.
         """
+
         def gap(log_flops):
             return np.log(self.best(z, np.exp(log_flops))[2]) - np.log(loss)
 

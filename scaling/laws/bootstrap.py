@@ -20,8 +20,8 @@ from scaling.laws.start_grid import StartGrid
 
 KINDS = ("row", "cluster", "stratified", "wild", "parametric")
 BLOCK = 256
-ITERATIONS, TOLERANCE = 100, 1e-12      # a resample's optimum is needed to well below its own spread, no further
-CHECKED = 256      # resamples solved from two starts, to see whether the second is ever needed
+ITERATIONS, TOLERANCE = 100, 1e-12  # a resample's optimum is needed to well below its own spread, no further
+CHECKED = 256  # resamples solved from two starts, to see whether the second is ever needed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +54,18 @@ def resample_weights(n: int, size: int, rng, clusters=None, strata=None) -> np.n
     return rng.multinomial(n, np.full(n, 1 / n), size=size).astype(float)
 
 
-def bootstrap(estimator: Estimator, z: np.ndarray, size: int, seed: int = 0, kind: str = "row", clusters=None,
-              strata=None, grid: StartGrid | None = None, checked: int = CHECKED,
-              iterations: int = ITERATIONS) -> Draws:
+def bootstrap(
+    estimator: Estimator,
+    z: np.ndarray,
+    size: int,
+    seed: int = 0,
+    kind: str = "row",
+    clusters=None,
+    strata=None,
+    grid: StartGrid | None = None,
+    checked: int = CHECKED,
+    iterations: int = ITERATIONS,
+) -> Draws:
     """`size` resampled optima of `estimator` around its optimum z [K]; the same seed gives the same draws.
 
     checked: how many are also started from z, to see whether their best grid cell suffices; one failure and all are.
@@ -73,8 +82,13 @@ def bootstrap(estimator: Estimator, z: np.ndarray, size: int, seed: int = 0, kin
         targets = _targets(estimator, z, size, rng, kind, clusters)
         solved, _ = _blocks(lambda rows: _solve_targets(estimator, z, targets[rows]), size)
         return Draws(solved, kind, seed)
-    counts = resample_weights(len(estimator.measured), size, rng, clusters if kind == "cluster" else None,
-                              strata if kind == "stratified" else None)
+    counts = resample_weights(
+        len(estimator.measured),
+        size,
+        rng,
+        clusters if kind == "cluster" else None,
+        strata if kind == "stratified" else None,
+    )
     return _weighted(estimator, z, counts * estimator.weights, kind, seed, grid, checked, iterations)
 
 

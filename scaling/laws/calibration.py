@@ -20,8 +20,8 @@ from scaling.laws.start_grid import optimum
 
 ORIGINS = 6
 RESAMPLES = 48
-QUICK = 40        # iterations of a resample here: only the spread of the draws is used
-DEGREES = 5.0     # of the t distribution that scores are compared with: residuals have heavier tails than a normal's
+QUICK = 40  # iterations of a resample here: only the spread of the draws is used
+DEGREES = 5.0  # of the t distribution that scores are compared with: residuals have heavier tails than a normal's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +82,15 @@ def origins(axis: np.ndarray, parameters: int, count: int = ORIGINS) -> list[flo
     return [possible[i] for i in np.unique(wanted)]
 
 
-def calibrate(estimator: Estimator, axis_name: str, axis: np.ndarray, clusters=None, seed: int = 0,
-              count: int = ORIGINS, resamples: int = RESAMPLES) -> Calibration:
+def calibrate(
+    estimator: Estimator,
+    axis_name: str,
+    axis: np.ndarray,
+    clusters=None,
+    seed: int = 0,
+    count: int = ORIGINS,
+    resamples: int = RESAMPLES,
+) -> Calibration:
     """Standardised errors of the law's own extrapolations inside the table."""
     parameters = int(estimator.free.sum())
     scores, reach, used = [], [], 0

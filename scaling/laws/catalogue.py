@@ -3,10 +3,55 @@
 from __future__ import annotations
 
 from models.errors import ConfigError, nearest
+from scaling.laws import (
+    annealing,
+    broken,
+    coverage,
+    critical_batch,
+    data_constrained,
+    data_filtering,
+    deepseek,
+    densing,
+    difficulty,
+    downstream,
+    farseer,
+    gemstones,
+    general,
+    generative_verifier,
+    hestness,
+    imperfect_verifier,
+    kaplan,
+    kinetics,
+    knowledge_capacity,
+    mixtures,
+    moe,
+    observational,
+    overtraining,
+    parscale,
+    pass_until,
+    power,
+    precision,
+    retrieval,
+    rl_compute,
+    saturation,
+    sparse,
+    speculative,
+    step_law,
+)
 from scaling.laws.chinchilla import CHINCHILLA
 from scaling.laws.law import Law
 
-CATALOGUE: tuple[Law, ...] = (CHINCHILLA,)
+CATALOGUE: tuple[Law, ...] = (
+    CHINCHILLA, *general.LAWS, *kaplan.LAWS, *hestness.LAWS, *critical_batch.LAWS, *overtraining.LAWS,
+    *gemstones.LAWS, *farseer.LAWS, *data_constrained.LAWS, *data_filtering.LAWS, *mixtures.LAWS, *moe.LAWS,
+    *sparse.LAWS, *precision.LAWS, *parscale.LAWS, *broken.LAWS, *annealing.LAWS, *power.LAWS, *step_law.LAWS,
+    *deepseek.LAWS,
+    # scores on tasks
+    *downstream.LAWS, *observational.LAWS, *pass_until.LAWS, *difficulty.LAWS, *knowledge_capacity.LAWS, *densing.LAWS,
+    # compute spent at inference
+    *coverage.LAWS, *imperfect_verifier.LAWS, *generative_verifier.LAWS, *saturation.LAWS, *retrieval.LAWS,
+    *speculative.LAWS, *kinetics.LAWS, *rl_compute.LAWS,
+)
 
 
 def by_name(name: str) -> Law:

@@ -12,11 +12,11 @@ from scipy.optimize import lsq_linear
 from scaling.laws.estimator import Estimator, Solution
 from scaling.laws.objectives import LAD_SCALE
 
-AGREEMENT = 1e-6             # relative objective within which two starts found the same optimum
-POINTS_PER_PARAMETER = 2.0   # distinct rows per parameter below which no interval is given
-FLAT = 1e-9                  # eigenvalue of the unit-diagonal information below which a direction is flat
-NOTHING = 1e-8               # residual that counts as an exact fit: rounding decides what remains
-VANISHED = 1e-6              # share of the prediction below which a term is absent
+AGREEMENT = 1e-6  # relative objective within which two starts found the same optimum
+POINTS_PER_PARAMETER = 2.0  # distinct rows per parameter below which no interval is given
+FLAT = 1e-9  # eigenvalue of the unit-diagonal information below which a direction is flat
+NOTHING = 1e-8  # residual that counts as an exact fit: rounding decides what remains
+VANISHED = 1e-6  # share of the prediction below which a term is absent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +57,10 @@ class Certificate:
     def no_interval(self) -> str:
         """Why no interval is given; empty when there is one."""
         if self.points_per_parameter < POINTS_PER_PARAMETER:
-            return (f"{self.distinct_points} distinct points for {self.parameters} parameters: "
-                    f"at least {int(np.ceil(POINTS_PER_PARAMETER * self.parameters))} are needed")
+            return (
+                f"{self.distinct_points} distinct points for {self.parameters} parameters: "
+                f"at least {int(np.ceil(POINTS_PER_PARAMETER * self.parameters))} are needed"
+            )
         return f"not identified: {', '.join(self.not_identified)}" if self.not_identified else ""
 
     @property
@@ -91,7 +93,7 @@ def certify(estimator: Estimator, search: Solution, rows: list[str], notes=()) -
     z, value = search.z[best], float(search.value[best])
     floor = AGREEMENT * value + NOTHING**2 * estimator.weights.sum()
     if estimator.objective.kind == "lad":
-        floor = 1e-4 * value        # the starts stop short of the corner that the linear programme finds for the best
+        floor = 1e-4 * value  # the starts stop short of the corner that the linear programme finds for the best
     jacobian = estimator.jacobian(z)
     residual = estimator.residuals(z)
     at_bound = _active_bounds(estimator, z, jacobian)
@@ -101,13 +103,21 @@ def certify(estimator: Estimator, search: Solution, rows: list[str], notes=()) -
     spread = robust_scale(residual)
     far = np.flatnonzero(np.abs(residual - np.median(residual)) > max(10 * spread, 1e-6))
     return Certificate(
-        objective=value, gradient_norm=_gradient_norm(estimator, search, best, at_bound), condition=condition,
-        starts=len(search.value), agreed=float(np.mean(search.value <= value + floor)), points=n,
-        distinct_points=n - duplicates, parameters=int(estimator.free.sum()),
-        active_bounds=tuple(at_bound), not_identified=tuple(flat),
-        outliers=tuple(rows[i] for i in far[np.argsort(-np.abs(residual[far]))]), duplicates=duplicates,
+        objective=value,
+        gradient_norm=_gradient_norm(estimator, search, best, at_bound),
+        condition=condition,
+        starts=len(search.value),
+        agreed=float(np.mean(search.value <= value + floor)),
+        points=n,
+        distinct_points=n - duplicates,
+        parameters=int(estimator.free.sum()),
+        active_bounds=tuple(at_bound),
+        not_identified=tuple(flat),
+        outliers=tuple(rows[i] for i in far[np.argsort(-np.abs(residual[far]))]),
+        duplicates=duplicates,
         ties=int(np.sum(np.abs(residual) < 2 * LAD_SCALE)) if estimator.objective.kind == "lad" else 0,
-        notes=tuple(notes))
+        notes=tuple(notes),
+    )
 
 
 def robust_scale(residual) -> float:
@@ -188,8 +198,11 @@ def _orphans(estimator, z) -> list[str]:
     law = estimator.law
     size = np.abs(estimator.predict(z[None])[0]) + 1e-300
     jacobian = estimator.jacobian(z)
-    return [name for k, name in enumerate(law.parameters) if estimator.free[k] and name in law.nonlinear
-            and np.max(np.abs(jacobian[k]) / size) < VANISHED]
+    return [
+        name
+        for k, name in enumerate(law.parameters)
+        if estimator.free[k] and name in law.nonlinear and np.max(np.abs(jacobian[k]) / size) < VANISHED
+    ]
 
 
 def _loose(estimator, z, columns, used) -> list[str]:
@@ -204,6 +217,14 @@ def _loose(estimator, z, columns, used) -> list[str]:
     error = noise * np.sqrt(np.maximum(np.diag(inverse), 0.0))
     typical = float(np.median(np.abs(estimator.predict(z[None])[0])))
     width = estimator.coordinates.high - estimator.coordinates.low
-    limit = [1.0 if estimator.coordinates.sign[k] else 0.25 * width[k] if np.isfinite(width[k]) else
-             0.5 * typical if estimator.law.parameters[k] in estimator.law.linear else np.inf for k in used]
+    limit = [
+        1.0
+        if estimator.coordinates.sign[k]
+        else 0.25 * width[k]
+        if np.isfinite(width[k])
+        else 0.5 * typical
+        if estimator.law.parameters[k] in estimator.law.linear
+        else np.inf
+        for k in used
+    ]
     return [estimator.law.parameters[k] for k, e, m in zip(used, error, limit, strict=True) if e > m]

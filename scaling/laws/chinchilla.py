@@ -29,11 +29,14 @@ def optimal_params(p, flops):
 
 CHINCHILLA = Law(
     name="chinchilla",
-    formula="L = E + A / N**alpha + B / D**beta",           # nats/token
-    inputs=("params", "tokens"), output="loss",
+    formula="L = E + A / N**alpha + B / D**beta",  # nats/token
+    inputs=("params", "tokens"),
+    output="loss",
     predict=lambda p, x: p.E + p.A * x.params**-p.alpha + p.B * x.tokens**-p.beta,
-    linear=("A", "B", "E"), exponents=("alpha", "beta"),
+    linear=("A", "B", "E"),
+    exponents=("alpha", "beta"),
     bounds=dict(A=(0, None), B=(0, None), E=(0, None), alpha=(0, 2), beta=(0, 2)),
     derived=dict(a=compute_exponent, b=token_exponent),
     units=dict(params="parameters", tokens="tokens", loss="nats/token"),
-    source="Hoffmann et al. 2022, approach 3 (arXiv:2203.15556)")
+    source="Hoffmann et al. 2022, approach 3 (arXiv:2203.15556)",
+)

@@ -31,8 +31,8 @@ class Taylor:
 
     def __init__(self, value, gradient=None, hessian=None, order=2):
         self.value, self.order = value, order
-        self.gradient = gradient or {}           # parameter index -> array
-        self.hessian = hessian or {}             # (i, j) with i <= j -> array
+        self.gradient = gradient or {}  # parameter index -> array
+        self.hessian = hessian or {}  # (i, j) with i <= j -> array
 
     def _chain(self, value, first=None, second=None):
         """phi(self), given phi, phi' and phi'' at self.value; second may be None when phi'' is zero."""
@@ -128,16 +128,18 @@ def _multiply(a, b):
         return a._chain(a.value * b, b)
     if a.order == 0:
         return Taylor(a.value * b.value, order=0)
-    gradient = _merge({i: _scaled(g, b.value) for i, g in a.gradient.items()},
-                      {i: _scaled(g, a.value) for i, g in b.gradient.items()})
+    gradient = _merge(
+        {i: _scaled(g, b.value) for i, g in a.gradient.items()}, {i: _scaled(g, a.value) for i, g in b.gradient.items()}
+    )
     hessian = {}
     if a.order == 2:
-        hessian = _merge({ij: h * b.value for ij, h in a.hessian.items()},
-                         {ij: h * a.value for ij, h in b.hessian.items()})
+        hessian = _merge(
+            {ij: h * b.value for ij, h in a.hessian.items()}, {ij: h * a.value for ij, h in b.hessian.items()}
+        )
         for i, ga in a.gradient.items():
             for j, gb in b.gradient.items():
                 term = _scaled(ga, gb)
-                if i == j:                       # d2(ab)/di2 holds 2 a_i b_i
+                if i == j:  # d2(ab)/di2 holds 2 a_i b_i
                     term = 2.0 * term
                 key = (i, j) if i <= j else (j, i)
                 hessian[key] = hessian[key] + term if key in hessian else term
@@ -212,14 +214,28 @@ def _where(condition, a, b):
 
 
 _RULES: dict[np.ufunc, Callable] = {
-    np.add: _add, np.subtract: lambda a, b: _add(a, _negative(b)), np.multiply: _multiply, np.divide: _divide,
-    np.power: _power, np.float_power: _power, np.negative: _negative, np.exp: _exp, np.log: _log, np.tanh: _tanh,
-    np.expm1: _expm1, np.log1p: _log1p, np.square: lambda a: _multiply(a, a), np.sqrt: lambda a: _power(a, 0.5),
-    np.reciprocal: _reciprocal, special.expit: _expit,
+    np.add: _add,
+    np.subtract: lambda a, b: _add(a, _negative(b)),
+    np.multiply: _multiply,
+    np.divide: _divide,
+    np.power: _power,
+    np.float_power: _power,
+    np.negative: _negative,
+    np.exp: _exp,
+    np.log: _log,
+    np.tanh: _tanh,
+    np.expm1: _expm1,
+    np.log1p: _log1p,
+    np.square: lambda a: _multiply(a, a),
+    np.sqrt: lambda a: _power(a, 0.5),
+    np.reciprocal: _reciprocal,
+    special.expit: _expit,
     np.maximum: lambda a, b: _where(value_of(a) >= value_of(b), a, b),
     np.minimum: lambda a, b: _where(value_of(a) <= value_of(b), a, b),
-    np.greater: lambda a, b: value_of(a) > value_of(b), np.less: lambda a, b: value_of(a) < value_of(b),
-    np.greater_equal: lambda a, b: value_of(a) >= value_of(b), np.less_equal: lambda a, b: value_of(a) <= value_of(b),
+    np.greater: lambda a, b: value_of(a) > value_of(b),
+    np.less: lambda a, b: value_of(a) < value_of(b),
+    np.greater_equal: lambda a, b: value_of(a) >= value_of(b),
+    np.less_equal: lambda a, b: value_of(a) <= value_of(b),
 }
 
 

@@ -23,10 +23,12 @@ def fit_html(fit: Fit) -> str:
         band = f"{low:.6g} to {high:.6g}" if np.isfinite(low) else "no interval"
         rows.append(f"<tr><td>{escape(name)}</td><td>{value:.8g}</td><td>{band}</td></tr>")
     c = fit.certificate
-    return (f"<div><b>{escape(fit.law.name)}</b> <code>{escape(fit.law.formula)}</code>{flags}"
-            f"<table><tr><th></th><th>value</th><th>95 %</th></tr>{''.join(rows)}</table>"
-            f"<small>{c.points} rows, objective {c.objective:.10g}, {c.agreed:.0%} of {c.starts} starts agreed, "
-            f"gradient {c.gradient_norm:.1e}</small></div>")
+    return (
+        f"<div><b>{escape(fit.law.name)}</b> <code>{escape(fit.law.formula)}</code>{flags}"
+        f"<table><tr><th></th><th>value</th><th>95 %</th></tr>{''.join(rows)}</table>"
+        f"<small>{c.points} rows, objective {c.objective:.10g}, {c.agreed:.0%} of {c.starts} starts agreed, "
+        f"gradient {c.gradient_norm:.1e}</small></div>"
+    )
 
 
 def plot_fit(fit: Fit, kind: str, ax=None):
@@ -37,6 +39,7 @@ def plot_fit(fit: Fit, kind: str, ax=None):
         hint = f"use {near!r}" if near else f"use one of {', '.join(kinds)}"
         raise ConfigError("plot", f"{kind!r} is not known", hint)
     import matplotlib.pyplot as plt
+
     if ax is None:
         _, ax = plt.subplots(figsize=(5, 4), layout="constrained")
     kinds[kind](fit, ax)

@@ -31,7 +31,6 @@ ROUND = 25
 SHRINK, WIDEST, STAGE_TOLERANCE = 0.25, 0.03, 1e-9
 
 
-
 def _rows(array, rows):
     """Rows of what differs per start ([S, n]); what is shared ([n], None) as it is."""
     return array if array is None or np.ndim(array) == 1 else array[rows]
@@ -99,9 +98,13 @@ class Estimator:
 
     def take(self, rows) -> Estimator:
         """The same estimator on a subset of the rows."""
-        return dataclasses.replace(self, inputs={k: v[rows] for k, v in self.inputs.items()},
-                                   measured=self.measured[rows], weights=self.weights[rows],
-                                   trials=None if self.trials is None else self.trials[rows])
+        return dataclasses.replace(
+            self,
+            inputs={k: v[rows] for k, v in self.inputs.items()},
+            measured=self.measured[rows],
+            weights=self.weights[rows],
+            trials=None if self.trials is None else self.trials[rows],
+        )
 
     def value(self, z, weights=None, target=None):
         """Objective [S] at coordinates z [S, K]; weights [n] or [S, n]."""
@@ -149,18 +152,19 @@ class Estimator:
         with np.errstate(all="ignore"):
             f = self.law.evaluate(params, self.inputs, order=2)
             loss, slope, curvature, positive = objective.terms(
-                f.value, self.target if target is None else target, self.trials)
+                f.value, self.target if target is None else target, self.trials
+            )
             value = np.matmul(np.broadcast_to(loss, (starts, n)), w) if w.ndim == 1 else np.einsum("sn,sn->s", loss, w)
             jacobian = np.empty((starts, self.size, n))
             for k in range(self.size):
                 jacobian[:, k] = f.gradient.get(k, 0.0)
             k, slope = self.size, slope * w
-            stacked = np.empty((starts, 2 * k + 1, n))            # one product gives both Hessians and the gradient
+            stacked = np.empty((starts, 2 * k + 1, n))  # one product gives both Hessians and the gradient
             np.multiply(jacobian, (curvature * w)[:, None], out=stacked[:, :k])
-            np.multiply(jacobian, (positive * w)[:, None], out=stacked[:, k:2 * k])
+            np.multiply(jacobian, (positive * w)[:, None], out=stacked[:, k : 2 * k])
             stacked[:, 2 * k] = slope
             product = np.matmul(stacked, jacobian.transpose(0, 2, 1))
-            hessian, information, gradient = product[:, :k], product[:, k:2 * k], product[:, 2 * k]
+            hessian, information, gradient = product[:, :k], product[:, k : 2 * k], product[:, 2 * k]
             for (i, j), second in f.hessian.items():
                 term = np.einsum("sn,sn->s", np.broadcast_to(second, (starts, n)), slope)
                 hessian[:, i, j] += term
@@ -184,17 +188,25 @@ class Estimator:
         """
         z = np.clip(np.array(z0, float), self.coordinates.low, self.coordinates.high)
         starts, k = z.shape
-        out = Solution(z, np.full(starts, np.inf), np.zeros((starts, k)), np.zeros((starts, k, k)),
-                       np.zeros((starts, k, k)), np.zeros(starts, bool), np.full(starts, 3e-2),
-                       self._first_scale(z, target))
+        out = Solution(
+            z,
+            np.full(starts, np.inf),
+            np.zeros((starts, k)),
+            np.zeros((starts, k, k)),
+            np.zeros((starts, k, k)),
+            np.zeros(starts, bool),
+            np.full(starts, 3e-2),
+            self._first_scale(z, target),
+        )
         chunk = max(1, CHUNK_ELEMENTS // len(self.measured))
         pending = np.arange(starts)
         # in rounds, so that the slow starts of all chunks end up in chunks of their own
         for first in range(0, iterations, ROUND):
             for i in range(0, len(pending), chunk):
-                rows = pending[i:i + chunk]
-                part = self._solve_chunk(out.take(rows), _rows(weights, rows), _rows(target, rows),
-                                         min(ROUND, iterations - first), tolerance)
+                rows = pending[i : i + chunk]
+                part = self._solve_chunk(
+                    out.take(rows), _rows(weights, rows), _rows(target, rows), min(ROUND, iterations - first), tolerance
+                )
                 out.put(rows, part)
             pending = pending[~out.converged[pending] & np.isfinite(out.value[pending])]
             if not len(pending):
@@ -275,6 +287,7 @@ class Estimator:
         """
         from scipy import sparse
         from scipy.optimize import linprog
+
         n, free, radius = len(self.measured), np.flatnonzero(self.free), 0.1
         value = np.sum(self.weights * np.abs(self.residuals(z)))
         ones = sparse.identity(n)
@@ -289,11 +302,12 @@ class Estimator:
                 np.concatenate([np.zeros(len(free)), self.weights]),
                 A_ub=sparse.vstack([sparse.hstack([sign * slopes / unit, -ones]) for sign in (1, -1)]).tocsr(),
                 b_ub=np.concatenate([residual, -residual]) / unit,
-                bounds=[*zip(low, high, strict=True), *[(0, None)] * n])
+                bounds=[*zip(low, high, strict=True), *[(0, None)] * n],
+            )
             if programme.x is None:
                 break
             trial = z.copy()
-            trial[free] += programme.x[:len(free)]
+            trial[free] += programme.x[: len(free)]
             trial = self._interpolate(trial, free)
             fresh = np.sum(self.weights * np.abs(self.residuals(trial)))
             promised = value - programme.fun * unit
@@ -306,7 +320,7 @@ class Estimator:
 
     def _interpolate(self, z, free):
         """Move z [K] so that the rows it all but meets are met exactly, when they are as many as parameters."""
-        corner = np.argsort(np.abs(self.residuals(z)))[:len(free)]
+        corner = np.argsort(np.abs(self.residuals(z)))[: len(free)]
         start = z
         for _ in range(4):
             slopes = (self.jacobian(z) * self.residual_slope(z))[np.ix_(free, corner)].T
@@ -387,7 +401,7 @@ def cholesky_step(matrix, gradient, blocked):
         scale = np.where(free, np.sqrt(np.abs(np.einsum("skk->sk", matrix))), 1.0)
         scale = np.where((scale > 0) & np.isfinite(scale), scale, 1.0)
         scaled = matrix / (scale[:, :, None] * scale[:, None, :]) * (free[:, :, None] & free[:, None, :])
-        rows = np.empty((size, size + 1, len(gradient)))        # the right-hand side rides along as one more column
+        rows = np.empty((size, size + 1, len(gradient)))  # the right-hand side rides along as one more column
         rows[:, :size] = scaled.transpose(1, 2, 0)
         rows[:, size] = np.where(free, -gradient / scale, 0.0).T
         index = np.arange(size)
@@ -396,11 +410,11 @@ def cholesky_step(matrix, gradient, blocked):
         for k in range(size):
             pivots[k] = np.where(rows[k, k] > 1e-13, rows[k, k], 1.0)
             if k + 1 < size:
-                rows[k + 1:, k + 1:] -= (rows[k + 1:, k] / pivots[k])[:, None] * rows[k, k + 1:]
+                rows[k + 1 :, k + 1 :] -= (rows[k + 1 :, k] / pivots[k])[:, None] * rows[k, k + 1 :]
         definite = (rows[index, index] > 1e-13).all(0)
         rhs = rows[:, size]
         for k in reversed(range(size)):
-            rhs[k] = (rhs[k] - np.sum(rows[k, k + 1:size] * rhs[k + 1:], axis=0)) / pivots[k]
+            rhs[k] = (rhs[k] - np.sum(rows[k, k + 1 : size] * rhs[k + 1 :], axis=0)) / pivots[k]
         step = np.where(blocked, 0.0, rhs.T / scale)
     decrease = -0.5 * np.einsum("sk,sk->s", gradient, step)
     return np.where(np.isfinite(step), step, 0.0), np.where(np.isfinite(decrease), decrease, 0.0), definite

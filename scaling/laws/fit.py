@@ -67,7 +67,7 @@ class Fit:
     certificate: Certificate
     objective: Objective
     table: Table
-    z: np.ndarray                        # [K] coordinates of params
+    z: np.ndarray  # [K] coordinates of params
     draws: Draws | None = None
     seed: int = 0
     fixed: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -144,9 +144,12 @@ class Fit:
         e, n, k = self.estimator, len(self.table.measured), int(self.estimator.free.sum())
         jacobian = e.jacobian(self.z)[e.free] * e.residual_slope(self.z)
         residual = self.residuals
-        psi = np.clip(residual, -self.objective.scale, self.objective.scale) if self.objective.kind in (
-            "huber", "lad") else residual
-        width = max(self.objective.scale, robust_scale(residual) * n ** -0.2, 1e-300)
+        psi = (
+            np.clip(residual, -self.objective.scale, self.objective.scale)
+            if self.objective.kind in ("huber", "lad")
+            else residual
+        )
+        width = max(self.objective.scale, robust_scale(residual) * n**-0.2, 1e-300)
         curvature = 1.0
         if self.objective.kind in ("huber", "lad"):
             curvature = np.mean(np.abs(residual) < width) * self.objective.scale / width
@@ -218,15 +221,19 @@ class Fit:
         """A short report: parameters with intervals, derived quantities, fit quality, and every flag."""
         intervals, lines = self.interval(level), [f"{self.law.name}: {self.law.formula}"]
         kind = f"{self.draws.kind} bootstrap x {len(self.draws.z)}" if self.draws else "asymptotic"
-        lines.append(f"{self.certificate.points} rows, {self.objective.kind} objective in {self.objective.space} space "
-                     f"= {self.certificate.objective:.12g}; intervals {level:.0%}, {kind}")
+        lines.append(
+            f"{self.certificate.points} rows, {self.objective.kind} objective in {self.objective.space} space "
+            f"= {self.certificate.objective:.12g}; intervals {level:.0%}, {kind}"
+        )
         for name, value in {**self.params, **self.derived}.items():
             low, high = intervals[name]
             band = f"[{low:.6g}, {high:.6g}]" if np.isfinite(low) else "no interval"
             lines.append(f"  {name:<10} {value:<14.8g} {band}{self._note(name)}")
-        lines.append(f"residual scale {robust_scale(self.residuals):.3g}; {self.certificate.agreed:.0%} of "
-                     f"{self.certificate.starts} starts agreed; gradient {self.certificate.gradient_norm:.1e}; "
-                     f"condition {self.certificate.condition:.2g}")
+        lines.append(
+            f"residual scale {robust_scale(self.residuals):.3g}; {self.certificate.agreed:.0%} of "
+            f"{self.certificate.starts} starts agreed; gradient {self.certificate.gradient_norm:.1e}; "
+            f"condition {self.certificate.condition:.2g}"
+        )
         lines += [f"! {warning}" for warning in self.certificate.warnings]
         return "\n".join(lines)
 
@@ -242,16 +249,19 @@ class Fit:
 
     def _repr_html_(self) -> str:
         from scaling.laws.display import fit_html
+
         return fit_html(self)
 
     def plot(self, kind: str = "predicted", ax=None):
         """A matplotlib Axes: "predicted" against measured, "residuals", "isoflop", "contour" or "profile"."""
         from scaling.laws.display import plot_fit
+
         return plot_fit(self, kind, ax)
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The fit as JSON in full precision (data, parameters, draws, calibration); written to `path` when given."""
         from scaling.laws.serialize import fit_to_json
+
         text = fit_to_json(self)
         if path is not None:
             Path(path).write_text(text)
@@ -261,13 +271,15 @@ class Fit:
     def from_json(source: str | Path, law: Law | None = None) -> Fit:
         """The fit that `to_json` wrote: a path or the JSON text; pass `law` when it is not one of the catalogue."""
         from scaling.laws.serialize import fit_from_json
+
         return fit_from_json(source, law)
 
 
 def missing_input(name: str, law: Law, given) -> NoReturn:
     """Raise the error for an input that predict() was not given."""
-    raise ConfigError(f"predict({', '.join(given)})", f"the law {law.name} needs {name!r}",
-                      f"give {', '.join(law.inputs)}")
+    raise ConfigError(
+        f"predict({', '.join(given)})", f"the law {law.name} needs {name!r}", f"give {', '.join(law.inputs)}"
+    )
 
 
 def _bca_tails(draws, point, left_out, level) -> tuple[float, float]:
@@ -281,8 +293,17 @@ def _bca_tails(draws, point, left_out, level) -> tuple[float, float]:
     return float(tails[0]), float(tails[1])
 
 
-def read_table(law: Law, runs, columns=None, cluster=None, weights=None, trials=None, strata=None,
-               space: str = "log", counts: bool = False) -> Table:
+def read_table(
+    law: Law,
+    runs,
+    columns=None,
+    cluster=None,
+    weights=None,
+    trials=None,
+    strata=None,
+    space: str = "log",
+    counts: bool = False,
+) -> Table:
     """The law's columns of `runs` as checked arrays; see `fit` for the arguments."""
     extra = [c for c in (cluster, weights, trials, strata) if isinstance(c, str)]
     table = as_table(runs, columns, {*law.inputs, law.output, *extra})
@@ -294,30 +315,68 @@ def read_table(law: Law, runs, columns=None, cluster=None, weights=None, trials=
     sized = {"params", "tokens", "flops", "params_nonembed", "params_active", "unique_tokens"}
     inputs = {name: numbers(table, name, positive=name in sized) for name in law.inputs}
     measured = numbers(table, law.output, positive=space == "log" and not counts)
-    check_units({**inputs, **({"flops": table["flops"].to_numpy(float)} if "flops" in table.columns
-                              and "derived" not in table.attrs else {})})
+    check_units(
+        {
+            **inputs,
+            **(
+                {"flops": table["flops"].to_numpy(float)}
+                if "flops" in table.columns and "derived" not in table.attrs
+                else {}
+            ),
+        }
+    )
     if space == "logit" or counts:
         edge = (measured <= 0) | (measured >= 1)
         bad = np.flatnonzero(edge & ~((measured == 0) | (measured == 1)) if counts else edge)
         if len(bad):
-            raise ConfigError(row_name(table, int(bad[0])), f"{law.output} is {measured[bad[0]]}",
-                              "give a fraction between 0 and 1")
-    w = np.ones(len(table)) if weights is None else (
-        numbers(table, weights, positive=True) if isinstance(weights, str) else np.asarray(weights, float))
+            raise ConfigError(
+                row_name(table, int(bad[0])), f"{law.output} is {measured[bad[0]]}", "give a fraction between 0 and 1"
+            )
+    w = (
+        np.ones(len(table))
+        if weights is None
+        else (numbers(table, weights, positive=True) if isinstance(weights, str) else np.asarray(weights, float))
+    )
     if len(w) != len(table) or not np.all(w > 0):
-        raise ConfigError("weights", f"{len(w)} weights for {len(table)} rows, all must be positive",
-                          "give inverse variances, one per row")
-    axis_name, axis = calibration.choose_axis({**inputs, **({"flops": table["flops"].to_numpy(float)}
-                                                            if "flops" in table.columns else {})})
-    return Table(inputs, measured, w, numbers(table, trials, positive=True) if trials else None,
-                 None if cluster is None else codes(table[cluster]), None if strata is None else codes(table[strata]),
-                 axis_name, axis, row_names(table))
+        raise ConfigError(
+            "weights",
+            f"{len(w)} weights for {len(table)} rows, all must be positive",
+            "give inverse variances, one per row",
+        )
+    axis_name, axis = calibration.choose_axis(
+        {**inputs, **({"flops": table["flops"].to_numpy(float)} if "flops" in table.columns else {})}
+    )
+    return Table(
+        inputs,
+        measured,
+        w,
+        numbers(table, trials, positive=True) if trials else None,
+        None if cluster is None else codes(table[cluster]),
+        None if strata is None else codes(table[strata]),
+        axis_name,
+        axis,
+        row_names(table),
+    )
 
 
-def fit(law: Law | str, runs, *, columns: Mapping[str, str] | None = None, cluster: str | None = None, weights=None,
-        trials: str | None = None, strata: str | None = None, objective: str | None = None,
-        delta: float | str | None = None, space: str | None = None, fixed: Mapping[str, float] | None = None,
-        bootstrap: int = 0, resample: str | None = None, seed: int = 0, starts=16) -> Fit:
+def fit(
+    law: Law | str,
+    runs,
+    *,
+    columns: Mapping[str, str] | None = None,
+    cluster: str | None = None,
+    weights=None,
+    trials: str | None = None,
+    strata: str | None = None,
+    objective: str | None = None,
+    delta: float | str | None = None,
+    space: str | None = None,
+    fixed: Mapping[str, float] | None = None,
+    bootstrap: int = 0,
+    resample: str | None = None,
+    seed: int = 0,
+    starts=16,
+) -> Fit:
     """Fit `law` to `runs`, certified.
 
     law: a Law or the name of one in the catalogue. runs: DataFrame, mapping of columns, or a path (CSV, parquet,
@@ -332,6 +391,7 @@ def fit(law: Law | str, runs, *, columns: Mapping[str, str] | None = None, clust
     """
     if isinstance(law, str):
         from scaling.laws.catalogue import by_name
+
         law = by_name(law)
     kind, space = objective or law.objective, space or law.space
     goal = Objective(kind, space)
@@ -343,8 +403,11 @@ def fit(law: Law | str, runs, *, columns: Mapping[str, str] | None = None, clust
         if name not in law.bounds:
             raise ConfigError("fixed", f"{law.name} has no parameter {name!r}", f"use one of {', '.join(law.bounds)}")
     if len(table.measured) < len(law.parameters) - len(fixed):
-        raise ConfigError("runs", f"{len(table.measured)} rows for {len(law.parameters) - len(fixed)} parameters",
-                          "add runs, or hold parameters with fixed=")
+        raise ConfigError(
+            "runs",
+            f"{len(table.measured)} rows for {len(law.parameters) - len(fixed)} parameters",
+            "add runs, or hold parameters with fixed=",
+        )
     estimator = Estimator(law, table.inputs, table.measured, goal, table.weights, table.trials, fixed)
     estimator = with_scale(estimator, delta)
     own = None
@@ -356,9 +419,17 @@ def fit(law: Law | str, runs, *, columns: Mapping[str, str] | None = None, clust
     notes = [f"{name} does not vary" for name, values in table.inputs.items() if np.ptp(values) == 0]
     z = search.z[int(np.argmin(search.value))]
     params = Values({k: float(v) for k, v in zip(law.parameters, law.coordinates.to_params(z), strict=True)})
-    out = Fit(law, params, certify(estimator, search, table.rows, notes), estimator.objective, table, z, seed=seed,
-              fixed=fixed)
-    out.__dict__["estimator"] = estimator        # the cached property, already at hand
+    out = Fit(
+        law,
+        params,
+        certify(estimator, search, table.rows, notes),
+        estimator.objective,
+        table,
+        z,
+        seed=seed,
+        fixed=fixed,
+    )
+    out.__dict__["estimator"] = estimator  # the cached property, already at hand
     if out.certificate.duplicates and table.clusters is None:
         out.table = dataclasses.replace(table, clusters=repeated(table.inputs, table.measured))
     return out.resampled(bootstrap, seed, resample) if bootstrap else out
@@ -406,8 +477,10 @@ def _cross_validated(estimator: Estimator, scaled, folds: int = 5) -> float:
 
 def _concentration(scaled) -> float:
     """Maximum-likelihood concentration of a beta-binomial, by golden section on its logarithm."""
+
     def cost(log_concentration):
         return float(np.min(optimum(scaled(np.exp(log_concentration)), 8)[0].value))
 
     from scipy.optimize import minimize_scalar
+
     return float(np.exp(minimize_scalar(cost, bounds=(-2.0, 14.0), method="bounded", options={"xatol": 1e-4}).x))

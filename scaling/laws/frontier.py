@@ -45,11 +45,15 @@ class Frontier:
         intervals = self.interval(level)
         used = int(self.table["used"].sum())
         lines = [f"N* = G C^a, D* = H C^b from {used} of {len(self.table)} budgets"]
-        lines += [f"  {name} {value:<12.6g} [{intervals[name].low:.6g}, {intervals[name].high:.6g}]"
-                  for name, value in self.params.items()]
+        lines += [
+            f"  {name} {value:<12.6g} [{intervals[name].low:.6g}, {intervals[name].high:.6g}]"
+            for name, value in self.params.items()
+        ]
         rejected = self.table[~self.table["used"]]
-        lines += [f"! {flops:.3g} FLOP: {reason}" for flops, reason in
-                  zip(rejected["flops"].head(8), rejected["reason"].head(8), strict=True)]
+        lines += [
+            f"! {flops:.3g} FLOP: {reason}"
+            for flops, reason in zip(rejected["flops"].head(8), rejected["reason"].head(8), strict=True)
+        ]
         return "\n".join(lines)
 
     __repr__ = summary
@@ -64,8 +68,9 @@ def power(log_flops, log_params, log_tokens, weights) -> dict[str, float]:
     return dict(a=float(a), b=float(b), G=float(np.exp(g)), H=float(np.exp(h)))
 
 
-def isoflop_minima(runs, *, columns=None, budget: str | None = None, gap: float = 0.2, bootstrap: int = 1000,
-                   seed: int = 0) -> Frontier:
+def isoflop_minima(
+    runs, *, columns=None, budget: str | None = None, gap: float = 0.2, bootstrap: int = 1000, seed: int = 0
+) -> Frontier:
     """Approach 2: per budget the minimum of a parabola of the loss in ln N, then N* and D* as powers of C.
 
     runs: needs params, tokens, loss, and flops or `budget` (a column naming the isoFLOP group; without it, groups are
@@ -95,22 +100,35 @@ def isoflop_minima(runs, *, columns=None, budget: str | None = None, gap: float 
         sd = float(np.std(resampled[usable])) if usable.sum() > 10 else np.nan
         reason = _reject(x, y, minimum, sd)
         log_cost = np.interp(minimum[0], *_sorted(x, cost[inside])) if np.isfinite(minimum[0]) else np.nan
-        rows.append({"flops": np.exp(c), "params": np.exp(minimum[0]), "tokens": np.exp(c - minimum[0] - log_cost),
-                     "loss": minimum[1], "sd_log_params": sd, "sizes": len(np.unique(x)), "used": not reason,
-                     "reason": reason})
+        rows.append(
+            {
+                "flops": np.exp(c),
+                "params": np.exp(minimum[0]),
+                "tokens": np.exp(c - minimum[0] - log_cost),
+                "loss": minimum[1],
+                "sd_log_params": sd,
+                "sizes": len(np.unique(x)),
+                "used": not reason,
+                "reason": reason,
+            }
+        )
         draws.append(np.where(usable, resampled, minimum[0])[:bootstrap])
     frontier = pd.DataFrame(rows)
     used = frontier["used"].to_numpy(bool)
     if used.sum() < 2:
         why = "; ".join(dict.fromkeys(frontier["reason"][~used]))
-        raise ConfigError("runs", f"{used.sum()} of {len(used)} budgets have a minimum inside the sizes tried ({why})",
-                          "train more sizes around the minima")
+        raise ConfigError(
+            "runs",
+            f"{used.sum()} of {len(used)} budgets have a minimum inside the sizes tried ({why})",
+            "train more sizes around the minima",
+        )
     log_c, log_n = np.log(frontier["flops"][used].to_numpy()), np.log(frontier["params"][used].to_numpy())
     log_d = np.log(frontier["tokens"][used].to_numpy())
     weights = 1 / np.maximum(frontier["sd_log_params"][used].to_numpy(), 1e-3) ** 2
     resampled = np.array(draws)[used]
-    samples = pd.DataFrame([power(log_c, n, log_d - (n - log_n), weights) for n in resampled.T],
-                           columns=["a", "b", "G", "H"])
+    samples = pd.DataFrame(
+        [power(log_c, n, log_d - (n - log_n), weights) for n in resampled.T], columns=["a", "b", "G", "H"]
+    )
     return Frontier(frontier, Values(power(log_c, log_n, log_d, weights)), samples)
 
 
@@ -154,8 +172,9 @@ def _reject(x, y, minimum, sd) -> str:
     return "" if np.isfinite(sd) else "the minimum is lost when rows are resampled"
 
 
-def chinchilla_envelope(curves, *, columns=None, run: str = "trial", bins: int = BINS, bootstrap: int = 200,
-                        seed: int = 0) -> Frontier:
+def chinchilla_envelope(
+    curves, *, columns=None, run: str = "trial", bins: int = BINS, bootstrap: int = 200, seed: int = 0
+) -> Frontier:
     """Approach 1: at each of `bins` log-spaced budgets the run with the lowest loss; N* and D* as powers of C.
 
     curves: one row per logged step with params, tokens, loss and the column `run` (flops = 6 N D unless given). Bins
@@ -180,8 +199,11 @@ def chinchilla_envelope(curves, *, columns=None, run: str = "trial", bins: int =
     log_ratio = np.log(np.median(flops / (params * numbers(table, "tokens", positive=True))))
     point, frontier = _envelope(grid, height, size, log_ratio)
     if point is None:
-        raise ConfigError("curves", "no budget is won by a size between the smallest and the largest",
-                          "give curves of at least three sizes that overlap in compute")
+        raise ConfigError(
+            "curves",
+            "no budget is won by a size between the smallest and the largest",
+            "give curves of at least three sizes that overlap in compute",
+        )
     rng, draws = np.random.default_rng(seed), []
     for _ in range(bootstrap):
         drawn = np.unique(rng.integers(0, count, count))
@@ -196,12 +218,25 @@ def _envelope(grid, height, size, log_ratio):
     winner = np.argmin(height, axis=0)
     present = np.isfinite(height).sum(0)
     log_n, log_d = size[winner], grid - size[winner] - log_ratio
-    reason = np.where(present < 2, "one run reaches this budget",
-                      np.where((size[winner] == size.min()) | (size[winner] == size.max()),
-                               "won by the smallest or largest size", ""))
+    reason = np.where(
+        present < 2,
+        "one run reaches this budget",
+        np.where(
+            (size[winner] == size.min()) | (size[winner] == size.max()), "won by the smallest or largest size", ""
+        ),
+    )
     used = reason == ""
-    table = pd.DataFrame({"flops": np.exp(grid), "params": np.exp(log_n), "tokens": np.exp(log_d),
-                          "loss": height.min(0), "sd_log_params": np.nan, "used": used, "reason": reason})
+    table = pd.DataFrame(
+        {
+            "flops": np.exp(grid),
+            "params": np.exp(log_n),
+            "tokens": np.exp(log_d),
+            "loss": height.min(0),
+            "sd_log_params": np.nan,
+            "used": used,
+            "reason": reason,
+        }
+    )
     if used.sum() < 2:
         return None, table
     return power(grid[used], log_n[used], log_d[used], np.ones(used.sum())), table

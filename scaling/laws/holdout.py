@@ -67,11 +67,13 @@ class Holdout:
     def summary(self) -> str:
         """Error against the baselines, coverage and score against the naive intervals."""
         t, naive = self.table, f"parameters alone {self.naive_coverage:.1%}"
-        return (f"{self.fit.law.name} fitted on {self.fit.certificate.points} rows, {len(t)} held out by {self.where}\n"
-                f"  error     {self.error:.3%} (last value {_relative(t, 'baseline_last'):.3%}, "
-                f"power law without E {_relative(t, 'baseline_power'):.3%})\n"
-                f"  coverage  {self.coverage:.1%} of {self.level:.0%} intervals ({naive})\n"
-                f"  width     {self.width:.3%}\n  score     {self.score:.4g} (parameters alone {self.naive_score:.4g})")
+        return (
+            f"{self.fit.law.name} fitted on {self.fit.certificate.points} rows, {len(t)} held out by {self.where}\n"
+            f"  error     {self.error:.3%} (last value {_relative(t, 'baseline_last'):.3%}, "
+            f"power law without E {_relative(t, 'baseline_power'):.3%})\n"
+            f"  coverage  {self.coverage:.1%} of {self.level:.0%} intervals ({naive})\n"
+            f"  width     {self.width:.3%}\n  score     {self.score:.4g} (parameters alone {self.naive_score:.4g})"
+        )
 
     __repr__ = summary
 
@@ -87,8 +89,17 @@ def interval_score(table: pd.DataFrame, low: str, high: str, level: float) -> pd
     return (table[high] - table[low] + miss * (under + over)) / table["predicted"].abs()
 
 
-def holdout(law: Law | str, runs, where: str, *, level: float = 0.9, bootstrap: int = 256, seed: int = 0,
-            columns=None, **options) -> Holdout:
+def holdout(
+    law: Law | str,
+    runs,
+    where: str,
+    *,
+    level: float = 0.9,
+    bootstrap: int = 256,
+    seed: int = 0,
+    columns=None,
+    **options,
+) -> Holdout:
     """Fit on the rows that do not satisfy `where`, score on those that do.
 
     where: "flops > 1e20"; parsed, never evaluated. Other arguments as in `fit`. Raises ConfigError when the expression
@@ -113,10 +124,20 @@ def score(fitted: Fit, held_out: pd.DataFrame, level: float = 0.9) -> pd.DataFra
     measured = numbers(held_out, law.output)
     prediction = fitted.predict(level, True, **inputs)
     naive_low, naive_high = naive_band(fitted, inputs, level)
-    axis = numbers(held_out, fitted.table.axis_name) if fitted.table.axis_name in held_out.columns else \
-        choose_axis(inputs)[1]
-    columns = {**inputs, "measured": measured, "predicted": prediction.mean, "low": prediction.low,
-               "high": prediction.high, "naive_low": naive_low, "naive_high": naive_high}
+    axis = (
+        numbers(held_out, fitted.table.axis_name)
+        if fitted.table.axis_name in held_out.columns
+        else choose_axis(inputs)[1]
+    )
+    columns = {
+        **inputs,
+        "measured": measured,
+        "predicted": prediction.mean,
+        "low": prediction.low,
+        "high": prediction.high,
+        "naive_low": naive_low,
+        "naive_high": naive_high,
+    }
     table = pd.DataFrame(columns, index=held_out.index)
     table["inside"] = (table["measured"] >= table["low"]) & (table["measured"] <= table["high"])
     table["error"] = table["predicted"] / table["measured"] - 1
@@ -127,8 +148,11 @@ def score(fitted: Fit, held_out: pd.DataFrame, level: float = 0.9) -> pd.DataFra
 def naive_band(fitted: Fit, inputs, level: float) -> tuple[np.ndarray, np.ndarray]:
     """The band usually published: quantiles of the refitted curves, neither noise nor calibration."""
     curves = fitted.outputs(fitted.prediction_draws(), inputs)
-    low, high = np.quantile(np.broadcast_to(curves, (len(curves), len(next(iter(inputs.values()))))),
-                            [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.quantile(
+        np.broadcast_to(curves, (len(curves), len(next(iter(inputs.values()))))),
+        [(1 - level) / 2, (1 + level) / 2],
+        axis=0,
+    )
     return low, high
 
 
@@ -142,8 +166,18 @@ def baselines(fitted: Fit, axis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return last, np.exp(intercept + slope * np.log(axis))
 
 
-def rolling(law: Law | str, runs, *, by: str = "flops", cuts: int | Sequence[float] = 6, level: float = 0.9,
-            bootstrap: int = 128, seed: int = 0, columns=None, **options) -> pd.DataFrame:
+def rolling(
+    law: Law | str,
+    runs,
+    *,
+    by: str = "flops",
+    cuts: int | Sequence[float] = 6,
+    level: float = 0.9,
+    bootstrap: int = 128,
+    seed: int = 0,
+    columns=None,
+    **options,
+) -> pd.DataFrame:
     """Held-out tests at several cuts of the column `by` (flops, params, tokens): one row per held-out measurement.
 
     cuts: how many, or the values themselves (rows above a cut are held out). Columns: cut, reach (size / cut),
@@ -153,11 +187,15 @@ def rolling(law: Law | str, runs, *, by: str = "flops", cuts: int | Sequence[flo
     axis = numbers(table, by, positive=True)
     if isinstance(law, str):
         from scaling.laws.catalogue import by_name
+
         law = by_name(law)
     values = origins(axis, len(law.parameters), cuts) if isinstance(cuts, int) else list(cuts)
     if not values:
-        raise ConfigError("runs", f"{len(table)} rows leave no cut of {by} with 2 rows per parameter below it",
-                          "add runs, or give cuts=")
+        raise ConfigError(
+            "runs",
+            f"{len(table)} rows leave no cut of {by} with 2 rows per parameter below it",
+            "add runs, or give cuts=",
+        )
     parts = []
     for cut in values:
         inside = axis <= cut
@@ -170,8 +208,15 @@ def rolling(law: Law | str, runs, *, by: str = "flops", cuts: int | Sequence[flo
     return pd.concat(parts)
 
 
-def compare(laws: Sequence[Law | str], runs, *, by: str = "flops", cuts: int | Sequence[float] = 6, level: float = 0.9,
-            **options) -> pd.DataFrame:
+def compare(
+    laws: Sequence[Law | str],
+    runs,
+    *,
+    by: str = "flops",
+    cuts: int | Sequence[float] = 6,
+    level: float = 0.9,
+    **options,
+) -> pd.DataFrame:
     """Laws ranked by held-out error at the same rolling cuts, baselines included: one row per law.
 
     Columns: error (mean absolute relative), coverage, width, score, parameters.
@@ -184,11 +229,22 @@ def compare(laws: Sequence[Law | str], runs, *, by: str = "flops", cuts: int | S
     rows = []
     for law in resolved:
         table = rolling(law, runs, by=by, cuts=cuts, level=level, **options)
-        rows.append({"law": law if isinstance(law, str) else law.name, "error": table["error"].abs().mean(),
-                     "coverage": table["inside"].mean(),
-                     "width": ((table["high"] - table["low"]) / table["predicted"].abs()).mean(),
-                     "score": interval_score(table, "low", "high", level).mean(), "held_out": len(table)})
+        rows.append(
+            {
+                "law": law if isinstance(law, str) else law.name,
+                "error": table["error"].abs().mean(),
+                "coverage": table["inside"].mean(),
+                "width": ((table["high"] - table["low"]) / table["predicted"].abs()).mean(),
+                "score": interval_score(table, "low", "high", level).mean(),
+                "held_out": len(table),
+            }
+        )
     for name in ("last", "power"):
-        rows.append({"law": {"last": "last value", "power": "power law without E"}[name],
-                     "error": _relative(table, f"baseline_{name}"), "held_out": len(table)})
+        rows.append(
+            {
+                "law": {"last": "last value", "power": "power law without E"}[name],
+                "error": _relative(table, f"baseline_{name}"),
+                "held_out": len(table),
+            }
+        )
     return pd.DataFrame(rows).set_index("law").sort_values("error")

@@ -63,8 +63,11 @@ class Law:
             for name in getattr(self, role):
                 if name not in self.bounds:
                     near = nearest(name, self.bounds)
-                    raise ConfigError(f"{field}.{role}", f"{name!r} has no bounds",
-                                      f"did you mean {near!r}?" if near else "add it to bounds")
+                    raise ConfigError(
+                        f"{field}.{role}",
+                        f"{name!r} has no bounds",
+                        f"did you mean {near!r}?" if near else "add it to bounds",
+                    )
         for name, (low, high) in self.bounds.items():
             if low is not None and high is not None and not low < high:
                 raise ConfigError(f"{field}.bounds[{name}]", f"{low} is not below {high}", "give (low, high)")
@@ -131,9 +134,9 @@ class Coordinates:
     stays as it is: its logarithm would bend the valley in which it trades against the slower power.
     """
 
-    sign: np.ndarray        # [K] +1, -1 for a one-sided bound below, above; 0 for identity
-    origin: np.ndarray      # [K] the bound of a one-sided parameter
-    low: np.ndarray         # [K] box of the coordinate
+    sign: np.ndarray  # [K] +1, -1 for a one-sided bound below, above; 0 for identity
+    origin: np.ndarray  # [K] the bound of a one-sided parameter
+    low: np.ndarray  # [K] box of the coordinate
     high: np.ndarray
 
     @staticmethod

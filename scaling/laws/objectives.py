@@ -35,8 +35,11 @@ class Objective:
     def __post_init__(self):
         if self.kind not in OBJECTIVES:
             near = nearest(self.kind, OBJECTIVES)
-            raise ConfigError("objective", f"{self.kind!r} is not known",
-                              f"did you mean {near!r}?" if near else f"use one of {', '.join(OBJECTIVES)}")
+            raise ConfigError(
+                "objective",
+                f"{self.kind!r} is not known",
+                f"did you mean {near!r}?" if near else f"use one of {', '.join(OBJECTIVES)}",
+            )
 
     @property
     def counts(self) -> bool:
@@ -91,7 +94,7 @@ class Objective:
             size = np.abs(r)
             clipped = np.minimum(size, self.scale)
             value = clipped * (size - 0.5 * clipped)
-            unit = self.scale if self.kind == "lad" else 1.0        # |r| is Huber over its width, as the width vanishes
+            unit = self.scale if self.kind == "lad" else 1.0  # |r| is Huber over its width, as the width vanishes
             if order == 0:
                 return value / unit, None, None, None
             inside = size <= self.scale
@@ -121,13 +124,29 @@ class Objective:
         inside = (f > 0) & (f < 1)
         f = np.clip(f, 1e-9, 1 - 1e-9)
         a, b, log_gamma = f * s, (1.0 - f) * s, special.gammaln
-        value = (log_gamma(a) - log_gamma(hits + a) + log_gamma(b) - log_gamma(misses + b)
-                 + log_gamma(trials + s) - log_gamma(s) - log_gamma(trials + 1) + log_gamma(hits + 1)
-                 + log_gamma(misses + 1))
+        value = (
+            log_gamma(a)
+            - log_gamma(hits + a)
+            + log_gamma(b)
+            - log_gamma(misses + b)
+            + log_gamma(trials + s)
+            - log_gamma(s)
+            - log_gamma(trials + 1)
+            + log_gamma(hits + 1)
+            + log_gamma(misses + 1)
+        )
         value = np.where(inside, value, np.inf)
         if order == 0:
             return value
         slope = -s * (special.psi(hits + a) - special.psi(a) - special.psi(misses + b) + special.psi(b))
-        curvature = s * s * (special.polygamma(1, a) - special.polygamma(1, hits + a)
-                             + special.polygamma(1, b) - special.polygamma(1, misses + b))
+        curvature = (
+            s
+            * s
+            * (
+                special.polygamma(1, a)
+                - special.polygamma(1, hits + a)
+                + special.polygamma(1, b)
+                - special.polygamma(1, misses + b)
+            )
+        )
         return value, slope, curvature, np.maximum(curvature, 1e-12)

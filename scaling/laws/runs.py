@@ -13,8 +13,14 @@ import pandas as pd
 from models.errors import ConfigError, nearest
 
 # smallest and largest value of a column over all plausible runs, in its unit
-PLAUSIBLE = {"params": (1e2, 1e15), "params_nonembed": (1e2, 1e15), "params_active": (1e2, 1e15),
-             "tokens": (1e4, 1e17), "unique_tokens": (1e4, 1e17), "flops": (1e9, 1e32)}
+PLAUSIBLE = {
+    "params": (1e2, 1e15),
+    "params_nonembed": (1e2, 1e15),
+    "params_active": (1e2, 1e15),
+    "tokens": (1e4, 1e17),
+    "unique_tokens": (1e4, 1e17),
+    "flops": (1e9, 1e32),
+}
 
 
 class UnitWarning(UserWarning):
@@ -31,16 +37,22 @@ def load(path: str | Path) -> pd.DataFrame:
     if file.is_dir():
         found = [file / f"results.{suffix}" for suffix in ("parquet", "csv") if (file / f"results.{suffix}").exists()]
         if not found:
-            raise ConfigError(str(path), "no results.parquet in this directory",
-                              "give the directory of a finished sweep")
+            raise ConfigError(
+                str(path), "no results.parquet in this directory", "give the directory of a finished sweep"
+            )
         file = found[0]
     if not file.exists():
         raise ConfigError(str(path), "no such file or directory", "check the path")
-    readers = {".parquet": pd.read_parquet, ".csv": pd.read_csv, ".tsv": lambda f: pd.read_csv(f, sep="\t"),
-               ".jsonl": lambda f: pd.read_json(f, lines=True)}
+    readers = {
+        ".parquet": pd.read_parquet,
+        ".csv": pd.read_csv,
+        ".tsv": lambda f: pd.read_csv(f, sep="\t"),
+        ".jsonl": lambda f: pd.read_json(f, lines=True),
+    }
     if file.suffix not in readers:
-        raise ConfigError(str(path), f"cannot read {file.suffix or 'a file without suffix'}",
-                          f"use one of {', '.join(readers)}")
+        raise ConfigError(
+            str(path), f"cannot read {file.suffix or 'a file without suffix'}", f"use one of {', '.join(readers)}"
+        )
     try:
         table = readers[file.suffix](file)
     except Exception as error:  # each reader has its own exceptions, all of which mean an unreadable file
@@ -90,8 +102,12 @@ def missing(name: str, columns: Iterable[str]) -> NoReturn:
     raise ConfigError("runs", f"no column {name!r} among {shown}", hint)
 
 
-_ALIASES = {"params": ("n", "parameters", "n_params", "model_size"), "tokens": ("d", "n_tokens", "training_tokens"),
-            "flops": ("c", "compute", "flop"), "loss": ("l", "val_loss", "eval_loss", "nll")}
+_ALIASES = {
+    "params": ("n", "parameters", "n_params", "model_size"),
+    "tokens": ("d", "n_tokens", "training_tokens"),
+    "flops": ("c", "compute", "flop"),
+    "loss": ("l", "val_loss", "eval_loss", "nll"),
+}
 
 
 def row_name(table: pd.DataFrame, position: int) -> str:
@@ -124,8 +140,11 @@ def numbers(table: pd.DataFrame, name: str, positive: bool = False) -> np.ndarra
         position = int(np.flatnonzero(bad)[0])
         value = table[name].iloc[position]
         more = f" ({int(bad.sum())} such rows)" if bad.sum() > 1 else ""
-        raise ConfigError(row_name(table, position), f"{name} is {value}{more}",
-                          f"drop the row or give a {'positive' if positive else 'finite'} number")
+        raise ConfigError(
+            row_name(table, position),
+            f"{name} is {value}{more}",
+            f"drop the row or give a {'positive' if positive else 'finite'} number",
+        )
     return column
 
 
@@ -137,8 +156,10 @@ def check_units(arrays: Mapping[str, np.ndarray]) -> list[str]:
         largest = float(np.max(values)) if len(values) else 0.0
         if largest < low:
             unit = {"flops": "FLOP"}.get(name, name.split("_")[-1])
-            out.append(f"{name}: the largest value is {largest:.4g}, too small for a count of {unit}: "
-                       f"multiply by 1e6, 1e9 or 1e12 if the column is in millions, billions or trillions")
+            out.append(
+                f"{name}: the largest value is {largest:.4g}, too small for a count of {unit}: "
+                f"multiply by 1e6, 1e9 or 1e12 if the column is in millions, billions or trillions"
+            )
         elif largest > high:
             out.append(f"{name}: the largest value is {largest:.4g}, which no run has reached: check the unit")
     if {"params", "tokens", "flops"} <= arrays.keys():

@@ -53,8 +53,14 @@ class StartGrid:
         law = estimator.law
         names = law.parameters
         self.linear = [names.index(name) for name in law.linear if name not in estimator.fixed]
-        axes = [np.array([estimator.fixed[name]]) if name in estimator.fixed
-                else np.array([1.0]) if name in law.linear else law.starts(name) for name in names]
+        axes = [
+            np.array([estimator.fixed[name]])
+            if name in estimator.fixed
+            else np.array([1.0])
+            if name in law.linear
+            else law.starts(name)
+            for name in names
+        ]
         cells = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], -1)
         if len(cells) > MAX_CELLS:
             # a golden-ratio stride visits every axis evenly where a plain stride would alias with the product grid
@@ -130,7 +136,7 @@ class StartGrid:
             self.cells[:, self.linear] = self._lift(coefficients)
         z = e.coordinates.to_z(self.cells)
         chunk = max(1, CELL_ELEMENTS // len(e.measured))
-        value = np.concatenate([e.value(z[i:i + chunk]) for i in range(0, len(z), chunk)])
+        value = np.concatenate([e.value(z[i : i + chunk]) for i in range(0, len(z), chunk)])
         return z, value
 
     def _lift(self, coefficients):
@@ -152,7 +158,7 @@ class StartGrid:
         order = np.argsort(np.where(np.isfinite(value), value, np.inf), kind="stable")
         order = order[: max(1, int(np.isfinite(value).sum()))]
         best = order[: (count + 1) // 2]
-        spread = order[len(best): len(best) + (len(order) + 3) // 4]
+        spread = order[len(best) : len(best) + (len(order) + 3) // 4]
         if len(spread):
             spread = spread[np.linspace(0, len(spread) - 1, min(count // 2, len(spread))).astype(int)]
         return z[np.concatenate([best, np.unique(spread)])]
@@ -161,15 +167,15 @@ class StartGrid:
         """Coordinates [B, K] of the best cell of every resample (weights [B, n]); robust [n] downweights outliers."""
         if not self.linear:
             return self._best_by_value(weights)
-        rows = np.concatenate([self.basis, self.rest[:, None]], axis=1)                     # [G, J + 1, n]
+        rows = np.concatenate([self.basis, self.rest[:, None]], axis=1)  # [G, J + 1, n]
         upper = np.triu_indices(rows.shape[1])
-        features = rows[:, upper[0]] * rows[:, upper[1]] * robust                          # [G, m, n]
+        features = rows[:, upper[0]] * rows[:, upper[1]] * robust  # [G, m, n]
         flat = features.reshape(-1, features.shape[-1]).T
         columns = len(self.linear)
         out = np.empty((len(weights), self.cells.shape[1]))
         chunk = max(1, 400_000 // flat.shape[1])
         for first in range(0, len(weights), chunk):
-            sums = (weights[first:first + chunk] @ flat).reshape(-1, len(self.cells), len(upper[0]))
+            sums = (weights[first : first + chunk] @ flat).reshape(-1, len(self.cells), len(upper[0]))
             full = np.empty((*sums.shape[:2], columns + 1, columns + 1))
             full[..., upper[0], upper[1]] = sums
             full[..., upper[1], upper[0]] = sums
@@ -180,7 +186,7 @@ class StartGrid:
             best = np.argmin(total - 2 * np.sum(moment * solved, -1) + quadratic, axis=1)
             cells = self.cells[best].copy()
             cells[:, self.linear] = np.take_along_axis(solved, best[:, None, None], 1)[:, 0]
-            out[first:first + chunk] = cells
+            out[first : first + chunk] = cells
         return self._liftable(out)
 
     def _liftable(self, cells):
@@ -200,7 +206,7 @@ class StartGrid:
         losses = []
         chunk = max(1, CELL_ELEMENTS // len(e.measured))
         for i in range(0, len(z), chunk):
-            f = np.broadcast_to(e.predict(z[i:i + chunk]), (len(z[i:i + chunk]), len(e.measured)))
+            f = np.broadcast_to(e.predict(z[i : i + chunk]), (len(z[i : i + chunk]), len(e.measured)))
             losses.append(e.objective.terms(f, e.target, e.trials, order=0))
         loss = np.nan_to_num(np.concatenate(losses), nan=1e30, posinf=1e30)
         return z[np.argmin(weights @ loss.T, axis=1)]

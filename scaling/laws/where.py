@@ -1,8 +1,8 @@
 """Row selections written as text: `flops > 1e20 and params <= 4e8`; parsed, never evaluated as code.
 
-    expression = term ("or" term)*        term = factor ("and" factor)*
-    factor     = "not" factor | "(" expression ")" | column OP value        OP = > >= < <= == !=
-    value      = a number (1e20, 20, -3.5) or a quoted string
+expression = term ("or" term)*        term = factor ("and" factor)*
+factor     = "not" factor | "(" expression ")" | column OP value        OP = > >= < <= == !=
+value      = a number (1e20, 20, -3.5) or a quoted string
 """
 
 from __future__ import annotations
@@ -15,10 +15,19 @@ import pandas as pd
 
 from models.errors import ConfigError, nearest
 
-_TOKEN = re.compile(r"\s*(?:(?P<number>[-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)|(?P<string>'[^']*'|\"[^\"]*\")"
-                    r"|(?P<op>>=|<=|==|!=|>|<|=)|(?P<paren>[()])|(?P<name>[A-Za-z_][\w.]*))")
-_COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "==": operator.eq,
-            "=": operator.eq, "!=": operator.ne}
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>[-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)|(?P<string>'[^']*'|\"[^\"]*\")"
+    r"|(?P<op>>=|<=|==|!=|>|<|=)|(?P<paren>[()])|(?P<name>[A-Za-z_][\w.]*))"
+)
+_COMPARE = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+    "=": operator.eq,
+    "!=": operator.ne,
+}
 _FIX = "write it as in: flops > 1e20 and params <= 4e8"
 
 
@@ -31,8 +40,11 @@ def select(table: pd.DataFrame, where: str, field: str = "where") -> np.ndarray:
 
 
 def _ranges(table: pd.DataFrame, where: str) -> str:
-    names = [n for n in re.findall(r"[A-Za-z_][\w.]*", where) if n in table.columns
-             and pd.api.types.is_numeric_dtype(table[n])]
+    names = [
+        n
+        for n in re.findall(r"[A-Za-z_][\w.]*", where)
+        if n in table.columns and pd.api.types.is_numeric_dtype(table[n])
+    ]
     ranges = [f"{n} goes from {table[n].min():.4g} to {table[n].max():.4g}" for n in dict.fromkeys(names)]
     return ", ".join(ranges) or "choose a condition that some rows meet"
 
@@ -100,9 +112,11 @@ class _Parser:
     def _comparison(self, name: str) -> np.ndarray:
         if name not in self.table.columns:
             near = nearest(name, map(str, self.table.columns))
-            raise ConfigError(self.field, f"{self.text!r}: no column {name!r}",
-                              f"did you mean {near!r}?" if near else
-                              f"use one of {', '.join(map(str, self.table.columns[:12]))}")
+            raise ConfigError(
+                self.field,
+                f"{self.text!r}: no column {name!r}",
+                f"did you mean {near!r}?" if near else f"use one of {', '.join(map(str, self.table.columns[:12]))}",
+            )
         kind, text = self._next()
         if kind != "op":
             raise self._error(f"expected a comparison after {name!r}, found {text!r}")

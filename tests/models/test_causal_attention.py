@@ -1,5 +1,7 @@
 """The blocked attention equals the definition, values and gradients, whatever the shape."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,5 +111,5 @@ def test_blocks_tile_the_sequence(seq):
     spans = blocks(seq)
     assert spans[0][0] == 0
     assert spans[-1][1] == seq
-    assert all(stop == start for (_, stop), (start, _) in zip(spans, spans[1:]))
+    assert all(stop == start for (_, stop), (start, _) in pairwise(spans))
     assert len(spans) <= module.MAX_BLOCKS

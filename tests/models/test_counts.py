@@ -122,6 +122,7 @@ def configs(draw) -> ModelConfig:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(configs(), st.integers(1, 3), st.integers(1, SEQ))
 def test_flops_equal_the_jaxpr_of_the_loss_and_its_gradient(config, batch, seq_len):

@@ -98,4 +98,6 @@ def test_bfloat16_accumulates_in_float32():
 
 def test_huge_logits_stay_finite():
     hidden, head, targets, weights = arrays(3, 1, 4, 4, 8)
-    assert all(bool(jnp.isfinite(x).all()) for x in value_and_gradients(cross_entropy, 1e4 * hidden, head, targets, weights))
+    assert all(
+        bool(jnp.isfinite(x).all()) for x in value_and_gradients(cross_entropy, 1e4 * hidden, head, targets, weights)
+    )

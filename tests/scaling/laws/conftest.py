@@ -17,6 +17,7 @@ SKIPPED: list[str] = []
 @pytest.fixture
 def published(request):
     """published(name) -> DataFrame of a published set; skips, and counts the skip, when the folder is not named."""
+
     def read(name: str) -> pd.DataFrame:
         folder = os.environ.get("ISOFLOP_DATA")
         files = [Path(folder) / "scaling" / name, Path(folder) / name] if folder else []
@@ -25,6 +26,7 @@ def published(request):
                 return pd.read_csv(file)
         SKIPPED.append(request.node.nodeid)
         pytest.skip(f"ISOFLOP_DATA {'has no ' + name if folder else 'is not set'}")
+
     return read
 
 
@@ -49,10 +51,12 @@ def truth():
 @pytest.fixture
 def synthetic(truth):
     """synthetic(n, noise, seed, **changes of the truth) -> runs drawn from a known Chinchilla law."""
+
     def make(n: int = 60, noise: float = 0.003, seed: int = 0, **changes) -> pd.DataFrame:
         rng = np.random.default_rng(seed)
         params = np.exp(rng.uniform(np.log(5e7), np.log(1e10), n))
         tokens = np.exp(rng.uniform(np.log(1e9), np.log(3e11), n))
         loss = CHINCHILLA({**truth, **changes}, params=params, tokens=tokens) * np.exp(noise * rng.standard_normal(n))
         return pd.DataFrame({"params": params, "tokens": tokens, "loss": loss})
+
     return make

@@ -88,8 +88,10 @@ def test_one_outlier_is_named_and_hardly_moves_the_fit(synthetic):
     assert low < fitted.params.alpha < high
 
 
-@pytest.mark.parametrize(("column", "value"), [("loss", np.nan), ("loss", -1.0), ("loss", 0.0),
-                                               ("tokens", np.inf), ("params", 0.0), ("params", "many")])
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("loss", np.nan), ("loss", -1.0), ("loss", 0.0), ("tokens", np.inf), ("params", 0.0), ("params", "many")],
+)
 def test_a_bad_value_is_refused_by_row(synthetic, column, value):
     runs = synthetic().astype({column: object})
     runs.loc[7, column] = value

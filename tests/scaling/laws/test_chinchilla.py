@@ -92,8 +92,16 @@ def test_envelope_of_curves_recovers_the_exponent():
     curves = []
     for trial, params in enumerate(np.geomspace(1e7, 1e10, 25)):
         tokens = np.geomspace(params, params * 400, 80)
-        curves.append(pd.DataFrame({"trial": trial, "params": params, "tokens": tokens,
-                                    "loss": CHINCHILLA(TRUTH, params=params, tokens=tokens)}))
+        curves.append(
+            pd.DataFrame(
+                {
+                    "trial": trial,
+                    "params": params,
+                    "tokens": tokens,
+                    "loss": CHINCHILLA(TRUTH, params=params, tokens=tokens),
+                }
+            )
+        )
     frontier = chinchilla_envelope(pd.concat(curves), bootstrap=50)
     assert frontier.params.a == pytest.approx(TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"]), abs=0.01)
     assert frontier.interval(0.9)["a"].low < frontier.params.a < frontier.interval(0.9)["a"].high

@@ -17,19 +17,33 @@ from scaling.laws.estimator import Estimator, cholesky_step
 from scaling.laws.objectives import OBJECTIVES, Objective
 
 SIGMOID = Law(
-    name="sigmoid", formula="y = low + (high - low) / (1 + exp(-k (x - x0)))", inputs=("x",), output="y",
+    name="sigmoid",
+    formula="y = low + (high - low) / (1 + exp(-k (x - x0)))",
+    inputs=("x",),
+    output="y",
     predict=lambda p, x: p.low + p.height / (1 + np.exp(-p.k * (x.x - p.x0))),
-    linear=("low", "height"), bounds=dict(low=(0, 1), height=(0, 1), k=(0, None), x0=(None, None)), space="raw",
-    objective="gaussian", start=dict(k=(0.3, 1.0, 3.0, 10.0), x0=(-2.0, -1.0, 0.0, 1.0, 2.0)))
+    linear=("low", "height"),
+    bounds=dict(low=(0, 1), height=(0, 1), k=(0, None), x0=(None, None)),
+    space="raw",
+    objective="gaussian",
+    start=dict(k=(0.3, 1.0, 3.0, 10.0), x0=(-2.0, -1.0, 0.0, 1.0, 2.0)),
+)
 
 
 def expressions(p):
     a, b, c = p
     x = np.array([0.5, 1.3, 2.0])
-    return {"powers": a * x**-b + c, "quotient": a / (b + x * c), "tanh": np.tanh(a * x - b) * c,
-            "logs": np.log(a + x * b) - np.log1p(c), "expm1": np.expm1(-a * x) * np.sqrt(b) + c**3.0,
-            "where": np.where(x > 1, a * b, np.exp(c) * x), "maximum": np.maximum(a * x, b) * c,
-            "nested": (a + (b * x) ** (c / 2)) ** (1 / a), "squares": a**2 * b - (c - a) / b}
+    return {
+        "powers": a * x**-b + c,
+        "quotient": a / (b + x * c),
+        "tanh": np.tanh(a * x - b) * c,
+        "logs": np.log(a + x * b) - np.log1p(c),
+        "expm1": np.expm1(-a * x) * np.sqrt(b) + c**3.0,
+        "where": np.where(x > 1, a * b, np.exp(c) * x),
+        "maximum": np.maximum(a * x, b) * c,
+        "nested": (a + (b * x) ** (c / 2)) ** (1 / a),
+        "squares": a**2 * b - (c - a) / b,
+    }
 
 
 @pytest.mark.parametrize("name", list(expressions([0.7, 1.1, 0.4])))
@@ -48,8 +62,9 @@ def test_derivatives_match_finite_differences(name):
         assert np.broadcast_to(exact.gradient.get(i, 0.0), shape) == pytest.approx(slope, rel=1e-6, abs=1e-7)
         for j in range(i, 3):
             both, apart = h * (steps[i] + steps[j]), h * (steps[i] - steps[j])
-            mixed = (value(point + both) - value(point + apart) - value(point - apart)
-                     + value(point - both)) / (4 * h * h)
+            mixed = (value(point + both) - value(point + apart) - value(point - apart) + value(point - both)) / (
+                4 * h * h
+            )
             assert np.broadcast_to(exact.hessian.get((i, j), 0.0), shape) == pytest.approx(mixed, rel=1e-5, abs=1e-5)
 
 
@@ -105,9 +120,15 @@ def test_no_optimum_is_above_scipys(synthetic, objective):
     runs = synthetic(40, 0.01)
     fitted = fit(CHINCHILLA, runs, objective=objective)
     problem = fitted.estimator
-    best = min(minimize(lambda z: problem.value(z[None])[0], start, method="Nelder-Mead",
-                        options=dict(maxiter=4000, xatol=1e-10, fatol=1e-16)).fun
-               for start in ([6.0, 7.0, 1.7, 0.35, 0.35], [5.0, 8.0, 1.8, 0.3, 0.4]))
+    best = min(
+        minimize(
+            lambda z: problem.value(z[None])[0],
+            start,
+            method="Nelder-Mead",
+            options=dict(maxiter=4000, xatol=1e-10, fatol=1e-16),
+        ).fun
+        for start in ([6.0, 7.0, 1.7, 0.35, 0.35], [5.0, 8.0, 1.8, 0.3, 0.4])
+    )
     assert fitted.certificate.objective <= best * (1 + 1e-9)
 
 
@@ -195,8 +216,13 @@ def test_lad_meets_as_many_rows_as_it_has_parameters(synthetic):
 
 
 def test_binomial_fit_matches_logistic_regression_by_scipy():
-    law = dataclasses.replace(SIGMOID, predict=lambda p, x: 1 / (1 + np.exp(-p.k * (x.x - p.x0))), linear=(),
-                              bounds=dict(k=(0, None), x0=(None, None)), objective="binomial")
+    law = dataclasses.replace(
+        SIGMOID,
+        predict=lambda p, x: 1 / (1 + np.exp(-p.k * (x.x - p.x0))),
+        linear=(),
+        bounds=dict(k=(0, None), x0=(None, None)),
+        objective="binomial",
+    )
     rng = np.random.default_rng(0)
     x = np.linspace(-3, 3, 30)
     hits = rng.binomial(50, 1 / (1 + np.exp(-1.3 * (x - 0.5))))

@@ -42,9 +42,16 @@ def test_a_file_that_is_not_a_fit_is_refused(tmp_path):
 
 
 def test_a_law_of_ones_own_comes_back_when_it_is_given(synthetic):
-    law = Law(name="mine", formula="L = E + A / N**alpha", inputs=("params",), output="loss",
-              predict=lambda p, x: p.E + p.A * x.params**-p.alpha, linear=("E", "A"), exponents=("alpha",),
-              bounds=dict(E=(0, None), A=(0, None), alpha=(0, 2)))
+    law = Law(
+        name="mine",
+        formula="L = E + A / N**alpha",
+        inputs=("params",),
+        output="loss",
+        predict=lambda p, x: p.E + p.A * x.params**-p.alpha,
+        linear=("E", "A"),
+        exponents=("alpha",),
+        bounds=dict(E=(0, None), A=(0, None), alpha=(0, 2)),
+    )
     one = fit(law, synthetic())
     text = one.to_json()
     assert Fit.from_json(text, law=law).params == one.params
@@ -119,8 +126,12 @@ def test_tables_load_from_files_and_run_directories(synthetic, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.parquet").write_text("not parquet")
     (tmp_path / "runs.xyz").write_text("")
-    for path, problem in [("empty", "no results.parquet"), ("bad.parquet", "unreadable"),
-                          ("absent.csv", "no such file"), ("runs.xyz", "cannot read .xyz")]:
+    for path, problem in [
+        ("empty", "no results.parquet"),
+        ("bad.parquet", "unreadable"),
+        ("absent.csv", "no such file"),
+        ("runs.xyz", "cannot read .xyz"),
+    ]:
         with pytest.raises(ValueError, match=problem):
             load(tmp_path / path)
 
@@ -149,21 +160,35 @@ def test_plan_intervals_hold_the_plan(fitted):
         assert low < getattr(best, name) < high
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("flops > 1e20", [False, True, True]), ("flops>=1e20 and params < 3", [False, True, False]),
-    ("not (flops < 1e20) or params == 1", [True, True, True]), ("params <= 1.5e0", [True, False, False]),
-    ("name == 'b' or name != \"b\" and params > 2", [False, True, True])])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("flops > 1e20", [False, True, True]),
+        ("flops>=1e20 and params < 3", [False, True, False]),
+        ("not (flops < 1e20) or params == 1", [True, True, True]),
+        ("params <= 1.5e0", [True, False, False]),
+        ("name == 'b' or name != \"b\" and params > 2", [False, True, True]),
+    ],
+)
 def test_row_selections_are_parsed(text, expected):
     table = pd.DataFrame({"flops": [1e19, 2e20, 3e21], "params": [1, 2, 3], "name": ["a", "b", "c"]})
     assert list(select(table, text)) == expected
 
 
-@pytest.mark.parametrize(("text", "problem"), [
-    ("flops > 1e30", "matches none .* flops goes from 1e\\+19 to 3e\\+21"), ("flop > 1", "did you mean 'flops'"),
-    ("flops >", "expected a number"), ("(flops > 1", "not closed"), ("flops > 1 flops", "unexpected"),
-    ("__import__('os')", "cannot read|expected|no column"), ("", "expected a column"),
-    ("flops > 'a'", "compared with =="),
-    ("name > 3", "is text")])
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("flops > 1e30", "matches none .* flops goes from 1e\\+19 to 3e\\+21"),
+        ("flop > 1", "did you mean 'flops'"),
+        ("flops >", "expected a number"),
+        ("(flops > 1", "not closed"),
+        ("flops > 1 flops", "unexpected"),
+        ("__import__('os')", "cannot read|expected|no column"),
+        ("", "expected a column"),
+        ("flops > 'a'", "compared with =="),
+        ("name > 3", "is text"),
+    ],
+)
 def test_bad_row_selections_are_explained(text, problem):
     table = pd.DataFrame({"flops": [1e19, 2e20, 3e21], "params": [1, 2, 3], "name": ["a", "b", "c"]})
     with pytest.raises(ValueError, match=problem):
@@ -198,9 +223,16 @@ def test_rolling_tests_extrapolate_only(synthetic, by):
 
 
 def test_compare_ranks_the_true_law_first(synthetic):
-    no_tokens = Law(name="size only", formula="L = E + A / N**alpha", inputs=("params",), output="loss",
-                    predict=lambda p, x: p.E + p.A * x.params**-p.alpha, linear=("E", "A"), exponents=("alpha",),
-                    bounds=dict(E=(0, None), A=(0, None), alpha=(0, 2)))
+    no_tokens = Law(
+        name="size only",
+        formula="L = E + A / N**alpha",
+        inputs=("params",),
+        output="loss",
+        predict=lambda p, x: p.E + p.A * x.params**-p.alpha,
+        linear=("E", "A"),
+        exponents=("alpha",),
+        bounds=dict(E=(0, None), A=(0, None), alpha=(0, 2)),
+    )
     table = compare([no_tokens, CHINCHILLA], synthetic(60), cuts=2, bootstrap=40)
     assert table.index[0] == "chinchilla"
     assert {"last value", "power law without E", "size only"} < set(table.index)
@@ -220,7 +252,8 @@ def test_intervals_of_small_noisy_sweeps_reach_thirtyfold(synthetic):
         runs = pd.concat(rows, ignore_index=True)
         truth = dict(A=40.0, B=400.0, E=1.2, alpha=0.30, beta=0.35)
         runs["loss"] = CHINCHILLA(truth, params=runs["params"], tokens=runs["tokens"]) * np.exp(
-            0.01 * rng.standard_normal(len(runs)))
+            0.01 * rng.standard_normal(len(runs))
+        )
         result = holdout(CHINCHILLA, runs, where="flops > 1.5e14", bootstrap=100)
         inside.append(result.coverage)
         widths.append(result.width)

@@ -13,7 +13,7 @@ import pytest
 from models import attention, feedforward, transformer
 from models.config import ModelConfig
 from models.layers import contract
-from models.weight import Weight, walk
+from models.weight import Weight, map_weights, walk
 from scaling.train import mup, optimizer
 from scaling.train.config import TrainConfig, hyperparameters
 from scaling.train.mup import learning_rate_multiplier
@@ -22,17 +22,39 @@ from scaling.train.optimizer import make_optimizer
 BASE = 32
 HEADS = 4  # heads grow with the width, so that attention's own scale is under test too
 STEPS = 6
-TRAIN = TrainConfig(steps=STEPS, schedule="constant", learning_rate=5e-3, warmup_steps=0, weight_decay=0.0, grad_clip=0.0)
+SEEDS = 4
+# Large steps on one short sequence make the coherent part of every change, which muP keeps, outweigh at these widths
+# the incoherent part of many small steps on many tokens, which falls as width^-1/2 in any parametrisation.
+TRAIN = TrainConfig(
+    steps=STEPS, schedule="constant", learning_rate=0.02, warmup_steps=0, weight_decay=0.0, grad_clip=0.0
+)
+TOKENS = np.array([[7, 41, 3, 58, 22]], np.int32)
 FLAT = 0.2  # largest |slope| of log change against log width that counts as flat
+STEEP = 0.3  # a missing part of muP shows as an exponent of about 1/2 or 1
 
 
-def model(width: int, parametrisation: str = "mup") -> ModelConfig:
+def model(width: int, parametrisation: str = "mup", n_layers: int = 1) -> ModelConfig:
     base = dict(mup_base_width=BASE, mup_base_head_dim=BASE // HEADS) if parametrisation == "mup" else {}
-    return ModelConfig(vocab_size=64, d_model=width, n_layers=2, n_heads=HEADS, activation="gelu", **base)
+    return ModelConfig(vocab_size=64, d_model=width, n_layers=n_layers, n_heads=HEADS, activation="gelu", **base)
+
+
+def initial(config: ModelConfig, seed: int):
+    """Params with the declared spread, from NumPy: compiling the model's own init would take half of the time."""
+    rng = np.random.default_rng(seed)
+
+    def draw(weight: Weight) -> np.ndarray:
+        if weight.role == "vector":
+            return np.full(weight.shape, weight.std or 0, np.float32)
+        return weight.std * rng.standard_normal(weight.shape, np.float32)
+
+    return map_weights(draw, transformer.weights(config))
 
 
 def activations(config: ModelConfig, params, tokens) -> dict[str, jax.Array]:
-    """What every block adds to the stream, attention's scores, and the logits."""
+    """What every block adds to the stream, the first block's scores, and the logits.
+
+    Later scores also change because their inputs move, through weights that are still random: incoherent again.
+    """
     scores = []
     kernel = attention.causal_attention
 
@@ -48,27 +70,23 @@ def activations(config: ModelConfig, params, tokens) -> dict[str, jax.Array]:
         (hidden, head), recorded = transformer.Transformer(config).apply(
             {"params": params}, tokens, capture_intermediates=is_residual
         )
-    found = {"logits": contract(hidden, head)}
-    for i, s in enumerate(scores):
-        found[f"scores_{i}"] = s
+    found = {"logits": contract(hidden, head), "scores_0": scores[0]}
+    for i in range(config.n_layers):
         for name, value in recorded["intermediates"][f"block_{i}"].items():
             found[f"{name}_{i}"] = value["__call__"][0]
     return found
 
 
-def changes(config: ModelConfig, kind: str) -> dict[str, float]:
-    """Root mean square of how far each activation moved in STEPS steps on one batch."""
-    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (8, 17), np.int32)
-    inputs = tokens[:, :-1]
+def changes(config: ModelConfig) -> dict[str, float]:
+    """Root mean square of how far each activation moves in STEPS steps on TOKENS, mean over seeds."""
 
     def mean_loss(params):
-        total, count = transformer.loss(config, params, tokens)
+        total, count = transformer.loss(config, params, TOKENS)
         return total / count
 
     @jax.jit
-    def measure(key):
-        opt = make_optimizer(config, kind, "constant", hyperparameters(TRAIN))
-        start = transformer.init(config, key)
+    def measure(start):
+        opt = make_optimizer(config, "adamw", "constant", hyperparameters(TRAIN))
 
         def step(_, carry):
             params, state = carry
@@ -76,30 +94,30 @@ def changes(config: ModelConfig, kind: str) -> dict[str, float]:
             return jax.tree.map(jnp.add, params, updates), state
 
         end, _ = jax.lax.fori_loop(0, STEPS, step, (start, opt.init(start)))
-        before, after = activations(config, start, inputs), activations(config, end, inputs)
+        before, after = activations(config, start, TOKENS), activations(config, end, TOKENS)
         return {name: jnp.sqrt(jnp.mean(jnp.square(after[name] - before[name]))) for name in before}
 
-    moved = [jax.device_get(measure(jax.random.key(seed))) for seed in range(2)]
+    moved = [jax.device_get(measure(initial(config, seed))) for seed in range(SEEDS)]
     return {name: float(np.mean([m[name] for m in moved])) for name in moved[0]}
 
 
-def slopes(widths, parametrisation: str = "mup", kind: str = "adamw") -> dict[str, float]:
+def slopes(widths, parametrisation: str = "mup", n_layers: int = 1) -> dict[str, float]:
     """Least-squares slope of log change against log width, per activation."""
-    sizes = [changes(model(width, parametrisation), kind) for width in widths]
+    sizes = [changes(model(width, parametrisation, n_layers)) for width in widths]
     return {name: float(np.polyfit(np.log(widths), np.log([s[name] for s in sizes]), 1)[0]) for name in sizes[0]}
 
 
 @pytest.mark.slow
 def test_activations_move_equally_far_at_every_width():
-    found = slopes([32, 64, 128, 256, 512])
-    assert len(found) == 7
+    found = slopes([32, 64, 128, 256, 512], n_layers=2)
+    assert len(found) == 6
     assert all(abs(slope) < FLAT for slope in found.values()), found
 
 
 @pytest.mark.slow
 def test_the_standard_parametrisation_moves_wide_models_further():
     found = slopes([32, 256], "standard")
-    assert max(found.values()) > 2 * FLAT, found
+    assert max(found.values()) > STEEP, found
 
 
 def constant_std(config: ModelConfig, fan_in: int) -> float:
@@ -121,11 +139,13 @@ def test_the_check_fails_when_one_part_of_mup_is_removed(part, monkeypatch):
     if part == "hidden init":
         monkeypatch.setattr(feedforward, "hidden_std", constant_std)
     found = slopes([32, 256])
-    assert max(map(abs, found.values())) > FLAT, found
+    assert max(found.values()) > STEEP, found
 
 
 def test_multipliers_are_one_over_width_for_hidden_matrices_and_one_elsewhere():
-    wide = dataclasses.replace(model(4 * BASE), tied_embeddings=False, positions="learned", bias="all", scan_layers=True)
+    wide = dataclasses.replace(
+        model(4 * BASE), tied_embeddings=False, positions="learned", bias="all", scan_layers=True
+    )
     for path, weight in walk(transformer.weights(wide)):
         assert learning_rate_multiplier(weight, wide) == (0.25 if weight.role == "matrix" else 1.0), path
         assert learning_rate_multiplier(weight, model(4 * BASE, "standard")) == 1.0

@@ -90,7 +90,9 @@ def test_before_its_decay_a_wsd_run_does_not_depend_on_its_length():
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_stacked_hyperparameters_under_vmap_give_each_trial_its_own_curve(schedule):
-    trials = [TrainConfig(steps=n, learning_rate=lr, warmup_steps=w) for n, lr, w in [(10, 1, 0), (50, 0.1, 7), (1, 2, 1)]]
+    trials = [
+        TrainConfig(steps=n, learning_rate=lr, warmup_steps=w) for n, lr, w in [(10, 1, 0), (50, 0.1, 7), (1, 2, 1)]
+    ]
     stacked = jax.tree.map(lambda *xs: np.stack(xs), *[hyperparameters(t) for t in trials])
     together = jax.jit(jax.vmap(lambda h: learning_rate(schedule, jnp.int32(4), h)))(stacked)
     alone = [learning_rate(schedule, 4, hyperparameters(t)) for t in trials]
