@@ -18,8 +18,10 @@ def config() -> SweepConfig:
             log_every=200, checkpoint_every=2000,
         ),
         isoflop=Isoflop(
-            budgets=(1.25e11, 2.5e11, 5e11, 1e12), widths=(16, 20, 24, 28, 32, 40, 48, 64),
-            min_ratio=8, max_ratio=320, min_steps=1000, learning_rate_exponent=0.9,
+            budgets=(1.25e11, 2.5e11, 5e11, 1e12), widths=(20, 24, 28, 32, 36, 40, 48, 56),
+            min_ratio=8, max_ratio=320, min_steps=800, learning_rate_exponent=0.9,
         ),
-        prediction=Prediction(factor=8.0, widths=(40, 48, 56, 64, 72, 80, 96)),
+        # Chinchilla's sum of two powers foretold 8x three per cent too high; the general law nests it. Runs of one
+        # cell differ by 0.3 % between seeds, far above Huber's 1e-3, so least squares wastes less of them.
+        prediction=Prediction(factor=8.0, widths=(48, 56, 64, 72, 80, 96), law="general", objective="gaussian"),
     )  # fmt: skip

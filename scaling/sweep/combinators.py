@@ -33,7 +33,7 @@ def chain(*sweeps: Iterable[Point]) -> list[Point]:
 
 def product(*sweeps: Sequence[Point]) -> list[Point]:
     """Every combination of one point of each sweep, merged; ConfigError when two set the same field."""
-    points = []
+    points: list[Point] = []
     for parts in itertools.product(*sweeps):
         merged: dict[str, Any] = {}
         for part in parts:

@@ -29,6 +29,7 @@ class Prediction:
     factor: float = 8.0  # compute of the held-out run over that of the largest fitted run
     widths: tuple[int, ...] = ()  # candidates; empty: the plan's widths
     law: str = "chinchilla"
+    objective: Literal["huber", "lad", "gaussian", "student_t"] = "huber"
     interval: float = 0.9
     bootstrap: int = 1000
 

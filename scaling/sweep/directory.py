@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -52,20 +53,33 @@ class RunDirectory:
             f.truncate(0)
             f.write(f"process {os.getpid()} on {os.uname().nodename}")
             f.flush()
-            yield
+            try:
+                yield
+            finally:
+                f.truncate(0)
 
-    def claim(self, config: SweepConfig) -> None:
-        """Make this the directory of `config`; ConfigError when it belongs to another sweep or to something else."""
+    def check_owner(self, config: SweepConfig) -> None:
+        """ConfigError when the directory belongs to another sweep or to something else.
+
+        The number of workers may change: no result depends on it.
+        """
         path = self.path / "config.json"
         if not path.exists():
-            strangers = [p.name for p in self.path.iterdir() if not p.name.startswith(".")] if self.path.exists() else []
+            present = self.path.iterdir() if self.path.exists() else ()
+            strangers = [p.name for p in present if not p.name.startswith(".")]
             problem = f"is not empty ({', '.join(sorted(strangers)[:3])}) and is no run directory"
             require(not strangers, str(self.path), problem, "choose a new --workdir")
-            write_atomically(path, json.dumps(to_json(config), indent=1))
             return
-        changed = _differences(to_json(self.config()), to_json(config))
+        changed = _differences(to_json(dataclasses.replace(self.config(), workers=config.workers)), to_json(config))
         problem = f"belongs to another sweep ({'; '.join(changed[:3])})"
         require(not changed, str(self.path), problem, "choose a new --workdir, or give the config it was started with")
+
+    def claim(self, config: SweepConfig, data: str) -> None:
+        """Make this the directory of `config` on data of this digest, unless it is already."""
+        self.check_owner(config)
+        for name, content in (("config.json", to_json(config)), ("manifest.json", {"data": data})):
+            if not (self.path / name).exists():
+                write_atomically(self.path / name, json.dumps(content, indent=1))
 
     def config(self) -> SweepConfig:
         """The sweep that owns this directory."""
@@ -74,14 +88,12 @@ class RunDirectory:
         return from_json(SweepConfig, _read(path))
 
     def check_data(self, digest: str) -> None:
-        """Remember the digest of the data, or refuse data that changed since the sweep began."""
+        """Refuse data that changed since the sweep began."""
         path = self.path / "manifest.json"
         if path.exists():
             saved = _read(path)["data"]
             problem = f"the data changed since this sweep began (digest {saved[:12]} is now {digest[:12]})"
             require(saved == digest, str(path), problem, "restore the files, or start a new --workdir")
-        else:
-            write_atomically(path, json.dumps({"data": digest}))
 
     # -- stacks -----------------------------------------------------------------------------------------------
 
@@ -89,7 +101,10 @@ class RunDirectory:
         """Add the stacks of trials that have none yet; those written before keep their grouping."""
         entries = _read(self.path / "stacks.json") if (self.path / "stacks.json").exists() else []
         known = {trial["id"] for entry in entries for trial in entry["trials"]}
-        for stack in make_stacks([t for t in trials if t.id not in known], stack_size):
+        new = [t for t in trials if t.id not in known]
+        if not new:
+            return
+        for stack in make_stacks(new, stack_size):
             members = [{"id": t.id, "config": to_json(t), "labels": labels.get(t.id, {})} for t in stack.trials]
             entries.append({"trials": members, "trunks": list(stack.trunks)})
         write_atomically(self.path / "stacks.json", json.dumps(entries, indent=1))
@@ -128,10 +143,16 @@ class RunDirectory:
             return []
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
 
-    def append_prediction(self, prediction: dict[str, Any]) -> None:
-        """Write one prediction to disk before the run that tests it may start."""
+    def append_prediction(self, prediction: dict[str, Any], trial: Trial) -> None:
+        """Write one prediction to disk before the run that tests it, `trial`, may start; that run's config first."""
+        write_atomically(self.path / "trials" / trial.id / "config.json", json.dumps(to_json(trial), indent=1))
         lines = [json.dumps(p) for p in [*self.predictions(), prediction]]
         write_atomically(self.path / "predictions.jsonl", "".join(line + "\n" for line in lines))
+
+    def predicted_trials(self) -> list[Trial]:
+        """The runs that test the predictions."""
+        paths = [self.path / "trials" / p["trial"] / "config.json" for p in self.predictions()]
+        return [from_json(Trial, _read(path)) for path in paths]
 
     def write_progress(self, worker: str, state: dict[str, Any]) -> None:
         """What a worker is doing, for displays; may be lost in a crash."""

@@ -22,7 +22,7 @@ def heldout_trial(config: SweepConfig, directory: RunDirectory) -> tuple[laws.Fi
     plan = config.prediction
     frame = directory.results.frame()
     runs = frame[(frame["status"] == "done") & (frame["split"] == "fit")]
-    fit = laws.fit(plan.law, runs, bootstrap=plan.bootstrap, seed=config.train.seed)
+    fit = laws.fit(plan.law, runs, objective=plan.objective, bootstrap=plan.bootstrap, seed=config.train.seed)
     write_atomically(directory.path / "fit.json", fit.to_json())
     budget = plan.factor * max(config.isoflop.budgets)
     candidates = [
@@ -43,7 +43,7 @@ def _unbounded(plan: Isoflop) -> Isoflop:
 def foretold(fit: laws.Fit, trial: Trial, interval: float) -> laws.Prediction:
     """The law's prediction of a trial's loss."""
     inputs = law_inputs(trial)
-    return fit.predict(**{name: inputs[name] for name in fit.law.inputs}, interval=interval)
+    return fit.predict(interval, **{name: inputs[name] for name in fit.law.inputs})  # type: ignore[arg-type]
 
 
 def law_inputs(trial: Trial) -> dict[str, float]:

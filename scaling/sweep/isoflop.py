@@ -1,4 +1,4 @@
-"""The isoFLOP plan: compute budgets x widths -> shapes, tokens and steps that hit each budget (Hoffmann et al. 2022)."""
+"""The isoFLOP plan: budgets x widths -> shapes, tokens and steps that hit each budget (Hoffmann et al. 2022)."""
 
 from __future__ import annotations
 

@@ -41,11 +41,15 @@ def write_atomically(path: Path, text: str) -> None:
     """Write `text` so that a reader or a crash sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # a full disk has no room for half a file
+        raise
 
 
 class Results:
@@ -75,7 +79,8 @@ class Results:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as e:
-            raise ConfigError(str(path), f"is damaged ({e})", "delete this file and run the same command again") from None
+            fix = "delete this file and run the same command again"
+            raise ConfigError(str(path), f"is damaged ({e})", fix) from None
 
     def table(self) -> pa.Table:
         """All rows, in the order of (flops, params, seed, trial); units in the field metadata."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from scaling.sweep.results import Results, write_atomically
 from scaling.sweep.stack import Stack
 from scaling.sweep.trial import Trial
 from scaling.train.checkpoint import Checkpoints
+from scaling.train.initial import load_initial
 from scaling.train.loop import Outcome, Progress, Run, Training
 
 
@@ -53,11 +55,14 @@ def run_stack(
     heldout = datasets[base.id].heldout_batches(
         base.train.seq_len, base.train.batch_size, limit_tokens=base.train.eval_sequences * base.train.seq_len
     )
-    runs = [_run(directory, trial, trunk, datasets[trial.id]) for trial, trunk in zip(stack.trials, stack.trunks, strict=True)]
+    start = load_initial(base.train.init_from, base.model) if base.train.init_from else None
+    members = zip(stack.trials, stack.trunks, strict=True)
+    runs = [_run(directory, trial, trunk, datasets[trial.id]) for trial, trunk in members]
+    manifest = {run.name: run.batches.manifest | ({"init_from": start[1]} if start else {}) for run in runs}
 
     def finish(i: int, outcome: Outcome) -> None:
         trial = stack.trials[i]
-        _save_params(runs[i], trial, outcome)
+        _save_params(runs[i], trial, outcome, manifest[trial.id])
         extra = (labels or {}).get(trial.id, {})
         results.add(row(trial, sweep, outcome, runs[i].batches.unique_tokens_after(trial.train.steps)) | extra)
 
@@ -67,14 +72,26 @@ def run_stack(
         heldout,
         directory=stack_directory(directory, stack),
         batch_mode=resolved_batch_mode(batch_mode),
-        mesh=make_mesh(base.mesh, jax.devices()),
-        manifest={run.name: run.batches.manifest for run in runs},
+        mesh=make_mesh(base.mesh, devices_of(base)),
+        manifest=manifest,
         done=done,
         finish=finish,
         report=report,
         stop_requested=stop_requested,
+        initial_params=start[0] if start else None,
     ).run()
+    clear(directory, stack)
+
+
+def clear(directory: Path, stack: Stack) -> None:
+    """Remove the state of a stack that is done."""
     shutil.rmtree(stack_directory(directory, stack), ignore_errors=True)
+
+
+def devices_of(trial: Trial) -> list[jax.Device]:
+    """The devices that a trial's mesh spans: as many as its axes say, or all of them where one axis is -1."""
+    sizes = trial.mesh.sizes.values()
+    return jax.devices()[: None if -1 in sizes else math.prod(sizes)]
 
 
 def resolved_batch_mode(batch_mode: str) -> str:
@@ -91,18 +108,18 @@ def _run(directory: Path, trial: Trial, trunk: int | None, dataset: Dataset) -> 
     return Run(trial.id, trial.train, batches, path, trunk)
 
 
-def _save_params(run: Run, trial: Trial, outcome: Outcome) -> None:
+def _save_params(run: Run, trial: Trial, outcome: Outcome, manifest: dict[str, Any]) -> None:
     if outcome.error is not None:
         return
     with Checkpoints(run.directory / "checkpoints", keep=1) as checkpoints:
-        metadata = {"config": to_json(trial), "manifest": run.batches.manifest}
+        metadata = {"config": to_json(trial), "manifest": manifest}
         checkpoints.save(trial.train.steps, {"params": outcome.state.params}, metadata)
 
 
 def row(trial: Trial, sweep: str, outcome: Outcome, unique_tokens: int) -> dict[str, Any]:
     """The trial's row of the results table."""
     score = outcome.score
-    devices = jax.devices()
+    devices = devices_of(trial)
     return {
         "trial": trial.id,
         "sweep": sweep,

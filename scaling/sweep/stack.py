@@ -1,4 +1,4 @@
-"""Stacks: trials of equal shape train in one compiled program; WSD trials branch from the longest of their family."""
+"""Stacks: trials of equal shape train in one compiled program; WSD trials branch from the one that decays last."""
 
 from __future__ import annotations
 
@@ -72,12 +72,13 @@ def trunk_key(trial: Trial) -> str:
 def make_stacks(trials: Sequence[Trial], stack_size: int) -> list[Stack]:
     """Group trials by shape into stacks of at most `stack_size`, most work first.
 
-    A WSD family (trials equal but for their length) stays in one stack, so that it can branch.
+    A WSD family (trials equal but for their length and decay) stays in one stack, so that it can branch: the trial that
+    decays last is the trunk, since a branch must leave it before it decays.
     """
     shapes: dict[str, dict[str, list[Trial]]] = defaultdict(lambda: defaultdict(list))
     for trial in trials:
-        family = trunk_key(trial) if trial.train.schedule == "wsd" else trial.id
-        shapes[shape_key(trial)][family].append(trial)
+        key = trunk_key(trial) if trial.train.schedule == "wsd" else trial.id
+        shapes[shape_key(trial)][key].append(trial)
     stacks = []
     for families in shapes.values():
         group: list[list[Trial]] = []
@@ -85,7 +86,7 @@ def make_stacks(trials: Sequence[Trial], stack_size: int) -> list[Stack]:
             if group and sum(map(len, group)) + len(family) > stack_size:
                 stacks.append(_stack(group))
                 group = []
-            group.append(sorted(family, key=lambda t: -t.train.steps))
+            group.append(sorted(family, key=lambda t: (-t.train.decay_start, -t.train.steps)))
         stacks.append(_stack(group))
     return sorted(stacks, key=lambda stack: -stack.work)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 from models import counts
 from models.config import ModelConfig
 from models.errors import require
-from models.serialize import digest, field_types, located, unknown_field
+from models.serialize import digest, field_types, join, located, unknown_field
 from models.sharding import MeshConfig
 from scaling.data import DataConfig
 from scaling.train.config import TrainConfig
@@ -46,7 +47,7 @@ class Trial:
         """The same trial with every derived field filled in."""
         return dataclasses.replace(self, model=self.model.resolved())
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """12 hex digits of the sha256 of the resolved config, bookkeeping fields aside."""
         defaults = {path: default_of(type(self), path) for path in BOOKKEEPING}
@@ -59,20 +60,30 @@ class Trial:
 
 
 def override(config: Config, changes: Mapping[str, Any]) -> Config:
-    """A copy of a nested frozen dataclass with dotted fields replaced: `override(trial, {"train.steps": 10})`."""
-    for path, value in changes.items():
-        config = _override(config, path.split("."), path, value)
-    return config
+    """A copy of a nested frozen dataclass with dotted fields replaced: `override(trial, {"train.steps": 10})`.
+
+    All fields of one group change at once, so that rules across fields see the final values only.
+    """
+    return _override(config, changes, "")
 
 
-def _override(config: Any, names: list[str], path: str, value: Any) -> Any:
-    name, *rest = names
-    if name not in field_types(type(config)):
-        raise unknown_field(type(config), path.removesuffix(".".join(names)).rstrip("."), name)
-    if rest:
-        value = _override(getattr(config, name), rest, path, value)
-    with located(type(config), path.removesuffix(".".join(names)).rstrip(".")):
-        return dataclasses.replace(config, **{name: value})
+def _override(config: Any, changes: Mapping[str, Any], path: str) -> Any:
+    fix = "choose a config that sets it" if config is None else f"set {path} itself"
+    require(dataclasses.is_dataclass(config), path, f"is {config!r}, not a group of fields", fix)
+    values: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {}
+    for dotted, value in changes.items():
+        name, _, rest = dotted.partition(".")
+        if name not in field_types(type(config)):
+            raise unknown_field(type(config), path, name)
+        if rest:
+            groups.setdefault(name, {})[rest] = value
+        else:
+            values[name] = value
+    for name, inner in groups.items():
+        values[name] = _override(values.get(name, getattr(config, name)), inner, join(path, name))
+    with located(type(config), path):
+        return dataclasses.replace(config, **values)
 
 
 def default_of(cls: type, path: str) -> Any:
