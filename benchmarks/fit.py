@@ -1,6 +1,6 @@
 """How fast and how low the scaling-law estimator gets, against scipy's L-BFGS-B over a 4,500-start grid.
 
-    python benchmarks/fit.py [--data shared/data/scaling/chinchilla_fig4.csv] [--quick]
+    python benchmarks/fit.py [--data shared/data/scaling/chinchilla_fig4.csv] [--quick] [--keep]
 
 Prints one JSON line per case. Without --data (or ISOFLOP_DATA) the table is 240 synthetic runs of the same spread.
 --quick runs a fiftieth of the scipy starts and scales the time; the note says so.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"        # more BLAS threads make five-parameter problems ten times slower, scipy's above all
+    os.environ[_name] = "1"  # more BLAS threads make five-parameter problems ten times slower, scipy's above all
 
 import argparse  # noqa: E402
 import json  # noqa: E402
@@ -19,6 +19,7 @@ import platform  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
+from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -26,10 +27,9 @@ import pandas as pd  # noqa: E402
 import scipy  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path.insert(0, str(ROOT))
 
-from peers import fit_scipy  # noqa: E402
-
+from benchmarks.peers import fit_scipy  # noqa: E402
 from scaling.laws import CHINCHILLA, fit  # noqa: E402
 
 FIRST_FIT = """
@@ -68,25 +68,44 @@ def clock(run, repeats: int = 1) -> tuple[float, object]:
     return min(times), result
 
 
-def emit(case: str, unit: str, ours: float, peer: float | None, **more) -> None:
-    """One JSON line; ratio above 1 means that we are ahead."""
+def emit(
+    case: str, unit: str, ours: float, peer: float | None, *, bench: str = "fit", keep: bool = False, **more
+) -> None:
+    """One JSON line; ratio above 1 means that we are ahead (lower is better here)."""
     commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    print(json.dumps({"bench": "fit", "case": case, "unit": unit, "ours": ours, "peer": peer,
-                      "ratio": None if peer is None else peer / ours,
-                      "machine": f"{platform.machine()} {os.cpu_count()} cores",
-                      "versions": {"python": platform.python_version(), "numpy": np.__version__,
-                                   "scipy": scipy.__version__},
-                      "commit": commit.stdout.strip() or None, **more}), flush=True)
+    line = {
+        "bench": bench,
+        "case": case,
+        "unit": unit,
+        "ours": ours,
+        "peer": peer,
+        "ratio": None if peer is None else peer / ours,
+        "machine": f"{platform.machine()} {os.cpu_count()} cores",
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__},
+        "commit": commit.stdout.strip() or None,
+        **more,
+    }
+    text = json.dumps(line)
+    print(text, flush=True)
+    if keep:
+        with (ROOT / "benchmarks" / "results" / f"{bench}.jsonl").open("a") as file:
+            file.write(text + "\n")
 
 
 def main() -> None:
     """Run every case and print its line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = os.environ.get("ISOFLOP_DATA")
-    parser.add_argument("--data", type=Path, help="CSV with columns N, D, loss",
-                        default=Path(default) / "scaling" / "chinchilla_fig4.csv" if default else None)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="CSV with columns N, D, loss",
+        default=Path(default) / "scaling" / "chinchilla_fig4.csv" if default else None,
+    )
     parser.add_argument("--quick", action="store_true", help="fewer scipy starts and resamples")
+    parser.add_argument("--keep", action="store_true", help="append to benchmarks/results/fit.jsonl")
     options = parser.parse_args()
+    show = partial(emit, keep=options.keep)
     runs, name = table(options.data)
     logs = [np.log(runs[c].to_numpy()) for c in ("params", "tokens", "loss")]
     grid = fit_scipy.starts()
@@ -97,28 +116,44 @@ def main() -> None:
     seconds, best = clock(lambda: fit_scipy.fit_from(grid[some], *logs))
     scaled = seconds * len(grid) / len(some)
     note = f"scipy: {len(some)} of {len(grid)} starts, time scaled" if options.quick else "scipy: all 4,500 starts"
-    emit(f"{name}: one certified fit", "s", warm, scaled, note=note)
-    emit(f"{name}: objective (lower is better)", "huber sum", fitted.certificate.objective, float(best.fun), note=note)
+    show(f"{name}: one certified fit", "s", warm, scaled, note=note)
+    show(f"{name}: objective (lower is better)", "huber sum", fitted.certificate.objective, float(best.fun), note=note)
 
-    ours = pd.DataFrame({"A": np.exp(grid[:, 0]), "B": np.exp(grid[:, 1]), "E": np.exp(grid[:, 2]),
-                         "alpha": grid[:, 3], "beta": grid[:, 4]})
+    ours = pd.DataFrame(
+        {
+            "A": np.exp(grid[:, 0]),
+            "B": np.exp(grid[:, 1]),
+            "E": np.exp(grid[:, 2]),
+            "alpha": grid[:, 3],
+            "beta": grid[:, 4],
+        }
+    )
     brute, forced = clock(lambda: fit(CHINCHILLA, runs, starts=ours))
-    emit(f"{name}: the same 4,500 starts", "s", brute, scaled, note=note, agreed=forced.certificate.agreed)
+    show(f"{name}: the same 4,500 starts", "s", brute, scaled, note=note, agreed=forced.certificate.agreed)
 
     resamples, few = (400, 5) if options.quick else (4000, 20)
     boot, _ = clock(lambda: fitted.resampled(resamples))
     peer_boot, _ = clock(lambda: fit_scipy.bootstrap_from(best.x, *logs, size=few))
-    emit(f"{name}: bootstrap of {resamples}", "s", boot, peer_boot / few * resamples,
-         note=f"ours globally initialised, scipy from the optimum on {few}, time scaled")
+    show(
+        f"{name}: bootstrap of {resamples}",
+        "s",
+        boot,
+        peer_boot / few * resamples,
+        note=f"ours globally initialised, scipy from the optimum on {few}, time scaled",
+    )
 
     path = Path(os.environ.get("TMPDIR", "/tmp")) / f"fit_bench_{os.getpid()}.csv"
     runs.to_csv(path, index=False)
     try:
-        out = subprocess.run([sys.executable, "-c", FIRST_FIT.format(root=str(ROOT), path=str(path))], check=True,
-                             capture_output=True, text=True)
+        out = subprocess.run(
+            [sys.executable, "-c", FIRST_FIT.format(root=str(ROOT), path=str(path))],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
     finally:
         path.unlink()
-    emit(f"{name}: first fit in a fresh process, imports included", "s", float(out.stdout), None)
+    show(f"{name}: first fit in a fresh process, imports included", "s", float(out.stdout), None)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The quickstart: an isoFLOP sweep on the embedded corpus, a fit, and a run of 8x the compute foretold before it starts.
+"""The quickstart: an isoFLOP sweep on the embedded corpus, a fit, and a run of 8x the compute, foretold.
 
     python -m launch.quickstart --workdir runs/quickstart
 """

@@ -8,10 +8,13 @@ Writes OUT/fit.json (full precision, for launch.plan and notebooks), OUT/summary
 
 from __future__ import annotations
 
+import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 from launch import cli
-from models.errors import ConfigError
+from models.errors import ConfigError, nearest
 
 FLAGS = cli.new_flags()
 cli.DEFINE_string("results", None, "run directory, or a .csv, .parquet, .jsonl table", flag_values=FLAGS, required=True)
@@ -22,8 +25,8 @@ cli.DEFINE_list("columns", [], "renames, law's name = table's: params=N,tokens=D
 cli.DEFINE_string("cluster", "", "column that names the run of each row", flag_values=FLAGS)
 cli.DEFINE_string("weights", "", "column of inverse variances", flag_values=FLAGS)
 cli.DEFINE_string("objective", "", "huber, lad, gaussian, student_t; default: the law's", flag_values=FLAGS)
-cli.DEFINE_integer("bootstrap", 1000, "resamples for intervals", flag_values=FLAGS)
-cli.DEFINE_integer("seed", 0, "of the resamples", flag_values=FLAGS)
+cli.DEFINE_integer("bootstrap", 1000, "resamples for intervals; 0: none", flag_values=FLAGS, lower_bound=0)
+cli.DEFINE_integer("seed", 0, "of the resamples", flag_values=FLAGS, lower_bound=0)
 
 
 def main(
@@ -31,36 +34,51 @@ def main(
     bootstrap: int, seed: int,
 ) -> int:  # fmt: skip
     import scaling
+    from scaling.laws import by_name
     from scaling.sweep.results import write_atomically
 
-    options = {
-        "columns": dict(_rename(pair) for pair in columns) or None,
+    chosen, runs = by_name(law), scaling.load(results)
+    options: dict[str, Any] = {
+        "columns": dict(_rename(pair, list(map(str, runs.columns))) for pair in columns) or None,
         "cluster": cluster or None,
         "weights": weights or None,
         "objective": objective or None,
         "seed": seed,
     }
-    runs = scaling.load(results)
-    if holdout:
-        test = scaling.holdout(law, runs, holdout, bootstrap=bootstrap, **options)
-        fit, text = test.fit, f"{test.fit.summary()}\n\n{test.summary()}"
-    else:
-        fit = scaling.fit(law, runs, bootstrap=bootstrap, **options)
-        text = fit.summary()
-    directory = Path(out)
-    write_atomically(directory / "fit.json", fit.to_json())
-    write_atomically(directory / "summary.txt", text + "\n")
-    fit.plot().figure.savefig(directory / "predicted.png", dpi=150, bbox_inches="tight")
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        if holdout:
+            test = scaling.holdout(chosen, runs, holdout, bootstrap=bootstrap, **options)
+            fit, text = test.fit, f"{test.fit.summary()}\n\n{test.summary()}"
+        else:
+            fit = scaling.fit(chosen, runs, bootstrap=bootstrap, **options)
+            text = fit.summary()
+        directory = Path(out)
+        write_atomically(directory / "fit.json", fit.to_json())
+        write_atomically(directory / "summary.txt", text + "\n")
+        fit.plot().figure.savefig(directory / "predicted.png", dpi=150, bbox_inches="tight")
     print(text)
     print(f"wrote {directory / 'fit.json'}, summary.txt, predicted.png")
     return 0
 
 
-def _rename(pair: str) -> tuple[str, str]:
+def _rename(pair: str, have: list[str]) -> tuple[str, str]:
+    """(law's name, table's name) of one --columns entry; `have` are the table's columns."""
     law_name, equals, table_name = pair.partition("=")
     if not (equals and law_name and table_name):
         raise ConfigError("--columns", f"{pair!r} is no rename", "write params=N,tokens=D")
+    if table_name not in have:
+        near = nearest(table_name, have)
+        fix = f"did you mean {near!r}?" if near else f"have {', '.join(have)}"
+        raise ConfigError("--columns", f"{pair!r}: the table has no column {table_name!r}", fix)
     return law_name, table_name
+
+
+def _warn(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """Show a warning as one line, without the place in our code that raised it."""
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

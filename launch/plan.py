@@ -18,13 +18,19 @@ cli.DEFINE_float("interval", 0.9, "level of the intervals", flag_values=FLAGS, l
 
 
 def main(fit: str, flops: float, inference_tokens: float, interval: float) -> int:
+    import math
     from pathlib import Path
 
     import scaling
     from models.errors import require
 
-    require(Path(fit).is_file(), fit, "no such file", "give the fit.json that launch.fit wrote")
-    plan = scaling.plan(scaling.Fit.from_json(Path(fit)), flops=flops, inference_tokens=inference_tokens, interval=interval)
+    path = Path(fit)
+    path = path / "fit.json" if path.is_dir() else path
+    require(path.is_file(), fit, "no such file", "give the fit.json that launch.fit wrote")
+    require(0 < interval < 1, "--interval", f"{interval} is no level", "give a fraction such as 0.9")
+    require(math.isfinite(inference_tokens), "--inference_tokens", f"is {inference_tokens}", "give a count")
+    law = scaling.Fit.from_json(path)
+    plan = scaling.plan(law, flops=flops, inference_tokens=inference_tokens, interval=interval)
     print(plan.summary())
     return 0
 

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from models import counts
 from models.errors import ConfigError
+from models.serialize import digest
+from scaling.data import Dataset, check_vocabulary, prepare
 from scaling.sweep.trial import Trial
+from scaling.train.initial import load_initial
 
 RESERVE = 64e6  # bytes for tables, metrics, logs and the report
+
+
+def check_trials(trials: Sequence[Trial]) -> str:
+    """ConfigError for data or initial parameters that a trial cannot train on; the digest of all of the data."""
+    datasets: dict[str, Dataset] = {}
+    for trial in trials:
+        key = digest(trial.data)
+        datasets[key] = datasets.get(key) or prepare(trial.data, trial.model.vocab_size)
+        check_vocabulary(trial.model.vocab_size, datasets[key].tokenizer.vocab_size)
+    shapes = {(digest(t.data), t.train.seq_len, t.train.batch_size, t.train.eval_sequences) for t in trials}
+    for key, seq_len, batch_size, sequences in shapes:
+        datasets[key].batches(seq_len, batch_size)
+        datasets[key].heldout_batches(seq_len, batch_size, limit_tokens=sequences * seq_len)
+    for path, model in {(t.train.init_from, t.model) for t in trials}:
+        if path is not None:
+            load_initial(path, model)
+    return hashlib.sha256("".join(sorted(d.digest for d in datasets.values())).encode()).hexdigest()
 
 
 def bytes_needed(trials: Sequence[Trial], stack_size: int) -> float:
     """Disk a sweep takes at most: final parameters of every trial, and the checkpoints of two stacks at work."""
     final = [counts.param_bytes(t.model) for t in trials]
-    states = [
-        (counts.param_bytes(t.model) + counts.optimizer_bytes(t.model, t.train.optimizer)) * (t.train.keep_checkpoints + 1)
-        for t in trials
-    ]
+    moments = [counts.optimizer_bytes(t.model, t.train.optimizer) for t in trials]
+    saved = [t.train.keep_checkpoints + 1 for t in trials]
+    states = [copies * (a + b) for copies, a, b in zip(saved, final, moments, strict=True)]
     return sum(final) + 2 * stack_size * max(states) + RESERVE
 
 

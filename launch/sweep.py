@@ -43,8 +43,9 @@ def run_sweep(config: SweepConfig, path: Path, *, profile: str = "") -> int:
     trials = config.trials()  # validates the plan before anything is written
     directory = RunDirectory(path)
     with directory.locked():
-        directory.claim(config)
-        prepare_data(config, directory, trials)
+        directory.check_owner(config)
+        if not directory.is_finished(trials, config.prediction is not None):
+            directory.claim(config, prepare_data(config, directory, trials))
         labels = {trial.id: label(config, trial) for trial in trials}
         directory.plan(trials, config.stack_size, labels)
         train(config, directory, "trials", profile)
@@ -55,29 +56,28 @@ def run_sweep(config: SweepConfig, path: Path, *, profile: str = "") -> int:
 
 def label(config: SweepConfig, trial: Trial) -> dict[str, Any]:
     """Free columns of a trial: its isoFLOP budget, and that laws are fitted on it."""
-    budgets = config.isoflop.budgets if config.isoflop else ()
-    near = [budget for budget in budgets if abs(trial.flops / budget - 1) <= config.isoflop.tolerance]
+    plan = config.isoflop
+    near = [b for b in plan.budgets if abs(trial.flops / b - 1) <= plan.tolerance] if plan else []
     return {"split": "fit", "budget": near[0] if near else None}
 
 
-def prepare_data(config: SweepConfig, directory: RunDirectory, trials: Sequence[Trial]) -> None:
-    """Tokenise once, and refuse what would fail later: data, vocabulary, batch size, disk space."""
-    from launch.preflight import check_disk
-    from scaling.data import prepare
+def prepare_data(config: SweepConfig, directory: RunDirectory, trials: Sequence[Trial]) -> str:
+    """Tokenise once, and refuse what would fail later: data, vocabulary, batch size, disk space; the data's digest."""
+    from launch.executors.local import LocalExecutor
+    from launch.preflight import check_disk, check_trials
 
-    if directory.is_finished(trials, config.prediction is not None):
-        return
-    dataset = prepare(config.data, config.model.vocab_size)
-    directory.check_data(dataset.digest)
-    for trial in trials:
-        prepare(trial.data, trial.model.vocab_size).batches(trial.train.seq_len, trial.train.batch_size)
+    LocalExecutor(config.workers, config.threads)  # refuses more threads than there are
+    digest = check_trials(trials)
+    directory.check_data(digest)
     check_disk(directory.path, trials, config.stack_size)
+    return digest
 
 
 def train(config: SweepConfig, directory: RunDirectory, title: str, profile: str = "") -> None:
     """Let workers train every stack that is not done, and collect the table."""
     from launch.executors.local import LocalExecutor
     from launch.progress import SweepDisplay
+    from scaling.sweep.run import clear
 
     stacks = directory.stacks()
     open_stacks = [stack for stack in stacks if not directory.is_done(stack)]
@@ -92,6 +92,10 @@ def train(config: SweepConfig, directory: RunDirectory, title: str, profile: str
         except BaseException:
             executor.cancel()  # workers save, so that the same command goes on from here
             raise
+    for stack in stacks:
+        if not directory.is_done(stack):
+            raise RuntimeError(f"the workers left stack {stack.id} unfinished: see {directory.path / 'logs'}")
+        clear(directory.path, stack)  # a worker killed between its last row and its tidying up left it
     directory.results.write()
 
 
@@ -101,8 +105,9 @@ def predict_and_test(config: SweepConfig, directory: RunDirectory, profile: str 
 
     if not directory.predictions():
         fit, trial = heldout_trial(config, directory)
-        directory.append_prediction(predict(config, fit, trial))
-        directory.plan([trial], 1, {trial.id: {"split": "heldout", "budget": None}})
+        directory.append_prediction(predict(config, fit, trial), trial)
+    tests = directory.predicted_trials()
+    directory.plan(tests, 1, {trial.id: {"split": "heldout", "budget": None} for trial in tests})
     train(config, directory, "held-out run", profile)
 
 

@@ -30,8 +30,8 @@ def main(config: Trial, workdir: str, profile: str) -> int:
     from launch.sweep import run_sweep
     from scaling.sweep.config import SweepConfig
 
-    parts = {"model": config.model, "data": config.data, "train": config.train, "mesh": config.mesh}
-    sweep = SweepConfig(name="train", **parts, threads=config.threads, workers=1)
+    model, data, train, mesh = config.model, config.data, config.train, config.mesh
+    sweep = SweepConfig("train", model, data, train, mesh, threads=config.threads, workers=1)
     return run_sweep(sweep, Path(workdir), profile=profile)
 
 

@@ -13,8 +13,9 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -23,17 +24,19 @@ from launch import cli
 FLAGS = cli.new_flags()
 cli.DEFINE_string("workdir", None, "run directory of the sweep", flag_values=FLAGS, required=True)
 cli.DEFINE_string("name", "0", "name of this worker in logs and progress files", flag_values=FLAGS)
+cli.DEFINE_integer("launcher", 0, "process to end with: the one that started this worker", flag_values=FLAGS)
 cli.DEFINE_string("profile", "", "directory for a profiler trace of the first stack", flag_values=FLAGS)
 
+POLL_S = 0.2
 SAVED = 75  # exit code of a worker that was asked to stop and saved its state (EX_TEMPFAIL)
 
 
 class StopRequest:
-    """True once SIGTERM or SIGINT arrived, or the process that started this one is gone."""
+    """True once SIGTERM or SIGINT arrived, or the launcher (a process id; 0: there is none) is gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, launcher: int = 0) -> None:
         self.signalled = False
-        self.parent = os.getppid()
+        self.launcher = launcher
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
 
@@ -41,38 +44,47 @@ class StopRequest:
         self.signalled = True
 
     def __call__(self) -> bool:
-        return self.signalled or os.getppid() != self.parent
+        return self.signalled or self.launcher not in (0, os.getppid())
 
 
 @contextmanager
-def claim(path: Path, wait: bool) -> Iterator[bool]:
-    """Hold the lock file `path`; yields whether it is held. The kernel releases it when the holder dies."""
+def claim(path: Path, give_up: Callable[[], bool]) -> Iterator[bool]:
+    """Hold the lock file `path`; yields whether it is held. The kernel releases it when the holder dies.
+
+    give_up: asked while another process holds it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
+        while True:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if give_up():
+                    yield False
+                    return
+                time.sleep(POLL_S)
         yield True
 
 
-def main(workdir: str, name: str, profile: str) -> int:
+def main(workdir: str, name: str, launcher: int, profile: str) -> int:
+    stop = StopRequest(launcher)
     import jax
 
     from launch.progress import peak_of
     from scaling.sweep.directory import RunDirectory
     from scaling.sweep.run import run_stack
+    from scaling.sweep.stack import Stack
     from scaling.train.loop import Interrupted, Progress
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     directory = RunDirectory(Path(workdir))
-    stop = StopRequest()
+    config = directory.config()
     devices = jax.devices()
     peak = peak_of(devices[0].device_kind, len(devices))
 
-    def report(stack: str, progress: Progress) -> None:
-        state = dataclasses.asdict(progress) | {"stack": stack, "time": time.time(), "peak_flops": peak}
+    def report(stack: Stack, progress: Progress) -> None:
+        state = dataclasses.asdict(progress) | {"stack": stack.id, "time": time.time(), "peak_flops": peak}
         directory.write_progress(name, state)
 
     if profile:
@@ -84,15 +96,16 @@ def main(workdir: str, name: str, profile: str) -> int:
                     return SAVED
                 if directory.is_done(stack):
                     continue
-                with claim(directory.path / "locks" / stack.id, wait) as mine:
+                give_up = stop if wait else lambda: True
+                with claim(directory.path / "locks" / stack.id, give_up) as mine:
                     if mine and not directory.is_done(stack):
                         run_stack(
                             stack,
                             directory.path,
-                            directory.config().name,
-                            batch_mode=directory.config().batch_mode,
+                            config.name,
+                            batch_mode=config.batch_mode,
                             labels=directory.labels(),
-                            report=lambda progress, stack=stack: report(stack.id, progress),
+                            report=partial(report, stack),
                             stop_requested=stop,
                         )
     except Interrupted:

@@ -7,34 +7,47 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from models.platform import on_cpu
 
+PRODUCT = "product"  # the name under which a rematerialisation policy can save what `contract` returns
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+
 def contract(x: jax.Array, w: jax.Array, dims: int = 1) -> jax.Array:
     """Contract the last `dims` dims of x with the first `dims` of w, accumulating in float32.
 
     x `[..., *in]`, w `[*in, *out]` -> `[..., *out]` in x's dtype.
     """
+    return checkpoint_name(_contract(x, w, dims), PRODUCT)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _contract(x: jax.Array, w: jax.Array, dims: int) -> jax.Array:
     lhs = tuple(range(x.ndim - dims, x.ndim))
     y = jax.lax.dot_general(x, w, ((lhs, tuple(range(dims))), ((), ())), preferred_element_type=jnp.float32)
     return y.astype(x.dtype)
 
 
 def _forward(x: jax.Array, w: jax.Array, dims: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return contract(x, w, dims), (x, w)
+    return _contract(x, w, dims), (x, w)
 
 
 def _backward(dims: int, residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = residuals
-    out = tuple(range(x.ndim - dims, dy.ndim))
-    numbers = ((out, tuple(range(dims, w.ndim))), ((), ()))
-    dx = jax.lax.dot_general(dy, w, numbers, preferred_element_type=jnp.float32).astype(x.dtype)
-    return dx, weight_gradient(x, dy, dims).astype(w.dtype)
+    shared = x.ndim - dims
+    if on_cpu():  # as matrices: with more dims, XLA's CPU backend copies w transposed before the product
+        dy_rows, matrix = dy.reshape(*dy.shape[:shared], -1), w.reshape(math.prod(w.shape[:dims]), -1)
+        contracted = ((shared,), (1,))
+        dx = jax.lax.dot_general(dy_rows, matrix, (contracted, ((), ())), preferred_element_type=jnp.float32)
+        dx = dx.reshape(x.shape)
+    else:
+        out = tuple(range(shared, dy.ndim)), tuple(range(dims, w.ndim))
+        dx = jax.lax.dot_general(dy, w, (out, ((), ())), preferred_element_type=jnp.float32)
+    return dx.astype(x.dtype), weight_gradient(x, dy, dims).astype(w.dtype)
 
 
-contract.defvjp(_forward, _backward)
+_contract.defvjp(_forward, _backward)
 
 
 def weight_gradient(x: jax.Array, dy: jax.Array, dims: int = 1) -> jax.Array:
@@ -42,10 +55,11 @@ def weight_gradient(x: jax.Array, dy: jax.Array, dims: int = 1) -> jax.Array:
     shared = tuple(range(x.ndim - dims))
     fan_in, fan_out = math.prod(x.shape[len(shared) :]), math.prod(dy.shape[len(shared) :])
     dot = partial(jax.lax.dot_general, dimension_numbers=((shared, shared), ((), ())))
-    if fan_in <= fan_out or not on_cpu():
+    if fan_in < fan_out or not on_cpu():
         return dot(x, dy, preferred_element_type=jnp.float32)
-    # XLA's CPU matmul with a transposed left operand reaches 104 GFLOP/s with few rows and 56 with many; the
-    # barrier keeps XLA from folding the transpose back into the product.
+    # XLA's CPU matmul with a transposed left operand reaches 104 GFLOP/s with few rows and 56 with many. The first
+    # barrier keeps XLA from folding the transpose back into the product; the second has it done once, not by the
+    # norm and by each of the optimiser's reads of the gradient.
     transposed = jax.lax.optimization_barrier(dot(dy, x, preferred_element_type=jnp.float32))
     n_out = dy.ndim - len(shared)
-    return transposed.transpose(*range(n_out, transposed.ndim), *range(n_out))
+    return jax.lax.optimization_barrier(transposed.transpose(*range(n_out, transposed.ndim), *range(n_out)))

@@ -12,8 +12,13 @@ import numpy as np
 from scipy.optimize import minimize
 
 DELTA = 1e-3
-GRID = {"alpha": np.arange(0, 2.5, 0.5), "beta": np.arange(0, 2.5, 0.5), "log_E": np.arange(-1, 1.5, 0.5),
-        "log_A": np.arange(0, 30, 5.0), "log_B": np.arange(0, 30, 5.0)}
+GRID = {
+    "alpha": np.arange(0, 2.5, 0.5),
+    "beta": np.arange(0, 2.5, 0.5),
+    "log_E": np.arange(-1, 1.5, 0.5),
+    "log_A": np.arange(0, 30, 5.0),
+    "log_B": np.arange(0, 30, 5.0),
+}
 
 
 def starts() -> np.ndarray:
@@ -25,8 +30,9 @@ def starts() -> np.ndarray:
 
 def objective(p, log_params, log_tokens, log_loss) -> float:
     """Sum of Huber losses of the log residuals."""
-    predicted = np.logaddexp.reduce([np.full_like(log_params, p[2]), p[0] - p[3] * log_params,
-                                     p[1] - p[4] * log_tokens], axis=0)
+    predicted = np.logaddexp.reduce(
+        [np.full_like(log_params, p[2]), p[0] - p[3] * log_params, p[1] - p[4] * log_tokens], axis=0
+    )
     size = np.abs(predicted - log_loss)
     return float(np.where(size <= DELTA, 0.5 * size**2, DELTA * (size - 0.5 * DELTA)).sum())
 

@@ -13,8 +13,7 @@ from typing import IO
 from launch.environment import available_cpus, worker_environment
 from models.errors import ConfigError, require
 
-SAVED = 75  # a worker that was asked to stop and saved (launch.worker)
-RESTARTS = 3  # of one worker that died by a signal or an unexpected error
+RESTARTS = 3  # of one worker that was stopped, died by a signal or an unexpected error
 
 
 @dataclass
@@ -50,7 +49,8 @@ class LocalExecutor:
             self.workers.append(Worker(str(i), self.shares[i], self._start(str(i), self.shares[i], log), log))
 
     def _start(self, name: str, cpus: list[int], log: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "launch.worker", "--workdir", str(self.workdir), "--name", name, *self.arguments]
+        command = [sys.executable, "-m", "launch.worker", "--workdir", str(self.workdir), "--name", name]
+        command += ["--launcher", str(os.getpid()), *self.arguments]
         environment = worker_environment(self.threads, cpus)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_root()), environment.get("PYTHONPATH", "")]))
         out: IO[bytes]
@@ -66,7 +66,7 @@ class LocalExecutor:
                 alive = True
             elif code == 2:
                 raise _bad_input(worker)
-            elif code not in (0, SAVED):
+            elif code != 0:
                 if worker.restarts >= RESTARTS:
                     raise RuntimeError(f"worker {worker.name} ended with {code} {RESTARTS + 1} times: see {worker.log}")
                 worker.restarts += 1
@@ -89,6 +89,6 @@ def _root() -> Path:
 
 def _bad_input(worker: Worker) -> ConfigError:
     lines = worker.log.read_text(encoding="utf-8", errors="replace").splitlines()
-    message = next((line for line in reversed(lines) if line.startswith("error: ")), "error: worker: failed: see its log")
-    parts = message.removeprefix("error: ").split(": ", 2)
-    return ConfigError(parts[0], parts[1] if len(parts) > 1 else "failed", parts[2] if len(parts) > 2 else f"see {worker.log}")
+    messages = (line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: "))
+    field, problem, fix = [*next(messages, "worker").split(": ", 2), "failed", f"see {worker.log}"][:3]
+    return ConfigError(field, problem, fix)

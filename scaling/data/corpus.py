@@ -39,7 +39,7 @@ EMBEDDED_DISTRIBUTIONS = (
 _NOT_SOURCES = frozenset(("site-packages", "dist-packages", "test", "tests", "idle_test", "_test", "_tests"))
 # _sysconfigdata holds the paths and compiler of the machine that built this interpreter.
 _NOT_SOURCE = re.compile(r"(test_.*|.*_test|conftest|_sysconfigdata.*)\.py$")
-_LARGEST_SOURCE = 100_000  # bytes; beyond are tables and generated text, one of which would be a tenth of a held-out set
+_LARGEST_SOURCE = 100_000  # bytes; beyond are tables and generated text: one was a tenth of a held-out set
 _PIECE_CHARACTERS = 16_384  # the length of the documents that a single text file is cut into
 
 

@@ -19,6 +19,7 @@ from scaling.laws.certificate import Certificate, certify, repeated, robust_scal
 from scaling.laws.estimator import Estimator
 from scaling.laws.law import Law, Values
 from scaling.laws.objectives import Objective
+from scaling.laws.profile import profile, sandwich
 from scaling.laws.runs import as_table, check_units, missing, numbers, row_name, row_names
 from scaling.laws.start_grid import optimum
 
@@ -94,9 +95,10 @@ class Fit:
         """Bootstrap draws, one row per resample: the parameters and the derived quantities."""
         if self.draws is None:
             raise ConfigError("bootstrap", "this fit has no resamples", "fit again with bootstrap=1000")
-        return self._frame(self.draws.z)
+        return self.frame(self.draws.z)
 
-    def _frame(self, z) -> pd.DataFrame:
+    def frame(self, z: np.ndarray) -> pd.DataFrame:
+        """Parameters and derived quantities at coordinates z [B, K], one row each."""
         params = pd.DataFrame(self.law.coordinates.to_params(z), columns=list(self.law.parameters))
         columns = Values({name: params[name].to_numpy() for name in params})
         for name, derive in self.law.derived.items():
@@ -113,8 +115,9 @@ class Fit:
     def interval(self, level: float = 0.95, method: str = "percentile") -> Values:
         """Confidence interval of every parameter and derived quantity: name -> Interval(low, high).
 
-        method: "percentile" or "bca" from the bootstrap, "normal" from the asymptotic covariance (used when there are
-        no resamples). NaN where the certificate says that the rows cannot support an interval.
+        method: "percentile" or "bca" from the bootstrap; "normal" from the asymptotic covariance (used when there are
+        no resamples); "profile" from the rise of the objective (derived quantities: normal). NaN where the certificate
+        says that the rows cannot support an interval.
         """
         if not 0 < level < 1:
             raise ConfigError("level", f"{level} is not a probability", "use a value such as 0.95")
@@ -122,61 +125,61 @@ class Fit:
         none = Values({name: Interval(np.nan, np.nan) for name in names})
         if not self.certificate.supports_interval:
             return none
+        profiled = {}
+        if method == "profile":
+            free = [name for name in self.law.parameters if name not in self.fixed]
+            profiles = {name: profile(self, name, level) for name in free}
+            profiled, method = {name: Interval(p.low, p.high) for name, p in profiles.items()}, "normal"
         if self.draws is None or method == "normal":
-            frame = self._frame(self._asymptotic(4000))
+            frame = self.frame(self._asymptotic(4000))
             method = "percentile"
         else:
             frame = self.samples
         point = {**self.params, **self.derived}
         tails = dict.fromkeys(names, ((1 - level) / 2, (1 + level) / 2))
         if method == "bca":
-            left_out = self._frame(jackknife(self.estimator, self.z, self.table.clusters))
+            left_out = self.frame(jackknife(self.estimator, self.z, self.table.clusters))
             tails = {name: _bca_tails(frame[name], point[name], left_out[name], level) for name in names}
         elif method != "percentile":
-            raise ConfigError("method", f"{method!r} is not known", "use 'percentile', 'bca' or 'normal'")
+            raise ConfigError("method", f"{method!r} is not known", "use 'percentile', 'bca', 'normal' or 'profile'")
         out = {name: Interval(*(float(q) for q in np.quantile(frame[name], tails[name]))) for name in names}
         bound = [name for name in self.certificate.active_bounds if name in out]
         fixed = {name: Interval(value, value) for name, value in self.fixed.items()}
-        return Values({**out, **{name: Interval(np.nan, np.nan) for name in bound}, **fixed})
+        return Values({**out, **profiled, **{name: Interval(np.nan, np.nan) for name in bound}, **fixed})
 
     def _asymptotic(self, size: int) -> np.ndarray:
-        """Draws z [size, K] from the sandwich covariance of an M-estimator with noisy curvature smoothed."""
-        e, n, k = self.estimator, len(self.table.measured), int(self.estimator.free.sum())
-        jacobian = e.jacobian(self.z)[e.free] * e.residual_slope(self.z)
-        residual = self.residuals
-        psi = (
-            np.clip(residual, -self.objective.scale, self.objective.scale)
-            if self.objective.kind in ("huber", "lad")
-            else residual
-        )
-        width = max(self.objective.scale, robust_scale(residual) * n**-0.2, 1e-300)
-        curvature = 1.0
-        if self.objective.kind in ("huber", "lad"):
-            curvature = np.mean(np.abs(residual) < width) * self.objective.scale / width
-        bread = np.linalg.pinv((jacobian * self.table.weights) @ jacobian.T * curvature, rcond=1e-14)
-        scores = jacobian * psi * self.table.weights
-        if self.table.clusters is not None:
-            scores = np.array([np.bincount(self.table.clusters, row) for row in scores])
-        covariance = bread @ (scores @ scores.T) @ bread * n / max(n - k, 1)
+        """Draws z [size, K] from the sandwich covariance."""
+        _, covariance, _ = sandwich(self)
         z = np.repeat(self.z[None], size, 0)
-        normal = np.random.default_rng(self.seed).standard_normal((size, k))
         values, vectors = np.linalg.eigh(covariance)
-        z[:, e.free] += normal * np.sqrt(np.maximum(values, 0)) @ vectors.T
+        normal = np.random.default_rng(self.seed).standard_normal((size, len(covariance)))
+        z[:, self.estimator.free] += normal * np.sqrt(np.maximum(values, 0)) @ vectors.T
         return np.clip(z, self.law.coordinates.low, self.law.coordinates.high)
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of one run around the law, in the residual space (counts: of Pearson residuals)."""
+        return calibration.noise_scale(self.residuals, int(self.estimator.free.sum()))
 
     @cached_property
     def calibrated(self) -> calibration.Calibration:
-        """Rolling held-out scores inside the fitted table; computed on the first prediction interval."""
+        """Rolling held-out tests inside the fitted table; made on the first prediction interval."""
         if self.held_out_calibration is not None:
             return self.held_out_calibration
         t = self.table
-        return calibration.calibrate(self.estimator, t.axis_name, t.axis, t.clusters, self.seed)
+        return calibration.calibrate(self.estimator, t.axis_name, t.axis, self.noise, t.clusters, self.seed)
+
+    def discrepancy(self, **inputs) -> np.ndarray:
+        """Standard deviation [m] of the law's own error at the given inputs, in the residual space: none well inside
+        the fitted sizes, growing with the reach beyond them."""
+        size = calibration.sizes(self.table.axis_name, {k: np.asarray(v, float) for k, v in inputs.items()})
+        return self.calibrated.at(calibration.reaches(np.atleast_1d(size), self.table.axis.max()))
 
     def predict(self, interval: float = 0.9, calibrated: bool = True, **inputs) -> Prediction:
         """Output of a new run at the given inputs (scalars or arrays), and the interval its measurement should fall in.
 
-        The interval has three parts: the bootstrap of the parameters, the noise of one run, and the factor by which
-        rolling extrapolations inside the table missed (`calibrated=False` leaves that out). NaN ends when the rows
+        Three variances add up: the parameters' (bootstrap), that of one run (residuals), and the discrepancy of the law
+        that rolling extrapolations inside the table showed (`calibrated=False` leaves that out). NaN ends when the rows
         cannot support an interval.
         """
         for name in self.law.inputs:
@@ -208,13 +211,16 @@ class Fit:
         """Ends of the prediction interval [m]."""
         if self.certificate.points < len(self.law.parameters) + 2:
             return np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-        center = self.objective.link(mean)
-        with np.errstate(all="ignore"):
-            deviations = self.objective.link(self.outputs(self.prediction_draws(), arrays)) - center
-        deviation = calibration.spread(deviations)
-        noise = calibration.noise_scale(self.residuals, int(self.estimator.free.sum()))
-        factor = self.calibrated.factor(level) if calibrated else 1.0
-        half = factor * stats.norm.ppf(0.5 + level / 2) * np.sqrt(deviation**2 + noise**2)
+        draws = self.outputs(self.prediction_draws(), arrays)
+        trials = self.table.trials
+        center, deviation = calibration.center_and_deviation(self.objective, mean, draws, self.noise, trials)
+        if calibrated:
+            deviation = np.hypot(deviation, self.discrepancy(**arrays))
+        free = int(self.estimator.free.sum())
+        degrees = calibration.degrees(self.certificate.points, free, self.table.clusters)
+        half = stats.t.ppf(0.5 + level / 2, degrees) * deviation
+        if self.objective.counts:
+            return np.maximum(center - half, 0.0), np.minimum(center + half, 1.0)
         return self.objective.unlink(center - half), self.objective.unlink(center + half)
 
     def summary(self, level: float = 0.95) -> str:
@@ -252,11 +258,12 @@ class Fit:
 
         return fit_html(self)
 
-    def plot(self, kind: str = "predicted", ax=None):
-        """A matplotlib Axes: "predicted" against measured, "residuals", "isoflop", "contour" or "profile"."""
+    def plot(self, kind: str = "predicted", ax=None, **options):
+        """A matplotlib Axes: "predicted" against measured, "residuals", "isoflop", "contour", or "profile" of a
+        `parameter` (the law's first exponent unless named)."""
         from scaling.laws.display import plot_fit
 
-        return plot_fit(self, kind, ax)
+        return plot_fit(self, kind, ax, **options)
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The fit as JSON in full precision (data, parameters, draws, calibration); written to `path` when given."""
@@ -343,9 +350,7 @@ def read_table(
             f"{len(w)} weights for {len(table)} rows, all must be positive",
             "give inverse variances, one per row",
         )
-    axis_name, axis = calibration.choose_axis(
-        {**inputs, **({"flops": table["flops"].to_numpy(float)} if "flops" in table.columns else {})}
-    )
+    axis_name = calibration.choose_axis(inputs)
     return Table(
         inputs,
         measured,
@@ -354,7 +359,7 @@ def read_table(
         None if cluster is None else codes(table[cluster]),
         None if strata is None else codes(table[strata]),
         axis_name,
-        axis,
+        calibration.sizes(axis_name, inputs),
         row_names(table),
     )
 

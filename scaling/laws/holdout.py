@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError
-from scaling.laws.calibration import choose_axis, origins
+from scaling.laws.calibration import origins, sizes
 from scaling.laws.fit import Fit, fit
 from scaling.laws.law import Law
 from scaling.laws.runs import as_table, numbers
@@ -124,11 +124,7 @@ def score(fitted: Fit, held_out: pd.DataFrame, level: float = 0.9) -> pd.DataFra
     measured = numbers(held_out, law.output)
     prediction = fitted.predict(level, True, **inputs)
     naive_low, naive_high = naive_band(fitted, inputs, level)
-    axis = (
-        numbers(held_out, fitted.table.axis_name)
-        if fitted.table.axis_name in held_out.columns
-        else choose_axis(inputs)[1]
-    )
+    axis = sizes(fitted.table.axis_name, inputs)
     columns = {
         **inputs,
         "measured": measured,

@@ -133,8 +133,8 @@ class TwoStepFit:
     def predict(self, interval: float = 0.9, **inputs) -> Prediction:
         """Score of a new run at the inputs of the first law (scalars or arrays), and an interval for its measurement.
 
-        The interval holds the paired draws of both fits, the noise of both steps, and the factor by which the first
-        law's rolling extrapolations missed. NaN ends without resamples.
+        The interval holds the paired draws of both fits, the noise of both steps, and the discrepancy that the first
+        law's rolling extrapolations showed. NaN ends without resamples.
         """
         for name in self.first.law.inputs:
             if name not in inputs:
@@ -147,8 +147,8 @@ class TwoStepFit:
             rng = np.random.default_rng(self.seed)
             noise = [noise_scale(f.residuals, int(f.estimator.free.sum())) for f in (self.first, self.second)]
             normal = rng.standard_normal((2, len(self.first_draws), len(mean)))
-            missed = self.linked_loss(self.first_draws, **inputs) - center + noise[0] * normal[0]
-            loss = center + self.first.calibrated.factor(interval) * missed
+            spread = np.hypot(noise[0], self.first.discrepancy(**inputs))
+            loss = self.linked_loss(self.first_draws, **inputs) + spread * normal[0]
             draws = self.scores(self.second_draws, loss) + noise[1] * normal[1]
             low, high = np.quantile(draws, [(1 - interval) / 2, (1 + interval) / 2], axis=0)
         if all(np.ndim(inputs[name]) == 0 for name in self.first.law.inputs):

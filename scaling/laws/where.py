@@ -124,9 +124,11 @@ class _Parser:
         kind, text = self._next()
         column = self.table[name]
         if kind == "number":
-            if not pd.api.types.is_numeric_dtype(column):
+            # integers beyond 64 bits (a product of counts) make a column of Python objects
+            numeric = column if pd.api.types.is_numeric_dtype(column) else pd.to_numeric(column, errors="coerce")
+            if numeric.isna().all():
                 raise self._error(f"{name!r} is text, {text} is a number")
-            return compare(column.to_numpy(float, na_value=np.nan), float(text))
+            return compare(numeric.to_numpy(float, na_value=np.nan), float(text))
         if kind == "string":
             if compare not in (operator.eq, operator.ne):
                 raise self._error("text is compared with == or !=")

@@ -33,25 +33,29 @@ class TrainConfig:
     weight_decay: float = 0.1  # decoupled, times the learning rate; matrices and the head only
     grad_clip: float = 1.0  # global norm; 0 turns it off
     accumulate: int = 1  # micro-batches per step
-    mask_documents: bool = False  # bar attention and loss across document boundaries
     init_from: str | None = None  # a trial directory whose final parameters start this run
     eval_sequences: int = 256  # held-out sequences scored at the end and every eval_every steps
     eval_every: int = 0  # steps; 0: only at the end
     log_every: int = 100  # steps between metric rows; the host reads nothing in between
     checkpoint_every: int = 1000  # steps
     keep_checkpoints: int = 2
-    spike_factor: float = 3.0  # a logged loss above this many times the best one so far stops the trial
+    spike_factor: float = 2.0  # a smoothed loss above this many times its best (at least 1 nat) stops the trial
 
     def __post_init__(self) -> None:
-        for field in ("steps", "batch_size", "seq_len", "accumulate", "eval_sequences", "log_every", "keep_checkpoints"):
+        positive = ("steps", "batch_size", "seq_len", "accumulate", "eval_sequences", "log_every", "keep_checkpoints")
+        for field in positive:
             value = getattr(self, field)
             require(value >= 1, f"train.{field}", f"is {value}", "give a positive integer")
         for field in ("eval_every", "checkpoint_every", "warmup_steps"):
             value = getattr(self, field)
-            require(value is None or value >= 0, f"train.{field}", f"is {value}", "give a number of steps, or 0 for never")
-        for field in ("warmup_fraction", "decay_fraction", "final_learning_rate", "beta1", "beta2", "momentum"):
+            fix = "give a number of steps, or 0 for never"
+            require(value is None or value >= 0, f"train.{field}", f"is {value}", fix)
+        for field in ("warmup_fraction", "decay_fraction", "final_learning_rate", "momentum"):
             value = getattr(self, field)
             require(0 <= value <= 1, f"train.{field}", f"is {value}", "give a fraction between 0 and 1")
+        for field in ("beta1", "beta2"):
+            value = getattr(self, field)
+            require(0 <= value < 1, f"train.{field}", f"is {value}", "give a decay rate of at least 0 and below 1")
         for field in ("learning_rate", "eps"):
             value = getattr(self, field)
             require(value > 0, f"train.{field}", f"is {value}", "give a positive number")
@@ -108,4 +112,4 @@ def hyperparameters(config: TrainConfig) -> Hyperparameters:
     """The traced inputs of `config`; warm-up and decay in whole steps."""
     values = {field: getattr(config, field, None) for field in Hyperparameters._fields}
     values |= {"warmup_steps": config.warmup, "decay_steps": config.steps - config.decay_start}
-    return Hyperparameters(**{field: np.float32(value) for field, value in values.items()})
+    return Hyperparameters(**{field: np.asarray(value, np.float32) for field, value in values.items()})

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -86,6 +87,7 @@ class Training:
     """Trains a stack of runs that share model shape and static training fields.
 
     finish(index, outcome) is called once per run, as soon as it ends; runs in `done` are skipped.
+    initial_params: what every run starts from instead of a random draw (numpy leaves, as models.transformer.init).
     """
 
     def __init__(
@@ -102,11 +104,13 @@ class Training:
         finish: Callable[[int, Outcome], None],
         report: Callable[[Progress], None] = lambda progress: None,
         stop_requested: Callable[[], bool] = lambda: False,
+        initial_params: Any = None,
     ):
         self.model, self.runs, self.heldout = model.resolved(), list(runs), heldout
         self.train = runs[0].train
         self.directory, self.manifest = directory, manifest
         self.finish, self.report, self.stop_requested = finish, report, stop_requested
+        self.initial_params = initial_params
         self.finished = {i for i, run in enumerate(runs) if run.name in done}
         self.hyper = jax.tree.map(lambda *xs: np.stack(xs), *[hyperparameters(run.train) for run in runs])
         self.seeds = np.array([run.train.seed for run in runs], np.uint32)
@@ -115,11 +119,13 @@ class Training:
         self.placement = Placement(self.model, mesh, self.abstract)
         self.flops_per_step = counts.train_flops(self.model, self.train.tokens_per_step, self.train.seq_len)
         self.chunk = self._chunk_steps()
-        self.wall = np.zeros(len(runs))
+        self.wall = np.zeros(len(runs))  # seconds of each run, those before a resume included
+        self.seconds = 0.0  # of this process
         self.flops_done = 0.0
         self._example = runs[0].batches.batches(0, self.chunk)
         self._initial = self.placement.jit_init(initial)
-        self._advance = self.placement.jit_advance(over_trials(partial(advance, self.model, self.train), batch_mode))
+        stacked = over_trials(partial(advance, self.model, self.train), batch_mode)
+        self._advance: Any = self.placement.jit_advance(stacked)
 
     def _chunk_steps(self) -> int:
         bytes_per_step = len(self.runs) * self.train.batch_size * (self.train.seq_len + 1) * 4
@@ -135,39 +141,35 @@ class Training:
         checkpoints = Checkpoints(self.directory, keep=self.train.keep_checkpoints)
         with checkpoints, self.placement.context():
             step, state = self._restore(checkpoints)
-            self.writers = [MetricsWriter(run.directory, step) for run in self.runs]
+            opened = [i for i in range(len(self.runs)) if i not in self.finished]
+            self.writers = {i: MetricsWriter(self.runs[i].directory, step) for i in opened}
             try:
                 self._compile(state)
                 self._loop(checkpoints, step, state)
             finally:
-                for writer in self.writers:
+                for writer in self.writers.values():
                     writer.close()
 
     def _loop(self, checkpoints: Checkpoints, step: int, state: TrainState) -> None:
-        pending: list[tuple[int, Metrics]] = []
-        logged = step
         batches = self._gather(step)
-        last = max(run.train.steps for run in self.runs)
-        while step < last and len(self.finished) < len(self.runs):
-            state = self._branch(step, state)
+        while len(self.finished) < len(self.runs):
             boundary = self._next_boundary(step)
             stop = np.array([self._stop(i, step, boundary) for i in range(len(self.runs))], np.int32)
             begin = time.perf_counter()
             first = np.full(len(self.runs), step, np.int32)
             state, metrics = self._advance(state, batches, self.hyper, first, stop)
             batches = self._gather(boundary)  # while the device works
-            pending.append((boundary - step, metrics))
             jax.block_until_ready(metrics)
             self._account(step, stop, time.perf_counter() - begin)
             step = boundary
-            if self._due(step, self.train.log_every) or self._ends(step):
-                self._log(logged, step, pending, state)
-                pending, logged = [], step
-                self._finish_ended(step, state)
+            state = self._branch(step, state)
+            self._log_and_finish(step, metrics, state)
             if self._due(step, self.train.eval_every):
                 self._evaluate_all(step, state)
+            if len(self.finished) == len(self.runs):
+                break
             stopping = self.stop_requested()
-            if (self._due(step, self.train.checkpoint_every) or stopping) and len(self.finished) < len(self.runs):
+            if self._due(step, self.train.checkpoint_every) or stopping:
                 checkpoints.save(step, state, self._metadata())
             if stopping:
                 checkpoints.wait()
@@ -185,14 +187,15 @@ class Training:
         return every > 0 and step % every == 0
 
     def _active(self, i: int, step: int) -> bool:
+        """Whether run i trains at `step`: for itself or, if it finished before a resume, for a branch to come."""
         run = self.runs[i]
-        return i not in self.finished and run.start <= step < run.train.steps
+        wanted = i not in self.finished or any(
+            other.trunk == i and j not in self.finished and other.start > step for j, other in enumerate(self.runs)
+        )
+        return wanted and run.start <= step < run.train.steps
 
     def _stop(self, i: int, step: int, boundary: int) -> int:
         return min(boundary, self.runs[i].train.steps) if self._active(i, step) else 0
-
-    def _ends(self, step: int) -> bool:
-        return any(i not in self.finished and run.train.steps <= step for i, run in enumerate(self.runs))
 
     def _next_boundary(self, step: int) -> int:
         marks = [step + self.chunk]
@@ -222,75 +225,96 @@ class Training:
     # -- books ------------------------------------------------------------------------------------------------
 
     def _account(self, step: int, stop: np.ndarray, seconds: float) -> None:
+        self.seconds += seconds
         steps = np.maximum(stop - step, 0)
         self.wall += seconds * steps / max(1, steps.sum())
         self.flops_done += float(steps.sum()) * self.flops_per_step
 
-    def _log(self, since: int, step: int, pending: list[tuple[int, Metrics]], state: TrainState) -> None:
-        """One row per active run: the mean loss since the last row; also spots failed runs."""
-        metrics = jax.device_get([m for _, m in pending])
-        lengths = np.array([n for n, _ in pending], np.float64)
-        failed = np.asarray(state.failed_step)
-        losses = np.average([m.loss for m in metrics], axis=0, weights=lengths)
-        for i, run in enumerate(self.runs):
-            if i in self.finished or not run.start <= since < run.train.steps:
-                continue
-            at = min(step, run.train.steps)
-            row = self._row(i, at) | {"loss": float(losses[i]), "grad_norm": float(metrics[-1].grad_norm[i])}
-            self.writers[i].write({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()})
+    def _log_and_finish(self, step: int, metrics: Metrics, state: TrainState) -> None:
+        """A row for every run that is due, ended or failed at `step`; what ended or failed is handed over."""
+        metrics, failed = jax.device_get((metrics, state.failed_step))
+        working = [i for i in range(len(self.runs)) if i not in self.finished and self.runs[i].start < step]
+        for i in working:
+            ends = self.runs[i].train.steps <= step
+            if failed[i] >= 0 or ends or self._due(step, self.train.log_every):
+                at = int(failed[i]) + 1 if failed[i] >= 0 else min(step, self.runs[i].train.steps)
+                measured = {"loss": float(metrics.loss[i]), "grad_norm": float(metrics.grad_norm[i])}
+                self._write(i, self._row(i, at) | measured)
             if failed[i] >= 0:
-                self._fail(i, int(failed[i]), float(metrics[-1].last_loss[i]), state)
-        active = [i for i, run in enumerate(self.runs) if run.start <= since < run.train.steps]
+                self._fail(i, int(failed[i]), float(metrics.last_loss[i]), state)
+            elif ends:
+                self._finish(i, state)
+        self._report(step, float(np.mean(metrics.loss[working])) if working else math.nan)
+
+    def _write(self, i: int, row: dict[str, Any]) -> None:
+        """JSON knows no NaN: what is not finite becomes null."""
+        self.writers[i].write({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()})
+
+    def _report(self, step: int, loss: float) -> None:
         total = sum(run.train.steps - run.start for run in self.runs)
         done = sum(min(max(step, run.start), run.train.steps) - run.start for run in self.runs)
         tokens = int(self.flops_done / self.flops_per_step * self.train.tokens_per_step)
-        seconds = float(self.wall.sum())
-        self.report(Progress(tokens, self.flops_done, seconds, done / total, float(np.mean(losses[active])), step))
+        self.report(Progress(tokens, self.flops_done, float(self.seconds), done / max(total, 1), loss, step))
 
     def _row(self, i: int, step: int) -> dict[str, Any]:
         train = self.runs[i].train
-        rate = learning_rate(train.schedule, step - 1, hyperparameters(train))
+        rate = _rate(train.schedule, step - 1, hyperparameters(train))
         flops = step * self.flops_per_step
         return {"step": step, "tokens": step * train.tokens_per_step, "flops": flops, "learning_rate": float(rate)}
 
     def _fail(self, i: int, step: int, loss: float, state: TrainState) -> None:
         what = f"spiked to {loss:.4g}" if math.isfinite(loss) else "or its gradient is not finite"
         self.finished.add(i)
-        self.finish(i, Outcome(None, f"loss {what} at step {step}", float(self.wall[i]), self._slice(state, i)))
+        self.finish(i, Outcome(None, f"loss {what} at step {step}", float(self.wall[i]), _slice(state, i)))
 
-    def _finish_ended(self, step: int, state: TrainState) -> None:
-        for i, run in enumerate(self.runs):
-            if i not in self.finished and run.train.steps <= step:
-                alone = self._slice(state, i)
-                result = score(self.model, alone.params, self.heldout)
-                self.finished.add(i)
-                self.finish(i, Outcome(result, None, float(self.wall[i]), alone))
+    def _finish(self, i: int, state: TrainState) -> None:
+        alone, steps = _slice(state, i), self.runs[i].train.steps
+        result = score(self.model, alone.params, self.heldout)
+        finite = math.isfinite(result.loss)
+        error = None if finite else f"held-out loss is not finite after step {steps - 1}"
+        self.finished.add(i)
+        self.finish(i, Outcome(result if finite else None, error, float(self.wall[i]), alone))
 
     def _evaluate_all(self, step: int, state: TrainState) -> None:
-        for i in range(len(self.runs)):
-            if self._active(i, step):
-                result = score(self.model, self._slice(state, i).params, self.heldout)
-                self.writers[i].write({"step": step, "heldout_loss": result.loss, "heldout_bpb": result.bpb})
-
-    @staticmethod
-    def _slice(state: TrainState, i: int) -> TrainState:
-        return jax.tree.map(lambda x: x[i], state)
+        for i, run in enumerate(self.runs):
+            if i not in self.finished and run.start < step:
+                result = score(self.model, _slice(state, i).params, self.heldout)
+                self._write(i, {"step": step, "heldout_loss": result.loss, "heldout_bpb": result.bpb})
 
     # -- saving and resuming ----------------------------------------------------------------------------------
 
     def _metadata(self) -> dict[str, Any]:
-        return {"runs": [run.name for run in self.runs], "manifest": self.manifest}
+        return {"runs": [run.name for run in self.runs], "manifest": self.manifest, "wall_s": self.wall.tolist()}
 
     def _restore(self, checkpoints: Checkpoints) -> tuple[int, TrainState]:
         try:
             restored = checkpoints.restore(self.placement.abstract(self.abstract))
         except NoCheckpoint:
-            return 0, self._initial(self.seeds, self.hyper)
+            return 0, self._started(self._initial(self.seeds, self.hyper))
         for run in self.runs:
             saved = restored.metadata["manifest"].get(run.name)
             check_manifest(saved, self.manifest[run.name])
+        self.wall = np.array(restored.metadata["wall_s"])
         log.info("resuming %s at step %d", self.directory, restored.step)
         return restored.step, restored.state
+
+    def _started(self, state: TrainState) -> TrainState:
+        """The state before step 0 with the given parameters, if any, in every run."""
+        if self.initial_params is None:
+            return state
+        stacked = jax.tree.map(lambda new, old: np.broadcast_to(new, old.shape), self.initial_params, state.params)
+        if self.placement.distributed:
+            return state._replace(params=jax.device_put(stacked, self.placement.state.params))
+        return state._replace(params=jax.tree.map(jnp.array, stacked))
+
+
+_rate = jax.jit(learning_rate, static_argnums=0)  # one program each instead of one per operation and shape
+
+
+@jax.jit
+def _slice(state: TrainState, i: int) -> TrainState:
+    """Run `i` of the stack alone."""
+    return jax.tree.map(lambda x: x[i], state)
 
 
 @partial(jax.jit, donate_argnums=0)

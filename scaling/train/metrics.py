@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ class MetricsWriter:
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / "metrics.jsonl"
         kept = [line for line, row in read_rows(self.path) if row["step"] <= resume_step]
-        self.path.write_text("".join(kept), encoding="utf-8")
+        partial = self.path.with_suffix(".partial")  # a crash in between must not lose the rows that are kept
+        partial.write_text("".join(kept), encoding="utf-8")
+        os.replace(partial, self.path)
         self._file = open(self.path, "a", encoding="utf-8")
         self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step + 1, write_to_disk=True)
 
@@ -41,9 +44,9 @@ def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """(line, row) of every complete row; a line cut short by a crash is dropped."""
     rows = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                rows.append((line, json.loads(line)))
+                rows.append((line + "\n", json.loads(line)))
             except json.JSONDecodeError:
                 break
     return rows

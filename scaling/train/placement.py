@@ -14,6 +14,9 @@ from models.config import ModelConfig
 from models.sharding import DEFAULT_RULES, Rules, weight_shardings
 from scaling.train.state import TrainState
 
+# An initialiser runs once, so optimising it costs more than it saves: 4 s against 1 s for one layer on a CPU.
+QUICK_COMPILE = {"xla_backend_optimization_level": 0}
+
 
 class Placement:
     """Shardings of a stack: dim 0 of everything is the trial, the rest follows `rules`.
@@ -59,7 +62,8 @@ class Placement:
 
     def jit_init(self, f: Callable[..., TrainState]) -> Callable[..., TrainState]:
         """Compile an initialiser whose result is born sharded."""
-        return jax.jit(f, out_shardings=self.state) if self.distributed else jax.jit(f)
+        shardings = self.state if self.distributed else None
+        return jax.jit(f, out_shardings=shardings, compiler_options=QUICK_COMPILE)
 
     def jit_advance(self, f: Callable[..., Any]) -> Callable[..., Any]:
         """Compile (state, ...) -> (state, metrics) with the state donated."""

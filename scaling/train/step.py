@@ -15,11 +15,15 @@ from scaling.train.config import Hyperparameters, TrainConfig
 from scaling.train.optimizer import make_optimizer
 from scaling.train.state import TrainState
 
-Batch = dict[str, jax.Array]  # tokens [batch, seq + 1] int32; optional weights [batch, seq] f32, segments [batch, seq + 1]
+Batch = dict[str, jax.Array]  # see scaling.data.Batches.batch: tokens [batch, seq + 1] int32; weights; segments
+
+
+SPIKE_FLOOR = 1.0  # nats/token; a batch of a nearly solved task may well lose several times the best one's hundredths
+SMOOTHING = 0.9  # per step; one batch of odd text may lose twice the average, a diverged run does so step after step
 
 
 class Metrics(NamedTuple):
-    """Of the steps of one call: mean loss (nats/token), the last loss and gradient norm; float32 scalars."""
+    """Mean loss since the last multiple of log_every, last loss (nats/token), last gradient norm; float32 scalars."""
 
     loss: jax.Array
     last_loss: jax.Array
@@ -30,7 +34,8 @@ def init_state(model: ModelConfig, train: TrainConfig, seed: jax.Array, hyper: H
     """The state before step 0; `seed` is a traced uint32 scalar."""
     params = transformer.init(model, jax.random.key(seed))
     opt_state = make_optimizer(model, train.optimizer, train.schedule, hyper).init(params)
-    return TrainState(jnp.int32(0), params, opt_state, jnp.float32(jnp.inf), jnp.int32(-1))
+    zero, infinite = jnp.float32(0), jnp.float32(jnp.inf)
+    return TrainState(jnp.int32(0), params, opt_state, zero, infinite, jnp.int32(-1), zero, jnp.int32(0), zero, zero)
 
 
 def summed_loss(model: ModelConfig, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -69,14 +74,20 @@ def train_step(
 ) -> tuple[TrainState, tuple[jax.Array, jax.Array]]:
     """One update: (state, (loss, gradient norm)). A loss that is not finite or spikes marks the state as failed."""
     loss, grads = loss_and_gradient(model, train, state.params, batch)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     optimizer = make_optimizer(model, train.optimizer, train.schedule, hyper)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    healthy = jnp.isfinite(loss) & jnp.isfinite(norm) & (loss <= spike_factor * state.best_loss)
+    smooth = jnp.where(state.step == 0, loss, SMOOTHING * state.smooth_loss + (1 - SMOOTHING) * loss)
+    spiked = smooth > spike_factor * jnp.maximum(state.best_loss, SPIKE_FLOOR)
+    healthy = jnp.isfinite(loss) & jnp.isfinite(norm) & ~spiked
     failed_step = jnp.where(healthy | (state.failed_step >= 0), state.failed_step, state.step)
-    best_loss = jnp.minimum(state.best_loss, loss)
-    return TrainState(state.step + 1, params, opt_state, best_loss, failed_step), (loss, norm)
+    best_loss = jnp.minimum(state.best_loss, smooth)
+    logged = state.step % train.log_every == 0
+    loss_sum = jnp.where(logged, 0, state.loss_sum) + loss
+    loss_count = jnp.where(logged, 0, state.loss_count) + 1
+    books = smooth, best_loss, failed_step, loss_sum, loss_count, loss, norm
+    return TrainState(state.step + 1, params, opt_state, *books), (loss, norm)
 
 
 def advance(
@@ -94,19 +105,16 @@ def advance(
     The trip count is traced, so runs of different lengths share the program and a finished run costs nothing.
     """
 
-    def unfinished(carry: tuple[TrainState, Metrics]) -> jax.Array:
-        return (carry[0].step < stop) & (carry[0].failed_step < 0)
+    def unfinished(state: TrainState) -> jax.Array:
+        return (state.step < stop) & (state.failed_step < 0)
 
-    def body(carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
-        state, metrics = carry
+    def body(state: TrainState) -> TrainState:
         batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, state.step - first, keepdims=False), batches)
-        state, (loss, norm) = train_step(model, train, train.spike_factor, state, batch, hyper)
-        return state, Metrics(metrics.loss + loss, loss, norm)
+        return train_step(model, train, train.spike_factor, state, batch, hyper)[0]
 
-    start = state.step
-    zero = jnp.float32(0)
-    state, metrics = jax.lax.while_loop(unfinished, body, (state, Metrics(zero, zero, zero)))
-    return state, metrics._replace(loss=metrics.loss / jnp.maximum(state.step - start, 1))
+    state = jax.lax.while_loop(unfinished, body, state)
+    mean = state.loss_sum / jnp.maximum(state.loss_count, 1)
+    return state, Metrics(mean, state.last_loss, state.grad_norm)
 
 
 def over_trials(f: Callable[..., Any], batch_mode: str) -> Callable[..., Any]:

@@ -19,15 +19,24 @@ def published(request):
     """published(name) -> DataFrame of a published set; skips, and counts the skip, when the folder is not named."""
 
     def read(name: str) -> pd.DataFrame:
-        folder = os.environ.get("ISOFLOP_DATA")
-        files = [Path(folder) / "scaling" / name, Path(folder) / name] if folder else []
-        for file in files:
-            if file.exists():
-                return pd.read_csv(file)
-        SKIPPED.append(request.node.nodeid)
-        pytest.skip(f"ISOFLOP_DATA {'has no ' + name if folder else 'is not set'}")
+        return pd.read_csv(_find(name, request))
 
     return read
+
+
+@pytest.fixture
+def published_folder(request):
+    """The folder of the published sets; skips, and counts the skip, when it is not named."""
+    return _find("chinchilla_fig4.csv", request).parent
+
+
+def _find(name: str, request) -> Path:
+    folder = os.environ.get("ISOFLOP_DATA")
+    for file in [Path(folder) / "scaling" / name, Path(folder) / name] if folder else []:
+        if file.exists():
+            return file
+    SKIPPED.append(request.node.nodeid)
+    pytest.skip(f"ISOFLOP_DATA {'has no ' + name if folder else 'is not set'}")
 
 
 def pytest_terminal_summary(terminalreporter):

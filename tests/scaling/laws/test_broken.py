@@ -25,8 +25,9 @@ def test_broken_law_is_the_published_product():
 
 def test_without_breaks_it_is_a_power_law_and_the_choice_is_none():
     x = np.geomspace(1e4, 1e8, 25)
-    runs = pd.DataFrame({"tokens": x, "loss": (1.5 + 30 * x**-0.25) * np.exp(
-        0.002 * np.random.default_rng(1).standard_normal(25))})
+    runs = pd.DataFrame(
+        {"tokens": x, "loss": (1.5 + 30 * x**-0.25) * np.exp(0.002 * np.random.default_rng(1).standard_normal(25))}
+    )
     fitted, errors = select_breaks(runs, most=1)
     assert set(errors["breaks"]) == {0, 1}
     assert errors.set_index("breaks")["objective"][1] <= errors.set_index("breaks")["objective"][0] * (1 + 1e-9)
@@ -71,8 +72,11 @@ def test_one_schedule_predicts_another():
 
 def test_best_share_falls_as_data_grow():
     """Two shares: the smaller one has the steeper power and the larger coefficient, so the curves cross at 1e6."""
-    rows = [(d, f, c * d**b) for f, c, b in ((1.0, 10.0, -0.2), (0.5, 10.0 * 1e6**0.2, -0.4))
-            for d in np.geomspace(1e4, 1e8, 6)]
+    rows = [
+        (d, f, c * d**b)
+        for f, c, b in ((1.0, 10.0, -0.2), (0.5, 10.0 * 1e6**0.2, -0.4))
+        for d in np.geomspace(1e4, 1e8, 6)
+    ]
     runs = pd.DataFrame(rows, columns=["tokens", "share_kept", "loss"])
     table, fits = pruning_envelope(runs, [1e5, 1e7])
     assert table["share_kept"].tolist() == [1.0, 0.5] and set(fits) == {1.0, 0.5}
@@ -87,8 +91,9 @@ PAPER = dict(a1=-0.124, b1=0.424, alpha=0.123, a2=88.01, b2=-6.287, beta=-0.1, a
 def surface() -> pd.DataFrame:
     size, tokens = (a.ravel() for a in np.meshgrid(np.geomspace(1e8, 6e9, 7), np.geomspace(1e9, 2e11, 7)))
     q = PAPER
-    loss = (np.exp(q["a3"] * size ** q["gamma"] + q["b3"]) + np.exp(q["a2"] * size ** q["beta"] + q["b2"])
-            * tokens ** -np.exp(q["a1"] * size ** q["alpha"] + q["b1"]))
+    loss = np.exp(q["a3"] * size ** q["gamma"] + q["b3"]) + np.exp(
+        q["a2"] * size ** q["beta"] + q["b2"]
+    ) * tokens ** -np.exp(q["a1"] * size ** q["alpha"] + q["b1"])
     return pd.DataFrame({"params_nonembed": size, "tokens": tokens, "loss": loss})
 
 
@@ -106,8 +111,10 @@ def test_farseer_starts_are_near_the_surface_and_need_a_grid():
     starts = farseer_starts(surface())
     assert len(starts) == 8 and set(starts) == set(FARSEER.parameters)
     runs = surface()
-    best = min(np.abs(FARSEER(start, params_nonembed=runs["params_nonembed"], tokens=runs["tokens"]) / runs["loss"] - 1)
-               .max() for start in starts.to_dict("records"))
+    best = min(
+        np.abs(FARSEER(start, params_nonembed=runs["params_nonembed"], tokens=runs["tokens"]) / runs["loss"] - 1).max()
+        for start in starts.to_dict("records")
+    )
     assert best < 0.01
     with pytest.raises(ValueError, match="1 sizes have 4 token counts"):
         farseer_starts(surface()[lambda t: t["params_nonembed"] < 1.5e8])
@@ -115,7 +122,9 @@ def test_farseer_starts_are_near_the_surface_and_need_a_grid():
 
 def test_a_straight_curve_passes_through_zero_bend_smoothly():
     runs, p = surface(), from_published(**PAPER)
-    values = [FARSEER({**p, "beta": b}, params_nonembed=runs["params_nonembed"], tokens=runs["tokens"])
-              for b in (-1.0001e-4, -0.9999e-4, 0.0, 1e-9)]
+    values = [
+        FARSEER({**p, "beta": b}, params_nonembed=runs["params_nonembed"], tokens=runs["tokens"])
+        for b in (-1.0001e-4, -0.9999e-4, 0.0, 1e-9)
+    ]
     assert values[0] == pytest.approx(values[1], rel=1e-6)
     assert values[2] == pytest.approx(values[3], rel=1e-7)

@@ -33,8 +33,9 @@ CONSTANTS = {
     "capability_2": dict(h=0.9, w1=1.3, w2=-0.5, b0=-0.4),
     "capability_3": dict(h=0.9, w1=1.3, w2=-0.5, w3=0.4, b0=-0.4),
     "pass_until": dict(N0=2e9, alpha=0.35),
-    "retrieval": dict(a_documents=0.2, a_shots=0.1, a_iterations=0.15, b_documents=0.05, b_shots=-0.03,
-                      b_iterations=0.08, c=-0.9),
+    "retrieval": dict(
+        a_documents=0.2, a_shots=0.1, a_iterations=0.15, b_documents=0.05, b_shots=-0.03, b_iterations=0.08, c=-0.9
+    ),
     "rl_compute": dict(A=0.7, R0=0.2, Cmid=2e20, B=0.9),
     "saturation": dict(Fmax=0.85, p=0.06),
     "speculative_acceptance": dict(a=0.1, b=0.02, c=0.01),
@@ -42,14 +43,36 @@ CONSTANTS = {
     "speculative_tokens": dict(alpha=0.75),
 }
 RANGES = dict(
-    params=(5e7, 1e10), tokens=(1e9, 3e11), flops=(1e18, 1e23), loss=(1.8, 3.5), bpb=(0.5, 1.6), samples=(1, 500),
-    time=(0, 3), budget=(4, 4000), pass_rate=(0.05, 0.9), cost=(1e5, 1e8), data_bits=(1e8, 5e10),
-    documents=(1, 100), shots=(1, 60), iterations=(1, 5), batch_size=(1, 256), draft_length=(1, 16),
-    pc1=(-2, 2), pc2=(-2, 2), pc3=(-2, 2), i_documents=(0, 1), i_shots=(0, 1), i_iterations=(0, 1))
+    params=(5e7, 1e10),
+    tokens=(1e9, 3e11),
+    flops=(1e18, 1e23),
+    loss=(1.8, 3.5),
+    bpb=(0.5, 1.6),
+    samples=(1, 500),
+    time=(0, 3),
+    budget=(4, 4000),
+    pass_rate=(0.05, 0.9),
+    cost=(1e5, 1e8),
+    data_bits=(1e8, 5e10),
+    documents=(1, 100),
+    shots=(1, 60),
+    iterations=(1, 5),
+    batch_size=(1, 256),
+    draft_length=(1, 16),
+    pc1=(-2, 2),
+    pc2=(-2, 2),
+    pc3=(-2, 2),
+    i_documents=(0, 1),
+    i_shots=(0, 1),
+    i_iterations=(0, 1),
+)
 
 
-FAMILIES = [module for name, module in sorted(sys.modules.items())
-            if name.startswith("scaling.laws.") and hasattr(module, "LAWS")]
+FAMILIES = [
+    module
+    for name, module in sorted(sys.modules.items())
+    if name.startswith("scaling.laws.") and hasattr(module, "LAWS")
+]
 
 
 def family(law):
@@ -92,7 +115,7 @@ def test_card_is_complete(law):
     for column in (*law.inputs, law.output):
         assert law.units.get(column), f"the unit of {column}"
     for name, (low, high) in law.bounds.items():
-        stem = name.split("_")[0]             # a_documents stands in a formula of vectors as a
+        stem = name.split("_")[0]  # a_documents stands in a formula of vectors as a
         mentions = rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])|(?<![A-Za-z0-9]){re.escape(stem)}(?![A-Za-z0-9])"
         assert re.search(mentions, law.formula), f"the formula does not mention {name}"
         starts = law.starts(name)
@@ -100,7 +123,7 @@ def test_card_is_complete(law):
         if name not in law.linear:
             assert np.all(starts >= (-np.inf if low is None else low)), f"{name} starts below its bound"
             assert np.all(starts <= (np.inf if high is None else high)), f"{name} starts above its bound"
-            if (low is None) != (high is None):     # a logarithm of the distance: no step leaves the bound
+            if (low is None) != (high is None):  # a logarithm of the distance: no step leaves the bound
                 assert not np.any(np.isin(starts, [low if high is None else high])), f"{name} starts on its bound"
     assert law.objective in OBJECTIVES
 
@@ -117,8 +140,10 @@ def test_declared_linear_parameters_are_linear(law):
     it. 1e-9 is float64 after a handful of powers."""
     constants, inputs = constants_of(law), {k: v.to_numpy() for k, v in design(law, 12).items()}
     if law.linear:
-        zero, one, two = (law({**constants, **{name: factor * constants[name] for name in law.linear}}, **inputs)
-                          for factor in (0.0, 1.0, 2.0))
+        zero, one, two = (
+            law({**constants, **{name: factor * constants[name] for name in law.linear}}, **inputs)
+            for factor in (0.0, 1.0, 2.0)
+        )
         assert two - zero == pytest.approx(2 * (one - zero), rel=1e-9, abs=1e-9 * np.abs(one).max())
 
 

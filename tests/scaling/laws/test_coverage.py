@@ -30,6 +30,7 @@ def counts(alpha, beta, samples, problems, seed):
 
 def brute_force(samples, correct):
     """The maximum of the beta-binomial likelihood by simplex search from several points."""
+
     def cost(z):
         return -np.sum(stats.betabinom.logpmf(correct, samples, *np.exp(z)))
 
@@ -38,15 +39,16 @@ def brute_force(samples, correct):
     return np.exp(min(found, key=lambda r: r.fun).x)
 
 
-@pytest.mark.parametrize(("alpha", "beta", "samples", "problems", "seed"),
-                         [(0.3, 2.0, 100, 150, 3), (2.0, 5.0, 40, 80, 4), (0.1, 20.0, 200, 200, 5),
-                          (0.6, 0.4, 8, 60, 6)])
+@pytest.mark.parametrize(
+    ("alpha", "beta", "samples", "problems", "seed"),
+    [(0.3, 2.0, 100, 150, 3), (2.0, 5.0, 40, 80, 4), (0.1, 20.0, 200, 200, 5), (0.6, 0.4, 8, 60, 6)],
+)
 def test_beta_binomial_finds_the_maximum_likelihood(alpha, beta, samples, problems, seed):
     _, correct = counts(alpha, beta, samples, problems, seed)
     fitted = fit_beta_binomial(samples, correct)
     best = brute_force(samples, correct)
     assert [fitted.alpha, fitted.beta] == pytest.approx(best, rel=1e-5)
-    assert fitted.gradient < 1e-8        # digamma differences round at 1e-16 x beta
+    assert fitted.gradient < 1e-8  # digamma differences round at 1e-16 x beta
     whole = np.sum(stats.betabinom.logpmf(correct, samples, fitted.alpha, fitted.beta))
     assert fitted.log_likelihood + np.sum(np.log(special.binom(samples, correct))) == pytest.approx(whole, rel=1e-10)
 
@@ -97,10 +99,16 @@ def test_expected_coverage_is_the_integral_over_rates(alpha, beta, k):
     assert expected_coverage(alpha, beta, k) == pytest.approx(1 - missed, abs=1e-6)
 
 
-@pytest.mark.parametrize(("correct", "samples", "says"), [
-    (np.zeros(20), 10, "missed by every sample"), (np.full(20, 10), 10, "solved by every sample"),
-    ([0, 10] * 10, 10, "always or never"), ([29, 30, 31, 30, 29, 31], 100, "no spread"),
-    ([0, 1, 1, 0, 1], 1, "at least two")])
+@pytest.mark.parametrize(
+    ("correct", "samples", "says"),
+    [
+        (np.zeros(20), 10, "missed by every sample"),
+        (np.full(20, 10), 10, "solved by every sample"),
+        ([0, 10] * 10, 10, "always or never"),
+        ([29, 30, 31, 30, 29, 31], 100, "no spread"),
+        ([0, 1, 1, 0, 1], 1, "at least two"),
+    ],
+)
 def test_counts_that_determine_no_density_are_flagged(correct, samples, says):
     fitted = fit_beta_binomial(samples, correct, bootstrap=50)
     assert says in fitted.problem and says in fitted.summary()

@@ -30,7 +30,8 @@ def test_without_repetition_it_is_chinchilla():
     tied = {name: P[name] for name in TIED_CHINCHILLA.parameters}
     for unique in (2e11, 1e13):
         assert DATA_CONSTRAINED(P, params=1e9, tokens=2e11, unique_tokens=unique) == pytest.approx(
-            TIED_CHINCHILLA(tied, params=1e9, tokens=2e11), rel=1e-14)
+            TIED_CHINCHILLA(tied, params=1e9, tokens=2e11), rel=1e-14
+        )
 
 
 def test_repetition_is_worth_less_and_less_but_never_nothing():
@@ -59,8 +60,15 @@ def test_second_stage_finds_the_decay_with_the_first_held():
 
 
 def test_filter_drops_runs_whose_loss_rose_with_more_tokens():
-    runs = pd.DataFrame({"params": 1e8, "unique_tokens": [1e9] * 4 + [2e9], "tokens": [4e9, 1e9, 2e9, 9e9, 9e9],
-                         "loss": [3.2, 3.1, 3.0, 2.9, 5.0]}, index=[7, 5, 3, 1, 0])
+    runs = pd.DataFrame(
+        {
+            "params": 1e8,
+            "unique_tokens": [1e9] * 4 + [2e9],
+            "tokens": [4e9, 1e9, 2e9, 9e9, 9e9],
+            "loss": [3.2, 3.1, 3.0, 2.9, 5.0],
+        },
+        index=[7, 5, 3, 1, 0],
+    )
     assert overfitted(runs).to_dict() == {7: True, 5: False, 3: False, 1: False, 0: False}
 
 

@@ -37,8 +37,11 @@ def test_mean_shift_finds_the_groups_and_leaves_single_tasks_out():
 def test_clusters_without_a_trend_are_dropped_and_the_rest_extrapolates():
     scores, _ = task_scores()
     codes = difficulty_clusters(scores)
-    rows = [dict(group=f"c{code}", flops=flops, accuracy=score) for code in np.unique(codes)
-            for flops, score in zip(BUDGETS, scores[codes == code].mean(0), strict=True)]
+    rows = [
+        dict(group=f"c{code}", flops=flops, accuracy=score)
+        for code in np.unique(codes)
+        for flops, score in zip(BUDGETS, scores[codes == code].mean(0), strict=True)
+    ]
     fitted = fit_groups(COD, pd.DataFrame(rows), keep=extrapolatable(least_b=0.15), fixed=dict(g=0.0))
     assert len(fitted.fits) == 2 and len(fitted.dropped) == 1
     target = 1e24

@@ -18,12 +18,14 @@ OLMO_13B = {"mmlu_avg_test_5shot": (0.750156, 0.51268), "hellaswag_val_5shot": (
 def ladder(published):
     """ladder(task) -> (ends of the training runs, their checkpoints, the 7B and 13B targets)."""
     ends = published("olmo_ladder_step1.csv").rename(
-        columns=dict(N="params", D="tokens", bpb_last5="bpb", acc_last5="accuracy"))
+        columns=dict(N="params", D="tokens", bpb_last5="bpb", acc_last5="accuracy")
+    )
     points = published("olmo_ladder_step2.csv").rename(columns=dict(D="tokens", acc="accuracy"))
 
     def select(task):
         ours, train = ends[ends["task"] == task], points[(points["task"] == task) & (points["mode"] == "train")]
         return ours[ours["mode"] == "train"], train, ours[ours["mode"] == "eval"]
+
     return select
 
 
@@ -50,8 +52,9 @@ def test_olmo_ladder_intervals_hold_the_large_runs(ladder, task):
 
 
 # published as .850 - 2.08 exp(-.756 L) and .865 - 2.21 exp(-.707 L), from six runs: M = 20, or .011B at M = 320
-@pytest.mark.parametrize(("train_set", "expected"), [("c4_original", (0.850, 2.08, 0.756)),
-                                                     ("rw_original", (0.865, 2.21, 0.707))])
+@pytest.mark.parametrize(
+    ("train_set", "expected"), [("c4_original", (0.850, 2.08, 0.756)), ("rw_original", (0.865, 2.21, 0.707))]
+)
 def test_gadre_error_law_reproduces_the_published_fit(published, train_set, expected):
     runs = published("gadre104.csv")
     runs = runs[runs["train_set"] == train_set]
@@ -122,7 +125,7 @@ def test_without_resamples_there_is_no_interval():
 def test_trailing_mean_is_the_mean_of_the_last_values():
     values = np.random.default_rng(0).normal(size=9)
     for width in (1, 3, 20):
-        expected = [values[max(0, i - width + 1):i + 1].mean() for i in range(9)]
+        expected = [values[max(0, i - width + 1) : i + 1].mean() for i in range(9)]
         assert trailing_mean(values, width) == pytest.approx(expected, abs=1e-15)
 
 

@@ -30,8 +30,13 @@ def test_quantile_regression_minimises_the_pinball_loss(quantile):
         return np.sum(w * np.where(r > 0, quantile * r, (quantile - 1) * r))
 
     found = quantile_regression(x, y, quantile, w)
-    rough = min((minimize(pinball, start, method="Nelder-Mead", options=dict(xatol=1e-9, fatol=1e-12, maxiter=9999))
-                 for start in ([2, 1], [1, 3], found)), key=lambda r: r.fun)
+    rough = min(
+        (
+            minimize(pinball, start, method="Nelder-Mead", options=dict(xatol=1e-9, fatol=1e-12, maxiter=9999))
+            for start in ([2, 1], [1, 3], found)
+        ),
+        key=lambda r: r.fun,
+    )
     assert pinball(found) <= rough.fun * (1 + 1e-9)
     # in a column of other units the line is the same
     assert quantile_regression(x * [1e9, 1], y, quantile, w) == pytest.approx(found / [1e9, 1], rel=1e-6)
@@ -47,8 +52,9 @@ def capacity_runs(seed=0):
     rng = np.random.default_rng(seed)
     params = np.repeat(np.geomspace(1e5, 3e7, 9), 6)
     data = np.full(len(params), 2e7)
-    reached = np.where(rng.random(len(params)) < 0.4, rng.uniform(0.97, 1.0, len(params)),
-                       rng.uniform(0.3, 1.0, len(params)))
+    reached = np.where(
+        rng.random(len(params)) < 0.4, rng.uniform(0.97, 1.0, len(params)), rng.uniform(0.3, 1.0, len(params))
+    )
     return pd.DataFrame(dict(params=params, data_bits=data, bits=np.minimum(2 * params * reached, 0.99 * data)))
 
 
@@ -134,12 +140,12 @@ def test_retrieval_allocation_picks_the_best_affordable_setting():
     rng = np.random.default_rng(2)
     grid = np.array([(d, s, t) for d in (1, 5, 20, 100) for s in (1, 4, 16) for t in (1, 2, 5)], float)
     table = pd.DataFrame(grid, columns=["documents", "shots", "iterations"]).assign(
-        i_documents=0.3, i_shots=0.1, i_iterations=0.0)
+        i_documents=0.3, i_shots=0.1, i_iterations=0.0
+    )
     truth = dict(a_documents=0.3, a_shots=0.1, a_iterations=0.2, b_documents=0.0, b_shots=0.0, b_iterations=0.0, c=-1.5)
     exact = RETRIEVAL(truth, **table)
     noisy = 1 / (1 + np.exp(-(np.log(exact / (1 - exact)) + 0.05 * rng.standard_normal(len(exact)))))
-    fitted = fit(RETRIEVAL, table.assign(accuracy=noisy),
-                 fixed=dict(b_documents=0.0, b_shots=0.0, b_iterations=0.0))
+    fitted = fit(RETRIEVAL, table.assign(accuracy=noisy), fixed=dict(b_documents=0.0, b_shots=0.0, b_iterations=0.0))
     cost = (table["documents"] * 100 + table["shots"] * 400) * table["iterations"]
     choice = allocate(fitted, table, cost, 5000, measured=exact)
     assert cost[choice.row] <= 5000 and 0 <= choice.regret < 0.02
@@ -167,8 +173,12 @@ def test_saturation_fit_predicts_where_samples_stop_paying():
     rng = np.random.default_rng(5)
     samples, trials = np.array([1, 2, 4, 8, 16, 32]), 4000
     hits = rng.binomial(trials, SATURATION(dict(Fmax=0.8, p=0.15), samples=samples))
-    p = fit(SATURATION, dict(samples=samples, accuracy=hits / trials, n=np.full(6, trials)), objective="binomial",
-            trials="n").params
+    p = fit(
+        SATURATION,
+        dict(samples=samples, accuracy=hits / trials, n=np.full(6, trials)),
+        objective="binomial",
+        trials="n",
+    ).params
     assert abs(saturation_point(p.Fmax, p.p, 0.005) - saturation_point(0.8, 0.15, 0.005)) <= 2
     assert saturation_point(0.8, 0.001, 0.5) == 0
     with pytest.raises(ValueError, match="0 < p < 1"):

@@ -8,8 +8,10 @@ import pytest
 from scaling.laws import CHINCHILLA, fit
 from scaling.laws.gemstones import GEMSTONES
 
-COEFFICIENTS = {"N,D": (CHINCHILLA, ("A", "B"), ("alpha", "beta")),
-                "w,l,N,D": (GEMSTONES, ("W", "K", "A", "B"), ("omega", "kappa", "alpha", "beta"))}
+COEFFICIENTS = {
+    "N,D": (CHINCHILLA, ("A", "B"), ("alpha", "beta")),
+    "w,l,N,D": (GEMSTONES, ("W", "K", "A", "B"), ("omega", "kappa", "alpha", "beta")),
+}
 
 
 @pytest.mark.parametrize("form", list(COEFFICIENTS))
@@ -23,8 +25,11 @@ def test_objectives_are_never_above_the_published_ones(published, form, delta):
     for row in fits.itertuples():
         table = runs.loc[runs["subset"] == row.subset, [*law.inputs, "loss"]]
         fitted = fit(law, table, delta=delta)
-        theirs = {**dict(zip(scales, np.exp([float(v) for v in row.log_coefs.split()]), strict=True)),
-                  **dict(zip(powers, [float(v) for v in row.exponents.split()], strict=True)), "E": np.exp(row.log_E)}
+        theirs = {
+            **dict(zip(scales, np.exp([float(v) for v in row.log_coefs.split()]), strict=True)),
+            **dict(zip(powers, [float(v) for v in row.exponents.split()], strict=True)),
+            "E": np.exp(row.log_E),
+        }
         z = law.coordinates.to_z(np.array([theirs[name] for name in law.parameters]))
         published_value = fitted.estimator.value(z[None])[0]
         assert published_value == pytest.approx(row.huber_sum, rel=1e-5), "parameters and sum belong together"

@@ -36,11 +36,15 @@ def test_a_sharp_join_is_the_larger_term_and_never_overflows():
 @pytest.mark.parametrize("origin", ["chinchilla", "kaplan"])
 def test_nested_test_rejects_the_law_that_did_not_make_the_data(origin):
     noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(63))
-    clean = CHINCHILLA(dict(A=406.4, B=410.7, E=1.69, alpha=0.34, beta=0.28), **GRID) if origin == "chinchilla" \
+    clean = (
+        CHINCHILLA(dict(A=406.4, B=410.7, E=1.69, alpha=0.34, beta=0.28), **GRID)
+        if origin == "chinchilla"
         else KAPLAN_NESTED(NESTED[KAPLAN_NESTED.name], **GRID)
+    )
     result = nested_test(pd.DataFrame({**GRID, "loss": clean * noise}))
-    kept, rejected = (result.p_chinchilla, result.p_kaplan) if origin == "chinchilla" else (
-        result.p_kaplan, result.p_chinchilla)
+    kept, rejected = (
+        (result.p_chinchilla, result.p_kaplan) if origin == "chinchilla" else (result.p_kaplan, result.p_chinchilla)
+    )
     assert kept > 0.01 and rejected < 1e-6
     for special in (result.chinchilla, result.kaplan):
         assert result.general.certificate.objective <= special.certificate.objective * (1 + 1e-9)

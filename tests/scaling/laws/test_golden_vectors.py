@@ -20,12 +20,14 @@ from scaling.laws.speculative import TOKENS_PER_PASS
 @pytest.fixture
 def vectors(request):
     """vectors(name) -> the parsed file; a skip says what is missing."""
+
     def read(name: str):
         folder = os.environ.get("ISOFLOP_DATA")
         file = Path(folder or ".") / "testtime" / name
         if not folder or not file.exists():
             pytest.skip(f"ISOFLOP_DATA {'has no ' + name if folder else 'is not set'}")
         return json.loads(file.read_text())
+
     return read
 
 
@@ -64,8 +66,9 @@ def test_kinetics_costs(vectors):
     document = vectors("kinetics_vectors.json")
     assert document["I_flops_per_byte"] == B200_INTENSITY
     for v in document["vectors"]:
-        cost = decoding_cost(v["params"], v["layers"], v["heads"], v["kv_heads"], v["head_dim"], v["L_in"], v["L_out"],
-                             v["N"])
+        cost = decoding_cost(
+            v["params"], v["layers"], v["heads"], v["kv_heads"], v["head_dim"], v["L_in"], v["L_out"], v["N"]
+        )
         assert cost.flops / 1e12 == pytest.approx(v["compute_TFLOP"], abs=6e-7)
         assert cost.eflops / 1e12 == pytest.approx(v["eFLOPs_T"], abs=6e-7)
         share = cost.bytes * B200_INTENSITY / cost.eflops

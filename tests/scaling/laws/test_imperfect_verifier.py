@@ -71,8 +71,12 @@ def test_completeness_and_soundness_are_recovered_from_accuracies():
     p, k = rng.uniform(0.05, 0.7, 50), rng.choice([1, 2, 4, 16], 50)
     trials = 2000
     hits = rng.binomial(trials, accepted_right(0.85, 0.9, p, k))
-    fitted = fit(RESAMPLING, dict(pass_rate=p, samples=k, accuracy=hits / trials, n=np.full(50, trials)),
-                 objective="binomial", trials="n")
+    fitted = fit(
+        RESAMPLING,
+        dict(pass_rate=p, samples=k, accuracy=hits / trials, n=np.full(50, trials)),
+        objective="binomial",
+        trials="n",
+    )
     assert [fitted.params.c, fitted.params.s] == pytest.approx([0.85, 0.9], abs=0.01)
 
 

@@ -16,9 +16,11 @@ from scaling.laws.kaplan import CONSTANTS, KAPLAN, KAPLAN_PARAMS, KAPLAN_STEPS, 
 def test_loss_along_a_run_solves_its_implicit_equation():
     p = CONSTANTS[KAPLAN_STEPS.name]
     for params, steps, batch in [(1e6, 2e3, 5e4), (1e9, 2e5, 5e5), (3e7, 500.0, 1e8)]:
+
         def gap(loss, params=params, steps=steps, batch=batch):
             least = steps / (1 + p["B_star"] / (batch * loss ** (1 / p["alpha_B"])))
             return (p["Nc"] / params) ** p["alpha_N"] + (p["Sc"] / least) ** p["alpha_S"] - loss
+
         expected = brentq(gap, 1e-3, 1e3, xtol=1e-14, rtol=1e-14)
         loss = KAPLAN_STEPS(p, params_nonembed=params, steps=steps, batch_tokens=batch)
         assert loss == pytest.approx(expected, rel=1e-12)
@@ -55,8 +57,10 @@ def test_critical_batch_is_found_from_steps_to_a_loss():
 
 
 def test_steps_and_examples_obey_the_hyperbola():
-    fitted = fit(BATCH_TRADE_OFF, pd.DataFrame({"batch_tokens": [1e4, 1e5, 1e6, 1e7],
-                                                "steps": 5e3 * (1 + 4e5 / np.array([1e4, 1e5, 1e6, 1e7]))}))
+    fitted = fit(
+        BATCH_TRADE_OFF,
+        pd.DataFrame({"batch_tokens": [1e4, 1e5, 1e6, 1e7], "steps": 5e3 * (1 + 4e5 / np.array([1e4, 1e5, 1e6, 1e7]))}),
+    )
     batch = np.array([2e4, 3e6])
     steps = BATCH_TRADE_OFF(fitted.params, batch_tokens=batch)
     product = (steps / fitted.params.S_min - 1) * (steps * batch / fitted.derived.E_min - 1)

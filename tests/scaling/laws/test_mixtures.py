@@ -25,14 +25,18 @@ def mixtures(slopes, floor, scale, seed=0):
 
 
 def test_best_mixture_is_the_minimum_over_the_simplex():
-    fits = [fit(mixture_law(DOMAINS), mixtures(*truth))
-            for truth in (((-2.0, 0.5), 1.5, 1.0), ((0.7, -1.5), 1.2, 0.8), ((1.0, 1.2), 1.0, 0.6))]
+    fits = [
+        fit(mixture_law(DOMAINS), mixtures(*truth))
+        for truth in (((-2.0, 0.5), 1.5, 1.0), ((0.7, -1.5), 1.2, 0.8), ((1.0, 1.2), 1.0, 0.6))
+    ]
     best = best_mixture(fits, weights=[1.0, 2.0, 1.0])
     assert sum(best.values()) == pytest.approx(1, abs=1e-9)
 
     def total(shares):
-        return sum(w * one.law(one.params, **dict(zip(DOMAINS, shares.T, strict=True)))
-                   for w, one in zip([1, 2, 1], fits, strict=True))
+        return sum(
+            w * one.law(one.params, **dict(zip(DOMAINS, shares.T, strict=True)))
+            for w, one in zip([1, 2, 1], fits, strict=True)
+        )
 
     grid = np.array([(i, j, 100 - i - j) for i in range(101) for j in range(101 - i)]) / 100
     values = total(grid)
@@ -79,7 +83,8 @@ def test_full_precision_costs_nothing_and_few_bits_cost_parameters():
     assert PRECISION(p, params=1e9, tokens=1e10, weight_bits=200, **bits) == pytest.approx(full, rel=1e-12)
     fewer = 1e9 * (1 - np.exp(-4 / p["gamma_w"]))
     assert PRECISION(p, params=1e9, tokens=1e10, weight_bits=4, **bits) == pytest.approx(
-        p["E"] + p["A"] * fewer ** -p["alpha"] + p["B"] * 1e10 ** -p["beta"], rel=1e-12)
+        p["E"] + p["A"] * fewer ** -p["alpha"] + p["B"] * 1e10 ** -p["beta"], rel=1e-12
+    )
 
 
 def test_overtrained_small_models_suffer_most_from_quantisation():

@@ -61,8 +61,12 @@ def test_equivalent_compute_of_a_family_is_its_own_compute():
     own = found.equivalent_flops(table[inside], "f2")
     assert np.corrcoef(np.log(own), np.log(table["flops"][inside]))[0, 1] > 0.9
     # later families are more efficient: they are worth more of the first one's compute
-    ratio = [np.median(np.log(found.equivalent_flops(table[table["family"] == f], "f0")
-                              / table["flops"][table["family"] == f])) for f in ("f0", "f2", "f5")]
+    ratio = [
+        np.median(
+            np.log(found.equivalent_flops(table[table["family"] == f], "f0") / table["flops"][table["family"] == f])
+        )
+        for f in ("f0", "f2", "f5")
+    ]
     assert ratio[0] == pytest.approx(0, abs=0.7) and ratio[0] < ratio[1] < ratio[2]
     with pytest.raises(ValueError, match="'f9' has no law"):
         found.equivalent_flops(table, "f9")
@@ -81,7 +85,8 @@ def test_bad_tables_name_the_model_or_the_benchmark():
 
 def test_public_models_follow_few_components_and_extrapolate_over_a_compute_cutoff(published):
     table = published("obs_base_llm_benchmark_eval.csv").rename(
-        columns={"FLOPs (1E21)": "flops", "Model Family": "family"})
+        columns={"FLOPs (1E21)": "flops", "Model Family": "family"}
+    )
     table["flops"] *= 1e21
     whole = observe(table, BENCHMARKS, "GSM8K")
     assert whole.components.explained.sum() > 0.95

@@ -12,7 +12,8 @@ from scaling.laws.parscale import PARSCALE
 @pytest.fixture
 def streams(published):
     return published("parscale.csv").rename(
-        columns={"P": "streams", "N_nonembed": "params_nonembed", "loss_stack_python": "loss"})
+        columns={"P": "streams", "N_nonembed": "params_nonembed", "loss_stack_python": "loss"}
+    )
 
 
 def test_point_fit_reproduces_the_reference(streams):

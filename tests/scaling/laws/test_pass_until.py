@@ -32,7 +32,8 @@ def test_binomial_fit_is_the_maximum_likelihood(seed):
     passes = rng.binomial(trials, truth(SIZES))
     fitted = fit(PASS_UNTIL, dict(params=SIZES, pass_rate=passes / trials, trials=trials), trials="trials")
     log_scale, alpha = simplex(
-        lambda z: -np.sum(stats.binom.logpmf(passes, trials, truth(SIZES, np.exp(z[0]), z[1]))), [[20, 0.5], [18, 1.0]])
+        lambda z: -np.sum(stats.binom.logpmf(passes, trials, truth(SIZES, np.exp(z[0]), z[1]))), [[20, 0.5], [18, 1.0]]
+    )
     assert np.log(fitted.params.N0) == pytest.approx(log_scale, rel=1e-6)
     assert fitted.params.alpha == pytest.approx(alpha, rel=1e-5)
 
@@ -43,8 +44,12 @@ def test_beta_binomial_fit_is_the_maximum_likelihood_at_its_concentration():
     samples = np.repeat(2.0 ** np.arange(8), 3)
     mean = SATURATION(dict(Fmax=0.8, p=0.1), samples=samples)
     hits = rng.binomial(trials, rng.beta(30 * mean, 30 * (1 - mean)))
-    fitted = fit(SATURATION, dict(samples=samples, accuracy=hits / trials, trials=trials), trials="trials",
-                 objective="beta_binomial")
+    fitted = fit(
+        SATURATION,
+        dict(samples=samples, accuracy=hits / trials, trials=trials),
+        trials="trials",
+        objective="beta_binomial",
+    )
 
     def cost(z):
         f = z[0] * (1 - (1 - z[1]) ** samples)
@@ -63,8 +68,8 @@ def test_sampling_until_r_passes_has_the_same_optimum_as_a_fixed_number_of_sampl
     samples = rng.negative_binomial(r, truth(SIZES)) + r
     fitted = fit(PASS_UNTIL, dict(params=SIZES, pass_rate=r / samples, m=samples), trials="m")
     log_scale, alpha = simplex(
-        lambda z: -np.sum(stats.nbinom.logpmf(samples - r, r, truth(SIZES, np.exp(z[0]), z[1]))),
-        [[20, 0.5], [18, 1.0]])
+        lambda z: -np.sum(stats.nbinom.logpmf(samples - r, r, truth(SIZES, np.exp(z[0]), z[1]))), [[20, 0.5], [18, 1.0]]
+    )
     assert np.log(fitted.params.N0) == pytest.approx(log_scale, rel=1e-6)
     assert fitted.params.alpha == pytest.approx(alpha, rel=1e-5)
 
@@ -91,8 +96,16 @@ def instances(seed=0):
         N0, alpha = np.exp(rng.uniform(np.log(1e8), np.log(3e9))), rng.uniform(0.4, 1.2)
         for params in SIZES:
             trials = 2000
-            rows.append(dict(problem=f"p{problem}", params=params, samples=trials, N0=N0, alpha=alpha,
-                             pass_rate=rng.binomial(trials, truth(params, N0, alpha)) / trials))
+            rows.append(
+                dict(
+                    problem=f"p{problem}",
+                    params=params,
+                    samples=trials,
+                    N0=N0,
+                    alpha=alpha,
+                    pass_rate=rng.binomial(trials, truth(params, N0, alpha)) / trials,
+                )
+            )
     return pd.DataFrame(rows)
 
 
@@ -109,9 +122,14 @@ def test_instances_predict_the_test_better_than_one_law_for_their_mean():
 
 def test_group_weights_and_dropped_groups():
     runs = instances()
-    fitted = fit_groups(PASS_UNTIL, runs, group="problem", trials="samples",
-                        weights={f"p{k}": 1 + k for k in range(6)},
-                        keep=lambda f: "too hard" if f.params.N0 > 1.5e9 else "")
+    fitted = fit_groups(
+        PASS_UNTIL,
+        runs,
+        group="problem",
+        trials="samples",
+        weights={f"p{k}": 1 + k for k in range(6)},
+        keep=lambda f: "too hard" if f.params.N0 > 1.5e9 else "",
+    )
     assert set(fitted.fits) | set(fitted.dropped) == {f"p{k}" for k in range(6)}
     assert fitted.dropped and "too hard" in fitted.summary()
     share = np.array([fitted.weights[name] for name in fitted.fits])

@@ -17,12 +17,16 @@ def weighted_exponent(rows) -> float:
     return fit(OPTIMAL_PARAMS, known[["flops", "params"]], weights=1 / known["n_star_std"].to_numpy() ** 2).params.a
 
 
-@pytest.mark.parametrize(("setting", "exponent"), [
-    (("rw", "base", "long", "kaplan", "kaplan", "train"), 0.835300),
-    (("rw", "base", "long", "kaplan", "standard", "val"), 0.706470),
-    (("rw", "base", "short", "kaplan", "standard", "val"), 0.602038),
-    (("rw", "base", "short", "chinchilla", "standard", "val"), 0.571495),
-    (("rw", "tuned", "short", "const", "standard", "val"), 0.496895)])
+@pytest.mark.parametrize(
+    ("setting", "exponent"),
+    [
+        (("rw", "base", "long", "kaplan", "kaplan", "train"), 0.835300),
+        (("rw", "base", "long", "kaplan", "standard", "val"), 0.706470),
+        (("rw", "base", "short", "kaplan", "standard", "val"), 0.602038),
+        (("rw", "base", "short", "chinchilla", "standard", "val"), 0.571495),
+        (("rw", "tuned", "short", "const", "standard", "val"), 0.496895),
+    ],
+)
 def test_corrections_move_the_exponent_as_published(published, setting, exponent):
     table = published("porian_optimal.csv").set_index(SETTING).sort_index()
     assert weighted_exponent(table.loc[setting]) == pytest.approx(exponent, abs=5e-7)

@@ -17,9 +17,9 @@ from scaling.laws.saturation import SATURATION
 
 COUNTS = np.unique(np.geomspace(1, 1000, 16).round())
 CASES = [
-    (GADRE_ERROR, dict(eps=0.7, k=3.0, gamma=2.2), dict(loss=np.linspace(0.6, 2.0, 15))),       # bits per byte
+    (GADRE_ERROR, dict(eps=0.7, k=3.0, gamma=2.2), dict(loss=np.linspace(0.6, 2.0, 15))),  # bits per byte
     (GADRE_ERROR, dict(eps=0.9, k=1.1, gamma=0.2), dict(loss=np.linspace(2.0, 9.0, 15))),
-    (TASK_SIGMOID, dict(a=-0.5, x0=2.9, k=1.4, b=0.8), dict(bpb=np.linspace(1.5, 6, 30))),      # nats per token
+    (TASK_SIGMOID, dict(a=-0.5, x0=2.9, k=1.4, b=0.8), dict(bpb=np.linspace(1.5, 6, 30))),  # nats per token
     (TASK_SIGMOID, dict(a=-0.25, x0=0.35, k=30.0, b=0.5), dict(bpb=np.linspace(0.2, 0.6, 30))),
     (PASS_UNTIL, dict(N0=2e5, alpha=1.1), dict(params=np.geomspace(1e4, 1e7, 12))),
     (PASS_UNTIL, dict(N0=5e12, alpha=0.15), dict(params=np.geomspace(1e8, 1e11, 12))),
@@ -31,7 +31,7 @@ CASES = [
     (VERIFIED_ACCURACY, dict(f=1e-3), dict(pass_rate=np.geomspace(1e-4, 0.5, 10))),
     (SATURATION, dict(Fmax=0.3, p=0.6), dict(samples=np.arange(1.0, 9))),
     (SATURATION, dict(Fmax=0.9, p=2e-4), dict(samples=np.geomspace(1, 1e5, 16))),
-    (COST_ACCURACY, dict(Amax=0.6, a=0.5, b=0.4), dict(cost=np.geomspace(1, 1e4, 20))),         # samples
+    (COST_ACCURACY, dict(Amax=0.6, a=0.5, b=0.4), dict(cost=np.geomspace(1, 1e4, 20))),  # samples
     (RL_COMPUTE, dict(A=0.95, R0=0.0, Cmid=2e14, B=0.4), dict(flops=np.geomspace(1e11, 1e19, 30))),
 ]
 

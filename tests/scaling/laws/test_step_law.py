@@ -12,8 +12,10 @@ from scaling.laws.step_law import CONSTANTS, STEP_BATCH, STEP_LEARNING_RATE, cel
 
 
 def recommend(learning_rate, batch):
-    return lambda params, tokens: (STEP_LEARNING_RATE(learning_rate, params_nonembed=params, tokens=tokens),
-                                   STEP_BATCH(batch, tokens=tokens))
+    return lambda params, tokens: (
+        STEP_LEARNING_RATE(learning_rate, params_nonembed=params, tokens=tokens),
+        STEP_BATCH(batch, tokens=tokens),
+    )
 
 
 def grids() -> pd.DataFrame:
@@ -42,15 +44,29 @@ def test_laws_come_back_from_cell_optima():
 def test_covariance_of_an_optimum_is_its_spread_over_noise():
     noise = 3e-4
     clean = grids().iloc[:49]
-    optima = [cell_optima(clean.assign(loss=lambda t, s=s: t["loss"] * (
-        1 + noise * np.random.default_rng(s).standard_normal(len(t)))), near=1.0).iloc[0] for s in range(40)]
+    optima = [
+        cell_optima(
+            clean.assign(
+                loss=lambda t, s=s: t["loss"] * (1 + noise * np.random.default_rng(s).standard_normal(len(t)))
+            ),
+            near=1.0,
+        ).iloc[0]
+        for s in range(40)
+    ]
     spread = np.std([np.log(one["learning_rate"]) for one in optima])
     assert np.mean([one["sd_learning_rate"] for one in optima]) == pytest.approx(spread, rel=0.35)
 
 
 def test_cells_without_an_optimum_are_refused():
-    edge = grids()[lambda t: t["learning_rate"] > 2.2 * STEP_LEARNING_RATE(
-        CONSTANTS[STEP_LEARNING_RATE.name], params_nonembed=t["params_nonembed"], tokens=t["tokens"])]
+    edge = grids()[
+        lambda t: (
+            t["learning_rate"]
+            > 2.2
+            * STEP_LEARNING_RATE(
+                CONSTANTS[STEP_LEARNING_RATE.name], params_nonembed=t["params_nonembed"], tokens=t["tokens"]
+            )
+        )
+    ]
     cells = cell_optima(edge, near=1.0)
     assert not cells["used"].any() and (cells["reason"] == "off the grid").all()
     with pytest.raises(ValueError, match="0 of 9 cells"):
@@ -87,8 +103,9 @@ def test_left_out_cells_are_served_as_well(published):
 def test_deepseek_scale_times_tokens_is_the_budget():
     """The published constants are rounded to four digits, exponents that sum to one: 1e-3 over five decades."""
     flops = np.array([1e17, 1e20, 1e22])
-    product = (DEEPSEEK_SCALE(DEEPSEEK[DEEPSEEK_SCALE.name], flops=flops)
-               * DEEPSEEK_TOKENS(DEEPSEEK[DEEPSEEK_TOKENS.name], flops=flops))
+    product = DEEPSEEK_SCALE(DEEPSEEK[DEEPSEEK_SCALE.name], flops=flops) * DEEPSEEK_TOKENS(
+        DEEPSEEK[DEEPSEEK_TOKENS.name], flops=flops
+    )
     assert product == pytest.approx(flops, rel=1e-3)
     assert flops_per_token(n_layers=2, d_model=10, seq_len=5) == 72 * 2 * 100 + 12 * 2 * 10 * 5
 
