@@ -92,6 +92,22 @@ def emit(
             file.write(text + "\n")
 
 
+def first_fit(runs: pd.DataFrame) -> float:
+    """Seconds of one fit in a fresh process, imports included."""
+    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"fit_bench_{os.getpid()}.csv"
+    runs.to_csv(path, index=False)
+    try:
+        out = subprocess.run(
+            [sys.executable, "-c", FIRST_FIT.format(root=str(ROOT), path=str(path))],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        path.unlink()
+    return float(out.stdout)
+
+
 def main() -> None:
     """Run every case and print its line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,13 +136,7 @@ def main() -> None:
     show(f"{name}: objective (lower is better)", "huber sum", fitted.certificate.objective, float(best.fun), note=note)
 
     ours = pd.DataFrame(
-        {
-            "A": np.exp(grid[:, 0]),
-            "B": np.exp(grid[:, 1]),
-            "E": np.exp(grid[:, 2]),
-            "alpha": grid[:, 3],
-            "beta": grid[:, 4],
-        }
+        {**{n: np.exp(grid[:, k]) for k, n in enumerate("ABE")}, "alpha": grid[:, 3], "beta": grid[:, 4]}
     )
     brute, forced = clock(lambda: fit(CHINCHILLA, runs, starts=ours))
     show(f"{name}: the same 4,500 starts", "s", brute, scaled, note=note, agreed=forced.certificate.agreed)
@@ -142,18 +152,7 @@ def main() -> None:
         note=f"ours globally initialised, scipy from the optimum on {few}, time scaled",
     )
 
-    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"fit_bench_{os.getpid()}.csv"
-    runs.to_csv(path, index=False)
-    try:
-        out = subprocess.run(
-            [sys.executable, "-c", FIRST_FIT.format(root=str(ROOT), path=str(path))],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-    finally:
-        path.unlink()
-    show(f"{name}: first fit in a fresh process, imports included", "s", float(out.stdout), None)
+    show(f"{name}: first fit in a fresh process, imports included", "s", first_fit(runs), None)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ Executors start workers; a person can add one by hand on any machine that sees t
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +30,7 @@ cli.DEFINE_integer("launcher", 0, "process to end with: the one that started thi
 cli.DEFINE_string("profile", "", "directory for a profiler trace of the first stack", flag_values=FLAGS)
 
 POLL_S = 0.2
+DISK_FULL = 74  # exit code of a worker that ran out of disk, whose log may be unable to say so (EX_IOERR)
 SAVED = 75  # exit code of a worker that was asked to stop and saved its state (EX_TEMPFAIL)
 
 
@@ -75,6 +78,7 @@ def main(workdir: str, name: str, launcher: int, profile: str) -> int:
     from scaling.sweep.directory import RunDirectory
     from scaling.sweep.run import run_stack
     from scaling.sweep.stack import Stack
+    from scaling.train.checkpoint import DiskFull
     from scaling.train.loop import Interrupted, Progress
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -110,6 +114,12 @@ def main(workdir: str, name: str, launcher: int, profile: str) -> int:
                         )
     except Interrupted:
         return SAVED
+    except (DiskFull, OSError) as error:
+        if not isinstance(error, DiskFull) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        logging.error("%s", error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # the log is on that disk, too
+        return DISK_FULL
     finally:
         if profile:
             jax.profiler.stop_trace()

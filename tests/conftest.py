@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 from hypothesis import settings
@@ -20,3 +21,6 @@ environment.prepare()
 # A shared machine stalls for longer than any per-example deadline; a fixed seed makes a failure repeat.
 settings.register_profile("isoflop", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("isoflop")
+
+# A shell that starts the tests in the background ignores SIGINT for them, and every process they start inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)

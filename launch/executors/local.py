@@ -13,6 +13,7 @@ from typing import IO
 from launch.environment import available_cpus, worker_environment
 from models.errors import ConfigError, require
 
+DISK_FULL = 74  # launch.worker's exit code for it
 RESTARTS = 3  # of one worker that was stopped, died by a signal or an unexpected error
 
 
@@ -66,6 +67,9 @@ class LocalExecutor:
                 alive = True
             elif code == 2:
                 raise _bad_input(worker)
+            elif code == DISK_FULL:
+                fix = "make room and run the same command again; finished work is kept"
+                raise ConfigError(str(self.workdir), "the disk is full", fix)
             elif code != 0:
                 if worker.restarts >= RESTARTS:
                     raise RuntimeError(f"worker {worker.name} ended with {code} {RESTARTS + 1} times: see {worker.log}")

@@ -177,8 +177,8 @@ class _Problem:
     def _parabola(self, z, x, h, flops):
         """Shift [B] to the vertex of a parabola through x - h, x, x + h: comparing values stops at sqrt(epsilon)."""
         below, here, above = (self.loss(z, x + s, flops) for s in (-h, 0.0, h))
-        curvature = below - 2 * here + above
         with np.errstate(all="ignore"):
+            curvature = below - 2 * here + above
             shift = 0.5 * h * (below - above) / curvature
         return np.where((curvature > 0) & np.isfinite(shift), shift, 0.0)
 

@@ -10,6 +10,7 @@ parametric residuals drawn from all residuals, scaled for the degrees of freedom
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -35,12 +36,14 @@ class Draws:
     agreed: float = 1.0
 
 
-def codes(labels) -> np.ndarray:
+def codes(labels: Iterable) -> np.ndarray:
     """Integer codes [n] of arbitrary labels."""
     return np.unique(np.asarray(labels).astype(str), return_inverse=True)[1]
 
 
-def resample_weights(n: int, size: int, rng, clusters=None, strata=None) -> np.ndarray:
+def resample_weights(
+    n: int, size: int, rng: np.random.Generator, clusters: np.ndarray | None = None, strata: np.ndarray | None = None
+) -> np.ndarray:
     """Multinomial counts [B, n]: of rows, of clusters (integer codes [n]), or of rows within strata (codes [n])."""
     if strata is not None:
         out = np.zeros((size, n))
@@ -60,8 +63,8 @@ def bootstrap(
     size: int,
     seed: int = 0,
     kind: str = "row",
-    clusters=None,
-    strata=None,
+    clusters: np.ndarray | None = None,
+    strata: np.ndarray | None = None,
     grid: StartGrid | None = None,
     checked: int = CHECKED,
     iterations: int = ITERATIONS,
@@ -92,7 +95,7 @@ def bootstrap(
     return _weighted(estimator, z, counts * estimator.weights, kind, seed, grid, checked, iterations)
 
 
-def jackknife(estimator: Estimator, z: np.ndarray, clusters=None) -> np.ndarray:
+def jackknife(estimator: Estimator, z: np.ndarray, clusters: np.ndarray | None = None) -> np.ndarray:
     """Optima z [n or clusters, K] with one row (or run) left out at a time."""
     groups = np.arange(len(estimator.measured)) if clusters is None else clusters
     weights = (np.unique(groups)[:, None] != groups[None, :]) * estimator.weights

@@ -83,7 +83,9 @@ def spread(draws: np.ndarray) -> np.ndarray:
     return np.maximum(0.5 * (high - low), 1e-12)
 
 
-def center_and_deviation(objective: Objective, mean, draws, noise, trials) -> tuple[np.ndarray, np.ndarray]:
+def center_and_deviation(
+    objective: Objective, mean: np.ndarray, draws: np.ndarray, noise: float, trials: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Centre [m] of a new measurement in the space of its interval, and its standard deviation [m] under a true law.
 
     mean [m], draws [B, m]: predictions. noise: `noise_scale`, for counts of Pearson residuals; a measured fraction then
@@ -91,7 +93,7 @@ def center_and_deviation(objective: Objective, mean, draws, noise, trials) -> tu
     """
     with np.errstate(all="ignore"):
         if objective.counts:
-            row = noise * np.sqrt(np.clip(mean * (1 - mean), 0.0, 0.25) / np.median(trials))
+            row = noise * np.sqrt(np.clip(mean * (1 - mean), 0.0, 0.25) / np.median(np.asarray(trials)))
             return mean, np.hypot(spread(draws - mean), row)
         center = objective.link(mean)
         return center, np.hypot(spread(objective.link(draws) - center), noise)

@@ -5,6 +5,7 @@ something. A fit is never returned without one, and nothing degenerate is printe
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from scipy.optimize import lsq_linear
@@ -87,7 +88,7 @@ class Certificate:
         return (*out, *self.notes)
 
 
-def certify(estimator: Estimator, search: Solution, rows: list[str], notes=()) -> Certificate:
+def certify(estimator: Estimator, search: Solution, rows: list[str], notes: Iterable[str] = ()) -> Certificate:
     """Certificate of the best point of `search`, whose every start counts as one vote."""
     best = int(np.argmin(search.value))
     z, value = search.z[best], float(search.value[best])
@@ -120,7 +121,7 @@ def certify(estimator: Estimator, search: Solution, rows: list[str], notes=()) -
     )
 
 
-def robust_scale(residual) -> float:
+def robust_scale(residual: np.ndarray) -> float:
     """1.4826 x the median absolute deviation: a standard deviation that outliers do not move."""
     return float(1.4826 * np.median(np.abs(residual - np.median(residual))))
 
@@ -162,7 +163,7 @@ def _subgradient(estimator, z) -> np.ndarray:
     return lsq_linear(rows[:, met], -rest, bounds=(-1, 1)).fun if met.any() else rest
 
 
-def repeated(inputs, measured) -> np.ndarray:
+def repeated(inputs: Mapping[str, np.ndarray], measured: np.ndarray) -> np.ndarray:
     """Code [n] of each distinct row: rows whose inputs and output are all equal share one."""
     return np.unique(np.column_stack([*inputs.values(), measured]), axis=0, return_inverse=True)[1].ravel()
 

@@ -6,22 +6,24 @@ parametric loss to all runs. C = 6 N D throughout.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from scaling.laws.law import Law
 
 
-def compute_exponent(p) -> float:
+def compute_exponent(p: Any) -> float:
     """a in N* ~ C^a."""
     return p.beta / (p.alpha + p.beta)
 
 
-def token_exponent(p) -> float:
+def token_exponent(p: Any) -> float:
     """b in D* ~ C^b."""
     return p.alpha / (p.alpha + p.beta)
 
 
-def optimal_params(p, flops):
+def optimal_params(p: Any, flops: float | np.ndarray) -> Any:
     """N* [.] at C = 6 N D = flops [.]: G (C/6)^(beta/(alpha+beta)), G = (alpha A / (beta B))^(1/(alpha+beta))."""
     scale = (p.alpha * p.A / (p.beta * p.B)) ** (1 / (p.alpha + p.beta))
     return scale * (np.asarray(flops, float) / 6) ** compute_exponent(p)

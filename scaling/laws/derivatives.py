@@ -11,6 +11,7 @@ Shapes: parameters [S, 1], inputs [n], values [S, n] (any shape that broadcasts 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -97,7 +98,7 @@ class Taylor:
     __radd__, __rmul__ = __add__, __mul__
 
 
-def value_of(x):
+def value_of(x: Any) -> Any:
     """The plain array behind x."""
     return x.value if isinstance(x, Taylor) else x
 

@@ -23,7 +23,12 @@ BUDGETS, SHAPES = 6, 7
 
 
 def design(
-    fit: Fit, target: str | Mapping[str, float], candidates=None, *, count: int = 1, budget: float = np.inf
+    fit: Fit,
+    target: str | Mapping[str, float],
+    candidates: pd.DataFrame | Mapping | None = None,
+    *,
+    count: int = 1,
+    budget: float = np.inf,
 ) -> pd.DataFrame:
     """The next `count` runs in the order to make them, chosen greedily by narrowing per FLOP.
 

@@ -389,7 +389,9 @@ class Estimator:
         return float(values[len(values) // 2])
 
 
-def cholesky_step(matrix, gradient, blocked):
+def cholesky_step(
+    matrix: np.ndarray, gradient: np.ndarray, blocked: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Solve matrix @ step = -gradient for a batch, blocked coordinates left alone.
 
     Returns step [S, K], the predicted decrease [S] and whether each matrix was positive definite. Elimination over K
@@ -411,7 +413,7 @@ def cholesky_step(matrix, gradient, blocked):
             pivots[k] = np.where(rows[k, k] > 1e-13, rows[k, k], 1.0)
             if k + 1 < size:
                 rows[k + 1 :, k + 1 :] -= (rows[k + 1 :, k] / pivots[k])[:, None] * rows[k, k + 1 :]
-        definite = (rows[index, index] > 1e-13).all(0)
+        definite = np.asarray((rows[index, index] > 1e-13).all(0))
         rhs = rows[:, size]
         for k in reversed(range(size)):
             rhs[k] = (rhs[k] - np.sum(rows[k, k + 1 : size] * rhs[k + 1 :], axis=0)) / pivots[k]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -20,7 +20,7 @@ from scaling.laws.estimator import Estimator
 from scaling.laws.law import Law, Values
 from scaling.laws.objectives import Objective
 from scaling.laws.profile import profile, sandwich
-from scaling.laws.runs import as_table, check_units, missing, numbers, row_name, row_names
+from scaling.laws.runs import Runs, as_table, check_units, missing, numbers, row_name, row_names
 from scaling.laws.start_grid import optimum
 
 PREDICTION_RESAMPLES = 256
@@ -282,7 +282,7 @@ class Fit:
         return fit_from_json(source, law)
 
 
-def missing_input(name: str, law: Law, given) -> NoReturn:
+def missing_input(name: str, law: Law, given: Iterable[str]) -> NoReturn:
     """Raise the error for an input that predict() was not given."""
     raise ConfigError(
         f"predict({', '.join(given)})", f"the law {law.name} needs {name!r}", f"give {', '.join(law.inputs)}"
@@ -302,12 +302,12 @@ def _bca_tails(draws, point, left_out, level) -> tuple[float, float]:
 
 def read_table(
     law: Law,
-    runs,
-    columns=None,
-    cluster=None,
-    weights=None,
-    trials=None,
-    strata=None,
+    runs: Runs,
+    columns: Mapping[str, str] | None = None,
+    cluster: str | None = None,
+    weights: str | Sequence[float] | np.ndarray | None = None,
+    trials: str | None = None,
+    strata: str | None = None,
     space: str = "log",
     counts: bool = False,
 ) -> Table:
@@ -322,39 +322,15 @@ def read_table(
     sized = {"params", "tokens", "flops", "params_nonembed", "params_active", "unique_tokens"}
     inputs = {name: numbers(table, name, positive=name in sized) for name in law.inputs}
     measured = numbers(table, law.output, positive=space == "log" and not counts)
-    check_units(
-        {
-            **inputs,
-            **(
-                {"flops": table["flops"].to_numpy(float)}
-                if "flops" in table.columns and "derived" not in table.attrs
-                else {}
-            ),
-        }
-    )
+    given = "flops" in table.columns and "derived" not in table.attrs
+    check_units({**inputs, **({"flops": table["flops"].to_numpy(float)} if given else {})})
     if space == "logit" or counts:
-        edge = (measured <= 0) | (measured >= 1)
-        bad = np.flatnonzero(edge & ~((measured == 0) | (measured == 1)) if counts else edge)
-        if len(bad):
-            raise ConfigError(
-                row_name(table, int(bad[0])), f"{law.output} is {measured[bad[0]]}", "give a fraction between 0 and 1"
-            )
-    w = (
-        np.ones(len(table))
-        if weights is None
-        else (numbers(table, weights, positive=True) if isinstance(weights, str) else np.asarray(weights, float))
-    )
-    if len(w) != len(table) or not np.all(w > 0):
-        raise ConfigError(
-            "weights",
-            f"{len(w)} weights for {len(table)} rows, all must be positive",
-            "give inverse variances, one per row",
-        )
+        _check_fractions(table, law.output, measured, counts)
     axis_name = calibration.choose_axis(inputs)
     return Table(
         inputs,
         measured,
-        w,
+        _inverse_variances(table, weights),
         numbers(table, trials, positive=True) if trials else None,
         None if cluster is None else codes(table[cluster]),
         None if strata is None else codes(table[strata]),
@@ -364,13 +340,33 @@ def read_table(
     )
 
 
+def _check_fractions(table: pd.DataFrame, output: str, measured: np.ndarray, counts: bool) -> None:
+    """Raise an error naming the first row that is no fraction; counts may be all or nothing."""
+    edge = (measured <= 0) | (measured >= 1)
+    bad = np.flatnonzero(edge & ~((measured == 0) | (measured == 1)) if counts else edge)
+    if len(bad):
+        row = int(bad[0])
+        raise ConfigError(row_name(table, row), f"{output} is {measured[row]}", "give a fraction between 0 and 1")
+
+
+def _inverse_variances(table: pd.DataFrame, weights) -> np.ndarray:
+    """Weights [n], positive: a column, an array, or ones."""
+    if weights is None:
+        return np.ones(len(table))
+    w = numbers(table, weights, positive=True) if isinstance(weights, str) else np.asarray(weights, float)
+    if len(w) != len(table) or not np.all(w > 0):
+        problem = f"{len(w)} weights for {len(table)} rows, all must be positive"
+        raise ConfigError("weights", problem, "give inverse variances, one per row")
+    return w
+
+
 def fit(
     law: Law | str,
-    runs,
+    runs: Runs,
     *,
     columns: Mapping[str, str] | None = None,
     cluster: str | None = None,
-    weights=None,
+    weights: str | Sequence[float] | np.ndarray | None = None,
     trials: str | None = None,
     strata: str | None = None,
     objective: str | None = None,
@@ -380,7 +376,7 @@ def fit(
     bootstrap: int = 0,
     resample: str | None = None,
     seed: int = 0,
-    starts=16,
+    starts: int | Mapping | pd.DataFrame = 16,
 ) -> Fit:
     """Fit `law` to `runs`, certified.
 
@@ -403,41 +399,34 @@ def fit(
     table = read_table(law, runs, columns, cluster, weights, trials, strata, space, goal.counts)
     if goal.counts and table.trials is None:
         raise ConfigError("trials", f"the {kind} objective needs the number of trials", "name the column with trials=")
-    fixed = dict(fixed or {})
-    for name in fixed:
-        if name not in law.bounds:
-            raise ConfigError("fixed", f"{law.name} has no parameter {name!r}", f"use one of {', '.join(law.bounds)}")
-    if len(table.measured) < len(law.parameters) - len(fixed):
-        raise ConfigError(
-            "runs",
-            f"{len(table.measured)} rows for {len(law.parameters) - len(fixed)} parameters",
-            "add runs, or hold parameters with fixed=",
-        )
+    fixed = _check_fixed(law, fixed, len(table.measured))
     estimator = Estimator(law, table.inputs, table.measured, goal, table.weights, table.trials, fixed)
     estimator = with_scale(estimator, delta)
-    own = None
-    if not isinstance(starts, int):
-        own = law.coordinates.to_z(np.asarray(pd.DataFrame(starts)[list(law.parameters)], float))
-    search, _ = optimum(estimator, 16 if own is not None else starts, own)
+    count, own = (starts, None) if isinstance(starts, int) else (16, pd.DataFrame(starts)[list(law.parameters)])
+    search, _ = optimum(estimator, count, None if own is None else law.coordinates.to_z(own.to_numpy(float)))
     if not np.isfinite(search.value).any():
         raise ConfigError("runs", f"{law.name} is not finite at any start", "check the units of the columns")
     notes = [f"{name} does not vary" for name, values in table.inputs.items() if np.ptp(values) == 0]
     z = search.z[int(np.argmin(search.value))]
     params = Values({k: float(v) for k, v in zip(law.parameters, law.coordinates.to_params(z), strict=True)})
-    out = Fit(
-        law,
-        params,
-        certify(estimator, search, table.rows, notes),
-        estimator.objective,
-        table,
-        z,
-        seed=seed,
-        fixed=fixed,
-    )
+    certificate = certify(estimator, search, table.rows, notes)
+    out = Fit(law, params, certificate, estimator.objective, table, z, seed=seed, fixed=fixed)
     out.__dict__["estimator"] = estimator  # the cached property, already at hand
     if out.certificate.duplicates and table.clusters is None:
         out.table = dataclasses.replace(table, clusters=repeated(table.inputs, table.measured))
     return out.resampled(bootstrap, seed, resample) if bootstrap else out
+
+
+def _check_fixed(law: Law, fixed: Mapping[str, float] | None, rows: int) -> dict[str, float]:
+    """The held parameters; ConfigError for unknown ones, and when the rows are fewer than what is left to fit."""
+    held = dict(fixed or {})
+    for name in held:
+        if name not in law.bounds:
+            raise ConfigError("fixed", f"{law.name} has no parameter {name!r}", f"use one of {', '.join(law.bounds)}")
+    free = len(law.parameters) - len(held)
+    if rows < free:
+        raise ConfigError("runs", f"{rows} rows for {free} parameters", "add runs, or hold parameters with fixed=")
+    return held
 
 
 def with_scale(estimator: Estimator, delta: float | str | None) -> Estimator:

@@ -7,6 +7,7 @@ Every row of the frontier says why it was used or rejected: a minimum on the edg
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ import pandas as pd
 from models.errors import ConfigError
 from scaling.laws.fit import Interval
 from scaling.laws.law import Values
-from scaling.laws.runs import as_table, missing, numbers
+from scaling.laws.runs import Runs, as_table, missing, numbers
 
 BINS = 1500
 
@@ -59,7 +60,9 @@ class Frontier:
     __repr__ = summary
 
 
-def power(log_flops, log_params, log_tokens, weights) -> dict[str, float]:
+def power(
+    log_flops: np.ndarray, log_params: np.ndarray, log_tokens: np.ndarray, weights: np.ndarray
+) -> dict[str, float]:
     """Weighted least squares of ln N* and ln D* on ln C: a, b, G, H."""
     if len(log_flops) < 2 or np.ptp(log_flops) == 0:
         return dict(a=np.nan, b=np.nan, G=np.nan, H=np.nan)
@@ -69,7 +72,13 @@ def power(log_flops, log_params, log_tokens, weights) -> dict[str, float]:
 
 
 def isoflop_minima(
-    runs, *, columns=None, budget: str | None = None, gap: float = 0.2, bootstrap: int = 1000, seed: int = 0
+    runs: Runs,
+    *,
+    columns: Mapping[str, str] | None = None,
+    budget: str | None = None,
+    gap: float = 0.2,
+    bootstrap: int = 1000,
+    seed: int = 0,
 ) -> Frontier:
     """Approach 2: per budget the minimum of a parabola of the loss in ln N, then N* and D* as powers of C.
 
@@ -93,26 +102,9 @@ def isoflop_minima(
     for group in np.unique(groups):
         inside = groups == group
         x, y, c = np.log(params[inside]), loss[inside], np.log(flops[inside]).mean()
-        minimum = parabola(x, y)
-        counts = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=max(bootstrap, 200))
-        resampled = np.array([parabola(x, y, w)[0] if _solvable(x, w) else np.nan for w in counts])
-        usable = np.isfinite(resampled) & (resampled > x.min() - 1) & (resampled < x.max() + 1)
-        sd = float(np.std(resampled[usable])) if usable.sum() > 10 else np.nan
-        reason = _reject(x, y, minimum, sd)
-        log_cost = np.interp(minimum[0], *_sorted(x, cost[inside])) if np.isfinite(minimum[0]) else np.nan
-        rows.append(
-            {
-                "flops": np.exp(c),
-                "params": np.exp(minimum[0]),
-                "tokens": np.exp(c - minimum[0] - log_cost),
-                "loss": minimum[1],
-                "sd_log_params": sd,
-                "sizes": len(np.unique(x)),
-                "used": not reason,
-                "reason": reason,
-            }
-        )
-        draws.append(np.where(usable, resampled, minimum[0])[:bootstrap])
+        row, resampled = _minimum(x, y, c, cost[inside], rng, max(bootstrap, 200))
+        rows.append(row)
+        draws.append(resampled[:bootstrap])
     frontier = pd.DataFrame(rows)
     used = frontier["used"].to_numpy(bool)
     if used.sum() < 2:
@@ -132,6 +124,28 @@ def isoflop_minima(
     return Frontier(frontier, Values(power(log_c, log_n, log_d, weights)), samples)
 
 
+def _minimum(x, y, log_flops, cost, rng, size) -> tuple[dict, np.ndarray]:
+    """One budget's row of the frontier from ln N, losses and costs [k], and its minimum ln N* in `size` resamples."""
+    minimum = parabola(x, y)
+    counts = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=size)
+    resampled = np.array([parabola(x, y, w)[0] if _solvable(x, w) else np.nan for w in counts])
+    usable = np.isfinite(resampled) & (resampled > x.min() - 1) & (resampled < x.max() + 1)
+    sd = float(np.std(resampled[usable])) if usable.sum() > 10 else np.nan
+    reason = _reject(x, y, minimum, sd)
+    log_cost = np.interp(minimum[0], *_sorted(x, cost)) if np.isfinite(minimum[0]) else np.nan
+    row = {
+        "flops": np.exp(log_flops),
+        "params": np.exp(minimum[0]),
+        "tokens": np.exp(log_flops - minimum[0] - log_cost),
+        "loss": minimum[1],
+        "sd_log_params": sd,
+        "sizes": len(np.unique(x)),
+        "used": not reason,
+        "reason": reason,
+    }
+    return row, np.where(usable, resampled, minimum[0])
+
+
 def _groups(flops: np.ndarray, gap: float) -> np.ndarray:
     """Group codes [n]: budgets apart by more than `gap` in ln C."""
     order = np.argsort(flops)
@@ -149,7 +163,7 @@ def _solvable(x, counts) -> bool:
     return len(np.unique(x[counts > 0])) >= 3
 
 
-def parabola(x, y, weights=None) -> tuple[float, float, float]:
+def parabola(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float, float]:
     """Position, height and curvature of the least-squares parabola's minimum; NaN position without curvature."""
     center = x.mean()
     if len(np.unique(x)) < 3:
@@ -173,7 +187,13 @@ def _reject(x, y, minimum, sd) -> str:
 
 
 def chinchilla_envelope(
-    curves, *, columns=None, run: str = "trial", bins: int = BINS, bootstrap: int = 200, seed: int = 0
+    curves: Runs,
+    *,
+    columns: Mapping[str, str] | None = None,
+    run: str = "trial",
+    bins: int = BINS,
+    bootstrap: int = 200,
+    seed: int = 0,
 ) -> Frontier:
     """Approach 1: at each of `bins` log-spaced budgets the run with the lowest loss; N* and D* as powers of C.
 

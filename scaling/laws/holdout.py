@@ -7,7 +7,7 @@ interval score of the prediction intervals: infinitely wide bands cover everythi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from models.errors import ConfigError
 from scaling.laws.calibration import origins, sizes
 from scaling.laws.fit import Fit, fit
 from scaling.laws.law import Law
-from scaling.laws.runs import as_table, numbers
+from scaling.laws.runs import Runs, as_table, numbers
 from scaling.laws.where import select
 
 
@@ -91,13 +91,13 @@ def interval_score(table: pd.DataFrame, low: str, high: str, level: float) -> pd
 
 def holdout(
     law: Law | str,
-    runs,
+    runs: Runs,
     where: str,
     *,
     level: float = 0.9,
     bootstrap: int = 256,
     seed: int = 0,
-    columns=None,
+    columns: Mapping[str, str] | None = None,
     **options,
 ) -> Holdout:
     """Fit on the rows that do not satisfy `where`, score on those that do.
@@ -141,7 +141,7 @@ def score(fitted: Fit, held_out: pd.DataFrame, level: float = 0.9) -> pd.DataFra
     return table
 
 
-def naive_band(fitted: Fit, inputs, level: float) -> tuple[np.ndarray, np.ndarray]:
+def naive_band(fitted: Fit, inputs: Mapping[str, np.ndarray], level: float) -> tuple[np.ndarray, np.ndarray]:
     """The band usually published: quantiles of the refitted curves, neither noise nor calibration."""
     curves = fitted.outputs(fitted.prediction_draws(), inputs)
     low, high = np.quantile(
@@ -164,14 +164,14 @@ def baselines(fitted: Fit, axis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def rolling(
     law: Law | str,
-    runs,
+    runs: Runs,
     *,
     by: str = "flops",
     cuts: int | Sequence[float] = 6,
     level: float = 0.9,
     bootstrap: int = 128,
     seed: int = 0,
-    columns=None,
+    columns: Mapping[str, str] | None = None,
     **options,
 ) -> pd.DataFrame:
     """Held-out tests at several cuts of the column `by` (flops, params, tokens): one row per held-out measurement.
@@ -206,7 +206,7 @@ def rolling(
 
 def compare(
     laws: Sequence[Law | str],
-    runs,
+    runs: Runs,
     *,
     by: str = "flops",
     cuts: int | Sequence[float] = 6,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,9 @@ PLAUSIBLE = {
     "unique_tokens": (1e4, 1e17),
     "flops": (1e9, 1e32),
 }
+
+
+Runs: TypeAlias = pd.DataFrame | Mapping[str, Any] | str | Path  # a table, its columns, or where to read it
 
 
 class UnitWarning(UserWarning):
@@ -64,7 +67,7 @@ def load(path: str | Path) -> pd.DataFrame:
     return table
 
 
-def as_table(runs, columns: Mapping[str, str] | None = None, needed: Iterable[str] = ()) -> pd.DataFrame:
+def as_table(runs: Runs, columns: Mapping[str, str] | None = None, needed: Iterable[str] = ()) -> pd.DataFrame:
     """`runs` (DataFrame, path, or mapping of columns) with the law's names, failed trials dropped.
 
     columns: renames, as {"params": "N"} or {"N": "params"}; either direction is understood.

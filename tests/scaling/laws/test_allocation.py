@@ -16,7 +16,7 @@ def fitted(synthetic):
 
 def scan(params, flops, inference_tokens=0.0, cost_per_token=6.0):
     """Best (N, D, loss) over 400,001 sizes at a fixed cost of training and serving."""
-    sizes = np.geomspace(1e7, 1e13, 400_001)
+    sizes = np.geomspace(1e5, 1e13, 400_001)
     tokens = (flops - 2 * sizes * inference_tokens) / (cost_per_token * sizes)
     loss = np.where(tokens > 0, CHINCHILLA(params, params=sizes, tokens=np.maximum(tokens, 1.0)), np.inf)
     best = int(np.argmin(loss))

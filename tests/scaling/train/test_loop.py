@@ -81,13 +81,13 @@ def test_trials_of_different_length_end_where_their_own_config_says(family, expe
             assert last["flops"] == pytest.approx(trial.flops, rel=1e-12)
 
 
-def test_a_spike_fails_that_trial_with_the_step_named_and_the_others_go_on(family, expected):
+def test_a_run_that_diverges_fails_with_the_step_named_and_the_others_go_on(family, expected):
     status = [expected["rows"][t.id]["status"] for t in family]
     assert status == ["done", "done", "failed", "done"]
     row = expected["rows"][family[2].id]
     assert row["loss"] is None and row["bpb"] is None
     words, step = row["error"].rsplit(" at step ", 1)
-    assert words.startswith("loss spiked to ")
+    assert words == "loss or its gradient is not finite" or words.startswith("loss spiked to ")
     assert expected["metrics"][family[2].id][-1]["step"] == int(step) + 1 < STEPS
     losses = [expected["rows"][t.id]["loss"] for t in family if t is not family[2]]
     assert all(0 < loss < 2 * math.log(256) for loss in losses)
