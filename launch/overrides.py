@@ -88,7 +88,7 @@ def load_config(path: str | Path, kinds: tuple[type, ...] = ()) -> Any:
     """
     path = Path(path)
     if path.suffix == ".json" and kinds:
-        return serialize.from_json(kinds[0], _json_object(_existing(path)))
+        return serialize.from_json(kinds[0], _json_object(path))
     module = _import(_existing(path))
     function = getattr(module, "config", None)
     if not callable(function):
@@ -106,6 +106,8 @@ def load_config(path: str | Path, kinds: tuple[type, ...] = ()) -> Any:
 
 
 def _json_object(path: Path) -> Any:
+    if not path.is_file():
+        raise ConfigError(str(path), "no such file", "give the config.json of a trial")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
