@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from models.attention import Attention, attention_weights
 from models.config import ModelConfig
-from models.contraction import contract
+from models.contraction import PRODUCT, contract
 from models.cross_entropy import cross_entropy
 from models.feedforward import FeedForward, feedforward_weights
 from models.layers import Norm, declare, norm_weights
@@ -113,7 +113,7 @@ def rematerialized(block: type[nn.Module], policy: str) -> type[nn.Module]:
     """The block class whose backward pass recomputes what `policy` says."""
     if policy == "none":
         return block
-    saveable = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}[policy]
+    saveable = {"full": None, "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT)}[policy]
     return nn.remat(block, policy=saveable, prevent_cse=False)
 
 

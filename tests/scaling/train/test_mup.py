@@ -12,7 +12,7 @@ import pytest
 
 from models import attention, feedforward, transformer
 from models.config import ModelConfig
-from models.layers import contract
+from models.contraction import contract
 from models.weight import Weight, map_weights, walk
 from scaling.train import mup, optimizer
 from scaling.train.config import TrainConfig, hyperparameters
