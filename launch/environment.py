@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.util
 import os
 import platform
 import sys
@@ -81,6 +82,23 @@ def available_cpus() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def accelerators(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether jax will find an accelerator here: a device file and jax's plugin for it, unless JAX_PLATFORMS says cpu.
+
+    A guess that does not import jax, which would take the accelerator's memory from the workers.
+    """
+    if environment.get("JAX_PLATFORMS", "").split(",")[0] == "cpu":
+        return False
+    dev = Path("/dev")
+    nvidia = any(dev.glob("nvidia[0-9]*")) and _installed("jax_cuda12_plugin", "jax_cuda13_plugin")
+    tpu = (any(dev.glob("accel[0-9]*")) or any(dev.glob("vfio/[0-9]*"))) and _installed("libtpu")
+    return nvidia or tpu
+
+
+def _installed(*modules: str) -> bool:
+    return any(importlib.util.find_spec(module) is not None for module in modules)
 
 
 def compilation_cache() -> Path:

@@ -63,10 +63,11 @@ def label(config: SweepConfig, trial: Trial) -> dict[str, Any]:
 
 def prepare_data(config: SweepConfig, directory: RunDirectory, trials: Sequence[Trial]) -> str:
     """Tokenise once, and refuse what would fail later: data, vocabulary, batch size, disk space; the data's digest."""
+    from launch.environment import accelerators
     from launch.executors.local import LocalExecutor
     from launch.preflight import check_disk, check_trials
 
-    LocalExecutor(config.workers, config.threads)  # refuses more threads than there are
+    LocalExecutor(config.workers, config.threads, accelerators())  # refuses more threads than there are
     digest = check_trials(trials)
     directory.check_data(digest)
     check_disk(directory.path, trials, config.stack_size)
@@ -75,6 +76,7 @@ def prepare_data(config: SweepConfig, directory: RunDirectory, trials: Sequence[
 
 def train(config: SweepConfig, directory: RunDirectory, title: str, profile: str = "") -> None:
     """Let workers train every stack that is not done, and collect the table."""
+    from launch.environment import accelerators
     from launch.executors.local import LocalExecutor
     from launch.progress import SweepDisplay
     from scaling.sweep.run import clear
@@ -82,7 +84,7 @@ def train(config: SweepConfig, directory: RunDirectory, title: str, profile: str
     stacks = directory.stacks()
     open_stacks = [stack for stack in stacks if not directory.is_done(stack)]
     if open_stacks:
-        executor = LocalExecutor(config.workers, config.threads)
+        executor = LocalExecutor(config.workers, config.threads, accelerators())
         executor.submit(directory.path, len(open_stacks), ["--profile", profile] if profile else [])
         try:
             with SweepDisplay(directory, stacks, title) as display:

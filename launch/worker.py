@@ -115,7 +115,7 @@ def main(workdir: str, name: str, launcher: int, profile: str) -> int:
     except Interrupted:
         return SAVED
     except (DiskFull, OSError) as error:
-        if not isinstance(error, DiskFull) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not isinstance(error, DiskFull) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         logging.error("%s", error)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # the log is on that disk, too

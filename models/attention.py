@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,9 @@ from models.contraction import contract
 from models.layers import Norm, declare, hidden_std, norm_weights
 from models.positions import rotary_angles, rotate
 from models.weight import Weight, WeightTree
+
+# (q [batch, seq, n_heads, head_dim], k, v [batch, seq, n_kv_heads, head_dim]) -> [batch, seq, n_heads, head_dim]
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def attention_weights(config: ModelConfig) -> WeightTree:
@@ -52,12 +57,17 @@ def attention_scale(config: ModelConfig) -> float:
 
 
 class Attention(nn.Module):
-    """Causal self-attention of x `[batch, seq, d_model]`; positions `[batch or 1, seq]`, segments `[batch, seq]`."""
+    """Causal self-attention of x `[batch, seq, d_model]`; positions `[batch or 1, seq]`, segments `[batch, seq]`.
+
+    `attend` replaces the attention over x itself, for instance by one over a cache that it also extends.
+    """
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, positions: jax.Array, segments: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, positions: jax.Array, segments: jax.Array | None = None, attend: Attend | None = None
+    ) -> jax.Array:
         c = self.config
         assert c.n_kv_heads and c.head_dim
         w = declare(self, {k: v for k, v in attention_weights(c).items() if isinstance(v, Weight)}, c)
@@ -73,6 +83,9 @@ class Attention(nn.Module):
         if c.positions == "rope":
             cos, sin = rotary_angles(positions, c.head_dim, c.rope_theta)
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        y = causal_attention(q, k, v, segments=segments, scale=attention_scale(c))
+        if attend is None:
+            y = causal_attention(q, k, v, segments=segments, scale=attention_scale(c))
+        else:
+            y = attend(q, k, v)
         y = contract(y.reshape(batch, seq, c.n_kv_heads, -1, c.head_dim), w["out"], dims=3)
         return y + w["out_bias"] if "out_bias" in w else y

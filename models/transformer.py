@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.attention import Attention, attention_weights
+from models.attention import Attend, Attention, attention_weights
 from models.config import ModelConfig
 from models.contraction import PRODUCT, contract
 from models.cross_entropy import cross_entropy
@@ -63,21 +64,30 @@ class Block(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, positions: jax.Array, segments: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, positions: jax.Array, segments: jax.Array | None, attend: Attend | None = None
+    ) -> jax.Array:
         c = self.config
-        x = x + Attention(c, name="attention")(Norm(c, name="attention_norm")(x), positions, segments)
+        x = x + Attention(c, name="attention")(Norm(c, name="attention_norm")(x), positions, segments, attend)
         x = x + FeedForward(c, name="feedforward")(Norm(c, name="feedforward_norm")(x))
         return constrain(x, RESIDUAL)
 
 
 class Transformer(nn.Module):
-    """tokens `[batch, seq]` int32 -> (hidden `[batch, seq, d_model]`, head `[d_model, vocab]`)."""
+    """tokens `[batch, seq]` int32 -> (hidden `[batch, seq, d_model]`, head `[d_model, vocab]`).
+
+    `attends` replaces the attention of each layer (unrolled layers only): one entry per layer.
+    """
 
     config: ModelConfig
 
     @nn.compact
     def __call__(
-        self, tokens: jax.Array, positions: jax.Array | None = None, segments: jax.Array | None = None
+        self,
+        tokens: jax.Array,
+        positions: jax.Array | None = None,
+        segments: jax.Array | None = None,
+        attends: Sequence[Attend] | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         c = self.config.resolved()
         tree = weights(c)
@@ -87,15 +97,21 @@ class Transformer(nn.Module):
         x = jnp.take(w["tokens"], tokens, axis=0)
         if c.positions == "learned":
             x = x + jnp.take(w["positions"], positions, axis=0)
-        x = self.blocks(constrain(x, RESIDUAL), positions, segments)
+        x = self.blocks(constrain(x, RESIDUAL), positions, segments, attends)
         x = Norm(c, name="final_norm")(x)
         if c.mup_base_width:
             x = x * jnp.asarray(output_multiplier(c), x.dtype)
         return x, w["tokens"].T if c.tied_embeddings else w["head"]
 
-    def blocks(self, x: jax.Array, positions: jax.Array, segments: jax.Array | None) -> jax.Array:
+    def blocks(
+        self, x: jax.Array, positions: jax.Array, segments: jax.Array | None, attends: Sequence[Attend] | None
+    ) -> jax.Array:
         """All blocks in order, unrolled or scanned, with the config's rematerialisation."""
         c = self.config.resolved()
+        if attends is not None:
+            for i, attend in enumerate(attends):
+                x = Block(c, name=f"block_{i}")(x, positions, segments, attend)
+            return x
         block = rematerialized(Block, c.remat)
         if not c.scan_layers:
             for i in range(c.n_layers):
@@ -142,10 +158,15 @@ def _initial(path: tuple[str, ...], weight: Weight, key: jax.Array, dtype: Any, 
 
 
 def hidden_and_head(
-    config: ModelConfig, params: Params, tokens: jax.Array, positions: jax.Array | None, segments: jax.Array | None
+    config: ModelConfig,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array | None = None,
+    segments: jax.Array | None = None,
+    attends: Sequence[Attend] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Final hidden states `[batch, seq, d_model]` and the head `[d_model, vocab]`: `Transformer` with its types."""
-    output: Any = Transformer(config).apply({"params": params}, tokens, positions, segments)
+    output: Any = Transformer(config).apply({"params": params}, tokens, positions, segments, attends)
     return output
 
 

@@ -29,7 +29,10 @@ class Worker:
 
 
 class LocalExecutor:
-    """Starts `workers` processes with `threads` CPU threads each on one run directory; 0 workers: as many as fit."""
+    """Starts `workers` processes with `threads` CPU threads each on one run directory.
+
+    0 workers: as many as fit; with an `accelerator` that is one, which takes all of its devices.
+    """
 
     def __init__(self, workers: int, threads: int, accelerator: bool = False):
         cpus = available_cpus()

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from scaling.laws.fit import Fit
 from scaling.report import plots, style
-from scaling.report.directory import RunDirectory, is_surface
 from scaling.report.frontier import isoflop_curves, isoflop_frontier
+from scaling.report.record import RunRecord, is_surface
 
 WIDE = (8.0, 4.6)  # inches
 
@@ -62,7 +62,7 @@ class Drawing:
         return figure
 
 
-def drawings(run: RunDirectory) -> dict[str, Drawing]:
+def drawings(run: RunRecord) -> dict[str, Drawing]:
     """Every figure that this directory has the data for, by name; the report says why the others are absent."""
     fitted, fit, runs = plots.usable(run.of_role("fitted")), run.fit, run.runs
     law = fit if is_surface(fit) and len(fitted) else None
@@ -94,13 +94,13 @@ def drawings(run: RunDirectory) -> dict[str, Drawing]:
     return found
 
 
-def _predictions(run: RunDirectory, law: Fit | None, figure: Figure) -> None:
+def _predictions(run: RunRecord, law: Fit | None, figure: Figure) -> None:
     left, right = figure.subplots(1, 2)
     plots.plot_predictions(run.predictions, run.runs, law, left)
     plots.plot_intervals(run.predictions, right)
 
 
-def overview(run: RunDirectory) -> Drawing | None:
+def overview(run: RunRecord) -> Drawing | None:
     """One wide figure: isoFLOP curves, and the frontier with what was predicted and measured; None without a fit."""
     available = drawings(run)
     fit = run.fit

@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 from models.errors import ConfigError
 from scaling.laws.fit import Fit
 from scaling.laws.frontier import Frontier, isoflop_minima, parabola
-from scaling.report.directory import budgets, mean_loss
+from scaling.report.record import budgets, mean_loss
 
 MIN_SIZES = 4  # as isoflop_minima asks for: three points determine a parabola, and leave nothing to doubt it by
 RESAMPLES = 200  # per budget: enough for a 90 % interval of an exponent

@@ -23,8 +23,8 @@ from models.errors import ConfigError
 from scaling.laws.fit import Fit
 from scaling.laws.runs import missing
 from scaling.report import numbers, style
-from scaling.report.directory import mean_loss
 from scaling.report.frontier import IsoflopCurve, flops_per_token, isoflop_curves, isoflop_frontier, optimal_path
+from scaling.report.record import mean_loss
 
 MAX_LEGEND = 9  # budgets; more than that are read off a colour bar
 MAX_INTERVALS = 20  # rows of plot_intervals: the largest runs

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from models.errors import ConfigError
 from scaling.report import figures, sections
-from scaling.report.directory import read
 from scaling.report.html import page
+from scaling.report.record import read
 
 INPUTS = ("config.json", "results.parquet", "predictions.jsonl", "fit.json", "trials/*/metrics.jsonl")
 

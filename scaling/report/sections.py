@@ -13,11 +13,11 @@ from scaling.laws.certificate import Certificate
 from scaling.laws.fit import Fit, Interval
 from scaling.laws.objectives import Objective
 from scaling.report import numbers
-from scaling.report.directory import RunDirectory, failure, is_surface
 from scaling.report.figures import Picture
 from scaling.report.frontier import IsoflopCurve, isoflop_curves, isoflop_frontier
 from scaling.report.html import Html, Section, badge, code, element, join, paragraph, picture, table
 from scaling.report.plots import usable
+from scaling.report.record import RunRecord, failure, is_surface
 
 Pictures = Mapping[str, Picture]
 LEVEL = 0.9  # of every interval in the report, predictions aside, which carry their own
@@ -30,7 +30,7 @@ def absent(reason: object) -> Html:
     return paragraph(reason, class_="absent")
 
 
-def _no_surface(run: RunDirectory) -> str | None:
+def _no_surface(run: RunRecord) -> str | None:
     """Why the fitted surface cannot be drawn, or None when it can."""
     if run.fit is None:
         return NO_FIT
@@ -42,7 +42,7 @@ def _no_surface(run: RunDirectory) -> str | None:
 # -- headline -------------------------------------------------------------------------------------------------------
 
 
-def headline(run: RunDirectory, pictures: Pictures) -> Section:
+def headline(run: RunRecord, pictures: Pictures) -> Section:
     """What was trained, what was predicted, what was measured, and whether the interval held."""
     parts: list[object] = [paragraph(_trained(run), class_="headline")]
     parts += [paragraph(*words, class_="headline") for words in _foretold(run)]
@@ -55,7 +55,7 @@ def headline(run: RunDirectory, pictures: Pictures) -> Section:
     return Section("headline", "In short", join(parts))
 
 
-def _trained(run: RunDirectory) -> str:
+def _trained(run: RunRecord) -> str:
     fitted = usable(run.of_role("fitted"))
     if not len(fitted):
         return "No trial of this sweep has finished with a usable loss, so there is nothing to fit or predict yet."
@@ -68,7 +68,7 @@ def _trained(run: RunDirectory) -> str:
     return f"{numbers.plural(len(fitted), 'transformer')} of {sizes} parameters were trained at {budgets}."
 
 
-def _foretold(run: RunDirectory) -> list[list[object]]:
+def _foretold(run: RunRecord) -> list[list[object]]:
     if not len(run.predictions):
         return [["No held-out run was predicted."]]
     said: list[list[object]] = []
@@ -98,7 +98,7 @@ def _foretold(run: RunDirectory) -> list[list[object]]:
     return said
 
 
-def _tiles(run: RunDirectory) -> Html:
+def _tiles(run: RunRecord) -> Html:
     fitted, tested = run.of_role("fitted"), run.tested
     tiles = [
         (f"{len(fitted):,}", "runs fitted"),
@@ -119,7 +119,7 @@ def _tiles(run: RunDirectory) -> Html:
 # -- what was measured ----------------------------------------------------------------------------------------------
 
 
-def predictions(run: RunDirectory, pictures: Pictures) -> Section:
+def predictions(run: RunRecord, pictures: Pictures) -> Section:
     """Each held-out run: what was written down before it, and what came of it."""
     title = "Predicted against measured"
     if not len(run.predictions):
@@ -170,7 +170,7 @@ def _scaling(pictures: Pictures) -> list[Html]:
     return [picture(pictures["scaling"], caption)] if "scaling" in pictures else []
 
 
-def isoflops(run: RunDirectory, pictures: Pictures) -> Section:
+def isoflops(run: RunRecord, pictures: Pictures) -> Section:
     """IsoFLOP curves, their parabolas and minima."""
     title = "IsoFLOP curves"
     curves = isoflop_curves(usable(run.of_role("fitted")))
@@ -198,7 +198,7 @@ def _minimum(curve: IsoflopCurve) -> dict[str, object]:
     }
 
 
-def frontier(run: RunDirectory, pictures: Pictures) -> Section:
+def frontier(run: RunRecord, pictures: Pictures) -> Section:
     """N*(C) and D*(C)."""
     title = "Compute-optimal size and data"
     if "frontier" not in pictures:
@@ -224,7 +224,7 @@ def _band(interval: Interval) -> str:
     return f" ({numbers.level(LEVEL)}: {interval.low:.3f} to {interval.high:.3f})"
 
 
-def surface(run: RunDirectory, pictures: Pictures) -> Section:
+def surface(run: RunRecord, pictures: Pictures) -> Section:
     """The fitted L(N, D) with the runs on it."""
     title = "Fitted surface"
     if "surface" not in pictures:
@@ -233,7 +233,7 @@ def surface(run: RunDirectory, pictures: Pictures) -> Section:
     return Section("surface", title, picture(pictures["surface"], caption))
 
 
-def residuals(run: RunDirectory, pictures: Pictures) -> Section:
+def residuals(run: RunRecord, pictures: Pictures) -> Section:
     """What the fit leaves unexplained."""
     title = "Residuals"
     if "residuals" not in pictures:
@@ -245,7 +245,7 @@ def residuals(run: RunDirectory, pictures: Pictures) -> Section:
     return Section("residuals", title, picture(pictures["residuals"], caption))
 
 
-def training(run: RunDirectory, pictures: Pictures) -> Section:
+def training(run: RunRecord, pictures: Pictures) -> Section:
     """Training curves of every trial."""
     title = "Training curves"
     if "training" not in pictures:
@@ -260,7 +260,7 @@ def training(run: RunDirectory, pictures: Pictures) -> Section:
 # -- the fit --------------------------------------------------------------------------------------------------------
 
 
-def parameters(run: RunDirectory, pictures: Pictures) -> Section:
+def parameters(run: RunRecord, pictures: Pictures) -> Section:
     """Fit parameters with intervals, and the certificate in words."""
     title = "The fit"
     fit = run.fit
@@ -321,7 +321,7 @@ def certificate(c: Certificate, objective: Objective) -> Html:
 # -- the books ------------------------------------------------------------------------------------------------------
 
 
-def cost(run: RunDirectory, pictures: Pictures) -> Section:
+def cost(run: RunRecord, pictures: Pictures) -> Section:
     """FLOPs, tokens and seconds by budget and kind of trial."""
     title = "Cost"
     if not len(run.runs):
@@ -358,7 +358,7 @@ def _cost(trials: str, budget: str, group: pd.DataFrame) -> dict[str, object]:
     }
 
 
-def failed(run: RunDirectory, pictures: Pictures) -> Section:
+def failed(run: RunRecord, pictures: Pictures) -> Section:
     """Trials that stopped, with step and reason."""
     title = "Failed trials"
     trials = run.of_role("failed")
@@ -381,7 +381,7 @@ def _failed(row: Any) -> dict[str, object]:
     }
 
 
-def reproduce(run: RunDirectory, pictures: Pictures) -> Section:
+def reproduce(run: RunRecord, pictures: Pictures) -> Section:
     """Every row with the command that trains it again, and the sweep's own config."""
     parts: list[object] = []
     if len(run.runs):
@@ -397,7 +397,7 @@ def reproduce(run: RunDirectory, pictures: Pictures) -> Section:
     return Section("runs", "Every run, and how to repeat it", join(parts))
 
 
-def _run(run: RunDirectory, row: Any) -> dict[str, object]:
+def _run(run: RunRecord, row: Any) -> dict[str, object]:
     return {
         "trial": code(row.trial),
         "kind": row.role,

@@ -399,7 +399,7 @@ def _require_space(directory: Path, draft: Manifest) -> None:
 
 
 def _means_full(error: BaseException) -> bool:
-    codes = (errno.ENOSPC, errno.EDQUOT)
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last: a limit on file size, as SLURM and ulimit set
     texts = [os.strerror(code) for code in codes]  # all that tensorstore gives
     return any(getattr(e, "errno", None) in codes or any(t in str(e) for t in texts) for e in _chain(error))
 

@@ -227,9 +227,9 @@ def test_failed_trials_carry_step_and_reason(finished):
     said = Page(finished / "report.html").section("failed")
     assert "812" in said
     assert "loss spiked to 9.31 at step 812" in said
-    assert report.directory.failure("loss or its gradient is not finite at step 12345") == (
+    assert report.record.failure("loss or its gradient is not finite at step 12345") == (
         "12,345", "loss or its gradient is not finite at step 12345")  # fmt: skip
-    assert report.directory.failure(None) == ("–", "no reason was recorded")
+    assert report.record.failure(None) == ("–", "no reason was recorded")
 
 
 def test_every_row_has_a_command_that_a_shell_reads_back(finished, sweep):
@@ -242,7 +242,7 @@ def test_every_row_has_a_command_that_a_shell_reads_back(finished, sweep):
         assert words[:4] == ["python", "-m", "launch.train", "--config"]
         assert words[4] == str(finished / "trials" / trial / "config.json")
         assert run.command(trial) in page.section("runs")
-    odd = report.RunDirectory(finished / "a b;$(rm)", {}, run.runs, run.predictions, None)
+    odd = report.RunRecord(finished / "a b;$(rm)", {}, run.runs, run.predictions, None)
     assert shlex.split(odd.command("t"))[4] == str(finished / "a b;$(rm)" / "trials" / "t" / "config.json")
 
 

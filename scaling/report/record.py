@@ -1,4 +1,4 @@
-"""RunDirectory: what a report reads. Whatever is absent or damaged becomes a note, so that a report says so."""
+"""RunRecord: what a report reads. Whatever is absent or damaged becomes a note, so that a report says so."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SAME_BUDGET = 1.1  # runs whose FLOPs differ by less share a budget: planners hi
 
 
 @dataclass(frozen=True)
-class RunDirectory:
+class RunRecord:
     """One run directory, read once.
 
     runs: every row of results.parquet, with `role` ("fitted", "held out", "failed"), `budget` (FLOPs), `spent_flops`
@@ -81,7 +81,7 @@ class RunDirectory:
         return f"python -m launch.train --config {shlex.quote(str(config))} --workdir {shlex.quote(str(again))}"
 
 
-def read(workdir: str | Path) -> RunDirectory:
+def read(workdir: str | Path) -> RunRecord:
     """Read a run directory; ConfigError when there is none. Nothing in it is required."""
     path = Path(workdir)
     if not path.is_dir():
@@ -103,7 +103,7 @@ def read(workdir: str | Path) -> RunDirectory:
         last = {trial: m[name].max() for trial, m in metrics.items()}
         at_last_log = runs["trial"].map(last).astype(float).fillna(runs[name])
         runs[f"spent_{name}"] = runs[name].where(runs["role"] != "failed", at_last_log)
-    return RunDirectory(
+    return RunRecord(
         path, config, runs, _compare(predictions, runs), _read_fit(path / "fit.json", notes), tuple(notes), metrics
     )
 
