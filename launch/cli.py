@@ -31,6 +31,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags as absl_flags
@@ -58,6 +59,7 @@ _EXTRAS = {  # module -> the extra of this distribution that installs it
     "nbclient": "notebook",
 }
 _OVERRIDES = "config."
+_REPOSITORY = Path(__file__).resolve().parents[1]
 _BAD_INPUT_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
@@ -66,13 +68,17 @@ class UsageError(ConfigError):
     """A mistake in the flags themselves."""
 
 
-def new_flags(config: bool = False) -> absl_flags.FlagValues:
-    """The flags of one command, separate from absl's global ones; `config` adds --config and its overrides."""
+def new_flags(config: bool = False, default_config: str | None = None) -> absl_flags.FlagValues:
+    """The flags of one command, separate from absl's global ones; `config` adds --config and its overrides.
+
+    default_config: a file of ours, relative to the repository, that is used when --config is not given.
+    """
     flag_values = absl_flags.FlagValues()
     DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=flag_values)
     if config:
         help_text = "Python file with `def config()`; --config.a.b=VALUE overrides one field."
-        DEFINE_string("config", None, help_text, flag_values=flag_values, required=True)
+        required = default_config is None
+        DEFINE_string("config", default_config, help_text, flag_values=flag_values, required=required)
     return flag_values
 
 
@@ -105,7 +111,9 @@ def execute(
         values = parse(flag_values, arguments)
         environment.prepare()
         if "config" in values:
-            config = overrides.load_config(values["config"], kinds() if callable(kinds) else kinds)
+            ours = values["config"] == flag_values["config"].default
+            path = _REPOSITORY / values["config"] if ours else values["config"]
+            config = overrides.load_config(path, kinds() if callable(kinds) else kinds)
             values["config"] = overrides.apply_overrides(config, values.pop(_OVERRIDES))
         return main(**values) or 0
     except KeyboardInterrupt:
@@ -220,9 +228,9 @@ def _flag_error(flag_values: absl_flags.FlagValues, message: str) -> UsageError:
     if not text.startswith("flag --") or name not in flag_values:
         return UsageError("flags", text, "--help lists them")
     flag = flag_values[name]
-    if _is_required(flag) and flag.value is None:
-        return UsageError(f"--{name}", "is required", f"give --{name}=VALUE")
     value = rest.partition(":")[0]
+    if value == "None" and _is_required(flag):  # not a value that was given and could not be read
+        return UsageError(f"--{name}", "is required", f"give --{name}=VALUE")
     if isinstance(flag, absl_flags.EnumFlag):
         choices = flag.parser.enum_values
         guess = nearest(value, choices)

@@ -87,6 +87,45 @@ class SweepDisplay:
         return f"{tokens / 1e3:,.0f}k tokens/s, MFU {flops / peak:.0%} of {peak / 1e9:,.0f} GFLOP/s"
 
 
+class JobDisplay:
+    """Samples done, tokens/s and time left of an inference job; use as a context manager."""
+
+    def __init__(self, samples: int):
+        self.samples, self.done, self.tokens = samples, 0, 0
+        self.console = Console(stderr=True)
+        self.begin = self.last_line = time.time()
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} samples {task.fields[speed]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=self.console,
+        )
+        self.task = self.bar.add_task("generate", total=samples, speed="")
+
+    def __enter__(self) -> JobDisplay:
+        if self.console.is_terminal:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_terminal:
+            self.bar.stop()
+
+    def add(self, tokens: int) -> None:
+        """Count one more sample of so many generated tokens, and redraw."""
+        self.done, self.tokens = self.done + 1, self.tokens + tokens
+        elapsed = time.time() - self.begin
+        speed = f"{self.tokens / elapsed:,.0f} tokens/s" if elapsed > 0 else ""
+        self.bar.update(self.task, completed=self.done, speed=speed)
+        if not self.console.is_terminal and time.time() - self.last_line > LINE_EVERY_S:
+            self.last_line = time.time()
+            left = elapsed * (self.samples - self.done) / self.done
+            line = f"generate: {self.done}/{self.samples} samples, {speed}, {left:.0f} s left"
+            print(line, file=sys.stderr, flush=True)
+
+
 def peak_of(device_kind: str, devices: int) -> float:
     """Peak FLOP/s of this process's devices: the table's bf16 figure, or a measured float32 product on a CPU."""
     known = peak_flops(device_kind)

@@ -15,7 +15,7 @@ grain_adapter.py  the same batches as a grain dataset
 from scaling.data.batches import Batches, check_manifest
 from scaling.data.config import DataConfig, Source
 from scaling.data.corpus import Corpus, Document, open_corpus
-from scaling.data.dataset import Dataset, check_vocabulary, prepare
+from scaling.data.dataset import Dataset, check_vocabulary, prepare, tokenizer_of
 from scaling.data.heldout import HeldOut, heldout_batches
 from scaling.data.tokenizer import ByteTokenizer, FileTokenizer, Tokenizer, load_tokenizer, train_bpe
 from scaling.data.tokens import TokenFile
@@ -38,5 +38,6 @@ __all__ = [
     "load_tokenizer",
     "open_corpus",
     "prepare",
+    "tokenizer_of",
     "train_bpe",
 ]

@@ -80,11 +80,14 @@ class Batches:
         """
         return {name: array[0] for name, array in self.batches(step, 1).items()}
 
-    def batches(self, step: int, count: int) -> dict[str, np.ndarray]:
-        """The batches of `count` consecutive steps, gathered at once: as `batch`, with a leading [count]."""
+    def batches(self, step: int, count: int, rows: range | None = None) -> dict[str, np.ndarray]:
+        """The batches of `count` consecutive steps, gathered at once: as `batch`, with a leading [count].
+
+        rows: which rows of every batch to read; default those of this host.
+        """
         share = self.batch_size // self.hosts
-        rows = np.arange(self.host * share, (self.host + 1) * share)
-        return self.examples(np.arange(step, step + count, dtype=np.int64)[:, None] * self.batch_size + rows)
+        chosen = range(self.host * share, (self.host + 1) * share) if rows is None else rows
+        return self.examples(np.arange(step, step + count, dtype=np.int64)[:, None] * self.batch_size + chosen)
 
     def examples(self, index: np.ndarray) -> dict[str, np.ndarray]:
         """Examples [...] by their index in the order of training: as `batch`, with leading [...]."""

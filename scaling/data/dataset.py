@@ -78,18 +78,8 @@ def prepare(config: DataConfig, vocab_size: int | None = None) -> Dataset:
     Raises:
       ConfigError: bad or missing data, or a model whose vocabulary does not fit.
     """
-    cache = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
-    tokenizer: Tokenizer | None = None
-    if config.tokenizer == "bytes":
-        tokenizer = ByteTokenizer()
-    elif config.tokenizer != "bpe":
-        tokenizer = load_tokenizer(Path(config.tokenizer).expanduser(), config.end_of_document)
-        require(
-            config.vocab_size in (None, tokenizer.vocab_size),
-            "data.vocab_size",
-            f"is {config.vocab_size}, but {config.tokenizer} has {tokenizer.vocab_size} tokens",
-            "leave it out",
-        )
+    cache = _cache_of(config)
+    tokenizer = _given_tokenizer(config)
     known = config.vocab_size if tokenizer is None else tokenizer.vocab_size
     if vocab_size is not None and known is not None:
         check_vocabulary(vocab_size, known)
@@ -107,6 +97,35 @@ def prepare(config: DataConfig, vocab_size: int | None = None) -> Dataset:
         for corpus, source in zip(corpora, config.sources, strict=True)
     ]
     return Dataset(config, tokenizer, tuple(train for train, _ in pairs), tuple(held for _, held in pairs))
+
+
+def tokenizer_of(config: DataConfig) -> Tokenizer:
+    """The tokenizer that `prepare` would use, without tokenising anything; "bpe" comes from the cache or is trained."""
+    tokenizer = _given_tokenizer(config)
+    if tokenizer is not None:
+        return tokenizer
+    corpora = [open_corpus(source) for source in config.sources]
+    return trained_tokenizer(corpora, int(config.vocab_size or 0), config.heldout_fraction, _cache_of(config))
+
+
+def _cache_of(config: DataConfig) -> Path:
+    return Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
+
+
+def _given_tokenizer(config: DataConfig) -> Tokenizer | None:
+    """The tokenizer that the config itself fixes; None for "bpe", which is trained on the data."""
+    if config.tokenizer == "bytes":
+        return ByteTokenizer()
+    if config.tokenizer == "bpe":
+        return None
+    tokenizer = load_tokenizer(Path(config.tokenizer).expanduser(), config.end_of_document)
+    require(
+        config.vocab_size in (None, tokenizer.vocab_size),
+        "data.vocab_size",
+        f"is {config.vocab_size}, but {config.tokenizer} has {tokenizer.vocab_size} tokens",
+        "leave it out",
+    )
+    return tokenizer
 
 
 def check_vocabulary(model: int, tokenizer: int) -> None:

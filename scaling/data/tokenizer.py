@@ -14,6 +14,7 @@ import numpy as np
 import tokenizers
 
 from models.errors import ConfigError, nearest, require
+from models.huggingface_tokenizer import token_bytes
 from scaling.data.config import BYTE_VOCABULARY
 
 END_OF_DOCUMENT = "<|endoftext|>"
@@ -102,15 +103,7 @@ class FileTokenizer:
 
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
-        special = {id for id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
-        names = {id: name for name, id in self._tokenizer.get_vocab(with_added_tokens=True).items()}
-        decoder = json.dumps(json.loads(self._tokenizer.to_str())["decoder"])
-        byte_level = set(tokenizers.pre_tokenizers.ByteLevel.alphabet()) if "ByteLevel" in decoder else set()
-        sizes = np.zeros(self.vocab_size, np.int32)
-        for id, name in names.items():
-            if id not in special:
-                sizes[id] = _bytes_of(name, byte_level)
-        return sizes
+        return token_bytes(self._tokenizer)
 
     def save(self, path: str | Path) -> None:
         """Write tokenizer.json."""
@@ -172,12 +165,3 @@ def _end_of_document(tokenizer: tokenizers.Tokenizer, name: str | None, where: s
     match = nearest(name, tokenizer.get_vocab(with_added_tokens=True))
     fix = f"did you mean {match!r}?" if match else "name a token of its vocabulary"
     raise ConfigError("data.end_of_document", f"{name!r} is no token of {where}", fix)
-
-
-def _bytes_of(name: str, byte_level: set[str]) -> int:
-    """Bytes of text behind a token's name: one character per byte in a byte-level vocabulary, else UTF-8."""
-    if byte_level and byte_level.issuperset(name):
-        return len(name)
-    if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
-        return 1
-    return len(name.replace("▁", " ").encode())

@@ -3,42 +3,80 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from models import transformer
 from models.config import ModelConfig
 from models.errors import ConfigError
 from models.weight import walk
-from scaling.train.checkpoint import NoCheckpoint, load_params
+from scaling.train.checkpoint import NoCheckpoint, load, load_leaves, load_like, table
+from scaling.train.processes import from_first
 
 
-def load_initial(trial_directory: str | Path, model: ModelConfig) -> tuple[dict[str, Any], str]:
-    """(params, digest): numpy leaves in the form of models.transformer.init, and the sha256 of all of them.
+def load_initial(
+    trial_directory: str | Path, model: ModelConfig, field: str = "train.init_from", shardings: Any = None
+) -> tuple[dict[str, Any], str]:
+    """(params, digest): leaves in the form of models.transformer.init, and the sha256 of all of them.
+
+    field: what an error names.
+    shardings: of the parameters, in their structure. Each process then reads the shards of its own devices only
+        (process 0 also every leaf once, one after the other, for the digest). None: numpy leaves.
 
     Raises:
       ConfigError: the trial has no final parameters, or a weight of another shape or dtype than `model` declares.
     """
     try:
-        params = load_params(trial_directory)
+        check_initial(trial_directory, model, field)
+        checkpoints = Path(trial_directory) / "checkpoints"
+        if shardings is None:
+            params = load(checkpoints, subtree="params").state
+            return params, _digest(sorted(("/".join(path), leaf) for path, leaf in flatten_dict(params).items()))
+        shapes = {path: weight.shape for path, weight in walk(transformer.weights(model.resolved()))}
+        places = flatten_dict(shardings)
+        dtype = np.dtype(model.param_dtype)
+        abstract = {p: jax.ShapeDtypeStruct(shape, dtype, sharding=places[p]) for p, shape in shapes.items()}
+        loaded = load_like(checkpoints, unflatten_dict(abstract), subtree="params")
+        digest = from_first(lambda: _digest(load_leaves(checkpoints, loaded.step, "params")))
+        return loaded.state, digest
     except NoCheckpoint:
-        fix = "name the directory of a finished trial, as in runs/x/trials/0123456789ab"
-        raise ConfigError("train.init_from", f"{trial_directory} holds no final parameters", fix) from None
-    found = {"/".join(path): leaf for path, leaf in flatten_dict(params).items()}
+        raise _nothing(trial_directory, field) from None
+
+
+def check_initial(trial_directory: str | Path, model: ModelConfig, field: str = "train.init_from") -> None:
+    """Refuse what `load_initial` would refuse, without reading an array.
+
+    Raises:
+      ConfigError: see there; damaged arrays are only noticed when they are read.
+    """
+    try:
+        found = table(Path(trial_directory) / "checkpoints", subtree="params")
+    except NoCheckpoint:
+        raise _nothing(trial_directory, field) from None
     wanted = {"/".join(path): weight.shape for path, weight in walk(transformer.weights(model.resolved()))}
     for name in sorted(found.keys() | wanted.keys()):
         given = _form(found[name].shape, found[name].dtype) if name in found else "nothing"
         needed = _form(wanted[name], model.param_dtype) if name in wanted else "nothing"
         if given != needed:
             problem = f"{name} is {given} in {trial_directory} and {needed} in this model"
-            raise ConfigError("train.init_from", problem, "give model.* the values of that trial's config.json")
+            raise ConfigError(field, problem, "give model.* the values of that trial's config.json")
+
+
+def _digest(leaves: Iterable[tuple[str, np.ndarray]]) -> str:
     total = hashlib.sha256()
-    for name, leaf in sorted(found.items()):
+    for name, leaf in leaves:
         total.update(f"{name}\0{_form(leaf.shape, leaf.dtype)}\0".encode() + np.ascontiguousarray(leaf).tobytes())
-    return params, total.hexdigest()
+    return total.hexdigest()
+
+
+def _nothing(trial_directory: str | Path, field: str) -> ConfigError:
+    fix = "name the directory of a finished trial, as in runs/x/trials/0123456789ab"
+    return ConfigError(field, f"{trial_directory} holds no final parameters", fix)
 
 
 def _form(shape: tuple[int, ...], dtype: Any) -> str:

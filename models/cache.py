@@ -1,0 +1,266 @@
+"""Cached attention: keys and values of shared prefixes in pages, and of every row's own suffix in blocks.
+
+A softmax over keys that lie in different places is computed in parts, each a running maximum, a sum and a weighted
+value (`Partial`), merged by log-sum-exp (Dao et al. 2022; Juravsky et al. 2024 for shared prefixes). Keys are taken in
+tiles of fixed sizes in the order of their positions, and a masked key adds exactly 0. So what a query gets does not
+depend, to the last bit, on how many blocks a row's cache has, on which tiles of other prompts lie between its own, or
+on the other rows; only the shape of the products can change it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from models.config import ModelConfig
+
+MASKED = -1e30  # below every score, and finite, so that MASKED - MASKED is 0
+Ints = Any  # an int32 array: jax.Array inside of a program, numpy.ndarray where the host makes it
+
+
+class Limits(NamedTuple):
+    """How one layer scores: `scale` on q.k; `window`: keys that a query sees, its own included; `softcap` c: s becomes
+    c tanh(s / c)."""
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+
+
+class Layers(NamedTuple):
+    """Keys and values of every layer: pages `[pages, kv_heads, page, head_dim]` or rows `[rows, kv_heads, ...]`."""
+
+    k: tuple[jax.Array, ...]
+    v: tuple[jax.Array, ...]
+
+    def replace(self, layer: int, k: jax.Array, v: jax.Array) -> Layers:
+        """The same with one layer's keys and values exchanged."""
+        return Layers(
+            (*self.k[:layer], k, *self.k[layer + 1 :]),
+            (*self.v[:layer], v, *self.v[layer + 1 :]),
+        )
+
+
+Blocks = tuple[Layers, ...]  # the rows' own caches, one Layers per stretch of tokens
+
+
+class Partial(NamedTuple):
+    """A softmax over some of the keys: `highest`, `total` `[..., queries]`, `value` `[..., queries, head_dim]`.
+
+    All float32; value and total are relative to exp(highest), so the result is value / total.
+    """
+
+    highest: jax.Array
+    total: jax.Array
+    value: jax.Array
+
+
+class Groups(NamedTuple):
+    """Rows that read one prefix together; int32 arrays, padded to one shape.
+
+    rows `[groups, lanes]`: row of each lane (out of range: no row); pages `[groups, tiles]`: where the prefix lies;
+    tiles, length `[groups]`: pages in use and tokens in them; count `[]`: groups in use.
+    """
+
+    rows: Ints
+    pages: Ints
+    tiles: Ints
+    length: Ints
+    count: Ints
+
+
+class Tiles(NamedTuple):
+    """Pages that the tokens of one prefill chunk attend to, `[tiles]` int32 each, `count` `[]` of them in use.
+
+    page: where it lies; segment: whose it is; base: position of its first key; filled: keys in it.
+    """
+
+    page: Ints
+    segment: Ints
+    base: Ints
+    filled: Ints
+    count: Ints
+
+
+def empty(config: ModelConfig, leading: int, length: int) -> Layers:
+    """Zeros `[leading, kv_heads, length, head_dim]` for keys and values of every layer, in the compute dtype."""
+    c = config.resolved()
+    assert c.n_kv_heads and c.head_dim
+    shape = (leading, c.n_kv_heads, length, c.head_dim)
+
+    def layer() -> jax.Array:
+        return jnp.zeros(shape, jnp.dtype(c.dtype))
+
+    return Layers(tuple(layer() for _ in range(c.n_layers)), tuple(layer() for _ in range(c.n_layers)))
+
+
+def split_queries(q: jax.Array, kv_heads: int) -> jax.Array:
+    """q `[rows, n, heads, head_dim]` as `[rows, kv_heads, heads / kv_heads * n, head_dim]`."""
+    rows, n, heads, head_dim = q.shape
+    q = q.reshape(rows, n, kv_heads, heads // kv_heads, head_dim)
+    return q.transpose(0, 2, 3, 1, 4).reshape(rows, kv_heads, -1, head_dim)
+
+
+def join_queries(y: jax.Array, n: int) -> jax.Array:
+    """The inverse of `split_queries`: `[rows, kv_heads, group * n, head_dim]` -> `[rows, n, heads, head_dim]`."""
+    rows, kv_heads, _, head_dim = y.shape
+    return y.reshape(rows, kv_heads, -1, n, head_dim).transpose(0, 3, 1, 2, 4).reshape(rows, n, -1, head_dim)
+
+
+def nothing(q: jax.Array) -> Partial:
+    """The softmax over no keys, for queries `[..., head_dim]`."""
+    zeros = jnp.zeros(q.shape[:-1], jnp.float32)
+    return Partial(zeros + MASKED, zeros, jnp.zeros(q.shape, jnp.float32))
+
+
+def merge(a: Partial, b: Partial) -> Partial:
+    """The softmax over the keys of both."""
+    highest = jnp.maximum(a.highest, b.highest)
+    of_a, of_b = jnp.exp(a.highest - highest), jnp.exp(b.highest - highest)
+    value = a.value * of_a[..., None] + b.value * of_b[..., None]
+    return Partial(highest, a.total * of_a + b.total * of_b, value)
+
+
+def finish(part: Partial) -> jax.Array:
+    """The weighted mean of the values; 0 where no key was visible."""
+    return part.value / jnp.maximum(part.total, 1e-30)[..., None]
+
+
+def write_block(block: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
+    """block `[rows, kv_heads, length, head_dim]` with new `[rows, n, kv_heads, head_dim]` at `at` `[rows, n]`.
+
+    Places outside of the block are dropped.
+    """
+    rows = jnp.arange(block.shape[0])[:, None]
+    at = jnp.where(at < 0, block.shape[2], at)  # a negative index would count from the end
+    return block.at[rows, :, at].set(new.astype(block.dtype), mode="drop")
+
+
+def write_pages(pages: jax.Array, new: jax.Array, page: jax.Array, offset: jax.Array) -> jax.Array:
+    """pages `[pages, kv_heads, page, head_dim]` with new `[n, kv_heads, head_dim]` at page, offset `[n]`.
+
+    Pages outside of the pool are dropped.
+    """
+    return pages.at[page, :, offset].set(new.astype(pages.dtype), mode="drop")
+
+
+def own_block(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array, limits: Limits) -> Partial:
+    """Every row's queries over one block of its own keys.
+
+    q `[rows, kv_heads, m, head_dim]`; k, v `[rows, kv_heads, block, head_dim]`; visible `[rows, m, block]` bool.
+    """
+    if q.shape[2] == 1:  # matrix-vector products, which XLA's CPU backend streams; as matrices they are copied first
+        scores = jnp.einsum("skd,skld->skl", q[:, :, 0], k, preferred_element_type=jnp.float32)[:, :, None]
+        weights, highest = _weights(scores, visible[:, None], limits)
+        chosen = weights[:, :, 0].astype(v.dtype)
+        value = jnp.einsum("skl,skld->skd", chosen, v, preferred_element_type=jnp.float32)[:, :, None]
+    else:
+        scores = jnp.einsum("skmd,skld->skml", q, k, preferred_element_type=jnp.float32)
+        weights, highest = _weights(scores, visible[:, None], limits)
+        value = jnp.einsum("skml,skld->skmd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return Partial(highest, weights.sum(-1), value)
+
+
+def shared_prefix(
+    q: jax.Array,
+    positions: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    groups: Groups,
+    limits: Limits,
+    start: Partial,
+) -> Partial:
+    """Rows' queries over the prefixes that they share, all rows of a group in one product per tile.
+
+    q `[rows, kv_heads, m, head_dim]`, positions `[rows, m]`; k, v `[pages, kv_heads, page, head_dim]`; `start`: what
+    rows outside of every group get.
+    """
+    lanes, (_, kv_heads, m, head_dim) = groups.rows.shape[1], q.shape
+
+    def group(i: jax.Array, done: Partial) -> Partial:
+        rows = groups.rows[i]
+        queries = jnp.take(q, rows, axis=0, mode="clip").swapaxes(0, 1).reshape(kv_heads, lanes * m, head_dim)
+        at = jnp.take(positions, rows, axis=0, mode="clip").reshape(lanes * m, 1)
+
+        def tile(j: jax.Array, part: Partial) -> Partial:
+            key = j * k.shape[2] + jnp.arange(k.shape[2])
+            visible = jnp.broadcast_to(key < groups.length[i], (lanes * m, k.shape[2]))
+            if limits.window is not None:
+                visible = visible & (key > at - limits.window)
+            return _next_tile(part, queries, k, v, groups.pages[i, j], visible, limits)
+
+        part = jax.lax.fori_loop(0, groups.tiles[i], tile, nothing(queries))
+
+        def spread(whole: jax.Array, mine: jax.Array) -> jax.Array:
+            mine = mine.reshape(kv_heads, lanes, m, *mine.shape[2:]).swapaxes(0, 1)
+            return whole.at[rows].set(mine, mode="drop")
+
+        return jax.tree.map(spread, done, part)
+
+    return jax.lax.fori_loop(0, groups.count, group, start)
+
+
+def paged_chunk(
+    q: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    tiles: Tiles,
+    limits: Limits,
+) -> jax.Array:
+    """Causal attention of a packed chunk over the pages of its segments: `[n, heads, head_dim]` float32.
+
+    q `[n, heads, head_dim]`, positions and segments `[n]`; k, v `[pages, kv_heads, page, head_dim]` already hold the
+    chunk's own keys and values.
+    """
+    n, kv_heads = q.shape[0], k.shape[1]
+    queries = split_queries(q[None], kv_heads)[0]  # [kv_heads, group * n, head_dim]
+    group = queries.shape[1] // n
+
+    def tile(i: jax.Array, part: Partial) -> Partial:
+        index = jnp.arange(k.shape[2])
+        key = tiles.base[i] + index
+        visible = (segments[:, None] == tiles.segment[i]) & (index < tiles.filled[i]) & (key <= positions[:, None])
+        if limits.window is not None:
+            visible = visible & (key > positions[:, None] - limits.window)
+        visible = jnp.tile(visible, (group, 1))
+        return _next_tile(part, queries, k, v, tiles.page[i], visible, limits)
+
+    part = jax.lax.fori_loop(0, tiles.count, tile, nothing(queries))
+    return join_queries(finish(part)[None], n)[0]
+
+
+def _next_tile(
+    part: Partial,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    page: jax.Array,
+    visible: jax.Array,
+    limits: Limits,
+) -> Partial:
+    """`part` with one more page: q `[kv_heads, m, head_dim]`, k, v all pages, visible `[m, page]`."""
+    keys = jax.lax.dynamic_index_in_dim(k, page, 0, keepdims=False)
+    values = jax.lax.dynamic_index_in_dim(v, page, 0, keepdims=False)
+    scores = jnp.einsum("kmd,ktd->kmt", q, keys, preferred_element_type=jnp.float32)
+    weights, highest = _weights(scores, visible[None], limits, part.highest)
+    before = jnp.exp(part.highest - highest)
+    value = jnp.einsum("kmt,ktd->kmd", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    return Partial(highest, part.total * before + weights.sum(-1), part.value * before[..., None] + value)
+
+
+def _weights(
+    scores: jax.Array, visible: jax.Array, limits: Limits, floor: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """exp(score - highest) `[..., keys]`, exactly 0 where not visible, and the highest score, `floor` at least."""
+    scores = limits.scale * scores
+    if limits.softcap is not None:
+        scores = limits.softcap * jnp.tanh(scores / limits.softcap)
+    scores = jnp.where(visible, scores, MASKED)
+    highest = scores.max(-1)
+    if floor is not None:
+        highest = jnp.maximum(highest, floor)
+    return jnp.where(visible, jnp.exp(scores - highest[..., None]), 0.0), highest

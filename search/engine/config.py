@@ -1,0 +1,74 @@
+"""EngineConfig: the static shapes of the generation engine, so that nothing compiles after its warm-up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from models.config import ModelConfig
+from models.errors import require
+
+Precision = Literal["float32", "bfloat16", "layercast"]
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Sizes and numerics of one engine.
+
+    At fixed `slots`, `page_size`, `prefill_chunk`, `share_rows`, precision and mesh a sample's tokens depend on its
+    request, its seed and its index alone.
+    """
+
+    slots: int = 64  # samples that decode side by side
+    max_len: int = 1024  # tokens of a prompt and what follows it
+    page_size: int = 64  # tokens per page of the cache, and per tile of attention
+    pages: int | None = None  # None: prompts of max_len for a quarter of the slots, at least 4 and a chunk's worth
+    prefill_chunk: int = 128  # prompt tokens per prefill step, packed from as many prompts as fit
+    stage_tokens: int = 32  # decode steps per round trip to the host
+    share_rows: int = 16  # samples of one prompt that read its cache in one product
+    precision: Precision = "float32"  # "layercast": weights kept in bfloat16, everything computed in float32
+    ends: tuple[int, ...] = ()  # tokens that end a sample
+    stop_sequences: int = 4  # most stop sequences of a request
+    stop_length: int = 8  # most tokens of a stop sequence
+    quantum: int | None = None  # tokens after which a sample makes room for those that wait; None: it never does
+    near_tie: float = 2e-4  # gap, in logits or nats, below which another order of float32 sums may flip a token
+    reuse_prefixes: bool = True  # keep the pages of finished prompts for later ones with the same head
+
+    def __post_init__(self) -> None:
+        names = "slots max_len page_size prefill_chunk stage_tokens share_rows stop_sequences stop_length".split()
+        for name in names:
+            value = getattr(self, name)
+            require(isinstance(value, int) and value >= 1, f"engine.{name}", f"is {value}", "give a positive integer")
+        for name in ("pages", "quantum"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"engine.{name}", f"is {value}", "give a positive integer, or None")
+        allowed = ("float32", "bfloat16", "layercast")
+        require(
+            self.precision in allowed, "engine.precision", f"is {self.precision!r}", f"use one of {', '.join(allowed)}"
+        )
+        need = -(-self.max_len // self.page_size)
+        require(
+            self.page_count >= need,
+            "engine.pages",
+            f"{self.page_count} pages of {self.page_size} tokens cannot hold one prompt of max_len {self.max_len}",
+            f"give at least {need}",
+        )
+        require(self.near_tie >= 0, "engine.near_tie", f"is {self.near_tie}", "give 0 or more")
+
+    @property
+    def page_count(self) -> int:
+        """Pages of the cache on the device."""
+        per_prompt = -(-self.max_len // self.page_size)
+        chunk = -(-self.prefill_chunk // self.page_size)
+        return self.pages or per_prompt * max(4, self.slots // 4) + chunk
+
+    def check(self, model: ModelConfig) -> None:
+        """Raise ConfigError when the model cannot run with these sizes."""
+        require(
+            model.positions != "learned" or self.max_len <= model.max_seq_len,
+            "engine.max_len",
+            f"{self.max_len} exceeds the model's {model.max_seq_len} learned positions",
+            f"give at most {model.max_seq_len}",
+        )
+        bad = [token for token in self.ends if not 0 <= token < model.vocab_size]
+        require(not bad, "engine.ends", f"{bad} are no tokens of the model", f"use 0 to {model.vocab_size - 1}")

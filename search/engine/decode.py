@@ -1,0 +1,216 @@
+"""Decoding: all slots advance token by token in one compiled loop, several tokens per round trip to the host."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from models import cache
+from models.attention import Attend, attention_scale
+from models.cache import Blocks, Groups, Ints, Layers, Limits
+from models.config import ModelConfig
+from models.transformer import Params, hidden_and_head, logits
+from search.engine import sampling, stop
+from search.engine.margin import gap_to_flip
+from search.engine.precision import computed
+from search.engine.program import Program
+from search.engine.sampling import SamplingRows
+
+RUNNING, EOS, STOP, LENGTH, INVALID = range(5)  # why a row does not decode; an empty slot counts as LENGTH
+
+
+class Rows(NamedTuple):
+    """What every slot is doing, `[slots]` int32 unless stated.
+
+    token: the next input; length: tokens of its own in the cache, which is also how many it has drawn, since the first
+    of its own is the prompt's last; start: position of the first of them, the length of its prefix; limit: how many it
+    may draw; reason: RUNNING or why not;
+    stream `[slots, 3]` uint32: seed, problem and lineage of its random stream; stops `[slots, count, width]` and the
+    last tokens `window` `[slots, width]` for them; history `[slots, max_len]`: all tokens, for the repetition penalty
+    (width 0 without one).
+    """
+
+    token: Ints
+    length: Ints
+    start: Ints
+    limit: Ints
+    reason: Ints
+    stream: Ints
+    stops: Ints
+    window: Ints
+    history: Ints
+
+
+class Prefixes(NamedTuple):
+    """The shared prefixes of all rows: groups of many lanes, and groups of one for rows that share with nobody."""
+
+    wide: Groups
+    solo: Groups
+
+
+class Drawn(NamedTuple):
+    """What a stage drew, `[slots, steps]`: tokens int32 (-1 after a row's end), log-probabilities and gaps float32."""
+
+    tokens: jax.Array
+    logprobs: jax.Array
+    gaps: jax.Array
+
+
+def cached_attends(
+    config: ModelConfig,
+    held: list[Blocks],
+    pages: Layers,
+    prefixes: Prefixes,
+    start: jax.Array,
+    length: jax.Array,
+    n: int,
+) -> list[Attend]:
+    """One attention per layer for `n` new tokens of every row, over its prefix and its own suffix.
+
+    held: a list of one, the rows' blocks, in which the new keys and values are put as the layers are called.
+    """
+    at = length[:, None] + jnp.arange(n)  # [slots, n]: place in the suffix
+    scale = attention_scale(config)
+
+    def attend(
+        layer: int, q: jax.Array, k: jax.Array, v: jax.Array, *, window: int | None = None, softcap: float | None = None
+    ) -> jax.Array:
+        limits, kv_heads = Limits(scale, window, softcap), k.shape[2]
+        group = q.shape[2] // kv_heads
+        queries, positions = cache.split_queries(q, kv_heads), jnp.tile(start[:, None] + at, (1, group))
+        part = cache.nothing(queries)
+        for groups in prefixes:
+            part = cache.shared_prefix(queries, positions, pages.k[layer], pages.v[layer], groups, limits, part)
+        first, blocks = 0, []
+        for block in held[0]:
+            keys = cache.write_block(block.k[layer], k, at - first)
+            values = cache.write_block(block.v[layer], v, at - first)
+            blocks.append(block.replace(layer, keys, values))
+            index = first + jnp.arange(keys.shape[2])
+            visible = index <= at[..., None]
+            if window is not None:
+                visible = visible & (index > at[..., None] - window)
+            own = cache.own_block(queries, keys, values, jnp.tile(visible, (1, group, 1)), limits)
+            # The barriers keep every block's part a program of its own, the same however many blocks there are.
+            part = jax.lax.optimization_barrier(cache.merge(part, jax.lax.optimization_barrier(own)))
+            first += keys.shape[2]
+        held[0] = tuple(blocks)
+        return cache.join_queries(cache.finish(part), n).astype(q.dtype)
+
+    return [partial(attend, layer) for layer in range(config.n_layers)]
+
+
+def forward(
+    config: ModelConfig,
+    params: Params,
+    pages: Layers,
+    blocks: Blocks,
+    prefixes: Prefixes,
+    tokens: jax.Array,
+    start: jax.Array,
+    length: jax.Array,
+) -> tuple[jax.Array, Blocks]:
+    """Logits `[slots, n, vocab]` float32 after each of the next tokens `[slots, n]`, and the blocks with them.
+
+    Their keys and values are written at `length`..`length + n` of every row's suffix, which starts at position
+    `start`; both `[slots]`.
+    """
+    held = [blocks]
+    attends = cached_attends(config, held, pages, prefixes, start, length, tokens.shape[1])
+    positions = (start + length)[:, None] + jnp.arange(tokens.shape[1])
+    hidden, head = hidden_and_head(config, params, tokens, positions, None, attends)
+    return logits(config, hidden, head), held[0]
+
+
+def lineage_keys(stream: jax.Array) -> jax.Array:
+    """fold_in(fold_in(root(seed), problem), lineage) of every row: stream `[slots, 3]` uint32 -> `[slots, 2]`."""
+    roots = jnp.stack([jnp.zeros_like(stream[:, 0]), stream[:, 0]], axis=-1)  # the threefry key of a 32-bit seed
+    return sampling.step_keys(sampling.step_keys(roots, stream[:, 1]), stream[:, 2])
+
+
+def advance(
+    rows: Rows, settings: SamplingRows, keys: jax.Array, scores: jax.Array, ends: tuple[int, ...], gaps: bool
+) -> tuple[Rows, tuple[jax.Array, jax.Array, jax.Array]]:
+    """Draw the next token of every running row from its logits `[slots, vocab]`, and see whether it ends there."""
+    live = rows.reason == RUNNING
+    forced = sampling.forced_at(settings, rows.length)
+    stepped = sampling.step_keys(keys, rows.length)
+    drawn = sampling.draw(stepped, scores, settings, history=rows.history, forced=forced)
+    token = drawn.token
+    gap = gap_to_flip(stepped, scores, settings, rows.history, forced, token) if gaps else jnp.zeros_like(drawn.logprob)
+    moved = settled(rows, token, live, ends)
+    unused = jnp.full_like(token, -1), jnp.zeros_like(drawn.logprob)
+    return moved, (jnp.where(live, token, unused[0]), jnp.where(live, drawn.logprob, unused[1]), gap)
+
+
+def settled(rows: Rows, token: jax.Array, live: jax.Array, ends: tuple[int, ...]) -> Rows:
+    """The rows after the `live` `[slots]` bool of them drew `token` `[slots]`, and whether they end there."""
+    length = rows.length + 1
+    window = stop.push(rows.window, token, live)
+    reason = jnp.where(length >= rows.limit, LENGTH, RUNNING)
+    reason = jnp.where(stop.matched(window, rows.stops) >= 0, STOP, reason)
+    for end in ends:
+        reason = jnp.where(token == end, EOS, reason)
+    reason = jnp.where(token < 0, INVALID, reason)
+    history = rows.history
+    if history.shape[1]:
+        place = jnp.where(live, rows.start + length, history.shape[1])
+        history = history.at[jnp.arange(len(token)), place].set(token, mode="drop")
+
+    def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(live, new, old).astype(old.dtype)
+
+    return rows._replace(
+        token=keep(jnp.maximum(token, 0), rows.token),
+        length=keep(length, rows.length),
+        reason=keep(reason, rows.reason),
+        window=window,
+        history=history,
+    )
+
+
+@lru_cache(maxsize=64)
+def make_stage(config: ModelConfig, steps: int, ends: tuple[int, ...], gaps: bool) -> Program:
+    """The compiled stage: (params, pages, blocks, rows, settings, prefixes, most, enough) -> blocks, rows, drawn, i.
+
+    It runs at most `most` steps (of `steps`, the width of what it returns) and stops early when `enough` rows or fewer
+    are still running. `gaps` asks for near-ties. The blocks are donated. Engines of one model share their programs.
+    """
+
+    def stage(
+        params: Params,
+        pages: Layers,
+        blocks: Blocks,
+        rows: Rows,
+        settings: SamplingRows,
+        prefixes: Prefixes,
+        most: jax.Array,
+        enough: jax.Array,
+    ) -> tuple[Blocks, Rows, Drawn, jax.Array]:
+        params = computed(config, params)  # once per stage, not once per token
+        keys = lineage_keys(rows.stream)
+        slots = rows.token.shape[0]
+        drawn = Drawn(
+            jnp.full((slots, steps), -1, jnp.int32), jnp.zeros((slots, steps)), jnp.full((slots, steps), jnp.inf)
+        )
+
+        def going(carry: tuple) -> jax.Array:
+            i, _, rows, _ = carry
+            return (i < most) & ((rows.reason == RUNNING).sum() > enough)
+
+        def step(carry: tuple) -> tuple:
+            i, blocks, rows, drawn = carry
+            scores, blocks = forward(
+                config, params, pages, blocks, prefixes, rows.token[:, None], rows.start, rows.length
+            )
+            rows, new = advance(rows, settings, keys, scores[:, 0], ends, gaps)
+            drawn = Drawn(*(jax.lax.dynamic_update_slice(d, n[:, None], (0, i)) for d, n in zip(drawn, new)))
+            return i + 1, blocks, rows, drawn
+
+        i, blocks, rows, drawn = jax.lax.while_loop(going, step, (jnp.int32(0), blocks, rows, drawn))
+        return blocks, rows, drawn, i
+
+    return Program(stage, donate_argnums=2)

@@ -1,0 +1,220 @@
+"""What lies on the device: the parameters, the pool of pages, the slots' own caches, and the programs over them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from models import cache, transformer
+from models.cache import Blocks, Layers
+from models.config import ModelConfig
+from models.sharding import DEFAULT_RULES, weight_shardings
+from models.transformer import Params
+from search.engine.config import EngineConfig
+from search.engine.decode import Drawn, Prefixes, Rows, make_stage
+from search.engine.precision import running_config, stored_params
+from search.engine.prefill import Chunk, make_prefill
+from search.engine.program import Program
+from search.engine.sampling import SamplingRows
+
+Moves = Sequence[tuple[int, int, int]]  # (slot, number of a page in its own cache, place of that page in the pool)
+
+
+class Device:
+    """Arrays that live on and the compiled programs that change them in place.
+
+    blocks: the slots' own caches, as many stretches of tokens as the longest sample needs, so that attention reads
+    little more than what is there and growing copies nothing. compilations: programs compiled so far.
+    """
+
+    def __init__(self, model: ModelConfig, params: Params, config: EngineConfig, mesh: Mesh | None):
+        self.config, self.mesh = config, mesh
+        self.model = running_config(model, config.precision)
+        self.compilations = 0
+        self.block_pages = block_pages(config.max_len, config.page_size)
+        self._room = max(16, config.slots)  # moves between pages and blocks in one call
+        with self._placed():
+            self.params = self._shard(stored_params(self.model, params))
+            self.pages = self._zeros(config.page_count, config.page_size)
+        self.blocks: Blocks = ()
+        self.fit(1)
+        gaps = config.precision == "layercast"
+        self._stage: Callable[..., Any] = make_stage(self.model, config.stage_tokens, config.ends, gaps)
+        self._prefill = {score: make_prefill(self.model, score) for score in (False, True)}
+
+    def prefill(self, chunk: Chunk, score: bool = False) -> jax.Array:
+        """Read one chunk; the log-probabilities `[chunk]` of its targets if asked for."""
+        c = chunk
+        inputs = (c.tokens, c.positions, c.segments, c.page, c.offset, c.targets, c.tiles)
+        self.pages, logprobs = self._run(self._prefill[score], self.params, self.pages, *inputs)
+        return logprobs
+
+    def stage(
+        self, rows: Rows, settings: SamplingRows, prefixes: Prefixes, most: int, enough: int
+    ) -> tuple[Rows, Drawn, int]:
+        """Decode up to `most` tokens per running row; everything comes back as numpy arrays."""
+        limits = np.int32(most), np.int32(enough)
+        inputs = (self.params, self.pages, self.blocks, rows, settings, prefixes, *limits)
+        self.blocks, rows, drawn, steps = self._run(self._stage, *inputs)
+        rows, drawn, steps = jax.device_get((rows, drawn, steps))
+        return rows, drawn, int(steps)
+
+    def use_stage(self, stage: Callable[..., Any]) -> None:
+        """Decode with another program of the same arguments and results as `make_stage` gives."""
+        self._stage = stage
+
+    def fit(self, tokens: int) -> None:
+        """Give every slot's own cache as many blocks as hold `tokens`, and no more."""
+        size, room, needed = self.config.page_size, 0, 0
+        while room < tokens:
+            room, needed = room + self.block_pages[needed] * size, needed + 1
+        self.blocks = self.blocks[:needed]
+        with self._placed():
+            for pages in self.block_pages[len(self.blocks) : needed]:
+                self.blocks = (*self.blocks, self._zeros(self.config.slots, pages * size))
+
+    def store(self, moves: Moves) -> None:
+        """Copy pages' worth of slots' own caches into pages."""
+        for i, where, count in self._batches(moves):
+            self.pages = self._run(STORE, self.pages, self.blocks[i], where, count)
+
+    def load(self, moves: Moves) -> None:
+        """Copy pages into slots' own caches."""
+        for i, where, count in self._batches(moves):
+            block = self._run(LOAD, self.pages, self.blocks[i], where, count)
+            self.blocks = (*self.blocks[:i], block, *self.blocks[i + 1 :])
+
+    def copy(self, source: int, target: int) -> None:
+        """Copy one page to another place."""
+        self.pages = self._run(COPY, self.pages, np.int32(source), np.int32(target))
+
+    def read(self, places: list[int]) -> list[Any]:
+        """Pages as host arrays, one pytree each."""
+        return jax.device_get([self._run(READ, self.pages, np.int32(place)) for place in places])
+
+    def write(self, places: list[int], copies: list[Any]) -> None:
+        """Put host copies back at these places."""
+        for place, copied in zip(places, copies, strict=True):
+            self.pages = self._run(WRITE, self.pages, np.int32(place), copied)
+
+    def warm_up(self, rows: Rows, settings: SamplingRows, prefixes: Prefixes, tokens: int) -> None:
+        """Compile the decode stage for every number of blocks up to `tokens` tokens, and what moves pages."""
+        room = 0
+        for i, pages in enumerate(self.block_pages):
+            self.fit(room + 1)
+            self.stage(rows, settings, prefixes, 0, 0)
+            nowhere = np.zeros((self._room, 3), np.int32), np.int32(0)
+            self.pages = self._run(STORE, self.pages, self.blocks[i], *nowhere)
+            block = self._run(LOAD, self.pages, self.blocks[i], *nowhere)
+            self.blocks = (*self.blocks[:i], block)
+            room += pages * self.config.page_size
+            if room >= tokens:
+                break
+        self.copy(0, 0)
+        self.write([0], self.read([0]))
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of pages and slots' caches on all devices together."""
+        return sum(x.nbytes for x in jax.tree.leaves((self.pages, self.blocks)))
+
+    def _batches(self, moves: Moves) -> Iterator[tuple[int, np.ndarray, np.int32]]:
+        """(block, the moves in it `[room, 3]`, how many) until all are done; pages are counted inside the block."""
+        room, before = self._room, 0
+        for i, pages in enumerate(self.block_pages):
+            mine = [(slot, page - before, place) for slot, page, place in moves if before <= page < before + pages]
+            for first in range(0, len(mine), room):
+                part = mine[first : first + room]
+                where = np.zeros((room, 3), np.int32)
+                where[: len(part)] = part
+                yield i, where, np.int32(len(part))
+            before += pages
+
+    def _run(self, program: Callable[..., Any], *args: Any) -> Any:
+        before = program.compilations if isinstance(program, Program) else 0
+        with self._placed():
+            results = program(*args)
+        if isinstance(program, Program):
+            self.compilations += program.compilations - before
+        return results
+
+    def _placed(self) -> Any:
+        return jax.set_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext()
+
+    def _shard(self, params: Params) -> Params:
+        if self.mesh is None:
+            return params
+        return jax.device_put(params, weight_shardings(transformer.weights(self.model), DEFAULT_RULES, self.mesh))
+
+    def _zeros(self, leading: int, length: int) -> Layers:
+        make = partial(cache.empty, self.model, leading, length)
+        if self.mesh is None:
+            return jax.jit(make)()
+        return jax.jit(make, out_shardings=NamedSharding(self.mesh, PartitionSpec(None, DEFAULT_RULES.kv_heads)))()
+
+
+def block_pages(max_len: int, page_size: int) -> list[int]:
+    """Pages per block of the slots' own caches: 1 up to 8 of them, then 4 blocks per doubling of the length."""
+    pages, step, total = [], 1, 0
+    while total * page_size < max_len:
+        if total >= 8 * step:
+            step *= 2
+        pages.append(step)
+        total += step
+    return pages
+
+
+def _store(pages: Layers, block: Layers, where: jax.Array, count: jax.Array) -> Layers:
+    def body(i: jax.Array, pages: Layers) -> Layers:
+        slot, number, place = where[i]
+
+        def one(page: jax.Array, rows: jax.Array) -> jax.Array:
+            size = page.shape[2]
+            part = jax.lax.dynamic_slice(rows, (slot, 0, number * size, 0), (1, *page.shape[1:]))
+            return jax.lax.dynamic_update_slice(page, part, (place, 0, 0, 0))
+
+        return jax.tree.map(one, pages, block)
+
+    return jax.lax.fori_loop(0, count, body, pages)
+
+
+def _load(pages: Layers, block: Layers, where: jax.Array, count: jax.Array) -> Layers:
+    def body(i: jax.Array, block: Layers) -> Layers:
+        slot, number, place = where[i]
+
+        def one(page: jax.Array, rows: jax.Array) -> jax.Array:
+            part = jax.lax.dynamic_slice(page, (place, 0, 0, 0), (1, *page.shape[1:]))
+            return jax.lax.dynamic_update_slice(rows, part, (slot, 0, number * page.shape[2], 0))
+
+        return jax.tree.map(one, pages, block)
+
+    return jax.lax.fori_loop(0, count, body, block)
+
+
+def _copy(pages: Layers, source: jax.Array, target: jax.Array) -> Layers:
+    def one(page: jax.Array) -> jax.Array:
+        part = jax.lax.dynamic_index_in_dim(page, source, 0)
+        return jax.lax.dynamic_update_slice_in_dim(page, part, target, 0)
+
+    return jax.tree.map(one, pages)
+
+
+def _read(pages: Layers, place: jax.Array) -> Layers:
+    return jax.tree.map(lambda page: jax.lax.dynamic_index_in_dim(page, place, 0, keepdims=False), pages)
+
+
+def _write(pages: Layers, place: jax.Array, copied: Layers) -> Layers:
+    return jax.tree.map(lambda page, new: jax.lax.dynamic_update_index_in_dim(page, new, place, 0), pages, copied)
+
+
+STORE = Program(_store, donate_argnums=0)
+LOAD = Program(_load, donate_argnums=1)
+COPY = Program(_copy, donate_argnums=0)
+READ = Program(_read)
+WRITE = Program(_write, donate_argnums=0)

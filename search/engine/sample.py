@@ -1,0 +1,119 @@
+"""Sample and Prompt: one generation in progress, and the prompt that several of them share."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from search.engine.pages import Page
+from search.engine.sampling import Sampling
+
+
+@dataclass(eq=False)
+class Prompt:
+    """A prompt whose cache is stored once, and its samples.
+
+    All tokens but the last are the prefix, kept in `pages`; the last one is every sample's first input. filled: tokens
+    of the prefix that are computed. wide: samples read the prefix together. fresh: samples that have not begun; parked:
+    samples that wait to go on; running: in slots now; paused: ended or at their limit, for the owner to take.
+    """
+
+    problem: int
+    tokens: tuple[int, ...]
+    wide: bool
+    pages: list[Page] = field(default_factory=list)
+    filled: int = 0
+    found: bool = False  # whether its head was looked up among known pages
+    charged: bool = False  # whether the ledger has its reused tokens
+    kept: bool = False  # whether its samples' caches are kept when they pause
+    fresh: Iterator[Sample] = iter(())
+    waiting: int = 0  # samples in `fresh` and `parked`
+    parked: deque[Sample] = field(default_factory=deque)
+    running: int = 0
+    paused: list[Sample] = field(default_factory=list)
+
+    @property
+    def prefix(self) -> int:
+        """Tokens of the prefix."""
+        return len(self.tokens) - 1
+
+    @property
+    def ready(self) -> bool:
+        """Whether samples can start: the prefix is computed."""
+        return self.filled == self.prefix
+
+    def next_sample(self) -> Sample:
+        """A parked sample, else a fresh one."""
+        self.waiting -= 1
+        return self.parked.popleft() if self.parked else next(self.fresh)
+
+
+@dataclass(eq=False)
+class Sample:
+    """One generation.
+
+    lineage: with the problem and the seed, its random stream. tokens: generated so far, logprobs and gaps of each. The
+    prompt's last token and all of these but the newest are in its cache: in a slot while it runs, else in `pages`, of
+    which the first `stored` tokens are up to date. limit: number of tokens at which it pauses. spans: how many samples
+    share which stretch of its tokens (see `Span`).
+    """
+
+    prompt: Prompt
+    lineage: int
+    seed: int
+    sampling: Sampling
+    stops: tuple[tuple[int, ...], ...]
+    limit: int
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    reason: int = 0
+    entered: int = 0  # tokens when it entered its slot
+    pages: list[Page] = field(default_factory=list)
+    stored: int = 0
+    flops: int = 0
+    bytes: float = 0.0
+    spans: list[Span] = field(default_factory=list)
+
+    @property
+    def newest(self) -> int:
+        """The token that the next step reads."""
+        return self.tokens[-1] if self.tokens else self.prompt.tokens[-1]
+
+    def extend(self, tokens: list[int], logprobs: list[float], gaps: list[float]) -> None:
+        """Append what was drawn."""
+        self.tokens += tokens
+        self.logprobs += logprobs
+        self.gaps += gaps
+        if tokens:
+            if not self.spans or self.spans[-1].holders > 1:
+                self.spans.append(Span())
+            self.spans[-1].tokens += len(tokens)
+
+    def fork(self, lineage: int) -> Sample:
+        """A second sample with the same past, whose future draws from another stream. The caller holds the pages."""
+        for span in self.spans:
+            span.holders += 1
+        return Sample(
+            self.prompt, lineage, self.seed, self.sampling, self.stops, self.limit, list(self.tokens),
+            list(self.logprobs), list(self.gaps), self.reason, self.entered, list(self.pages), self.stored,
+            spans=list(self.spans),
+        )  # fmt: skip
+
+    def drop(self) -> int:
+        """Forget the sample; the number of its tokens that no other sample has."""
+        lost = 0
+        for span in self.spans:
+            span.holders -= 1
+            lost += span.tokens if span.holders == 0 else 0
+        self.spans = []
+        return lost
+
+
+@dataclass(eq=False)
+class Span:
+    """Consecutive generated tokens that the same samples share."""
+
+    tokens: int = 0
+    holders: int = 1

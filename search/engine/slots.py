@@ -1,0 +1,120 @@
+"""Slots: which sample decodes where, and the arrays that one stage is given."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.cache import Groups
+from search.engine import sampling, stop
+from search.engine.config import EngineConfig
+from search.engine.decode import LENGTH, RUNNING, Prefixes, Rows
+from search.engine.pages import PagePool
+from search.engine.sample import Prompt, Sample
+from search.engine.sampling import Filters, Sampling, SamplingRows
+
+
+class Slots:
+    """`config.slots` places for samples, on the host."""
+
+    def __init__(self, config: EngineConfig, vocab_size: int):
+        self.samples: list[Sample | None] = [None] * config.slots
+        self._config, self._vocab_size = config, vocab_size
+        self.keep_history = False  # give `rows` all tokens even where no repetition penalty needs them
+        self._filters: Filters | None = None
+        self._bias_width = self._forced_width = 0
+        self._settings: SamplingRows | None = None
+        self._stops = np.full((config.slots, config.stop_sequences, config.stop_length), stop.NEVER, np.int32)
+
+    @property
+    def free(self) -> list[int]:
+        """Empty slots, lowest first."""
+        return [i for i, sample in enumerate(self.samples) if sample is None]
+
+    @property
+    def taken(self) -> list[tuple[int, Sample]]:
+        """(slot, sample) of every slot in use."""
+        return [(i, sample) for i, sample in enumerate(self.samples) if sample is not None]
+
+    def admit(self, settings: Sampling) -> None:
+        """Widen the compiled program to what a request's sampling needs; a new need compiles once more."""
+        needs = Filters.of([settings])
+        self._filters = needs if self._filters is None else self._filters | needs
+        self._bias_width = max(self._bias_width, len(settings.logit_bias))
+        self._forced_width = max(self._forced_width, len(settings.forced))
+
+    def put(self, slot: int, sample: Sample) -> None:
+        """Let the sample decode here."""
+        assert self.samples[slot] is None
+        self.samples[slot] = sample
+        self._settings = None
+        config = self._config
+        self._stops[slot] = stop.stack_stops([sample.stops], config.stop_sequences, config.stop_length)[0]
+        sample.reason, sample.entered = RUNNING, len(sample.tokens)
+
+    def take(self, slot: int) -> Sample:
+        """Empty the slot."""
+        sample = self.samples[slot]
+        assert sample is not None
+        self.samples[slot] = None
+        return sample
+
+    def rows(self) -> Rows:
+        """The state of every slot; see `Rows`."""
+        config = self._config
+        n = config.slots
+        token, length, start, limit = (np.zeros(n, np.int32) for _ in range(4))
+        reason = np.full(n, LENGTH, np.int32)
+        stream = np.zeros((n, 3), np.uint32)
+        window = np.full((n, config.stop_length), stop.EMPTY, np.int32)
+        repetition = self.keep_history or (self._filters is not None and self._filters.repetition)
+        history = np.full((n, config.max_len if repetition else 0), -1, np.int32)
+        for i, sample in self.taken:
+            token[i], length[i], start[i] = sample.newest, len(sample.tokens), sample.prompt.prefix
+            limit[i], reason[i] = sample.limit, sample.reason
+            stream[i] = sample.seed, sample.prompt.problem, sample.lineage
+            last = sample.tokens[-config.stop_length :]
+            window[i, config.stop_length - len(last) :] = last
+            if repetition:
+                seen = [*sample.prompt.tokens, *sample.tokens]
+                history[i, : len(seen)] = seen
+        return Rows(token, length, start, limit, reason, stream, self._stops.copy(), window, history)
+
+    def settings(self) -> SamplingRows:
+        """How every slot samples; an empty one like some other."""
+        if self._settings is None:
+            default = next((sample.sampling for _, sample in self.taken), Sampling())
+            given = [default if sample is None else sample.sampling for sample in self.samples]
+            self._settings = sampling.stack_rows(
+                given, self._vocab_size, self._filters, self._bias_width, self._forced_width
+            )
+        return self._settings
+
+    def prefixes(self, pool: PagePool) -> tuple[Prefixes, list[tuple[Prompt, list[Sample]]]]:
+        """The groups that read prefixes together: for the device, and as (prompt, samples) for the ledger."""
+        config = self._config
+        by_prompt: dict[Prompt, list[tuple[int, Sample]]] = {}
+        for i, sample in self.taken:
+            by_prompt.setdefault(sample.prompt, []).append((i, sample))
+        wide: list[tuple[Prompt, list[int]]] = []
+        solo: list[tuple[Prompt, list[int]]] = []
+        members = []
+        for prompt, samples in by_prompt.items():
+            lanes = min(config.share_rows, config.slots) if prompt.wide else 1
+            for first in range(0, len(samples), lanes):
+                part = samples[first : first + lanes]
+                (wide if prompt.wide else solo).append((prompt, [i for i, _ in part]))
+                members.append((prompt, [sample for _, sample in part]))
+        return Prefixes(self._groups(wide, config.share_rows, pool), self._groups(solo, 1, pool)), members
+
+    def _groups(self, found: list[tuple[Prompt, list[int]]], lanes: int, pool: PagePool) -> Groups:
+        config = self._config
+        n, lanes = config.slots, min(lanes, config.slots)
+        rows = np.full((n, lanes), n, np.int32)
+        pages = np.zeros((n, -(-config.max_len // config.page_size)), np.int32)
+        tiles, length = np.zeros(n, np.int32), np.zeros(n, np.int32)
+        for i, (prompt, members) in enumerate(found):
+            rows[i, : len(members)] = members
+            places = pool.places(prompt.pages)
+            pages[i, : len(places)] = places
+            tiles[i], length[i] = len(places), prompt.prefix
+        return Groups(rows, pages, tiles, length, np.int32(len(found)))

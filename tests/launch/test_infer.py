@@ -1,0 +1,155 @@
+"""Inference jobs from the command line: every sample once, the same after kill -9, beside others, and run again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.launch import commands
+
+pytestmark = pytest.mark.slow
+SIZES = ("--samples=3", "--max_tokens=12", "--config.shard_size=2", "--config.engine.slots=4",
+         "--config.engine.max_len=64", "--config.engine.page_size=8", "--config.engine.prefill_chunk=16",
+         "--config.engine.stage_tokens=4", "--config.engine.share_rows=2")  # fmt: skip
+PROMPTS = [{"prompt": f"def f{i}(x): return x * {i}"[: 3 + 5 * i]} for i in range(1, 7)]
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("infer")
+    config = commands.write_config(root, "one", "return Trial(MODEL, DATA, TRAIN)")
+    done = commands.run("train", f"--config={config}", f"--workdir={root}/run")
+    assert done.returncode == 0, done.stderr
+    write(root / "p.jsonl", PROMPTS)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trial(root: Path) -> Path:
+    (found,) = (root / "run" / "trials").iterdir()
+    return found
+
+
+def samples(path: Path) -> list[dict[str, Any]]:
+    """The lines of a job, without the bytes moved: they depend on how many samples read a prompt together."""
+    lines = [json.loads(line) for line in (path / "samples.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.get("ledger", {}).pop("bytes", None)
+    return lines
+
+
+def infer(root: Path, trial: Path, out: str, *more: str, prompts: str = "p.jsonl") -> Any:
+    arguments = (f"--checkpoint={trial}", f"--prompts={root / prompts}", f"--out={root / out}", *SIZES, *more)
+    return commands.run("infer", *arguments)
+
+
+@pytest.fixture(scope="module")
+def whole(root: Path, trial: Path) -> list[dict[str, Any]]:
+    """What an undisturbed job writes."""
+    done = infer(root, trial, "whole")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("18 samples of 6 prompts (")
+    return samples(root / "whole")
+
+
+def test_every_sample_is_there_once_with_what_it_cost(whole: list[dict[str, Any]]) -> None:
+    assert [(line["line"], line["sample"]) for line in whole] == [(i, s) for i in range(1, 7) for s in range(3)]
+    for line in whole:
+        tokens = line["tokens"]
+        assert len(tokens) == len(line["logprobs"]) == line["ledger"]["generated_tokens"] <= 12
+        assert line["finish_reason"] == ("eos" if tokens[-1] == 0 else "length")
+        assert line["text"] == bytes(t for t in tokens if t).decode(errors="replace")
+        assert line["ledger"]["prompt_tokens"] == len(PROMPTS[line["line"] - 1]["prompt"])
+        assert line["ledger"]["flops"] > 0
+
+
+def test_running_it_again_changes_nothing(root: Path, trial: Path, whole: list[dict[str, Any]]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (root / "whole").rglob("*") if path.is_file()}
+    done = infer(root, trial, "whole")
+    assert done.returncode == 0 and done.stdout.startswith("18 samples of 6 prompts (")
+    assert {path: path.stat().st_mtime_ns for path in (root / "whole").rglob("*") if path.is_file()} == before
+
+
+def test_a_killed_job_goes_on_where_it_stopped(root: Path, trial: Path, whole: list[dict[str, Any]]) -> None:
+    arguments = (f"--checkpoint={trial}", f"--prompts={root}/p.jsonl", f"--out={root}/killed", *SIZES)
+    kills = 0
+    for lines in (1, 7, 12):  # kill it once so many samples are on disk
+        job = commands.start("infer", *arguments)
+        while job.poll() is None and _lines(root / "killed") < lines:
+            time.sleep(0.002)
+        job.send_signal(signal.SIGKILL)
+        kills += job.wait() == -signal.SIGKILL
+    assert kills >= 1
+    assert infer(root, trial, "killed").returncode == 0
+    assert samples(root / "killed") == whole
+
+
+def _lines(out: Path) -> int:
+    try:
+        return sum(len(path.read_text().splitlines()) for path in out.glob("shards/*.jsonl"))
+    except FileNotFoundError:  # a partial file has just become final
+        return 0
+
+
+def test_two_processes_share_a_job(root: Path, trial: Path, whole: list[dict[str, Any]]) -> None:
+    arguments = (f"--checkpoint={trial}", f"--prompts={root}/p.jsonl", f"--out={root}/shared", *SIZES)
+    jobs = [commands.start("infer", *arguments) for _ in range(2)]
+    outputs = [job.communicate() for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], outputs
+    assert samples(root / "shared") == whole
+
+
+def test_a_bad_line_is_reported_and_stops_nothing(root: Path, trial: Path, whole: list[dict[str, Any]]) -> None:
+    rows = [*PROMPTS[:2], '{"prompt": ', {"prompt": "x" * 64}, {"prompt": ""}, {"tokens": [1, 999]}, PROMPTS[3]]
+    write(root / "bad.jsonl", rows)
+    done = infer(root, trial, "bad", prompts="bad.jsonl")
+    assert done.returncode == 1
+    messages = done.stderr.splitlines()
+    assert [m.partition("bad.jsonl:")[2].partition(":")[0] for m in messages if "error: " in m] == ["3", "4", "5", "6"]
+    for word, message in zip(("JSON", "64 tokens, but the context", "empty", "unknown tokens"), messages, strict=True):
+        assert word in message
+    good = [line for line in samples(root / "bad") if "error" not in line]
+    assert [line["line"] for line in good] == [1] * 3 + [2] * 3 + [7] * 3
+    assert good[:6] == whole[:6]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--samples=4",), "belongs to another job (changed: samples was 3, is 4)"),
+        (("--out={root}/run",), "holds no job"),
+        (("--prompts={root}/absent.jsonl",), "absent.jsonl: no such file"),
+        (("--checkpoint={root}/run",), "holds no final parameters"),
+        (("--checkpoint={root}/nowhere",), "--checkpoint: "),
+        (("--temperature=-1",), "sampling.temperature: is -1.0"),
+        (("--config.engine.page_size=0",), "engine.page_size: is 0"),
+        (("--config.stop=abcdefghijklmnop", "--out={root}/new2"), "can never match"),
+    ],
+)
+def test_bad_input_is_one_line(
+    root: Path, trial: Path, whole: list[dict[str, Any]], change: tuple[str, ...], message: str
+) -> None:
+    done = infer(root, trial, "whole", *(text.format(root=root) for text in change))
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_checkpoint_without_a_tensor_is_refused(root: Path, trial: Path) -> None:
+    broken = root / "broken"
+    shutil.copytree(trial, broken)
+    config = json.loads((broken / "config.json").read_text())
+    config["model"]["qk_norm"] = True
+    (broken / "config.json").write_text(json.dumps(config))
+    done = infer(root, broken, "broken_out")
+    assert done.returncode == 2 and "k_norm" in done.stderr and len(done.stderr.splitlines()) == 1

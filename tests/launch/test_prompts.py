@@ -1,0 +1,77 @@
+"""Prompt files: every row once whatever the shard size, and a bad row is named without stopping the others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from launch.prompts import BadLine, Prompt, PromptFile, as_prompt
+from models.errors import ConfigError
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=20), st.integers(1, 7), st.booleans(), st.integers(1, 9))
+def test_shards_hold_every_row_once_in_order(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], size: int, parquet: bool, group: int
+) -> None:
+    path = tmp_path_factory.mktemp("prompts") / ("p.parquet" if parquet else "p.jsonl")
+    if parquet:
+        texts = [text.encode("utf-8", "replace").decode() for text in texts]
+        pq.write_table(pa.table({"prompt": texts}), path, row_group_size=group)
+    else:
+        path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    file = PromptFile(path)
+    rows = [row for shard in file.shards(size) for row in file.read(shard)]
+    assert [(row.line, row.text) for row in rows if isinstance(row, Prompt)] == list(enumerate(texts, 1))
+
+
+def test_blank_lines_keep_the_numbering(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a"}\n\n{"prompt": "b"}')
+    file = PromptFile(path)
+    assert [row.line for shard in file.shards(2) for row in file.read(shard)] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ([1], "is list"),
+        ({"promt": "a"}, "unknown field 'promt'"),
+        ({}, "has none of"),
+        ({"prompt": "a", "tokens": [1]}, "prompt and tokens"),
+        ({"prompt": ""}, "is empty"),
+        ({"prompt": 3}, "is int"),
+        ({"tokens": []}, "tokens is empty"),
+        ({"tokens": [1, -2]}, "tokens has -2"),
+        ({"tokens": [1, True]}, "tokens has True"),
+        ({"messages": [{"role": "user"}]}, "without role and content"),
+        ({"prompt": "a", "id": 7}, "id is 7"),
+    ],
+)
+def test_a_bad_row_says_what_is_wrong(row: object, problem: str) -> None:
+    found = as_prompt(5, row)
+    assert isinstance(found, BadLine) and found.line == 5
+    assert problem in found.problem and found.fix
+
+
+def test_a_damaged_line_does_not_stop_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(b'{"prompt": "a"}\n{"prompt": \n\xff\xfe\n{"prompt": "b"}\n')
+    file = PromptFile(path)
+    kinds = [(row.line, type(row)) for shard in file.shards(3) for row in file.read(shard)]
+    assert kinds == [(1, Prompt), (2, BadLine), (3, BadLine), (4, Prompt)]
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    for name, content in (("p.txt", b"x"), ("p.jsonl", b""), ("p.parquet", b"PAR1 cut")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=name):
+            PromptFile(tmp_path / name).shards(4)
+    with pytest.raises(ConfigError, match="no such file"):
+        PromptFile(tmp_path / "absent.jsonl")
