@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from models import counts, presets
     from models.config import ModelConfig
     from models.errors import ConfigError
+    from models.huggingface import export_model, import_model
     from models.sharding import MeshConfig, Rules, make_mesh, weight_shardings
     from models.transformer import Transformer, apply, init, loss, stack_layers, unstack_layers, weights
     from models.weight import Weight
@@ -25,6 +26,8 @@ _HOME = {
     "apply": "models.transformer",  # config, params, tokens -> logits
     "loss": "models.transformer",  # config, params, tokens -> summed loss, summed weight
     "Transformer": "models.transformer",  # the linen module behind apply and loss
+    "import_model": "models.huggingface",  # folder of a Hugging Face model -> config, params, tokenizer
+    "export_model": "models.huggingface",  # config, params -> such a folder
     "stack_layers": "models.transformer",  # unrolled params -> scanned params
     "unstack_layers": "models.transformer",  # scanned params -> unrolled params
     "MeshConfig": "models.sharding",  # devices per mesh axis
@@ -35,8 +38,9 @@ _HOME = {
     "presets": "models",  # named shapes
 }
 
-__all__ = ["ConfigError", "MeshConfig", "ModelConfig", "Rules", "Transformer", "Weight", "apply", "counts", "init",
-           "loss", "make_mesh", "presets", "stack_layers", "unstack_layers", "weight_shardings", "weights"]  # fmt: skip
+__all__ = ["ConfigError", "MeshConfig", "ModelConfig", "Rules", "Transformer", "Weight", "apply", "counts",
+           "export_model", "import_model", "init", "loss", "make_mesh", "presets", "stack_layers", "unstack_layers",
+           "weight_shardings", "weights"]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from models.platform import target_platform
+from models.splash_attention import block_size, splash_attention
 
 BLOCK = 128  # queries per block: 64 wastes less on the diagonal, but its products run at 85 % of the speed
 MAX_BLOCKS = 8  # longer sequences take longer blocks, so that the unrolled program stays small
@@ -22,17 +23,31 @@ CUDNN_HEAD_DIM = 128  # largest that cuDNN's fused kernel differentiates
 
 
 def causal_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, segments: jax.Array | None = None, scale: float
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    segments: jax.Array | None = None,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
 ) -> jax.Array:
     """softmax(scale q.k) v over the keys at or before each query, `[batch, seq, heads, head_dim]` in q's dtype.
 
     q `[batch, seq, heads, head_dim]`; k, v `[batch, seq, kv_heads, head_dim]`, each serving heads / kv_heads adjacent
     query heads; float32 or bfloat16, accumulated in float32. segments `[batch, seq]` int32: a query sees only keys of
-    its own segment.
+    its own segment. window: a query sees the last `window` keys, its own included. softcap c: scaled scores s become
+    c tanh(s / c).
     """
+    if window is not None and window >= q.shape[1]:
+        window = None
+    if window is not None or softcap is not None:
+        return _limited(q, k, v, segments, scale, window, softcap)
     platform = target_platform()
     if platform == "cpu":
         return _blocked(q, k, v, segments, scale)
+    if platform == "tpu" and block_size(q.shape[1]):
+        return splash_attention(q, k, v, segments=segments, scale=scale)
     fused = platform == "gpu" and segments is None and q.dtype == jnp.bfloat16
     fused = fused and q.shape[-1] % 8 == 0 and q.shape[-1] <= CUDNN_HEAD_DIM
     return jax.nn.dot_product_attention(
@@ -46,14 +61,57 @@ def causal_attention(
     )
 
 
+def _limited(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segments: jax.Array | None,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> jax.Array:
+    """Attention with a window or a soft-cap, block by block on every platform; JAX differentiates it.
+
+    Each block of queries reads only the keys that one of them may see, and is recomputed in the backward pass.
+    """
+    seq, dtype = q.shape[1], q.dtype
+    q, k, v = _split_groups(q, k.shape[2]), k.swapaxes(1, 2), v.swapaxes(1, 2)
+    outputs = []
+    for start, stop in blocks(seq):
+        first = 0 if window is None else max(0, start - window + 1)
+
+        @jax.checkpoint
+        def block(
+            q: jax.Array, k: jax.Array, v: jax.Array, start: int = start, stop: int = stop, first: int = first
+        ) -> jax.Array:
+            scores = _scores(q, k, segments, start, stop, scale, first, window, softcap)
+            weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+            output = _dot(weights.astype(dtype), v[:, :, first:stop], 3, 2) / weights.sum(-1, keepdims=True)
+            return output.astype(dtype).reshape(*q.shape[:3], stop - start, -1)
+
+        outputs.append(block(q, k, v))
+    return _join_groups(outputs)
+
+
 def reference_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, segments: jax.Array | None = None, scale: float
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    segments: jax.Array | None = None,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
 ) -> jax.Array:
     """The definition of `causal_attention` in float32, whole score matrix and all: for tests."""
     seq, group = q.shape[1], q.shape[2] // k.shape[2]
     q, k, v = (x.astype(jnp.float32) for x in (q, jnp.repeat(k, group, 2), jnp.repeat(v, group, 2)))
     scores = scale * jnp.einsum("bthk,bshk->bhts", q, k, precision="highest")
     visible = jnp.tril(jnp.ones((seq, seq), bool))
+    if window is not None:
+        visible &= ~jnp.tril(visible, -window)
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
     if segments is not None:
         visible &= (segments[:, :, None] == segments[:, None, :])[:, None]
     probabilities = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1)
@@ -133,14 +191,29 @@ def blocks(seq: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, seq)) for start in range(0, seq, size)]
 
 
-def _scores(q: jax.Array, k: jax.Array, segments: jax.Array | None, start: int, stop: int, scale: float) -> jax.Array:
-    """Masked scaled scores of queries start..stop against keys 0..stop: `[b, g, group x queries, keys]` float32."""
-    group, n = q.shape[2], stop - start
-    scores = scale * _dot(_rows(q, start, stop), k[:, :, :stop], 3, 3)
-    query = start + jax.lax.broadcasted_iota(jnp.int32, (group, n, stop), 1).reshape(group * n, stop)
-    visible = jax.lax.broadcasted_iota(jnp.int32, (group * n, stop), 1) <= query
+def _scores(
+    q: jax.Array,
+    k: jax.Array,
+    segments: jax.Array | None,
+    start: int,
+    stop: int,
+    scale: float,
+    first: int = 0,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> jax.Array:
+    """Masked scaled scores of queries start..stop against keys first..stop: `[b, g, group x queries, keys]` float32."""
+    group, n, keys = q.shape[2], stop - start, stop - first
+    scores = scale * _dot(_rows(q, start, stop), k[:, :, first:stop], 3, 3)
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    query = start - first + jax.lax.broadcasted_iota(jnp.int32, (group, n, keys), 1).reshape(group * n, keys)
+    key = jax.lax.broadcasted_iota(jnp.int32, (group * n, keys), 1)
+    visible = key <= query
+    if window is not None:
+        visible = visible & (key > query - window)
     if segments is not None:
-        same = segments[:, start:stop, None] == segments[:, None, :stop]  # [b, queries, keys]
+        same = segments[:, start:stop, None] == segments[:, None, first:stop]  # [b, queries, keys]
         visible = visible & jnp.tile(same, (1, group, 1))[:, None]
     return jnp.where(visible, scores, MASKED)
 

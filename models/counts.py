@@ -11,6 +11,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from models import moe
 from models.config import ModelConfig
 from models.transformer import weights
 from models.weight import Weight, walk
@@ -36,16 +37,22 @@ def params_nonembed(config: ModelConfig) -> int:
 
 
 def params_active(config: ModelConfig) -> int:
-    """Parameters that one token passes through; a dense model uses all of them, embeddings included."""
-    return params(config)
+    """Parameters that one token passes through, embeddings included: all but the experts that it is not sent to."""
+    return sum(weight.active_size for weight in declarations(config))
 
 
 def attention_flops(config: ModelConfig, seq_len: int, causal: bool = True) -> int:
     """Forward FLOPs of all layers' scores q.k and weighted values for one sequence of `seq_len` tokens.
 
-    causal=False counts the dense seq_len^2 pairs that a kernel without block skipping computes.
+    In a layer with a sliding window position t attends to min(t, window) keys. causal=False counts the dense
+    seq_len^2 pairs that a kernel without block skipping computes, whatever the window.
     """
-    pairs = seq_len * (seq_len + 1) // 2 if causal else seq_len**2
+    if not causal:
+        return _flops_per_pair(config) * config.n_layers * seq_len**2
+    pairs = 0
+    for sliding in config.sliding:
+        seen = min(seq_len, config.sliding_window or seq_len) if sliding else seq_len
+        pairs += seen * (seen + 1) // 2 + (seq_len - seen) * seen
     return _flops_per_pair(config) * pairs
 
 
@@ -58,22 +65,48 @@ def train_flops(config: ModelConfig, tokens: int, seq_len: int, causal: bool = T
     """FLOPs of training on `tokens` scored tokens in sequences of `seq_len`: 3 x forward (backward is twice forward).
 
     These are the model's FLOPs: what rematerialisation or a kernel recomputes is not in them (see `remat_flops`).
-    Exact also when `tokens` is no multiple of `seq_len`, at the sequence's mean cost per token, which is an integer.
+    Where `tokens` is no multiple of `seq_len` they cost the sequence's mean per token (an integer without windows).
     """
-    return 3 * tokens * (forward_flops(config, seq_len, causal) // seq_len)
+    return 3 * tokens * forward_flops(config, seq_len, causal) // seq_len
 
 
 def remat_flops(config: ModelConfig, tokens: int, seq_len: int, causal: bool = True) -> int:
     """FLOPs that `config.remat` adds to `train_flops`: the blocks' forward products that the backward repeats.
 
-    "full" repeats all but each block's last product, whose result no gradient needs; "dots" only attention's.
+    "full" repeats all but each block's last product, whose result no gradient needs (of experts every one is needed,
+    for the gradient of their weights); "dots" and "offload" only attention's and what carries tokens to experts.
     """
     if config.remat == "none":
         return 0
     c = config.resolved()
     assert c.d_ff
-    repeated = _block_flops(c) - 2 * c.d_ff * c.d_model * c.n_layers if c.remat == "full" else 0
-    return tokens * (repeated + attention_flops(c, seq_len, causal) // seq_len)
+    last = c.d_ff if c.moe is None else c.moe.shared * (c.moe.d_ff or 0)
+    repeated = _block_flops(c) - 2 * last * c.d_model * c.n_layers if c.remat == "full" else 0
+    carried, idle = _slot_flops(c, seq_len)
+    sent = tokens * (carried + (idle if c.remat == "full" else 0)) // seq_len
+    return tokens * repeated + tokens * attention_flops(c, seq_len, causal) // seq_len + sent
+
+
+def dispatch_flops(config: ModelConfig, tokens: int, seq_len: int) -> int:
+    """FLOPs that the slots of a capacity block add to `train_flops`: carrying tokens in and out, and idle slots.
+
+    The products that carry tokens in have no gradient in the mask, those that carry them out have two.
+    """
+    carried, idle = _slot_flops(config.resolved(), seq_len)
+    return tokens * (5 * carried + 3 * idle) // seq_len
+
+
+def _slot_flops(config: ModelConfig, seq_len: int) -> tuple[int, int]:
+    """Forward FLOPs of one sequence in all layers: (one product between tokens and slots, experts on surplus slots)."""
+    if config.moe is None or config.moe.dispatch != "capacity":
+        return 0, 0
+    tokens, slots = moe.capacity(config.moe, seq_len)
+    slots *= config.moe.experts
+    declared = [weight for weight in declarations(config) if weight.experts_used]
+    per_choice = sum(weight.flops_per_token for weight in declared) // config.moe.top_k
+    surplus = slots - config.moe.top_k * tokens
+    stretches = seq_len // tokens
+    return stretches * config.n_layers * 2 * tokens * slots * config.d_model, stretches * surplus * per_choice
 
 
 def flops_per_token_6n(config: ModelConfig) -> int:
@@ -88,7 +121,9 @@ def prefill_flops(config: ModelConfig, prompt_len: int, scored: int = 1) -> int:
 
 def decode_flops(config: ModelConfig, context_len: int) -> int:
     """FLOPs of one generated token that attends to `context_len` keys, its own included."""
-    return _block_flops(config) + _head_flops(config) + _flops_per_pair(config) * context_len
+    window = config.sliding_window or context_len
+    pairs = sum(min(context_len, window) if sliding else context_len for sliding in config.sliding)
+    return _block_flops(config) + _head_flops(config) + _flops_per_pair(config) * pairs
 
 
 def param_bytes(config: ModelConfig) -> int:
@@ -125,7 +160,7 @@ def _head_flops(config: ModelConfig) -> int:
 
 
 def _flops_per_pair(config: ModelConfig) -> int:
-    """Forward FLOPs of one query-key pair in all heads and layers: head_dim multiply-adds for q.k and for the value."""
+    """Forward FLOPs of one query-key pair in all heads of a layer: head_dim multiply-adds for q.k and for the value."""
     c = config.resolved()
     assert c.head_dim
-    return 4 * c.head_dim * c.n_heads * c.n_layers
+    return 4 * c.head_dim * c.n_heads

@@ -7,6 +7,7 @@ pass computes the gradients of hidden and head chunk by chunk, and the backward 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -28,30 +29,36 @@ class Chunk(NamedTuple):
 
 
 def cross_entropy(
-    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array
+    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, *, softcap: float | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """(sum of weights x -log softmax(hidden @ head)[target] in nats, sum of weights), float32 scalars.
 
     hidden `[batch, seq, d_model]`; head `[d_model, vocab]` (a tied table `[vocab, d_model]` goes in transposed);
     targets `[batch, seq]` int32, in range; weights `[batch, seq]` float32. Products accumulate in float32.
+    softcap c: logits z become c tanh(z / c).
     """
-    return _weighted_loss(hidden, head, targets, weights), weights.sum()
+    return _weighted_loss(hidden, head, targets, weights, softcap), weights.sum()
 
 
-@jax.custom_vjp
-def _weighted_loss(hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _weighted_loss(
+    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, softcap: float | None
+) -> jax.Array:
     def add(total: jax.Array, chunk: Chunk) -> tuple[jax.Array, None]:
-        return total + jnp.sum(_losses(chunk, head)[0] * chunk.weights), None
+        return total + jnp.sum(_losses(chunk, head, softcap)[0] * chunk.weights), None
 
     return _over_chunks(add, jnp.float32(0), Chunk(hidden, targets, weights), head.shape[1])[0]
 
 
-def _forward(hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, tuple]:
+def _forward(
+    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, softcap: float | None
+) -> tuple[jax.Array, tuple]:
     """The loss and its gradients in hidden, head and weights."""
 
     def add(carry: tuple[jax.Array, jax.Array], chunk: Chunk) -> tuple[tuple, tuple]:
-        losses, probabilities, is_target = _losses(chunk, head)
-        d_logits = ((probabilities - is_target) * chunk.weights[..., None]).astype(hidden.dtype)
+        losses, probabilities, is_target, slope = _losses(chunk, head, softcap)
+        d_logits = (probabilities - is_target) * chunk.weights[..., None]
+        d_logits = (d_logits if slope is None else d_logits * slope).astype(hidden.dtype)
         numbers = (((2,), (1,)), ((), ()))
         d_hidden = jax.lax.dot_general(d_logits, head, numbers, preferred_element_type=jnp.float32)
         total, d_head = carry
@@ -63,7 +70,7 @@ def _forward(hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: ja
     return total, (d_hidden, d_head.astype(head.dtype), losses)
 
 
-def _backward(residuals: tuple[jax.Array, jax.Array, jax.Array], d_total: jax.Array) -> tuple:
+def _backward(softcap: float | None, residuals: tuple[jax.Array, jax.Array, jax.Array], d_total: jax.Array) -> tuple:
     d_hidden, d_head, losses = residuals
     scale = d_total.astype(jnp.float32)
     scaled = [(scale * d).astype(d.dtype) for d in (d_hidden, d_head)]
@@ -73,16 +80,23 @@ def _backward(residuals: tuple[jax.Array, jax.Array, jax.Array], d_total: jax.Ar
 _weighted_loss.defvjp(_forward, _backward)
 
 
-def _losses(chunk: Chunk, head: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(losses `[batch, n]` in nats, probabilities `[batch, n, vocab]`, whether that token is the target)."""
+def _losses(
+    chunk: Chunk, head: jax.Array, softcap: float | None
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    """(losses `[batch, n]` in nats, probabilities `[batch, n, vocab]`, whether that token is the target, the slope of
+    the soft-cap there)."""
     numbers = (((2,), (0,)), ((), ()))
     logits = jax.lax.dot_general(chunk.hidden, head, numbers, preferred_element_type=jnp.float32)
+    slope = None
+    if softcap is not None:
+        capped = jnp.tanh(logits / softcap)
+        logits, slope = softcap * capped, 1 - jnp.square(capped)
     largest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
     exponentials = jnp.exp(logits - largest)
     total = exponentials.sum(-1, keepdims=True)
     is_target = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == chunk.targets[..., None]
     target_logit = jnp.where(is_target, logits, 0).sum(-1)
-    return (largest + jnp.log(total))[..., 0] - target_logit, exponentials / total, is_target
+    return (largest + jnp.log(total))[..., 0] - target_logit, exponentials / total, is_target, slope
 
 
 def chunk_length(batch: int, seq: int, vocab: int) -> int:

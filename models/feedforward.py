@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import flax.linen as nn
 import jax
 
 from models.config import ModelConfig
 from models.contraction import contract
 from models.layers import declare, hidden_std
+from models.sharding import split, whole
 from models.weight import Weight
 
 
@@ -30,6 +34,13 @@ def feedforward_weights(config: ModelConfig) -> dict[str, Weight]:
     return weights
 
 
+def nonlinearity(config: ModelConfig) -> Callable[[jax.Array], jax.Array]:
+    """SiLU, or GELU by tanh (GPT-2's) or by the error function."""
+    if config.activation == "swiglu":
+        return jax.nn.silu
+    return partial(jax.nn.gelu, approximate=config.activation in ("gelu", "geglu"))
+
+
 class FeedForward(nn.Module):
     """x `[batch, seq, d_model]` -> `[batch, seq, d_model]`."""
 
@@ -39,16 +50,16 @@ class FeedForward(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
         w = declare(self, feedforward_weights(c), c)
+        x = whole(x)
         if c.gated:
             y = contract(x, w["gate_up"])
             if "gate_up_bias" in w:
                 y = y + w["gate_up_bias"]
-            act = jax.nn.silu if c.activation == "swiglu" else jax.nn.gelu
-            hidden = act(y[..., 0, :]) * y[..., 1, :]
+            hidden = nonlinearity(c)(y[..., 0, :]) * y[..., 1, :]
         else:
             y = contract(x, w["up"])
             if "up_bias" in w:
                 y = y + w["up_bias"]
-            hidden = jax.nn.gelu(y, approximate=True)
-        out = contract(hidden, w["down"])
+            hidden = nonlinearity(c)(y)
+        out = split(contract(hidden, w["down"]))
         return out + w["down_bias"] if "down_bias" in w else out

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from models.config import ModelConfig
+from models.quantized import QuantizedWeight
+from models.sharding import gathered
 from models.weight import Weight
 
 
 def declare(module: nn.Module, weights: Mapping[str, Weight], config: ModelConfig) -> dict[str, jax.Array]:
-    """Make every declared weight a linen parameter of `module`; returned in the compute dtype."""
+    """Make every declared weight a linen parameter of `module`; returned in the compute dtype, gathered over `fsdp`."""
     param_dtype, dtype = jnp.dtype(config.param_dtype), jnp.dtype(config.dtype)
-    return {name: module.param(name, w.initial, param_dtype).astype(dtype) for name, w in weights.items()}
+    stored: dict = {name: module.get_variable("params", name) for name in weights}
+    # linen compares a parameter's shape with its declaration, which integers and their scales do not have
+    quantized: dict[str, Any] = {name: x for name, x in stored.items() if isinstance(x, QuantizedWeight)}
+    declared = {name: w for name, w in weights.items() if name not in quantized}
+    params = {name: module.param(name, w.initial, param_dtype).astype(dtype) for name, w in declared.items()}
+    return quantized | {name: gathered(x, weights[name].axes) for name, x in params.items()}
 
 
 def hidden_std(config: ModelConfig, fan_in: int) -> float:
@@ -28,7 +36,7 @@ def hidden_std(config: ModelConfig, fan_in: int) -> float:
 
 def norm_weights(config: ModelConfig, size: int, axis: str) -> dict[str, Weight]:
     """Gain (and for a biased LayerNorm the bias) of one norm over `size` features."""
-    weights = {"gain": Weight((size,), (axis,), "vector", std=1.0)}
+    weights = {"gain": Weight((size,), (axis,), "vector", std=0.0 if config.norm_plus_one else 1.0)}
     if config.norm == "layernorm" and config.bias == "all":
         weights["bias"] = Weight((size,), (axis,), "vector")
     return weights
@@ -42,8 +50,12 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        w = declare(self, norm_weights(self.config, x.shape[-1], self.axis), self.config)
-        return normalize(x, w["gain"], w.get("bias"), self.config.norm, self.config.norm_eps)
+        c = self.config
+        w = declare(self, norm_weights(c, x.shape[-1], self.axis), c)
+        if c.norm_plus_one:  # summed and multiplied in float32: bfloat16 would round 1 + gain to 8 bits
+            gain = 1 + w["gain"].astype(jnp.float32)
+            return normalize(x, gain, w.get("bias"), c.norm, c.norm_eps).astype(x.dtype)
+        return normalize(x, w["gain"], w.get("bias"), c.norm, c.norm_eps)
 
 
 def normalize(x: jax.Array, gain: jax.Array, bias: jax.Array | None, kind: str, eps: float) -> jax.Array:

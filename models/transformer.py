@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,11 +16,14 @@ from models.contraction import PRODUCT, contract
 from models.cross_entropy import cross_entropy
 from models.feedforward import FeedForward, feedforward_weights
 from models.layers import Norm, declare, norm_weights
-from models.sharding import constrain
+from models.moe import ROUTING, MoE, Routing, collect, moe_weights
+from models.quantized import QuantizedWeight, lookup
+from models.sharding import GATHERED, HEAD, LOOKUP, RESIDUAL, WHOLE, axis_size, constrain, relayout, split
 from models.weight import Stacked, Weight, WeightTree, map_weights, walk
 
 Params = dict[str, Any]  # nested dict of arrays: a plain pytree
-RESIDUAL = ("batch", "length", "residual")
+# (x [batch, seq, d_model], positions [batch or 1, seq], segments [batch, seq] or None) -> x after all blocks
+RunBlocks = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
 
 
 def weights(config: ModelConfig) -> WeightTree:
@@ -44,13 +47,22 @@ def weights(config: ModelConfig) -> WeightTree:
 
 
 def block_weights(config: ModelConfig) -> WeightTree:
-    """One pre-norm block; `config` is resolved."""
-    return {
+    """One pre-norm block, with norms after its parts too if `post_norms`; `config` is resolved."""
+    block = {
         "attention_norm": norm_weights(config, config.d_model, "embed"),
         "attention": attention_weights(config),
         "feedforward_norm": norm_weights(config, config.d_model, "embed"),
-        "feedforward": feedforward_weights(config),
+        "feedforward": moe_weights(config) if config.moe else feedforward_weights(config),
     }
+    if config.post_norms:
+        block["post_attention_norm"] = norm_weights(config, config.d_model, "embed")
+        block["post_feedforward_norm"] = norm_weights(config, config.d_model, "embed")
+    return block
+
+
+def embedding_multiplier(config: ModelConfig) -> float:
+    """Factor on the token embeddings: 1, or sqrt(d_model), which muP keeps at the base width."""
+    return (config.mup_base_width or config.d_model) ** 0.5 if config.scale_embeddings else 1.0
 
 
 def output_multiplier(config: ModelConfig) -> float:
@@ -59,24 +71,38 @@ def output_multiplier(config: ModelConfig) -> float:
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then + feedforward(norm(x)); x `[batch, seq, d_model]`."""
+    """x + attention(norm(x)), then + feedforward(norm(x)); x `[batch, seq, d_model]`.
+
+    `sliding` and `kind` as in `Attention`.
+    """
 
     config: ModelConfig
+    sliding: bool = False
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, positions: jax.Array, segments: jax.Array | None, attend: Attend | None = None
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        segments: jax.Array | None,
+        attend: Attend | None = None,
+        kind: jax.Array | None = None,
     ) -> jax.Array:
         c = self.config
-        x = x + Attention(c, name="attention")(Norm(c, name="attention_norm")(x), positions, segments, attend)
-        x = x + FeedForward(c, name="feedforward")(Norm(c, name="feedforward_norm")(x))
+        normed = Norm(c, name="attention_norm")(x)
+        y = Attention(c, self.sliding, name="attention")(normed, positions, segments, attend, kind)
+        x = x + (Norm(c, name="post_attention_norm")(y) if c.post_norms else y)
+        feedforward = MoE if c.moe else FeedForward
+        y = feedforward(c, name="feedforward")(Norm(c, name="feedforward_norm")(x))
+        x = x + (Norm(c, name="post_feedforward_norm")(y) if c.post_norms else y)
         return constrain(x, RESIDUAL)
 
 
 class Transformer(nn.Module):
     """tokens `[batch, seq]` int32 -> (hidden `[batch, seq, d_model]`, head `[d_model, vocab]`).
 
-    `attends` replaces the attention of each layer (unrolled layers only): one entry per layer.
+    `attends` replaces the attention of each layer (unrolled layers only): one entry per layer. `run_blocks` replaces
+    all blocks.
     """
 
     config: ModelConfig
@@ -88,20 +114,36 @@ class Transformer(nn.Module):
         positions: jax.Array | None = None,
         segments: jax.Array | None = None,
         attends: Sequence[Attend] | None = None,
+        run_blocks: RunBlocks | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         c = self.config.resolved()
         tree = weights(c)
         w = declare(self, {k: v for k, v in tree.items() if isinstance(v, Weight)}, c)
         if positions is None:
             positions = jnp.arange(tokens.shape[1])[None]
-        x = jnp.take(w["tokens"], tokens, axis=0)
+        x = self.embedded(w["tokens"], tokens)
+        if c.scale_embeddings:
+            x = x * jnp.asarray(embedding_multiplier(c), x.dtype)
         if c.positions == "learned":
             x = x + jnp.take(w["positions"], positions, axis=0)
-        x = self.blocks(constrain(x, RESIDUAL), positions, segments, attends)
-        x = Norm(c, name="final_norm")(x)
+        x = constrain(split(constrain(x, WHOLE)), RESIDUAL)
+        x = run_blocks(x, positions, segments) if run_blocks else self.blocks(x, positions, segments, attends)
+        x = relayout(Norm(c, name="final_norm")(x), HEAD, RESIDUAL)
         if c.mup_base_width:
             x = x * jnp.asarray(output_multiplier(c), x.dtype)
         return x, w["tokens"].T if c.tied_embeddings else w["head"]
+
+    def embedded(self, table: jax.Array | QuantizedWeight, tokens: jax.Array) -> jax.Array:
+        """Embeddings `[batch, seq, d_model]` of tokens `[batch, seq]`.
+
+        Over `fsdp` each device looks up its features of the whole group's tokens, and embeddings and their gradients
+        change hands: far fewer bytes than a table that is gathered whole and a gradient of all of its rows.
+        """
+        if isinstance(table, QuantizedWeight):
+            return lookup(table, tokens, jnp.dtype(self.config.dtype))
+        kept: Any = self.get_variable("params", "tokens")
+        found = lookup(kept.astype(table.dtype), constrain(tokens, LOOKUP[:2]), jnp.dtype(self.config.dtype))
+        return constrain(found, LOOKUP)
 
     def blocks(
         self, x: jax.Array, positions: jax.Array, segments: jax.Array | None, attends: Sequence[Attend] | None
@@ -110,27 +152,39 @@ class Transformer(nn.Module):
         c = self.config.resolved()
         if attends is not None:
             for i, attend in enumerate(attends):
-                x = Block(c, name=f"block_{i}")(x, positions, segments, attend)
+                x = Block(c, c.sliding[i], name=f"block_{i}")(x, positions, segments, attend)
             return x
-        block = rematerialized(Block, c.remat)
+        sliding = c.sliding
+        block = rematerialized(Block, c)
         if not c.scan_layers:
             for i in range(c.n_layers):
-                x = block(c, name=f"block_{i}")(x, positions, segments)
+                x = block(c, sliding[i], name=f"block_{i}")(x, positions, segments)
             return x
+        mixed = len(set(sliding)) > 1
 
-        def body(layer: nn.Module, carry: jax.Array, _: None) -> tuple[jax.Array, None]:
-            return layer(carry, positions, segments), None
+        def body(layer: nn.Module, carry: jax.Array, kind: jax.Array | None) -> tuple[jax.Array, None]:
+            return layer(carry, positions, segments, None, kind), None
 
-        scan = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.n_layers)
-        return scan(block(c, name="blocks"), x, None)[0]
+        axes: dict[Any, Any] = {"params": 0, ROUTING: 0}
+        scan = nn.scan(body, variable_axes=axes, split_rngs={"params": True}, length=c.n_layers)
+        return scan(block(c, sliding[0], name="blocks"), x, jnp.asarray(sliding) if mixed else None)[0]
 
 
-def rematerialized(block: type[nn.Module], policy: str) -> type[nn.Module]:
-    """The block class whose backward pass recomputes what `policy` says."""
-    if policy == "none":
+def rematerialized(block: type[nn.Module], config: ModelConfig) -> type[nn.Module]:
+    """The block class whose backward pass recomputes what `config.remat` says, and gathers weights again (ZeRO-3)."""
+    policies = jax.checkpoint_policies
+    if config.remat == "none" and axis_size("fsdp") == 1:
         return block
-    saveable = {"full": None, "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT)}[policy]
-    return nn.remat(block, policy=saveable, prevent_cse=False)
+    saveable = {
+        "none": policies.save_anything_except_these_names(GATHERED),
+        "full": None,
+        "dots": policies.save_only_these_names(PRODUCT),
+        "offload": policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[], names_which_can_be_offloaded=[PRODUCT],
+            offload_src="device", offload_dst="pinned_host",
+        ),
+    }[config.remat]  # fmt: skip
+    return nn.remat(block, policy=saveable, prevent_cse=not config.scan_layers)
 
 
 def init(config: ModelConfig, key: jax.Array) -> Params:
@@ -164,9 +218,10 @@ def hidden_and_head(
     positions: jax.Array | None = None,
     segments: jax.Array | None = None,
     attends: Sequence[Attend] | None = None,
+    run_blocks: RunBlocks | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Final hidden states `[batch, seq, d_model]` and the head `[d_model, vocab]`: `Transformer` with its types."""
-    output: Any = Transformer(config).apply({"params": params}, tokens, positions, segments, attends)
+    output: Any = Transformer(config).apply({"params": params}, tokens, positions, segments, attends, run_blocks)
     return output
 
 
@@ -179,8 +234,14 @@ def apply(
     segments: jax.Array | None = None,
 ) -> jax.Array:
     """Logits `[batch, seq, vocab]` float32 of tokens `[batch, seq]` int32."""
-    hidden, head = hidden_and_head(config, params, tokens, positions, segments)
-    return contract(hidden.astype(jnp.float32), head.astype(jnp.float32))
+    return logits(config, *hidden_and_head(config, params, tokens, positions, segments))
+
+
+def logits(config: ModelConfig, hidden: jax.Array, head: jax.Array) -> jax.Array:
+    """Logits `[..., vocab]` float32 of hidden states `[..., d_model]` and the head `[d_model, vocab]`, soft-capped."""
+    y = contract(hidden.astype(jnp.float32), head.astype(jnp.float32))
+    cap = config.logit_softcap
+    return y if cap is None else cap * jnp.tanh(y / cap)
 
 
 def loss(
@@ -196,13 +257,42 @@ def loss(
     loss_weights `[batch, seq]` float32 scores each target (default 1); segments `[batch, seq + 1]` int32 bars
     attention between documents and unscores the targets that cross a boundary.
     """
-    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    inputs, targets, score, segments = shifted(tokens, loss_weights, segments)
+    hidden, head = hidden_and_head(config, params, inputs, None, segments)
+    return cross_entropy(hidden, head, targets, score, softcap=config.logit_softcap)
+
+
+def shifted(
+    tokens: jax.Array, loss_weights: jax.Array | None, segments: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    """(inputs, targets, weights of the targets, segments of the inputs), all `[batch, seq]`, from those of `loss`."""
+    targets = tokens[:, 1:]
     score = jnp.ones(targets.shape, jnp.float32) if loss_weights is None else loss_weights
     if segments is not None:
         score = score * (segments[:, :-1] == segments[:, 1:])
         segments = segments[:, :-1]
-    hidden, head = hidden_and_head(config, params, inputs, None, segments)
-    return cross_entropy(hidden, head, targets, score)
+    return tokens[:, :-1], targets, score, segments
+
+
+def routed_loss(
+    config: ModelConfig,
+    params: Params,
+    tokens: jax.Array,
+    *,
+    loss_weights: jax.Array | None = None,
+    segments: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array, Routing]:
+    """(summed loss, summed weight, summed penalty, routing) of a model with experts; inputs as for `loss`.
+
+    The penalty of a sequence (`Routing.penalty`) counts once for each of its scored targets, so that sums over any
+    micro-batches, divided by the summed weight, add up to the same objective.
+    """
+    inputs, targets, score, segments = shifted(tokens, loss_weights, segments)
+    output: Any = Transformer(config).apply({"params": params}, inputs, None, segments, mutable=[ROUTING])
+    (hidden, head), written = output
+    total, count = cross_entropy(hidden, head, targets, score, softcap=config.logit_softcap)
+    routing = collect(written[ROUTING])
+    return total, count, jnp.sum(routing.penalty * score.sum(1)), routing
 
 
 def stack_layers(params: Params, n_layers: int) -> Params:

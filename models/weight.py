@@ -24,6 +24,8 @@ class Weight:
     role: "matrix" (hidden matmul), "embedding" (row lookup), "head" (unembedding matmul), "vector" (gain or bias).
     inputs: how many leading dims are contracted with the activation; their product is the fan-in.
     std: initial standard deviation; for a vector the constant initial value.
+    experts_used: 0, or of a weight of all experts at once (dim 0 is the expert, `inputs` counts the dims after it) how
+        many of them one token passes through.
     """
 
     shape: tuple[int, ...]
@@ -31,6 +33,7 @@ class Weight:
     role: Role
     inputs: int = 1
     std: float | None = None
+    experts_used: int = 0
 
     @property
     def size(self) -> int:
@@ -38,19 +41,29 @@ class Weight:
         return math.prod(self.shape)
 
     @property
+    def active_size(self) -> int:
+        """Number of elements that one token passes through."""
+        return self.size // self.shape[0] * self.experts_used if self.experts_used else self.size
+
+    @property
     def fan_in(self) -> int:
         """Number of inputs that each output sums over."""
-        return math.prod(self.shape[: self.inputs])
+        return math.prod(self.shape[self._contracted])
 
     @property
     def input_axes(self) -> tuple[str, ...]:
         """Logical names of the dims that are contracted with the activation."""
-        return self.axes[: self.inputs]
+        return self.axes[self._contracted]
+
+    @property
+    def _contracted(self) -> slice:
+        first = 1 if self.experts_used else 0
+        return slice(first, first + self.inputs)
 
     @property
     def flops_per_token(self) -> int:
         """Forward multiply-adds x 2 for one token; lookups and vectors cost no matmul."""
-        return 2 * self.size if self.role in ("matrix", "head") else 0
+        return 2 * self.active_size if self.role in ("matrix", "head") else 0
 
     def initial(self, key: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
         """Draw the initial value, `[*shape]` of `dtype`."""
@@ -61,7 +74,8 @@ class Weight:
 
     def stacked(self, n: int) -> Weight:
         """The same weight for `n` scanned layers at once, with a leading "layers" dim."""
-        return Stacked((n, *self.shape), ("layers", *self.axes), self.role, self.inputs, self.std)
+        shape, axes = (n, *self.shape), ("layers", *self.axes)
+        return Stacked(shape, axes, self.role, self.inputs, self.std, self.experts_used)
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,11 @@ class Stacked(Weight):
 
     def layer(self) -> Weight:
         """The declaration of one layer."""
-        return Weight(self.shape[1:], self.axes[1:], self.role, self.inputs, self.std)
+        return Weight(self.shape[1:], self.axes[1:], self.role, self.inputs, self.std, self.experts_used)
+
+    @property
+    def active_size(self) -> int:
+        return self.shape[0] * self.layer().active_size
 
     @property
     def fan_in(self) -> int:

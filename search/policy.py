@@ -31,7 +31,7 @@ class Policy:
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A chat as the text that the model was trained on; ConfigError when its tokenizer has no chat template."""
-        template = getattr(self.tokenizer, "render", None)
+        template = getattr(self.tokenizer, "chat_text", None)
         if template is None:
             raise ConfigError("messages", f"{self.source} has no chat template", "give a prompt instead")
         return template(messages)

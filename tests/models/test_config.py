@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import presets
-from models.config import ModelConfig, divisors
+from models.config import ModelConfig, RopeScaling, divisors
 from models.errors import ConfigError, nearest
+from models.serialize import canonical, from_json
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,32 @@ from models.errors import ConfigError, nearest
         ({"norm_eps": 0.0}, "model.norm_eps: is 0.0: give a positive number such as 1e-5"),
         ({"rope_theta": -1.0}, "model.rope_theta: is -1.0: give a positive number such as 1e4"),
         ({"init_std": 0.0}, "model.init_std: is 0.0: give a positive number, or None"),
+        (
+            {"query_pre_attn_scalar": 4.0, "mup_base_head_dim": 32, "mup_base_width": 64},
+            "model.query_pre_attn_scalar: and mup_base_head_dim both set the scale of the scores: "
+            "leave one of them None",
+        ),
+        ({"sliding_window": 0}, "model.sliding_window: is 0: give a positive integer or None"),
+        ({"logit_softcap": -1.0}, "model.logit_softcap: is -1.0: give a positive number, or None"),
+        ({"layer_types": ()}, "model.layer_types: is empty: name at least one layer type"),
+        (
+            {"rope_theta_local": 1e4},
+            "model.rope_theta_local: is set, but no layer is sliding and rotary: "
+            "set model.sliding_window and positions='rope' too",
+        ),
+        (
+            {"rope_scaling": RopeScaling("linear", 2.0), "positions": "learned"},
+            "model.rope_scaling: is set, but positions are learned: use positions='rope'",
+        ),
+        (
+            {"rope_scaling": RopeScaling("dynamic", 2.0, 8), "head_dim": 2},
+            "model.rope_scaling: is dynamic, but only 2 dims of a head rotate: use more, or another kind",
+        ),
+        (
+            {"partial_rotary_factor": 0.1},
+            "model.partial_rotary_factor: is 0.1, which rotates 3.2 of 32 dims: "
+            "give a share in (0, 1] that rotates an even number of dims",
+        ),
         ({"mup_base_head_dim": 16}, "model.mup_base_head_dim: is set, but muP is off: set model.mup_base_width too"),
     ],
 )
@@ -42,6 +70,44 @@ def test_a_bad_field_is_named_with_its_value_and_a_fix_on_one_line(fields, messa
         ModelConfig(**fields)
     assert str(error.value) == message
     assert isinstance(error.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "linear", "factor": 0.0}, "rope_scaling.factor: is 0.0: give a positive number"),
+        (
+            {"kind": "yarn", "factor": 2.0},
+            "rope_scaling.original_max_seq_len: is None, but yarn scaling needs it: "
+            "give the context length of pre-training",
+        ),
+        (
+            {"kind": "llama3", "factor": 2.0, "original_max_seq_len": 8, "high_freq_factor": 1.0},
+            "rope_scaling.high_freq_factor: is 1.0, not above low_freq_factor 1.0: give a larger one",
+        ),
+        (
+            {"kind": "yarn", "factor": 2.0, "original_max_seq_len": 8, "attention_factor": 0.0},
+            "rope_scaling.attention_factor: is 0.0: give a positive number, or None",
+        ),
+    ],
+)
+def test_a_bad_field_of_rope_scaling_is_named_too(fields, message):
+    with pytest.raises(ConfigError) as error:
+        RopeScaling(**fields)
+    assert str(error.value) == message
+
+
+def test_a_nested_config_survives_json_and_equal_models_have_one_digest():
+    config = presets.LLAMA32_1B
+    assert from_json(ModelConfig, json.loads(canonical(config))) == config
+    assert from_json(ModelConfig, json.loads(canonical(presets.GEMMA3_1B))) == presets.GEMMA3_1B
+
+
+def test_the_pattern_of_layer_types_repeats_and_means_nothing_without_a_window():
+    config = ModelConfig(n_layers=5, sliding_window=4, layer_types=("sliding", "full"))
+    assert config.sliding == (True, False, True, False, True)
+    assert dataclasses.replace(config, sliding_window=None).sliding == (False,) * 5
+    assert sum(presets.GEMMA3_1B.sliding) == 22 and not presets.GEMMA3_1B.sliding[5]
 
 
 def test_odd_heads_are_fine_where_nothing_rotates_and_any_head_dim_where_it_is_given():

@@ -28,6 +28,13 @@ def jaxpr_flops(jaxpr: Jaxpr) -> int:
             lhs, out = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
             total += 2 * math.prod(out) * math.prod(lhs[i] for i in lhs_contracting)
             continue
+        if eqn.primitive.name == "ragged_dot_general":  # every row of the ragged side meets one group of the other
+            (lhs_contracting, _), _ = eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
+            lhs, out = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+            ragged = eqn.params["ragged_dot_dimension_numbers"].lhs_ragged_dimensions
+            rows = math.prod(out) * math.prod(lhs[i] for i in lhs_contracting)
+            total += 2 * rows // (out[0] if set(ragged) <= set(lhs_contracting) else 1)
+            continue
         if eqn.primitive.name == "conv_general_dilated":
             raise NotImplementedError("a convolution in the model: teach jaxpr_flops to count it")
         inner = [jaxpr_flops(sub) for value in eqn.params.values() for sub in subjaxprs(value)]
@@ -57,7 +64,7 @@ def flops_of(f, *args) -> int:
     return jaxpr_flops(jax.make_jaxpr(f)(*args).jaxpr)
 
 
-def plain_attention(q, k, v, *, segments=None, scale):
+def plain_attention(q, k, v, *, segments=None, scale, window=None, softcap=None):
     """Dense scores with a mask: the oracle that computes all seq^2 pairs; [B,T,H,K], [B,T,G,K] x 2 -> [B,T,H,K]."""
     group = q.shape[2] // k.shape[2]
     k, v = jnp.repeat(k, group, axis=2), jnp.repeat(v, group, axis=2)
@@ -66,7 +73,7 @@ def plain_attention(q, k, v, *, segments=None, scale):
     return jnp.einsum("bhts,bshk->bthk", jax.nn.softmax(jnp.where(mask, scores, -1e30)), v)
 
 
-def plain_cross_entropy(hidden, head, targets, weights):
+def plain_cross_entropy(hidden, head, targets, weights, *, softcap=None):
     """Whole logits at once, differentiated by JAX."""
     log_prob = jax.nn.log_softmax(hidden @ head)
     loss = -jnp.take_along_axis(log_prob, targets[..., None], -1)[..., 0]
@@ -114,8 +121,13 @@ def configs(draw) -> ModelConfig:
         max_seq_len=SEQ + draw(st.integers(0, 3)),
         positions=draw(st.sampled_from(["rope", "learned", "none"])),
         norm=draw(st.sampled_from(["rmsnorm", "layernorm"])),
-        activation=draw(st.sampled_from(["swiglu", "geglu", "gelu"])),
-        bias=draw(st.sampled_from(["none", "qkv", "all"])),
+        activation=draw(st.sampled_from(["swiglu", "geglu", "gelu", "gelu_exact"])),
+        bias=draw(st.sampled_from(["none", "qkv", "attention", "all"])),
+        post_norms=draw(st.booleans()),
+        sliding_window=draw(st.one_of(st.none(), st.integers(1, 2 * SEQ))),
+        layer_types=draw(st.sampled_from([("sliding",), ("sliding", "full"), ("full", "full", "sliding")])),
+        attention_softcap=draw(st.sampled_from([None, 5.0])),
+        logit_softcap=draw(st.sampled_from([None, 5.0])),
         tied_embeddings=draw(st.booleans()),
         qk_norm=draw(st.booleans()),
         scan_layers=draw(st.booleans()),
@@ -182,6 +194,28 @@ def test_causal_attention_counts_each_visible_pair_once():
     assert counts.attention_flops(config, SEQ, causal=False) == SEQ**2 * one_pair
 
 
+@pytest.mark.parametrize("window", [1, 4, SEQ, 3 * SEQ])
+def test_a_layer_with_a_window_counts_the_pairs_inside_it_and_the_others_all(window):
+    config = ModelConfig(d_model=16, n_layers=3, n_heads=2, sliding_window=window, layer_types=("sliding", "full"))
+    causal = [(query, key) for query in range(SEQ) for key in range(query + 1)]
+    inside = [(query, key) for query, key in causal if query - key < window]
+    one_pair = counts.attention_flops(dataclasses.replace(config, n_layers=1), 1)
+    assert counts.attention_flops(config, SEQ) == one_pair * (2 * len(inside) + len(causal))
+    assert counts.attention_flops(config, SEQ, causal=False) == one_pair * 3 * SEQ**2
+    assert counts.train_flops(config, 5 * SEQ, SEQ) == 15 * counts.forward_flops(config, SEQ)
+
+
+def test_the_shipped_kernel_reads_no_keys_that_a_whole_block_has_left_behind():
+    config = ModelConfig(d_model=16, n_layers=2, n_heads=4, sliding_window=40, layer_types=("sliding", "full"))
+    forward, _ = walked(config, 1, 300, kernels=contextlib.nullcontext)
+    full = sum((stop - start) * stop for start, stop in causal_attention.blocks(300))
+    windowed = sum((stop - start) * (stop - max(0, start - 39)) for start, stop in causal_attention.blocks(300))
+    one_pair = counts.attention_flops(dataclasses.replace(config, n_layers=1), 1)
+    rest = counts.forward_flops(config, 300) - counts.attention_flops(config, 300)
+    assert forward == rest + one_pair * (full + windowed)
+    assert counts.attention_flops(config, 300) <= one_pair * (full + windowed)
+
+
 @settings(max_examples=20)
 @given(configs(), st.integers(1, 40))
 def test_decoding_token_by_token_costs_as_much_as_one_causal_forward_pass(config, seq_len):
@@ -203,6 +237,13 @@ def test_train_flops_are_additive_in_tokens_that_do_not_fill_a_sequence():
         (presets.GPT2, 124_439_808, 85_056_000),  # OpenAI's 124M: 50,257 x 768 + 1,024 x 768 of it are tables
         (presets.LLAMA3_8B, 8_030_261_248, 6_979_588_096),  # Meta's 8.03B; two tables of 128,256 x 4,096
         (presets.LLAMA3_70B, 70_553_706_496, 68_452_360_192),
+        (presets.LLAMA32_1B, 1_235_814_400, 973_146_112),
+        (presets.MISTRAL_7B, 7_241_732_096, 6_979_588_096),
+        (presets.QWEN25_05B, 494_032_768, 357_898_112),
+        (presets.QWEN3_06B, 596_049_920, 440_467_456),
+        (presets.GEMMA_2B, 2_506_172_416, 1_981_884_416),
+        (presets.GEMMA2_2B, 2_614_341_888, 2_024_517_888),
+        (presets.GEMMA3_1B, 999_885_952, 697_896_064),
     ],
 )
 def test_published_models_have_their_published_size(config, params, nonembed):

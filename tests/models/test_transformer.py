@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import cmath
 import dataclasses
+import math
 from functools import partial
 
 import jax
@@ -12,7 +14,10 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from models import presets, transformer
-from models.config import ModelConfig
+from models.attention import attention_scale
+from models.causal_attention import causal_attention
+from models.config import ModelConfig, RopeScaling
+from models.positions import rotary_angles
 from models.transformer import stack_layers, unstack_layers
 from models.weight import Weight, map_weights, walk
 
@@ -20,7 +25,13 @@ GPT2 = presets.gpt2_style(16, 2, 4, seq_len=12, vocab_size=23)
 LLAMA = dataclasses.replace(
     presets.llama_style(16, 2, 4, 2, 24, vocab_size=23), dtype="float32", scan_layers=False, qk_norm=True
 )
-STYLES = {"gpt2": GPT2, "llama": LLAMA}
+GEMMA = ModelConfig(  # a layer of each kind
+    vocab_size=23, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=6, d_ff=24, activation="geglu_exact",
+    norm_plus_one=True, post_norms=True, scale_embeddings=True, qk_norm=True, query_pre_attn_scalar=5.0,
+    sliding_window=3, layer_types=("sliding", "full"), rope_theta=50.0, rope_theta_local=7.0,
+    rope_scaling=RopeScaling("linear", 2.0), partial_rotary_factor=0.7, attention_softcap=2.0, logit_softcap=3.0,
+)  # fmt: skip
+STYLES = {"gpt2": GPT2, "llama": LLAMA, "gemma": GEMMA}
 BATCH, SEQ = 2, 10
 
 apply = jax.jit(transformer.apply, static_argnums=0)
@@ -57,43 +68,58 @@ def reference_logits(config: ModelConfig, params, tokens: np.ndarray) -> np.ndar
 
     def norm(x, w):
         x = x - x.mean(-1, keepdims=True) if c.norm == "layernorm" else x
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + c.norm_eps) * w["gain"] + w.get("bias", 0)
+        gain = w["gain"] + c.norm_plus_one
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + c.norm_eps) * gain + w.get("bias", 0)
 
-    def rotate(x):  # [seq, head_dim] as complex numbers: first half real, second half imaginary
-        half = c.head_dim // 2
-        turned = (x[:, :half] + 1j * x[:, half:]) * np.exp(
-            1j * np.arange(len(x))[:, None] * c.rope_theta ** (-np.arange(half) / half)
+    def cap(x, limit):
+        return x if limit is None else limit * np.tanh(x / limit)
+
+    def rotate(x, local):  # [seq, head_dim]: of the dims that rotate, the first half is real, the second imaginary
+        half = int(c.head_dim * c.partial_rotary_factor) // 2
+        theta = (c.rope_theta_local if local else None) or c.rope_theta
+        factor = 1 if c.rope_scaling is None or (local and c.rope_theta_local) else c.rope_scaling.factor
+        turned = (x[:, :half] + 1j * x[:, half : 2 * half]) * np.exp(
+            1j * np.arange(len(x))[:, None] * theta ** (-np.arange(half) / half) / factor
         )
-        return np.concatenate([turned.real, turned.imag], -1)
+        return np.concatenate([turned.real, turned.imag, x[:, 2 * half :]], -1)
 
-    def head(x, w, i):  # head i's contribution to the residual stream
+    def head(x, w, i, local):  # head i's contribution to the residual stream
         kv, r = divmod(i, group)
         q, k, v = (x @ w["qkv"][:, kv, s] + w.get("qkv_bias", np.zeros((99, 99)))[kv, s] for s in (r, group, group + 1))
         if c.qk_norm:
             q, k = norm(q, w["q_norm"]), norm(k, w["k_norm"])
         if c.positions == "rope":
-            q, k = rotate(q), rotate(k)
-        scores = np.where(np.tri(len(x)), q @ k.T / np.sqrt(c.head_dim), -np.inf)
+            q, k = rotate(q, local), rotate(k, local)
+        scores = cap(q @ k.T / np.sqrt(c.query_pre_attn_scalar or c.head_dim), c.attention_softcap)
+        seen = np.tri(len(x)) - (np.tri(len(x), k=-c.sliding_window) if local else 0)
+        scores = np.where(seen, scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         return weights / weights.sum(-1, keepdims=True) @ v @ w["out"][kv, r]
 
     def gelu(x):
         return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
+    def exact_gelu(x):
+        return x * 0.5 * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
+
     def feedforward(x, w):
         if not c.gated:
             return gelu(x @ w["up"] + w.get("up_bias", 0)) @ w["down"] + w.get("down_bias", 0)
         gate, up = (x @ w["gate_up"][:, i] for i in range(2))
-        return gate / (1 + np.exp(-gate)) * up @ w["down"]
+        act = exact_gelu(gate) if c.activation == "geglu_exact" else gate / (1 + np.exp(-gate))
+        return act * up @ w["down"]
 
     def one(row):
-        x = p["tokens"][row] + (p["positions"][: len(row)] if c.positions == "learned" else 0)
+        x = p["tokens"][row] * (c.d_model**0.5 if c.scale_embeddings else 1)
+        x = x + (p["positions"][: len(row)] if c.positions == "learned" else 0)
         for i in range(c.n_layers):
-            w = p[f"block_{i}"]
+            w, local = p[f"block_{i}"], c.sliding[i]
             y = norm(x, w["attention_norm"])
-            x = x + sum(head(y, w["attention"], h) for h in range(c.n_heads)) + w["attention"].get("out_bias", 0)
-            x = x + feedforward(norm(x, w["feedforward_norm"]), w["feedforward"])
-        return norm(x, p["final_norm"]) @ (p["tokens"].T if c.tied_embeddings else p["head"])
+            y = sum(head(y, w["attention"], h, local) for h in range(c.n_heads)) + w["attention"].get("out_bias", 0)
+            x = x + (norm(y, w["post_attention_norm"]) if c.post_norms else y)
+            y = feedforward(norm(x, w["feedforward_norm"]), w["feedforward"])
+            x = x + (norm(y, w["post_feedforward_norm"]) if c.post_norms else y)
+        return cap(norm(x, p["final_norm"]) @ (p["tokens"].T if c.tied_embeddings else p["head"]), c.logit_softcap)
 
     return np.stack([one(row) for row in tokens])
 
@@ -162,7 +188,13 @@ def test_an_initial_value_depends_neither_on_other_weights_nor_on_scanning():
 
 @pytest.mark.parametrize(
     ("style", "remat", "scan_layers"),
-    [("gpt2", "none", True), ("gpt2", "full", True), ("llama", "full", False), ("llama", "dots", True)],
+    [
+        ("gpt2", "none", True),
+        ("gpt2", "full", True),
+        ("llama", "full", False),
+        ("llama", "dots", True),
+        ("gemma", "full", True),
+    ],
 )
 def test_scanning_and_rematerialising_change_neither_loss_nor_gradient(style, remat, scan_layers):
     config = STYLES[style]
@@ -178,6 +210,8 @@ def test_scanning_and_rematerialising_change_neither_loss_nor_gradient(style, re
 @pytest.mark.parametrize("style", STYLES)
 def test_bfloat16_stays_within_its_rounding_of_float32(style):
     config = STYLES[style]
+    if style == "gemma":  # the published caps: tighter ones divide the gradient, not its rounding
+        config = dataclasses.replace(config, attention_softcap=50.0, logit_softcap=30.0)
     half = dataclasses.replace(config, dtype="bfloat16")
     params, tokens = some_params(config), some_tokens(config, SEQ + 1)
     (loss, gradient), (half_loss, half_gradient) = (loss_and_gradient(c, params, tokens) for c in (config, half))
@@ -278,3 +312,67 @@ def test_mup_at_its_base_width_is_the_standard_parametrisation_in_every_bit():
     params = some_params(LLAMA)
     tokens = some_tokens(LLAMA)
     np.testing.assert_array_equal(apply(LLAMA, params, tokens), apply(base, params, tokens))
+
+
+def rotary_loop(kind: str, position: int, dim: int, theta: float, s: RopeScaling, longest: int) -> list[complex]:
+    """cos + i sin of each pair of dims, in the words of the papers."""
+    turned = []
+    for i in range(dim // 2):
+        if kind == "dynamic":
+            base = theta * (s.factor * longest / s.original_max_seq_len - (s.factor - 1)) ** (dim / (dim - 2))
+            theta_now = base if longest > s.original_max_seq_len else theta
+        else:
+            theta_now = theta
+        frequency, gain = theta_now ** (-2 * i / dim), 1.0
+        if kind == "linear":
+            frequency /= s.factor
+        if kind == "llama3":
+            wavelength = 2 * math.pi / frequency
+            if wavelength > s.original_max_seq_len / s.low_freq_factor:
+                frequency /= s.factor
+            elif wavelength > s.original_max_seq_len / s.high_freq_factor:
+                smooth = (s.original_max_seq_len / wavelength - s.low_freq_factor) / (
+                    s.high_freq_factor - s.low_freq_factor
+                )
+                frequency = (1 - smooth) * frequency / s.factor + smooth * frequency
+        if kind == "yarn":
+            low, high = (
+                dim * math.log(s.original_max_seq_len / (beta * 2 * math.pi)) / (2 * math.log(theta))
+                for beta in (s.beta_fast, s.beta_slow)
+            )
+            low, high = max(math.floor(low), 0), min(math.ceil(high), dim - 1)
+            ramp = min(max((i - low) / (high - low), 0), 1)
+            frequency = frequency / s.factor * ramp + frequency * (1 - ramp)
+            gain = 0.1 * math.log(s.factor) + 1
+        turned.append(gain * cmath.exp(1j * position * frequency))
+    return turned
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "llama3", "yarn"])
+def test_scaled_rotary_angles_equal_the_formulas_of_their_papers(kind):
+    scaling = RopeScaling(kind, 4.0, original_max_seq_len=None if kind == "linear" else 256, beta_fast=8.0)
+    positions = np.array([[0, 1, 17, 300], [5, 6, 7, 200]])
+    cos, sin = rotary_angles(jnp.asarray(positions), 32, 1000.0, scaling)
+    assert cos.shape == (2, 4, 1, 16)
+    expected = [[rotary_loop(kind, x, 32, 1000.0, scaling, max(row) + 1) for x in row] for row in positions.tolist()]
+    # an angle of 300 is a float32 with a rounding of 1.5e-5
+    np.testing.assert_allclose(np.asarray(cos + 1j * sin)[:, :, 0], expected, atol=5e-5)
+
+
+def test_an_attend_of_the_callers_gets_the_layers_window_and_softcap():
+    params, tokens, seen = some_params(GEMMA), some_tokens(GEMMA), []
+
+    def attend(q, k, v, **limits):
+        seen.append(limits)
+        return causal_attention(q, k, v, scale=attention_scale(GEMMA), **limits)
+
+    hidden, head = transformer.hidden_and_head(GEMMA, params, tokens, attends=[attend] * 2)
+    assert seen == [{"window": 3, "softcap": 2.0}, {"softcap": 2.0}]
+    got = transformer.logits(GEMMA, hidden, head)
+    np.testing.assert_allclose(got, apply(GEMMA, params, tokens), rtol=1e-4, atol=1e-5)
+    transformer.hidden_and_head(LLAMA, some_params(LLAMA), tokens, attends=[attend_plainly] * 2)
+
+
+def attend_plainly(q, k, v):
+    """Takes no keywords: a model without limits gives none."""
+    return causal_attention(q, k, v, scale=1.0)

@@ -1,0 +1,192 @@
+"""The tensors of a Hugging Face checkpoint: which part of which weight each one holds, and the files they lie in."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from models.config import ModelConfig
+from models.errors import ConfigError, require
+from models.huggingface_families import Family
+from models.huggingface_tokenizer import read_json
+from models.weight import Stacked, Weight
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+AGAIN = "copy the checkpoint again"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor of a checkpoint: the whole of a weight (of one layer), or the part of a fused one.
+
+    weight: the declaration of the layer's whole weight. part: the stretch of its fused dim ("qkv" or "gate") that the
+    tensor holds; None: all of it. linear: matrices lie as `[out, in]` (torch's Linear), else as `[in, out]`.
+    """
+
+    name: str
+    weight: Weight
+    part: tuple[int, int] | None
+    linear: bool
+
+    @property
+    def fused(self) -> int | None:
+        """The fused dim of the weight."""
+        return next((i for i, axis in enumerate(self.weight.axes) if axis in ("qkv", "gate")), None)
+
+    @property
+    def index(self) -> tuple[slice, ...]:
+        """Where the tensor's values lie in the weight."""
+        if self.part is None:
+            return ()
+        assert self.fused is not None
+        return (*(slice(None),) * self.fused, slice(*self.part))
+
+    @property
+    def _ours(self) -> tuple[int, ...]:
+        """Shape of the values in our order, the fused dim first among the outputs where the tensor holds all of it."""
+        shape = list(self.weight.shape)
+        if self.fused is not None:
+            size = shape.pop(self.fused) if self.part is None else self.part[1] - self.part[0]
+            shape.insert(self._inputs, size) if self.part is None else shape.__setitem__(self.fused, size)
+        return tuple(shape)
+
+    @property
+    def _inputs(self) -> int:
+        return 0 if self.weight.role == "vector" else self.weight.inputs
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the tensor is the matrix `[in, out]` transposed; a head is always a Linear."""
+        return self.weight.role == "head" or (self.weight.role == "matrix" and self.linear)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor in the checkpoint."""
+        ours, n = self._ours, self._inputs
+        if n == 0:
+            return (int(np.prod(ours)),)
+        fan_in, fan_out = int(np.prod(ours[:n])), int(np.prod(ours[n:]))
+        return (fan_out, fan_in) if self.transposed else (fan_in, fan_out)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape))
+
+    def take(self, whole: np.ndarray) -> np.ndarray:
+        """The tensor out of the layer's whole weight, contiguous."""
+        values = whole[self.index]
+        if self.part is None and self.fused is not None:
+            values = np.moveaxis(values, self.fused, self._inputs)
+        shape = self.shape[::-1] if self.transposed else self.shape
+        values = values.reshape(shape)
+        return np.ascontiguousarray(values.T if self.transposed else values)
+
+    def put(self, whole: np.ndarray, tensor: np.ndarray) -> None:
+        """Write the tensor's values into the layer's whole weight."""
+        values = (tensor.T if self.transposed else tensor).reshape(self._ours)
+        if self.part is None and self.fused is not None:
+            values = np.moveaxis(values, self._inputs, self.fused)
+        whole[self.index] = values
+
+
+def pieces_of(
+    config: ModelConfig, family: Family, path: tuple[str, ...], weight: Weight, prefix: str
+) -> list[list[Piece]]:
+    """The tensors of one weight: for each of its layers (one, unless the weight is of all layers) the pieces."""
+    in_block = path[0].startswith("block")
+    name = "/".join(path[1:] if in_block else path)
+    first = 0 if path[0] == "blocks" or not in_block else int(path[0].removeprefix("block_"))
+    layers = range(first, first + (config.n_layers if isinstance(weight, Stacked) else 1))
+    declared = weight.layer() if isinstance(weight, Stacked) else weight
+    linear = family.model_type != "gpt2"
+    slots = []
+    for layer in layers:
+        names = [n.replace(family.prefix, prefix, 1) if n.startswith(family.prefix) else n
+                 for n in family.prefixed(name, layer)]  # fmt: skip
+        if len(names) == 1:
+            slots.append([Piece(names[0], declared, None, linear)])
+            continue
+        # the first part takes what the others leave: of q, k, v the group of queries
+        width = declared.shape[Piece(names[0], declared, None, linear).fused or 0]
+        ends = [0, *range(width - len(names) + 1, width + 1)]
+        slots.append([Piece(n, declared, part, linear) for n, part in zip(names, itertools.pairwise(ends))])
+    return slots
+
+
+class Checkpoint:
+    """The safetensors files of a folder, as one mapping from name to tensor; a context manager that closes them."""
+
+    def __init__(self, folder: Path):
+        self._stack = contextlib.ExitStack()
+        self._files: dict[str, tuple[Path, Any]] = {}
+        mapped = self._mapped(folder)
+        for path in dict.fromkeys(mapped.values()) if mapped else [folder / SINGLE]:
+            handle = self._open(path)
+            self._files |= dict.fromkeys(handle.keys(), (path, handle))
+        for name, path in mapped.items():
+            require(name in self._files, str(path), f"tensor {name} is missing, which {INDEX} puts there", AGAIN)
+
+    def _mapped(self, folder: Path) -> dict[str, Path]:
+        """Tensor -> file of a checkpoint in several files; empty for one in a single file."""
+        if (folder / SINGLE).is_file():
+            return {}
+        index = folder / INDEX
+        if not index.is_file():
+            pickled = sorted(file.name for file in folder.glob("*.bin"))
+            if pickled:
+                fix = "convert it with transformers: model.save_pretrained(folder, safe_serialization=True)"
+                raise ConfigError(str(folder / pickled[0]), "is a pickle, which can run code when it is read", fix)
+            raise ConfigError(str(folder / SINGLE), "does not exist", "give a folder with the model's safetensors")
+        files = read_json(index).get("weight_map")
+        fine = isinstance(files, Mapping) and all(isinstance(f, str) and Path(f).name == f for f in files.values())
+        require(fine and bool(files), str(index), "has no weight_map of tensors to files beside it", AGAIN)
+        assert files is not None
+        return {name: folder / file for name, file in files.items()}
+
+    def _open(self, path: Path) -> Any:
+        require(path.is_file(), str(path), f"does not exist, but {INDEX} names it", AGAIN)
+        try:
+            return self._stack.enter_context(safetensors.safe_open(path, framework="np"))
+        except (safetensors.SafetensorError, OSError) as error:
+            raise ConfigError(str(path), f"is damaged ({error})", AGAIN) from None
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a tensor."""
+        return name in self._files
+
+    def file(self, name: str) -> str:
+        """The file that holds a tensor."""
+        return str(self._files[name][0])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, from the file's header."""
+        return tuple(self._files[name][1].get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """Type of a tensor as safetensors spells it: F32, BF16, ..."""
+        return self._files[name][1].get_slice(name).get_dtype()
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor."""
+        try:
+            return self._files[name][1].get_tensor(name)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise ConfigError(self.file(name), f"tensor {name} is damaged ({error})", AGAIN) from None

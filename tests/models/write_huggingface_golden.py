@@ -1,0 +1,136 @@
+"""Write tests/models/golden: tiny random checkpoints by `transformers`, with the tokens and logits it computes.
+
+Needs torch and transformers, which the tests do not:
+
+    python -m tests.models.write_huggingface_golden
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+GOLDEN = Path(__file__).parent / "golden"
+SHAPE = {
+    "vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+BATCH, SEQ = 2, 14
+
+
+@dataclass(frozen=True)
+class Case:
+    """One checkpoint. keys: of its config.json; dtype of its tensors; shard: most bytes of a file."""
+
+    model_type: str
+    keys: dict[str, Any] = field(default_factory=dict)
+    dtype: str = "bfloat16"
+    shard: str = "5GB"
+    seq: int = SEQ
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 16}  # fmt: skip
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+GPT2 = {"vocab_size": 64, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32, "bos_token_id": 1,
+        "eos_token_id": 2}  # fmt: skip
+# written to tests/models/golden: one for each family
+COMMITTED = {
+    "llama": Case("llama", {"rope_theta": 500.0, "rope_scaling": LLAMA3, "intermediate_size": 16}, "float32", "12KB"),
+    "mistral": Case("mistral", {"sliding_window": 5, "head_dim": 6}),
+    "qwen2": Case("qwen2", {"tie_word_embeddings": True, "rope_theta": 1e6}),
+    "qwen3": Case("qwen3", {"head_dim": 8, "tie_word_embeddings": True}),
+    "gemma": Case("gemma", {"num_key_value_heads": 1, "head_dim": 8}),
+    "gemma2": Case(
+        "gemma2",
+        {"head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 6, "attn_logit_softcapping": 2.0,
+         "final_logit_softcapping": 3.0},
+    ),
+    "gemma3_text": Case(
+        "gemma3_text",
+        {"head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8,
+         "layer_types": ["sliding_attention", "full_attention"],
+         "rope_parameters": {
+             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+             "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+         }},
+    ),
+    "gpt2": Case("gpt2", GPT2),
+}  # fmt: skip
+# compared with `transformers` where it is installed
+OTHERS = {
+    "llama_biases": Case("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}, "float32"),
+    "llama_linear": Case("llama", {"rope_scaling": {"rope_type": "linear", "factor": 3.0}}),
+    "llama_dynamic": Case(
+        "llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 3.0}, "max_position_embeddings": 8}
+    ),
+    "llama_yarn": Case("llama", {"rope_theta": 500.0, "rope_scaling": YARN}),
+    "llama_yarn_betas": Case(
+        "llama",
+        {"rope_theta": 500.0, "rope_scaling": YARN | {"beta_fast": 4.0, "beta_slow": 0.5, "attention_factor": 1.3}},
+    ),
+    "llama_gelu": Case("llama", {"hidden_act": "gelu"}),
+    "mistral_without_window": Case("mistral", {"sliding_window": None, "head_dim": 6}),
+    "qwen2_windows": Case("qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+    "qwen3_biases": Case("qwen3", {"head_dim": 8, "attention_bias": True}),
+    "gemma2_exact_gelu": Case("gemma2", {"head_dim": 8, "sliding_window": 5, "hidden_activation": "gelu"}),
+    "gemma3_defaults": Case(
+        "gemma3_text", {"head_dim": 8, "sliding_window": 4, "num_hidden_layers": 7, "query_pre_attn_scalar": 8}
+    ),
+    "gpt2_untied_exact": Case("gpt2", GPT2 | {"tie_word_embeddings": False, "activation_function": "gelu"}),
+    "gpt2_sharded": Case("gpt2", GPT2 | {"n_inner": 40}, "float32", "6KB"),
+}
+
+
+def write(folder: Path, case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Write the checkpoint; tokens [BATCH, case.seq] int32 and the logits [BATCH, case.seq, vocab] float32 of it."""
+    import torch
+    import transformers
+
+    keys = case.keys if case.model_type == "gpt2" else SHAPE | case.keys
+    config = transformers.AutoConfig.for_model(case.model_type, **keys, attn_implementation="eager")
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    rng = np.random.default_rng(sorted(COMMITTED | OTHERS, key=str).index(name_of(case)))
+    with torch.no_grad():
+        for _, weight in sorted(model.named_parameters()):
+            mean, std = (weight.mean().item(), 0.2) if weight.ndim == 1 else (0, 1.5 * weight.shape[-1] ** -0.5)
+            weight.copy_(torch.tensor(mean + std * rng.standard_normal(weight.shape)))
+    dtype = getattr(torch, case.dtype)
+    model.to(dtype).save_pretrained(folder, max_shard_size=case.shard)
+    tokens = rng.integers(3, config.vocab_size, (BATCH, case.seq)).astype(np.int32)
+    return tokens, logits(folder, tokens)
+
+
+def logits(folder: Path, tokens: np.ndarray) -> np.ndarray:
+    """What `transformers` computes in float32."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    with torch.no_grad():
+        return model(torch.from_numpy(tokens.astype(np.int64))).logits.float().numpy()
+
+
+def name_of(case: Case) -> str:
+    """The name of a case in its table."""
+    return next(name for name, other in (COMMITTED | OTHERS).items() if other is case)
+
+
+def main() -> None:
+    """Write every committed case."""
+    shutil.rmtree(GOLDEN, ignore_errors=True)
+    for name, case in COMMITTED.items():
+        tokens, expected = write(GOLDEN / name, case)
+        np.savez_compressed(GOLDEN / name / "expected.npz", tokens=tokens[:1], logits=expected[:1])
+        (GOLDEN / name / "generation_config.json").unlink(missing_ok=True)
+        print(name, sum(file.stat().st_size for file in (GOLDEN / name).iterdir()), "bytes")
+
+
+if __name__ == "__main__":
+    main()
