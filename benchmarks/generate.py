@@ -143,7 +143,7 @@ def roofline_s(case: Case, engine: Any, peak: float, bytes_per_s: float) -> floa
     prefill = counts.prefill_flops(model, PROMPT)
     decode = sum(counts.decode_flops(model, PROMPT + i) for i in range(1, NEW))
     per_token = counts.kv_cache_bytes_per_token(model)
-    weights = sum(leaf.nbytes for leaf in leaves(engine.params))
+    weights = sum(leaf.nbytes for leaf in leaves(engine.device.params))
     moved = NEW * weights + sum(per_token * (PROMPT + n * i) for i in range(1, NEW))
     return max((prefill + n * decode) / peak, moved / bytes_per_s)
 

@@ -175,10 +175,9 @@ class Feed:
     def _tokens(self, prompt: Prompt) -> tuple[int, ...]:
         if prompt.tokens is not None:
             return prompt.tokens
-        text = prompt.text
         if prompt.messages is not None:
-            text = self.policy.render(prompt.messages)
-        return tuple(int(token) for token in self.policy.tokenizer.encode(text or ""))
+            return self.policy.chat(prompt.messages)
+        return tuple(int(token) for token in self.policy.tokenizer.encode(prompt.text or ""))
 
     def write(self, completion: Completion) -> None:
         """Append one sample to its shard; close the shard when it was the last."""

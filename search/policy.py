@@ -29,12 +29,12 @@ class Policy:
     digest: str  # sha256 of the parameters
     source: str  # the directory they were read from
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """A chat as the text that the model was trained on; ConfigError when its tokenizer has no chat template."""
-        template = getattr(self.tokenizer, "chat_text", None)
-        if template is None:
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        """Token ids of a conversation that the model is to answer; ConfigError without a chat template."""
+        chat = getattr(self.tokenizer, "chat", None)
+        if chat is None:
             raise ConfigError("messages", f"{self.source} has no chat template", "give a prompt instead")
-        return template(messages)
+        return tuple(int(token) for token in chat(messages))
 
 
 def load_policy(directory: str | Path) -> Policy:
