@@ -12,12 +12,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from models.errors import ConfigError
-from scaling.laws.fit import Fit, Interval
+from models.errors import ConfigError, require
+from scaling.laws.fit import Fit, Interval, check_level
 from scaling.laws.law import Values
 
 GOLDEN = 0.6180339887498949
 SECTIONS = 8
+SMALLER = 0.1  # of the smallest fitted size, below which a plan says so
+SMALLEST, LARGEST = np.log(10.0), np.log(1e18)  # of ln params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +78,11 @@ def plan(
     given = [value for value in (flops, loss) if value is not None]
     if len(given) != 1:
         raise ConfigError("plan", "give a budget or a loss", "plan(fit, flops=1e21) or plan(fit, loss=2.0)")
-    if not (np.isfinite(given[0]) and given[0] > 0) or inference_tokens < 0:
-        raise ConfigError("plan", f"{given[0]} is not a positive number", "give FLOP, as 1e21")
+    check_level(interval, "interval")
+    require(np.isfinite(given[0]) and given[0] > 0, "plan", f"{given[0]} is not a positive number",
+            "give FLOP, as 1e21" if loss is None else "give a loss above the law's floor")  # fmt: skip
+    require(np.isfinite(inference_tokens) and inference_tokens >= 0, "inference_tokens",
+            f"{inference_tokens} is no count", "give the tokens that the model will serve")  # fmt: skip
     problem = _Problem(fit, inference_tokens, cost, at)
     budget = float(given[0])
     if loss is not None:
@@ -87,6 +92,12 @@ def plan(
                 "loss", f"{loss} is below what {law.name} can reach", f"it levels off at {problem.floor():.4g}"
             )
     params, tokens, best = (float(a[0]) for a in problem.best(fit.z[None], np.array([budget])))
+    if not (tokens > 0 and np.isfinite(best)):
+        raise ConfigError(
+            "plan",
+            f"no model of {np.exp(SMALLEST):.3g} parameters or more can be trained and served for {budget:.4g} FLOP",
+            "give a larger budget or fewer inference_tokens",
+        )
     intervals = _intervals(fit, problem, budget, loss, interval, params, tokens, at)
     formula = (
         "given function"
@@ -103,8 +114,16 @@ def plan(
         intervals,
         interval,
         formula,
-        fit.certificate.warnings,
+        (*fit.certificate.warnings, *_far(fit, params)),
     )
+
+
+def _far(fit: Fit, params: float) -> tuple[str, ...]:
+    """A note on a planned size that is far below all fitted ones, where serving leaves little for training."""
+    smallest = float(fit.table.inputs["params"].min())
+    if params > SMALLER * smallest:
+        return ()
+    return (f"params {params:.3g} is {smallest / params:.3g} times below the smallest fitted size",)
 
 
 def _intervals(fit, problem, flops, loss, level, params, tokens, at) -> Values:
@@ -138,11 +157,13 @@ class _Problem:
         if self.cost is None:
             return np.maximum(flops - 2 * params * self.inference_tokens, 0.0) / (6 * params)
         low, high = np.zeros_like(params), np.full_like(params, np.log(1e25))
+        serving = 2 * params * self.inference_tokens
+        payable = self.cost(params, np.ones_like(params)) + serving <= flops
         for _ in range(60):
             middle = 0.5 * (low + high)
-            over = self.cost(params, np.exp(middle)) + 2 * params * self.inference_tokens > flops
+            over = self.cost(params, np.exp(middle)) + serving > flops
             low, high = np.where(over, low, middle), np.where(over, middle, high)
-        return np.exp(low)
+        return np.where(payable, np.exp(low), 0.0)
 
     def loss(self, z, log_params, flops):
         """Predicted loss [B] at draws z [B, K]."""
@@ -155,7 +176,7 @@ class _Problem:
 
     def best(self, z, flops):
         """params, tokens, loss [B] of the optimum: golden section in ln N, around the best point of a coarse grid."""
-        grid = np.linspace(np.log(10.0), np.log(1e18), 50)
+        grid = np.linspace(SMALLEST, LARGEST, 50)
         coarse = np.array([self.loss(z, np.full(len(z), g), flops) for g in grid])
         middle = grid[np.argmin(np.where(np.isfinite(coarse), coarse, np.inf), axis=0)]
         step = grid[1] - grid[0]

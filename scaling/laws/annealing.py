@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from models.errors import ConfigError
 from scaling.laws.law import Law
@@ -25,7 +26,7 @@ ANNEALING = Law(
     source="Tissue et al. 2024, Scaling law with learning rate annealing (arXiv:2408.11029)")
 
 
-def areas(learning_rates, decay: float = DECAY) -> pd.DataFrame:
+def areas(learning_rates: ArrayLike, decay: float = DECAY) -> pd.DataFrame:
     """forward_area S1 and annealing_area S2 after each step of a schedule, learning_rates [steps].
 
     S1_s = sum_{i <= s} lr_i; S2_s = sum_{i <= s} m_i with m_i = decay m_{i-1} + (lr_{i-1} - lr_i), m_1 = 0. Give the

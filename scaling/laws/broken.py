@@ -8,7 +8,8 @@ always lowers the training error: `select_breaks` chooses their number by the er
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ import pandas as pd
 from scaling.laws.fit import Fit, fit
 from scaling.laws.general import softplus
 from scaling.laws.law import Law
-from scaling.laws.runs import as_table, missing
+from scaling.laws.runs import Runs, as_table, missing
 
 HELD_OUT = 0.2
 
@@ -60,8 +61,8 @@ def broken_law(breaks: int = 1, column: str = "tokens", output: str = "loss", un
         source="Caballero et al. 2022, Broken neural scaling laws (arXiv:2210.14891)")
 
 
-def select_breaks(runs, most: int = 2, *, column: str = "tokens", output: str = "loss", unit: str = "tokens",
-                  columns=None, **options) -> tuple[Fit, pd.DataFrame]:
+def select_breaks(runs: Runs, most: int = 2, *, column: str = "tokens", output: str = "loss", unit: str = "tokens",
+                  columns: Mapping[str, str] | None = None, **options: Any) -> tuple[Fit, pd.DataFrame]:
     """The fit with the number of breaks, 0 to `most`, that best predicts the largest fifth of the inputs when it is
     left out; then refitted to all rows. Also returns the table of held-out errors (mean absolute log ratio)."""
     table = as_table(runs, columns, (column, output))

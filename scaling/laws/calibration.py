@@ -8,8 +8,8 @@ the one at 200, while their ratio to the fit's own deviation doubles, so that no
 
 Every held-out row has the discrepancy with which its interval would just have held it; the calibration is a quantile
 of those, as in conformal prediction with nested sets (Gupta et al. 2022), every cut counting the same. Rows beyond one
-cut share its fit, so each cut counts as three rows in the quantile's finite-sample correction: on eight families of
-published runs the plain quantile covers 82-90 % at nominal 90 %, this one 89-93 %. The discrepancy grows like a random
+cut share its fit, so each cut counts as five rows in the quantile's finite-sample correction: on nine families of
+published runs the plain quantile covers 72-99 % at nominal 90 %, this one 88-100 %. The discrepancy grows like a random
 walk in the logarithm of size. Only rows of the fit are used, so a later held-out test is fair.
 """
 
@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from scaling.laws.bootstrap import bootstrap
 from scaling.laws.certificate import robust_scale
@@ -31,15 +31,19 @@ ORIGINS = 8
 RESAMPLES = 48
 QUICK = 40  # iterations of a resample here: only the spread of the draws is used
 REFERENCE = 0.9  # the level that is calibrated; a t distribution carries it to others
-ROWS_PER_CUT = 3.0  # independent rows that a cut is worth
+ROWS_PER_CUT = 5.0  # independent rows that a cut is worth
 COMPUTE = ("params", "params_active", "params_nonembed")
+FALLING = ("loss", "bpb")  # inputs that fall as runs grow
+SAME_BUDGET = 1.1  # sizes within this factor are one budget, which a cut must not split
+LEAST = 1e-9  # share of successes below which a logit is cut off
+PAIRS = 2000  # points of the sequence that integrates over two uncertainties
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
     """axis: what the cuts were made on; needed [m]: per held-out row of every cut the discrepancy that would have put
     it on the edge of its interval; weights [m]: 1 per cut, shared by its rows; origins: how many cuts; noise: standard
-    deviation of one row. All in the residual space (log loss: relative)."""
+    deviation of one row. All in the residual space (log loss: relative), for counts in logits."""
 
     axis: str
     needed: np.ndarray
@@ -68,13 +72,15 @@ def growth(reach: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(1.0 + reach, 0.0))
 
 
-def noise_scale(residual: np.ndarray, parameters: int) -> float:
+def noise_scale(residual: np.ndarray, parameters: int, objective: Objective | None = None) -> float:
     """Standard deviation of one row [n] -> scalar: the root mean square for the degrees of freedom, residuals beyond
-    five robust deviations counted as five, so that one outlier does not widen every interval."""
+    five robust deviations counted as five, so that one outlier does not widen every interval. Pearson residuals of
+    counts scatter by 1 at least."""
     n = len(residual)
     limit = 5 * robust_scale(residual)
     clipped = np.clip(residual, -limit, limit) if limit > 0 else residual
-    return float(np.sqrt(np.sum(clipped**2) / max(n - parameters, 1)))
+    least = 1.0 if objective is not None and objective.counts else 0.0
+    return max(float(np.sqrt(np.sum(clipped**2) / max(n - parameters, 1))), least)
 
 
 def spread(draws: np.ndarray) -> np.ndarray:
@@ -83,34 +89,57 @@ def spread(draws: np.ndarray) -> np.ndarray:
     return np.maximum(0.5 * (high - low), 1e-12)
 
 
-def center_and_deviation(
-    objective: Objective, mean: np.ndarray, draws: np.ndarray, noise: float, trials: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Centre [m] of a new measurement in the space of its interval, and its standard deviation [m] under a true law.
-
-    mean [m], draws [B, m]: predictions. noise: `noise_scale`, for counts of Pearson residuals; a measured fraction then
-    varies as the binomial with the table's median number of trials does.
-    """
+def linked(objective: Objective, f: np.ndarray) -> np.ndarray:
+    """Predictions in the space where a law's own error has one size: that of the residuals, for counts the logit."""
     with np.errstate(all="ignore"):
-        if objective.counts:
-            row = noise * np.sqrt(np.clip(mean * (1 - mean), 0.0, 0.25) / np.median(np.asarray(trials)))
-            return mean, np.hypot(spread(draws - mean), row)
-        center = objective.link(mean)
-        return center, np.hypot(spread(objective.link(draws) - center), noise)
+        return special.logit(np.clip(f, LEAST, 1 - LEAST)) if objective.counts else objective.link(f)
+
+
+def measured(estimator: Estimator) -> np.ndarray:
+    """The measurements [n] in the same space; half a success and half a failure keep none and all of them finite."""
+    if estimator.trials is None or not estimator.objective.counts:
+        return estimator.target
+    return special.logit((estimator.measured * estimator.trials + 0.5) / (estimator.trials + 1.0))
+
+
+def scatter(objective: Objective, mean: np.ndarray, noise: float, trials: np.ndarray | float | None) -> np.ndarray:
+    """Standard deviation [m] of one row around predictions mean [m], in that space. noise: `noise_scale`, for counts
+    of Pearson residuals; trials [m] or one number."""
+    if not objective.counts or trials is None:
+        return np.full(np.shape(mean), noise)
+    f = np.clip(mean, LEAST, 1 - LEAST)
+    return noise / np.sqrt(trials * f * (1 - f))
+
+
+def share_ends(
+    center: np.ndarray, deviation: np.ndarray, noise: float, trials: float, level: float, freedom: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends [m] of the interval of a measured share: binomial scatter of `trials` trials around a rate whose logit has
+    centre and deviation [m]. Both are integrated over by an additive sequence (Roberts 2018), which is deterministic.
+    """
+    first, second = (0.5 + np.outer([0.7548776662466927, 0.5698402909980532], np.arange(1, PAIRS + 1))) % 1.0
+    rate = special.expit(center + deviation * stats.t.ppf(first, freedom)[:, None])
+    share = rate + noise * np.sqrt(rate * (1 - rate) / trials) * stats.norm.ppf(second)[:, None]
+    low, high = np.quantile(np.clip(share, 0.0, 1.0), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
 
 
 def choose_axis(inputs: Mapping[str, np.ndarray]) -> str:
-    """What "larger run" means for a law: compute when it follows from the inputs, else the widest-ranging of them."""
+    """What "larger run" means for a law: compute when it follows from the inputs, else the widest-ranging of them; of
+    a loss, its inverse, since a larger run has a lower one."""
     if "flops" in inputs or ("tokens" in inputs and any(name in inputs for name in COMPUTE)):
         return "flops"
     positive = {name: values for name, values in inputs.items() if np.all(values > 0)}
-    return max(positive, key=lambda name: np.ptp(np.log(positive[name])), default=next(iter(inputs)))
+    widest = max(positive, key=lambda name: np.ptp(np.log(positive[name])), default=next(iter(inputs)))
+    return f"1 / {widest}" if widest in FALLING and widest in positive else widest
 
 
 def sizes(axis_name: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """The size [n] of every row on the axis of `choose_axis`; compute is 6 params tokens."""
     if axis_name in inputs:
         return inputs[axis_name]
+    if axis_name.startswith("1 / "):
+        return 1.0 / inputs[axis_name.removeprefix("1 / ")]
     return 6 * next(inputs[name] for name in COMPUTE if name in inputs) * inputs["tokens"]
 
 
@@ -126,20 +155,30 @@ def degrees(points: int, parameters: int, clusters: np.ndarray | None) -> int:
 
 
 def origins(axis: np.ndarray, parameters: int, count: int = ORIGINS, distinct: np.ndarray | None = None) -> list[float]:
-    """Cuts [<= count] on `axis`, spread over its range, with at least two distinct rows per parameter below and one
-    above; distinct [n]: codes of rows that are equal in all inputs."""
-    values = np.unique(axis)
+    """Cuts [<= count] on `axis`, spread over its range, between budgets and never inside one; below each are at least
+    three budgets and two distinct rows per parameter. distinct [n]: codes of rows that are equal in all inputs."""
+    tops = budgets(axis)
     codes = np.arange(len(axis)) if distinct is None else distinct
     least = max(2 * parameters, 6)
-    possible = []
-    for value in values[:-1]:
-        inside = axis <= value
-        if len(np.unique(codes[inside])) >= least and len(np.unique(axis[inside])) >= 3:
-            possible.append(float(value))
+    possible = [float(top) for top in tops[2:-1] if len(np.unique(codes[axis <= top])) >= least]
     if not possible:
         return []
-    wanted = np.linspace(0, len(possible) - 1, min(count, len(possible))).round().astype(int)
-    return [possible[i] for i in np.unique(wanted)]
+    below = np.searchsorted(np.sort(axis), possible, side="right")
+    wanted = np.linspace(below[0], below[-1], min(count, len(possible)))  # equally many rows from cut to cut
+    return [possible[i] for i in np.unique(np.argmin(np.abs(below - wanted[:, None]), axis=1))]
+
+
+def budgets(axis: np.ndarray) -> np.ndarray:
+    """The largest size of every budget, ascending: sizes [n] within 10 % of the smallest of their budget are one."""
+    tops: list[float] = []
+    first = -np.inf
+    for value in np.unique(axis):
+        if tops and 0 < value <= first * SAME_BUDGET:
+            tops[-1] = float(value)
+        else:
+            tops.append(float(value))
+            first = value
+    return np.array(tops)
 
 
 def calibrate(
@@ -152,7 +191,8 @@ def calibrate(
     count: int = ORIGINS,
     resamples: int = RESAMPLES,
 ) -> Calibration:
-    """The discrepancies that the law's own extrapolations inside the table needed; noise is that of the whole fit."""
+    """The discrepancies that the law's own extrapolations inside the table needed; noise: `scatter` of a typical row of
+    the whole fit."""
     parameters = int(estimator.free.sum())
     distinct = np.unique(np.column_stack(list(estimator.inputs.values())), axis=0, return_inverse=True)[1].ravel()
     needed, weights = [], []
@@ -166,15 +206,13 @@ def calibrate(
         groups = None if clusters is None else np.unique(clusters[inside], return_inverse=True)[1]
         kind = "row" if groups is None else "cluster"
         draws = bootstrap(part, best, resamples, seed, kind, groups, grid=grid, checked=0, iterations=QUICK)
-        center, deviation = center_and_deviation(
-            part.objective,
-            outside.predict(best[None])[0],
-            outside.predict(draws.z),
-            noise_scale(part.residuals(best), parameters),
-            part.trials,
-        )
+        mean = outside.predict(best[None])[0]
+        center = linked(part.objective, mean)
+        noise_there = noise_scale(part.residuals(best), parameters, part.objective)
+        row = scatter(part.objective, mean, noise_there, outside.trials)
+        deviation = np.hypot(spread(linked(part.objective, outside.predict(draws.z)) - center), row)
         ratio = stats.t.ppf(0.5 + REFERENCE / 2, degrees(len(part.measured), parameters, groups))
-        excess = ((outside.target - center) / ratio) ** 2 - deviation**2
+        excess = ((measured(outside) - center) / ratio) ** 2 - deviation**2
         part_needed = np.sqrt(np.maximum(excess, 0.0)) / growth(reaches(axis[~inside], cut))
         usable = np.isfinite(part_needed)
         if usable.any():

@@ -92,23 +92,21 @@ def certify(estimator: Estimator, search: Solution, rows: list[str], notes: Iter
     """Certificate of the best point of `search`, whose every start counts as one vote."""
     best = int(np.argmin(search.value))
     z, value = search.z[best], float(search.value[best])
-    floor = AGREEMENT * value + NOTHING**2 * estimator.weights.sum()
-    if estimator.objective.kind == "lad":
-        floor = 1e-4 * value  # the starts stop short of the corner that the linear programme finds for the best
-    jacobian = estimator.jacobian(z)
+    size = _size(estimator, z)
+    jacobian = np.nan_to_num(estimator.jacobian(z), nan=0.0, posinf=0.0, neginf=0.0)  # a bound may have no slope
     residual = estimator.residuals(z)
     at_bound = _active_bounds(estimator, z, jacobian)
     duplicates = len(estimator.measured) - int(repeated(estimator.inputs, estimator.measured).max()) - 1
     n = len(estimator.measured)
-    condition, flat = _identify(estimator, z, jacobian, at_bound)
+    condition, flat = _identify(estimator, z, jacobian, at_bound, size)
     spread = robust_scale(residual)
-    far = np.flatnonzero(np.abs(residual - np.median(residual)) > max(10 * spread, 1e-6))
+    far = np.flatnonzero(np.abs(residual - np.median(residual)) > max(10 * spread, 1e-6 * size))
     return Certificate(
         objective=value,
-        gradient_norm=_gradient_norm(estimator, search, best, at_bound),
+        gradient_norm=_gradient_norm(estimator, search, best, at_bound, size),
         condition=condition,
         starts=len(search.value),
-        agreed=float(np.mean(search.value <= value + floor)),
+        agreed=float(np.mean(search.value <= value + _tolerance(estimator, value, size))),
         points=n,
         distinct_points=n - duplicates,
         parameters=int(estimator.free.sum()),
@@ -119,6 +117,20 @@ def certify(estimator: Estimator, search: Solution, rows: list[str], notes: Iter
         ties=int(np.sum(np.abs(residual) < 2 * LAD_SCALE)) if estimator.objective.kind == "lad" else 0,
         notes=tuple(notes),
     )
+
+
+def _size(estimator: Estimator, z: np.ndarray) -> float:
+    """The size of a prediction in the residual space: 1 for logarithms, the output's own for raw residuals."""
+    return float(np.median(np.abs(estimator.predict(z[None])[0] * estimator.residual_slope(z)))) or 1.0
+
+
+def _tolerance(estimator: Estimator, value: float, size: float) -> float:
+    """How far above the best objective a start may end and still have found the same optimum."""
+    if estimator.objective.kind == "lad":
+        return 1e-4 * value  # the starts stop short of the corner that the linear programme finds for the best
+    # a log-likelihood has a unit of its own, and near a perfect fit rounding alone decides its last digits
+    least = AGREEMENT * estimator.weights.mean() if estimator.objective.counts else 0.0
+    return AGREEMENT * abs(value) + (NOTHING * size) ** 2 * estimator.weights.sum() + least
 
 
 def robust_scale(residual: np.ndarray) -> float:
@@ -143,15 +155,16 @@ def _active_bounds(estimator, z, jacobian) -> list[str]:
     return names
 
 
-def _gradient_norm(estimator, search, best, at_bound) -> float:
+def _gradient_norm(estimator, search, best, at_bound, size) -> float:
     """Largest |gradient| in units of the curvature's own scale, relative to the objective; bounds excluded."""
     free = np.array([estimator.free[k] and name not in at_bound for k, name in enumerate(estimator.law.parameters)])
     if not free.any():
         return 0.0
     gradient = _subgradient(estimator, search.z[best]) if estimator.objective.kind == "lad" else search.gradient[best]
     scale = np.sqrt(np.maximum(np.diag(search.information[best]), 1e-300))
-    size = np.sqrt(search.value[best] + (NOTHING**2 / 100) * estimator.weights.sum())
-    return float(np.max((np.abs(gradient) / scale)[free]) / size)
+    # the deviance of a perfect fit may round to less than nothing
+    nothing = (0.1 * NOTHING * size) ** 2 * estimator.weights.sum()
+    return float(np.max((np.abs(gradient) / scale)[free]) / np.sqrt(max(search.value[best], 0.0) + nothing))
 
 
 def _subgradient(estimator, z) -> np.ndarray:
@@ -168,18 +181,20 @@ def repeated(inputs: Mapping[str, np.ndarray], measured: np.ndarray) -> np.ndarr
     return np.unique(np.column_stack([*inputs.values(), measured]), axis=0, return_inverse=True)[1].ravel()
 
 
-def _identify(estimator, z, jacobian, at_bound) -> tuple[float, list[str]]:
+def _identify(estimator, z, jacobian, at_bound, size) -> tuple[float, list[str]]:
     """Condition number in the centred frame, and the parameters taking part in flat directions or absent terms."""
     names = estimator.law.parameters
     frame, _ = estimator.centring(estimator.weights)
     slope = estimator.residual_slope(z)
-    columns = (frame.T @ jacobian) * slope * np.sqrt(estimator.weights)
+    units = _units(estimator, z, jacobian)
+    columns = (frame.T @ jacobian) * units[:, None] * slope * np.sqrt(estimator.weights)
     used = [k for k in range(len(names)) if estimator.free[k] and names[k] not in at_bound]
     if not used:
         return 1.0, []
     norms = np.linalg.norm(columns[used], axis=1)
     # one unit of any coordinate (a factor e, one in an exponent) must move the residuals by more than rounding
-    absent = [names[k] for k, norm in zip(used, norms, strict=True) if norm < 1e-7 * np.sqrt(estimator.weights.sum())]
+    least = 1e-7 * np.sqrt(estimator.weights.sum()) * size
+    absent = [names[k] for k, norm in zip(used, norms, strict=True) if norm < least]
     kept = [k for k in used if names[k] not in absent]
     if not kept:
         return np.inf, absent
@@ -188,21 +203,34 @@ def _identify(estimator, z, jacobian, at_bound) -> tuple[float, list[str]]:
     condition = float(eigenvalues[-1] / max(eigenvalues[0], 1e-300))
     flat = [names[k] for i, k in enumerate(kept) if np.any(np.abs(vectors[i, eigenvalues < FLAT]) > 0.1)]
     # a coefficient whose exponent has no term, or sits on a bound that removes it, is as undetermined as the exponent
-    flat += [name for name in _orphans(estimator, z) if name not in flat and name not in at_bound]
-    loose = [name for name in _loose(estimator, z, columns, used) if name not in flat and name not in absent]
+    flat += [name for name in _orphans(estimator, z, jacobian, units) if name not in flat and name not in at_bound]
+    loose = [n for n in _loose(estimator, z, columns, used) if n not in flat and n not in absent]
     doubtful = {*absent, *flat, *loose}
     return (np.inf if absent or eigenvalues[0] < 1e-14 else condition), [name for name in names if name in doubtful]
 
 
-def _orphans(estimator, z) -> list[str]:
+def _units(estimator, z, jacobian) -> np.ndarray:
+    """What counts as one unit of every coordinate [K]: 1 for a logarithm or a box; a free coordinate's own size; for a
+    linear coefficient what moves the prediction by its own size, whatever the data are counted in."""
+    law, c = estimator.law, estimator.coordinates
+    typical = float(np.median(np.abs(estimator.predict(z[None])[0])))
+    units = np.ones(len(z))
+    for k, name in enumerate(law.parameters):
+        if c.sign[k] != 0 or np.isfinite(c.high[k] - c.low[k]):
+            continue
+        basis = float(np.median(np.abs(jacobian[k])))
+        units[k] = typical / basis if name in law.linear and basis > 0 else max(abs(z[k]), 1.0)
+    return units
+
+
+def _orphans(estimator, z, jacobian, units) -> list[str]:
     """Non-linear parameters that act only through terms that have vanished."""
     law = estimator.law
     size = np.abs(estimator.predict(z[None])[0]) + 1e-300
-    jacobian = estimator.jacobian(z)
     return [
         name
         for k, name in enumerate(law.parameters)
-        if estimator.free[k] and name in law.nonlinear and np.max(np.abs(jacobian[k]) / size) < VANISHED
+        if estimator.free[k] and name in law.nonlinear and np.max(np.abs(jacobian[k]) * units[k] / size) < VANISHED
     ]
 
 
@@ -216,14 +244,13 @@ def _loose(estimator, z, columns, used) -> list[str]:
     noise = min(noise, 1.5 * robust_scale(residual) + 1e-12) * np.sqrt(estimator.weights.mean())
     inverse = np.linalg.pinv(columns[used] @ columns[used].T, rcond=1e-15)
     error = noise * np.sqrt(np.maximum(np.diag(inverse), 0.0))
-    typical = float(np.median(np.abs(estimator.predict(z[None])[0])))
     width = estimator.coordinates.high - estimator.coordinates.low
     limit = [
         1.0
         if estimator.coordinates.sign[k]
         else 0.25 * width[k]
         if np.isfinite(width[k])
-        else 0.5 * typical
+        else 0.5
         if estimator.law.parameters[k] in estimator.law.linear
         else np.inf
         for k in used

@@ -9,22 +9,17 @@ law is there for published curves.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
+from scipy.special import gammaln
 
 from models.errors import ConfigError
-from scaling.laws.derivatives import Taylor
 from scaling.laws.fit import Interval
 from scaling.laws.law import Law, Values
-
-
-def log_gamma(x):
-    """ln Gamma of an array, or of an expression whose derivatives are wanted."""
-    if isinstance(x, Taylor):
-        return x._chain(special.gammaln(x.value), special.psi(x.value), special.polygamma(1, x.value))
-    return special.gammaln(x)
-
+from scaling.laws.serialize import reading, write
 
 COVERAGE_POWER = Law(
     name="coverage_power",
@@ -42,8 +37,8 @@ COVERAGE_BETA = Law(
     name="coverage_beta",
     formula="coverage = 1 - B(alpha, beta + k) / B(alpha, beta)",
     inputs=("samples",), output="coverage",
-    predict=lambda p, x: -np.expm1(log_gamma(p.beta + x.samples) + log_gamma(p.alpha + p.beta) - log_gamma(p.beta)
-                                   - log_gamma(p.alpha + p.beta + x.samples)),
+    predict=lambda p, x: -np.expm1(gammaln(p.beta + x.samples) + gammaln(p.alpha + p.beta) - gammaln(p.beta)
+                                   - gammaln(p.alpha + p.beta + x.samples)),
     exponents=("alpha",),
     bounds=dict(alpha=(0, None), beta=(0, None)),
     space="log", objective="gaussian",
@@ -54,22 +49,22 @@ COVERAGE_BETA = Law(
            "`fit_beta_binomial` fits the counts themselves")
 
 
-def pass_at_k(samples, correct, k) -> np.ndarray:
+def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: ArrayLike) -> np.ndarray:
     """Unbiased pass@k 1 - C(n - c, k) / C(n, k) of problems with c of n samples right; NaN where k > n.
 
     samples n, correct c and k broadcast. Biased when sampling stopped at the first success.
     """
     n, c, k = np.broadcast_arrays(*(np.asarray(v, float) for v in (samples, correct, k)))
     with np.errstate(all="ignore"):
-        missed = np.exp(special.gammaln(n - c + 1) - special.gammaln(n - c - k + 1)
-                        - special.gammaln(n + 1) + special.gammaln(n - k + 1))
+        missed = np.exp(gammaln(n - c + 1) - gammaln(n - c - k + 1)
+                        - gammaln(n + 1) + gammaln(n - k + 1))
     out = np.where(n - c < k, 1.0, 1.0 - missed)
     # one sample has the exact mean c / n, where the logarithms round
     out = np.where(k == 1, c / np.maximum(n, 1), out)
     return np.where(k > n, np.nan, np.where(c == 0, 0.0, out))
 
 
-def power_law_ols(samples, coverage) -> Values:
+def power_law_ols(samples: ArrayLike, coverage: ArrayLike) -> Values:
     """a, b of coverage = exp(a k**b) by least squares of ln(-ln coverage) on ln k, as published fits do it.
 
     Points with coverage 0 or 1 carry no information in that space and are refused.
@@ -111,6 +106,17 @@ class BetaBinomial:
         low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
         return Interval(float(low), float(high))
 
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The density and its draws as JSON in full precision; written to `path` when given."""
+        return write("beta-binomial", dataclasses.asdict(self), path)
+
+    @staticmethod
+    def from_json(source: str | Path) -> BetaBinomial:
+        """What `to_json` wrote: a path or the text."""
+        with reading(source, "beta-binomial") as document:
+            given = {name: value for name, value in document.items() if name not in ("format", "kind")}
+            return BetaBinomial(**{**given, "draws": np.array(given["draws"], float).reshape(-1, 2)})
+
     def summary(self) -> str:
         """Parameters, likelihood and every flag."""
         lines = [f"beta-binomial over {self.problems} problems: alpha={self.alpha:.6g} beta={self.beta:.6g}",
@@ -121,7 +127,7 @@ class BetaBinomial:
     __repr__ = summary
 
 
-def expected_coverage(alpha, beta, k):
+def expected_coverage(alpha: ArrayLike, beta: ArrayLike, k: ArrayLike) -> np.ndarray:
     """1 - E (1 - p)^k for p ~ Beta(alpha, beta); all broadcast."""
     k = np.asarray(k, float)
     return -np.expm1(special.betaln(alpha, beta + k) - special.betaln(alpha, beta))
@@ -182,7 +188,7 @@ def _minimise(z, rows, weights, iterations: int = 200):
     return z, value, gradient
 
 
-def fit_beta_binomial(samples, correct, *, bootstrap: int = 0, seed: int = 0) -> BetaBinomial:
+def fit_beta_binomial(samples: ArrayLike, correct: ArrayLike, *, bootstrap: int = 0, seed: int = 0) -> BetaBinomial:
     """Maximum-likelihood Beta density of the per-problem success rate from counts [problems].
 
     samples n and correct c per problem. Stopping a problem at its r-th success leaves the likelihood as it is, so

@@ -7,13 +7,15 @@ grows as the loss falls: B_crit = B_star / L**(1 / alpha_B).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError
 from scaling.laws.fit import Fit, fit
 from scaling.laws.law import Law
-from scaling.laws.runs import as_table, missing
+from scaling.laws.runs import Runs, as_table, missing
 
 UNITS = dict(batch_tokens="tokens per step", steps="steps", loss="nats/token", critical_batch="tokens per step")
 LEVELS = 4            # loss levels and batch sizes below which the two fits are not overdetermined
@@ -39,7 +41,8 @@ CRITICAL_BATCH = Law(
     units=UNITS, objective="gaussian", source="Kaplan et al. 2020, eq. 1.4")
 
 
-def critical_batch(runs, *, columns=None, level: str = "loss") -> tuple[pd.DataFrame, Fit]:
+def critical_batch(runs: Runs, *, columns: Mapping[str, str] | None = None,
+                   level: str = "loss") -> tuple[pd.DataFrame, Fit]:
     """The critical batch at every loss level, and the law through them.
 
     runs: one row per (level, batch_tokens) with the steps that reached the level. Returns a table with loss, S_min,

@@ -8,23 +8,26 @@ tokens are no points of this law, and `overfitted` names them by a rule fixed in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError
 from scaling.laws.fit import Fit, fit
 from scaling.laws.law import Law
-from scaling.laws.runs import as_table, missing
+from scaling.laws.runs import Runs, as_table, missing
 
 UNITS = dict(params="parameters", tokens="tokens, repetitions included", unique_tokens="tokens", loss="nats/token")
 
 
-def effective(total, unique, decay):
+def effective(total: Any, unique: Any, decay: Any) -> Any:
     """unique + unique decay (1 - exp(-(total / unique - 1) / decay)): what repetition leaves of `total`."""
     return unique * (1.0 - decay * np.expm1((1.0 - total / unique) / decay))
 
 
-def loss_of_repetition(p, x):
+def loss_of_repetition(p: Any, x: Any) -> Any:
     """The law; unique_tokens above tokens means that nothing was repeated."""
     unique = np.minimum(x.unique_tokens, x.tokens)
     unique_params = np.minimum(x.params, (p.A / p.B) ** (1.0 / p.alpha) * unique)
@@ -54,7 +57,7 @@ TIED_CHINCHILLA = Law(
     units=UNITS, source="Muennighoff et al. 2023: Chinchilla with alpha = beta (arXiv:2305.16264)")
 
 
-def overfitted(runs, *, columns=None, loss: str = "loss") -> pd.Series:
+def overfitted(runs: Runs, *, columns: Mapping[str, str] | None = None, loss: str = "loss") -> pd.Series:
     """Whether a run with the same params and unique_tokens but fewer tokens had a lower loss [rows of runs]: such a run
     has diverged or overfitted, which a law that falls with D cannot describe."""
     table = as_table(runs, columns, ("params", "tokens", "unique_tokens", loss))
@@ -66,7 +69,9 @@ def overfitted(runs, *, columns=None, loss: str = "loss") -> pd.Series:
     return (order[loss] > before).reindex(table.index)
 
 
-def fit_data_constrained(runs, *, columns=None, first=None, **options) -> Fit:
+def fit_data_constrained(
+    runs: Runs, *, columns: Mapping[str, str] | None = None, first: Mapping[str, float] | None = None, **options: Any
+) -> Fit:
     """Two stages: Chinchilla with alpha = beta on the runs without repetition, then R_D and R_N on all of them.
 
     first: parameters A, B, E, alpha to hold instead of fitting stage one. options as in `fit`.

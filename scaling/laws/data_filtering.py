@@ -6,6 +6,8 @@ tau epochs halve what a repetition is worth. A better filter has a steeper b and
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from scaling.laws.law import Law
@@ -14,7 +16,7 @@ from scaling.laws.law import Law
 MAX_EPOCHS = 64
 
 
-def log_excess(p, x):
+def log_excess(p: Any, x: Any) -> Any:
     """log of the excess error over its size at one token: b (ln n_1 + sum_k 2**(-(k-1)/tau) ln(n_k / n_{k-1}))."""
     first = np.minimum(x.unique_tokens, x.tokens)
     total, half = np.log(first), np.exp(-np.log(2.0) / p.tau)

@@ -6,10 +6,13 @@ rate and batch are fitted to all near-optimal runs of a budget (`near_optimal`),
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from scaling.laws.power import power_law
-from scaling.laws.runs import as_table, missing
+from scaling.laws.runs import Runs, as_table, missing
 
 UNITS = dict(flops="FLOP", learning_rate="peak learning rate", batch_tokens="tokens per step",
              flops_per_token="FLOP per token without embeddings", tokens="tokens")
@@ -21,13 +24,13 @@ DEEPSEEK_SCALE = power_law("deepseek_scale", "flops_per_token", {"flops": "a"}, 
 DEEPSEEK_TOKENS = power_law("deepseek_tokens", "tokens", {"flops": "b"}, UNITS, SOURCE, scale="D_base")
 
 
-def flops_per_token(n_layers, d_model, seq_len):
+def flops_per_token(n_layers: Any, d_model: Any, seq_len: Any) -> Any:
     """M = 72 n d**2 + 12 n d l: FLOP per token of n layers of width d at sequence length l, embeddings left out."""
     return 72 * n_layers * d_model**2 + 12 * n_layers * d_model * seq_len
 
 
-def near_optimal(runs, tolerance: float = 0.0025, budget: str = "flops", loss: str = "loss",
-                 columns=None) -> pd.DataFrame:
+def near_optimal(runs: Runs, tolerance: float = 0.0025, budget: str = "flops", loss: str = "loss",
+                 columns: Mapping[str, str] | None = None) -> pd.DataFrame:
     """The rows whose loss is within `tolerance` of the best of their budget."""
     table = as_table(runs, columns, (budget, loss))
     for name in (budget, loss):

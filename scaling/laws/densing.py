@@ -7,6 +7,7 @@ The published doubling time is 3 to 3.5 months (second-hand: compare with it, do
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from models.errors import ConfigError
 from scaling.laws.fit import Fit
 from scaling.laws.law import Law, Values
 from scaling.laws.quantile import quantile_regression, records
-from scaling.laws.runs import as_table, numbers
+from scaling.laws.runs import Runs, as_table, numbers
 
 DENSITY_TREND = Law(
     name="densing",
@@ -51,7 +52,8 @@ class DensingTrend(NamedTuple):
     records: np.ndarray
 
 
-def effective_params(score: float, loss: Fit, accuracy: Fit, tokens: float, between=(1e5, 1e14)) -> float:
+def effective_params(score: float, loss: Fit, accuracy: Fit, tokens: float,
+                     between: tuple[float, float] = (1e5, 1e14)) -> float:
     """Parameters that the reference family needs for `score` with `tokens` of data: the two fits, inverted.
 
     loss: fit with inputs params and tokens; accuracy: fit whose only input is that loss. NaN where the score is outside
@@ -67,8 +69,8 @@ def effective_params(score: float, loss: Fit, accuracy: Fit, tokens: float, betw
     return float(np.exp(brentq(gap, low, high, xtol=1e-12))) if gap(low) * gap(high) < 0 else np.nan
 
 
-def densing_frontier(runs, *, quantile: float = 0.9, bootstrap: int = 200, seed: int = 0, interval: float = 0.9,
-                     columns=None) -> DensingTrend:
+def densing_frontier(runs: Runs, *, quantile: float = 0.9, bootstrap: int = 200, seed: int = 0, interval: float = 0.9,
+                     columns: Mapping[str, str] | None = None) -> DensingTrend:
     """Upper-quantile regression of ln(density) on time over the models that set a record.
 
     runs: time and density of each model. The bootstrap resamples models and finds the records anew. Raises ConfigError

@@ -201,6 +201,10 @@ def _log1p(a):
     return a._chain(np.log1p(a.value), inverse, -inverse * inverse)
 
 
+def _gammaln(a):
+    return a._chain(special.gammaln(a.value), special.psi(a.value), special.polygamma(1, a.value))
+
+
 def _where(condition, a, b):
     condition = value_of(condition)
     order = a.order if isinstance(a, Taylor) else b.order
@@ -231,6 +235,7 @@ _RULES: dict[np.ufunc, Callable] = {
     np.sqrt: lambda a: _power(a, 0.5),
     np.reciprocal: _reciprocal,
     special.expit: _expit,
+    special.gammaln: _gammaln,
     np.maximum: lambda a, b: _where(value_of(a) >= value_of(b), a, b),
     np.minimum: lambda a, b: _where(value_of(a) <= value_of(b), a, b),
     np.greater: lambda a, b: value_of(a) > value_of(b),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
@@ -48,7 +49,8 @@ def extrapolatable(least_a: float = 0.1, least_b: float = 0.1, most_c: float = 1
     return keep
 
 
-def difficulty_clusters(scores, radius: float | None = None, smallest: int = 5, rounds: int = 100) -> np.ndarray:
+def difficulty_clusters(scores: ArrayLike, radius: float | None = None, smallest: int = 5,
+                        rounds: int = 100) -> np.ndarray:
     """Cluster code [tasks] of every task by mean shift on its scores [tasks, models]; -1 for tasks in no cluster.
 
     radius: of the flat kernel, Euclidean in score space; by default .15 sqrt(models), a typical difference of .15 per
@@ -80,7 +82,7 @@ def difficulty_clusters(scores, radius: float | None = None, smallest: int = 5, 
     return renamed[codes]
 
 
-def subset_to_full(subset, full, guess: float = 0.0) -> Callable[[np.ndarray], np.ndarray]:
+def subset_to_full(subset: ArrayLike, full: ArrayLike, guess: float = 0.0) -> Callable[[np.ndarray], np.ndarray]:
     """A smooth increasing map from the subset's score to the full test's, through (guess, guess) and (1, 1).
 
     subset, full: scores [models] of models for which both were measured. Isotonic regression makes them monotone, a

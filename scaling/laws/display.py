@@ -121,12 +121,19 @@ def _isoflop(fit: Fit, ax: Axes) -> None:
     from matplotlib.lines import Line2D
 
     from scaling.laws.allocation import plan
+    from scaling.laws.calibration import budgets as budgets_of
     from scaling.report import numbers, style
 
     _two_inputs(fit, "isoflop")
     n, log_c = fit.table.inputs["params"], np.log(fit.table.axis)
-    steps = np.unique(np.round(log_c, 1))
-    budgets = steps if len(steps) <= CURVES else np.linspace(log_c.min(), log_c.max(), CURVES)
+    tops = budgets_of(fit.table.axis)
+    group = np.searchsorted(tops, fit.table.axis)
+    few = len(tops) <= CURVES
+    budgets = (
+        np.array([log_c[group == code].mean() for code in range(len(tops))])
+        if few
+        else np.linspace(log_c.min(), log_c.max(), CURVES)
+    )
     nearest_budget = np.argmin(np.abs(log_c[:, None] - budgets), axis=1)
     colours = style.ramp(ax)(np.linspace(0, 1, len(budgets)))
     grid = np.geomspace(n.min() / 1.5, n.max() * 1.5, 160)

@@ -14,6 +14,9 @@ size, then a curve through each of its coefficients.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -21,7 +24,7 @@ from models.errors import ConfigError
 from scaling.laws.fit import Fit, fit
 from scaling.laws.hestness import HESTNESS
 from scaling.laws.law import Law
-from scaling.laws.runs import as_table, missing
+from scaling.laws.runs import Runs, as_table, missing
 
 REFERENCE = 1e9               # parameters at which the three curves are anchored
 SIZES, DATA = 4, 4            # below these a curve through the sizes, or a power law per size, is not overdetermined
@@ -29,7 +32,7 @@ BENDS = (-0.4, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.4)
 STRAIGHT = 1e-4               # |p| below which h is its series: the quotient loses half its digits there
 
 
-def bend(p, params):
+def bend(p: Any, params: Any) -> Any:
     """h(p): ln(N / 1e9) at p = 0, bent upwards for p > 0."""
     log_size = np.log(params / REFERENCE)
     with np.errstate(all="ignore"):
@@ -58,7 +61,8 @@ FARSEER = Law(
     source="Li et al. 2025, Predictable scale: part II, Farseer (arXiv:2506.10972)")
 
 
-def from_published(a1, b1, alpha, a2, b2, beta, a3, b3, gamma) -> dict[str, float]:
+def from_published(a1: float, b1: float, alpha: float, a2: float, b2: float, beta: float, a3: float, b3: float,
+                   gamma: float) -> dict[str, float]:
     """Parameters of FARSEER for constants in the paper's form."""
     def anchored(a, b, p):
         return float(np.exp(a * REFERENCE**p + b)), float(a * p * REFERENCE**p)
@@ -67,7 +71,7 @@ def from_published(a1, b1, alpha, a2, b2, beta, a3, b3, gamma) -> dict[str, floa
     return dict(E=floor, e=e, gamma=gamma, B=scale, b=b, beta=beta, A=power, a=a, alpha=alpha)
 
 
-def farseer_starts(runs, *, columns=None) -> pd.DataFrame:
+def farseer_starts(runs: Runs, *, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Starting parameters from the data, one row per combination of the two best bends of each curve.
 
     Step 1 fits E_N + B_N D**-A_N at every size N; step 2 fits ln E_N, ln B_N and ln A_N against the size.
@@ -103,7 +107,7 @@ def _curves(size, y, keep: int = 2) -> list[tuple[float, float, float]]:
     return [one[1:] for one in sorted(found)[:keep]]
 
 
-def fit_farseer(runs, **options) -> Fit:
+def fit_farseer(runs: Runs, **options: Any) -> Fit:
     """`fit(FARSEER, runs)` with the two-step starts added to the grid's; options as in `fit`."""
     return fit(FARSEER, runs, starts=farseer_starts(runs, columns=options.get("columns")), **options)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from models.errors import ConfigError
+from models.errors import ConfigError, require
 from scaling.laws import calibration
 from scaling.laws.bootstrap import Draws, bootstrap, codes, jackknife
 from scaling.laws.certificate import Certificate, certify, repeated, robust_scale
@@ -101,8 +101,9 @@ class Fit:
         """Parameters and derived quantities at coordinates z [B, K], one row each."""
         params = pd.DataFrame(self.law.coordinates.to_params(z), columns=list(self.law.parameters))
         columns = Values({name: params[name].to_numpy() for name in params})
-        for name, derive in self.law.derived.items():
-            params[name] = derive(columns)
+        with np.errstate(all="ignore"):  # a draw may lie where a derived quantity is 0 / 0
+            for name, derive in self.law.derived.items():
+                params[name] = derive(columns)
         return params
 
     def resampled(self, size: int = 1000, seed: int | None = None, kind: str | None = None) -> Fit:
@@ -119,8 +120,7 @@ class Fit:
         no resamples); "profile" from the rise of the objective (derived quantities: normal). NaN where the certificate
         says that the rows cannot support an interval.
         """
-        if not 0 < level < 1:
-            raise ConfigError("level", f"{level} is not a probability", "use a value such as 0.95")
+        check_level(level, "level")
         names = [*self.law.parameters, *self.law.derived]
         none = Values({name: Interval(np.nan, np.nan) for name in names})
         if not self.certificate.supports_interval:
@@ -158,30 +158,33 @@ class Fit:
 
     @property
     def noise(self) -> float:
-        """Standard deviation of one run around the law, in the residual space (counts: of Pearson residuals)."""
-        return calibration.noise_scale(self.residuals, int(self.estimator.free.sum()))
+        """Standard deviation of one run around the law, in the residual space (counts: of Pearson residuals, where the
+        binomial alone makes 1)."""
+        return calibration.noise_scale(self.residuals, int(self.estimator.free.sum()), self.objective)
 
     @cached_property
     def calibrated(self) -> calibration.Calibration:
         """Rolling held-out tests inside the fitted table; made on the first prediction interval."""
         if self.held_out_calibration is not None:
             return self.held_out_calibration
-        t = self.table
-        return calibration.calibrate(self.estimator, t.axis_name, t.axis, self.noise, t.clusters, self.seed)
+        t, predicted = self.table, self.estimator.predict(self.z[None])[0]
+        noise = float(np.median(calibration.scatter(self.objective, predicted, self.noise, t.trials)))
+        return calibration.calibrate(self.estimator, t.axis_name, t.axis, noise, t.clusters, self.seed)
 
     def discrepancy(self, **inputs) -> np.ndarray:
-        """Standard deviation [m] of the law's own error at the given inputs, in the residual space: none well inside
-        the fitted sizes, growing with the reach beyond them."""
+        """Standard deviation [m] of the law's own error at the given inputs, in the residual space (counts: logits):
+        none well inside the fitted sizes, growing with the reach beyond them."""
         size = calibration.sizes(self.table.axis_name, {k: np.asarray(v, float) for k, v in inputs.items()})
         return self.calibrated.at(calibration.reaches(np.atleast_1d(size), self.table.axis.max()))
 
     def predict(self, interval: float = 0.9, calibrated: bool = True, **inputs) -> Prediction:
         """Output of a new run at the given inputs (scalars or arrays), and the interval its measurement should fall in.
 
-        Three variances add up: the parameters' (bootstrap), that of one run (residuals), and the discrepancy of the law
-        that rolling extrapolations inside the table showed (`calibrated=False` leaves that out). NaN ends when the rows
-        cannot support an interval.
+        Three variances add up: the parameters' (bootstrap), that of one run (residuals; for counts, of a share of the
+        table's median number of trials), and the discrepancy of the law that rolling extrapolations inside the table
+        showed (`calibrated=False` leaves that out). NaN ends when the rows cannot support an interval.
         """
+        check_level(interval, "interval")
         for name in self.law.inputs:
             if name not in inputs:
                 missing_input(name, self.law, inputs)
@@ -211,17 +214,19 @@ class Fit:
         """Ends of the prediction interval [m]."""
         if self.certificate.points < len(self.law.parameters) + 2:
             return np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-        draws = self.outputs(self.prediction_draws(), arrays)
-        trials = self.table.trials
-        center, deviation = calibration.center_and_deviation(self.objective, mean, draws, self.noise, trials)
+        goal = self.objective
+        center = calibration.linked(goal, mean)
+        draws = calibration.linked(goal, self.outputs(self.prediction_draws(), arrays))
+        deviation = calibration.spread(draws - center)
         if calibrated:
             deviation = np.hypot(deviation, self.discrepancy(**arrays))
         free = int(self.estimator.free.sum())
         degrees = calibration.degrees(self.certificate.points, free, self.table.clusters)
-        half = stats.t.ppf(0.5 + level / 2, degrees) * deviation
-        if self.objective.counts:
-            return np.maximum(center - half, 0.0), np.minimum(center + half, 1.0)
-        return self.objective.unlink(center - half), self.objective.unlink(center + half)
+        if goal.counts:
+            trials = float(np.median(np.asarray(self.table.trials)))
+            return calibration.share_ends(center, deviation, self.noise, trials, level, degrees)
+        half = stats.t.ppf(0.5 + level / 2, degrees) * np.hypot(deviation, self.noise)
+        return goal.unlink(center - half), goal.unlink(center + half)
 
     def summary(self, level: float = 0.95) -> str:
         """A short report: parameters with intervals, derived quantities, fit quality, and every flag."""
@@ -267,19 +272,25 @@ class Fit:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The fit as JSON in full precision (data, parameters, draws, calibration); written to `path` when given."""
-        from scaling.laws.serialize import fit_to_json
+        from scaling.laws.serialize import fields_of, write
 
-        text = fit_to_json(self)
-        if path is not None:
-            Path(path).write_text(text)
-        return text
+        return write("fit", fields_of(self), path)
 
     @staticmethod
     def from_json(source: str | Path, law: Law | None = None) -> Fit:
-        """The fit that `to_json` wrote: a path or the JSON text; pass `law` when it is not one of the catalogue."""
-        from scaling.laws.serialize import fit_from_json
+        """The fit that `to_json` wrote: a path or the JSON text; pass `law` when it is not one of the catalogue.
 
-        return fit_from_json(source, law)
+        Raises ConfigError naming the file when it is no saved fit, or parts of it are missing.
+        """
+        from scaling.laws.serialize import fit_of, reading
+
+        with reading(source, "fit") as document:
+            return fit_of(document, law)
+
+
+def check_level(level: float, field: str) -> None:
+    """Raise the error for a level that is not between 0 and 1, such as 95."""
+    require(0 < level < 1, field, f"{level} is not a probability", "use a value such as 0.95")
 
 
 def missing_input(name: str, law: Law, given: Iterable[str]) -> NoReturn:
@@ -313,7 +324,8 @@ def read_table(
 ) -> Table:
     """The law's columns of `runs` as checked arrays; see `fit` for the arguments."""
     extra = [c for c in (cluster, weights, trials, strata) if isinstance(c, str)]
-    table = as_table(runs, columns, {*law.inputs, law.output, *extra})
+    needed = {*law.inputs, law.output, *extra}
+    table = as_table(runs, columns, needed, derive="flops" in needed)
     if not len(table):
         raise ConfigError("runs", "the table has no rows", "give at least as many runs as the law has parameters")
     for name in (*law.inputs, law.output, *extra):

@@ -9,6 +9,8 @@ whose N and D vary together cannot tell q from the exponents: give runs far off 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -16,14 +18,15 @@ from scipy import stats
 from scaling.laws.chinchilla import CHINCHILLA, compute_exponent, token_exponent
 from scaling.laws.fit import Fit, fit
 from scaling.laws.law import Law
+from scaling.laws.runs import Runs
 
 
-def softplus(u):
+def softplus(u: Any) -> Any:
     """log(1 + exp(u)) without overflow, for arrays and Taylor numbers."""
     return np.maximum(u, 0.0) + np.log1p(np.exp(np.minimum(u, -u)))
 
 
-def soft_maximum(p, x):
+def soft_maximum(p: Any, x: Any) -> Any:
     """The law; the bracket is exp of a log-sum-exp, finite for any q."""
     first = -p.alpha * np.log(x.params)
     second = np.log(p.R) - p.beta * np.log(x.tokens)
@@ -77,10 +80,11 @@ class Nested:
     __repr__ = summary
 
 
-def nested_test(runs, *, columns=None, cluster=None, weights=None) -> Nested:
+def nested_test(runs: Runs, *, columns: Mapping[str, str] | None = None, cluster: str | None = None,
+                weights: str | np.ndarray | None = None) -> Nested:
     """Likelihood-ratio test between Chinchilla (8) and Kaplan (3) inside the general law (9), Gaussian residuals of the
     log loss. The general law starts from both special cases too, so its objective is never above either."""
-    common = dict(columns=columns, cluster=cluster, weights=weights, objective="gaussian")
+    common: dict[str, Any] = dict(columns=columns, cluster=cluster, weights=weights, objective="gaussian")
     chinchilla, kaplan = fit(CHINCHILLA, runs, **common), fit(KAPLAN_NESTED, runs, **common)
     c, k = chinchilla.params, kaplan.params
     inner = [dict(A=c.A, R=c.B / c.A, E=c.E, alpha=c.alpha, beta=c.beta, q=1.0),

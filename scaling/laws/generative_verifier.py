@@ -7,15 +7,17 @@ Published exponents: .57 and .39 for Llama-3.1-8B on MATH (second-hand; compare 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from models.errors import ConfigError
 from scaling.laws.fit import Fit, fit
 from scaling.laws.power import power_law
-from scaling.laws.runs import as_table, numbers
+from scaling.laws.runs import Runs, as_table, numbers
 
 SOURCE = "Singhi et al. 2025 (arXiv:2504.01005)"
 
@@ -28,7 +30,7 @@ GENRM_VERIFICATIONS = power_law(
     dict(budget="solutions' cost", verifications="verdicts per solution"), SOURCE, scale="G")
 
 
-def genrm_cost(solutions, verifications, ratio: float):
+def genrm_cost(solutions: ArrayLike, verifications: ArrayLike, ratio: float) -> np.ndarray:
     """C = S (1 + lambda V) in units of one solution; ratio is lambda, tokens of a verdict / tokens of a solution."""
     return np.asarray(solutions, float) * (1 + ratio * np.asarray(verifications, float))
 
@@ -41,7 +43,8 @@ class GenRMFrontier(NamedTuple):
     verifications: Fit
 
 
-def genrm_frontier(runs, ratio: float, *, bins_per_octave: float = 1.0, columns=None, **options) -> GenRMFrontier:
+def genrm_frontier(runs: Runs, ratio: float, *, bins_per_octave: float = 1.0,
+                   columns: Mapping[str, str] | None = None, **options: Any) -> GenRMFrontier:
     """Best (S, V) per budget and its power laws.
 
     runs: solutions, verifications, accuracy of every grid point, V = 0 being self-consistency. Budgets are bins of

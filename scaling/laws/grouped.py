@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from models.errors import ConfigError
 from scaling.laws.fit import Fit, Prediction, fit
 from scaling.laws.law import Law
-from scaling.laws.runs import as_table, missing
+from scaling.laws.runs import Runs, as_table, missing
+from scaling.laws.serialize import fields_of, fit_of, reading, write
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,6 +53,18 @@ class GroupedFit:
             return Prediction(float(mean[0]), float(low[0]), float(high[0]), interval)
         return Prediction(mean, low, high, interval)
 
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Every group's fit, weight or reason as JSON in full precision; written to `path` when given."""
+        fits = {name: fields_of(one) for name, one in self.fits.items()}
+        return write("grouped fit", {"fits": fits, "weights": self.weights, "dropped": self.dropped}, path)
+
+    @staticmethod
+    def from_json(source: str | Path, law: Law | None = None) -> GroupedFit:
+        """The fits that `to_json` wrote: a path or the text; pass `law` when it is not one of the catalogue."""
+        with reading(source, "grouped fit") as document:
+            fits = {name: fit_of(one, law) for name, one in document["fits"].items()}
+            return GroupedFit(fits, document["weights"], document["dropped"])
+
     def summary(self) -> str:
         """One line per group."""
         lines = [f"{len(self.fits)} groups kept, {self.covered:.0%} of the test"]
@@ -61,8 +76,8 @@ class GroupedFit:
     __repr__ = summary
 
 
-def fit_groups(law: Law | str, runs, *, group: str = "group", weights: Mapping[str, float] | None = None,
-               keep: Callable[[Fit], str] | None = None, **options) -> GroupedFit:
+def fit_groups(law: Law | str, runs: Runs, *, group: str = "group", weights: Mapping[str, float] | None = None,
+               keep: Callable[[Fit], str] | None = None, **options: Any) -> GroupedFit:
     """Fit `law` to every group of `runs` on its own.
 
     group: the column. weights: group -> share of the test (equal by default). keep: fit -> "" to keep the group, else

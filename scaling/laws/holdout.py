@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from models.errors import ConfigError
-from scaling.laws.calibration import origins, sizes
-from scaling.laws.fit import Fit, fit
+from models.errors import ConfigError, require
+from scaling.laws.calibration import FALLING, origins, sizes
+from scaling.laws.fit import Fit, check_level, fit
 from scaling.laws.law import Law
 from scaling.laws.runs import Runs, as_table, numbers
 from scaling.laws.where import select
@@ -105,7 +105,9 @@ def holdout(
     where: "flops > 1e20"; parsed, never evaluated. Other arguments as in `fit`. Raises ConfigError when the expression
     matches no row or leaves none to fit on.
     """
-    table = as_table(runs, columns, _needed(law))
+    law = _resolve(law)
+    check_level(level, "level")
+    table = as_table(runs, columns, (*law.inputs, law.output))
     mask = select(table, where)
     if mask.all():
         raise ConfigError("where", f"{where!r} holds out every row", "leave rows to fit on")
@@ -113,8 +115,10 @@ def holdout(
     return Holdout(fitted, score(fitted, table[mask], level), where, level)
 
 
-def _needed(law: Law | str) -> tuple[str, ...]:
-    return () if isinstance(law, str) else (*law.inputs, law.output)
+def _resolve(law: Law | str) -> Law:
+    from scaling.laws.catalogue import by_name
+
+    return by_name(law) if isinstance(law, str) else law
 
 
 def score(fitted: Fit, held_out: pd.DataFrame, level: float = 0.9) -> pd.DataFrame:
@@ -176,16 +180,15 @@ def rolling(
 ) -> pd.DataFrame:
     """Held-out tests at several cuts of the column `by` (flops, params, tokens): one row per held-out measurement.
 
-    cuts: how many, or the values themselves (rows above a cut are held out). Columns: cut, reach (size / cut),
-    fitted_on and those of `Holdout.table`. Averages: `rolling(...).groupby("cut")[["error", "inside"]].mean()`.
+    cuts: how many, which then lie between budgets (sizes within 10 % are one), or the values themselves. Rows above a
+    cut are held out; by a loss, those below it. Columns: cut, reach (size / cut), fitted_on and those of
+    `Holdout.table`. Averages: `rolling(...).groupby("cut")[["error", "inside"]].mean()`.
     """
-    table = as_table(runs, columns, _needed(law))
-    axis = numbers(table, by, positive=True)
-    if isinstance(law, str):
-        from scaling.laws.catalogue import by_name
-
-        law = by_name(law)
-    values = origins(axis, len(law.parameters), cuts) if isinstance(cuts, int) else list(cuts)
+    law = _resolve(law)
+    check_level(level, "level")
+    table = as_table(runs, columns, (*law.inputs, law.output, by))
+    axis = _axis(table, by)
+    values = origins(axis, len(law.parameters), cuts) if isinstance(cuts, int) else _on_axis(cuts, by)
     if not values:
         raise ConfigError(
             "runs",
@@ -194,14 +197,28 @@ def rolling(
         )
     parts = []
     for cut in values:
-        inside = axis <= cut
+        inside = axis <= cut * (1 + 1e-12)  # the inverse of an inverse may round
+        if not inside.any() or inside.all():
+            side = "below" if inside.any() else "above"
+            raise ConfigError("cuts", f"{cut:.4g} has no row of {by} {side} it to test on or to fit", "move the cut")
         fitted = fit(law, table[inside], bootstrap=bootstrap, seed=seed, **options)
         part = score(fitted, table[~inside], level)
-        part.insert(0, "cut", cut)
+        part.insert(0, "cut", 1 / cut if by in FALLING else cut)
         part.insert(1, "reach", axis[~inside] / cut)
         part.insert(2, "fitted_on", int(inside.sum()))
         parts.append(part)
     return pd.concat(parts)
+
+
+def _on_axis(cuts: Sequence[float], by: str) -> list[float]:
+    """Cuts of the column `by` on its axis of sizes, or back."""
+    return [1 / cut if by in FALLING else float(cut) for cut in cuts]
+
+
+def _axis(table: pd.DataFrame, by: str) -> np.ndarray:
+    """Sizes [n] that grow with the run: a column, or the inverse of a loss."""
+    values = numbers(table, by, positive=True)
+    return 1 / values if by in FALLING else values
 
 
 def compare(
@@ -217,17 +234,21 @@ def compare(
 
     Columns: error (mean absolute relative), coverage, width, score, parameters.
     """
-    resolved = list(laws)
+    resolved = [_resolve(law) for law in laws]
+    require(bool(resolved), "laws", "there are none to compare", "name at least one")
     if isinstance(cuts, int):
-        table = as_table(runs, options.get("columns"), {n for law in resolved for n in _needed(law)})
-        most = max((len(law.parameters) for law in resolved if isinstance(law, Law)), default=5)
-        cuts = origins(numbers(table, by, positive=True), most, cuts)
+        table = as_table(runs, options.get("columns"), {n for law in resolved for n in (*law.inputs, law.output, by)})
+        found = origins(_axis(table, by), max(len(law.parameters) for law in resolved), cuts)
+        cuts = _on_axis(found, by)  # a loss goes there and back
+        if not cuts:
+            problem = f"{len(table)} rows leave no cut of {by} with 2 rows per parameter of the largest law below it"
+            raise ConfigError("runs", problem, "add runs, or give cuts=")
     rows = []
     for law in resolved:
         table = rolling(law, runs, by=by, cuts=cuts, level=level, **options)
         rows.append(
             {
-                "law": law if isinstance(law, str) else law.name,
+                "law": law.name,
                 "error": table["error"].abs().mean(),
                 "coverage": table["inside"].mean(),
                 "width": ((table["high"] - table["low"]) / table["predicted"].abs()).mean(),

@@ -7,9 +7,10 @@ positive costs something, the best number of attempts is finite (Stroebl et al. 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import beta as beta_distribution
 from scipy.stats import norm
 
@@ -38,14 +39,14 @@ RESAMPLING = Law(
     source="geometric series over attempts; no answer when all K are rejected")
 
 
-def accepted_right(c, s, pass_rate, attempts):
+def accepted_right(c: Any, s: Any, pass_rate: Any, attempts: Any) -> Any:
     """P(an answer is accepted within `attempts` and is right) at completeness c, soundness s; all broadcast."""
     p = pass_rate
     rejected = (1 - c) * p + s * (1 - p)
     return c * p * (1 - rejected**attempts) / (1 - rejected)
 
 
-def verified_ceiling(pass_rates, c: float, s: float, weights=None) -> float:
+def verified_ceiling(pass_rates: ArrayLike, c: float, s: float, weights: ArrayLike | None = None) -> float:
     """Accuracy with unlimited attempts for a mix of tasks with pass_rates [tasks]: it does not depend on the budget.
 
     weights: shares of the tasks. A task on which nothing is ever accepted counts as wrong.
@@ -53,18 +54,24 @@ def verified_ceiling(pass_rates, c: float, s: float, weights=None) -> float:
     p = np.atleast_1d(np.asarray(pass_rates, float))
     accepted = c * p + (1 - s) * (1 - p)
     right = np.divide(c * p, accepted, out=np.zeros_like(p), where=accepted > 0)
-    return float(np.average(right, weights=weights))
+    return float(np.average(right, weights=_shares(weights)))
 
 
-def expected_reward(pass_rates, c: float, s: float, attempts, penalty: float = 0.0, weights=None) -> np.ndarray:
+def _shares(weights: ArrayLike | None) -> np.ndarray | None:
+    return None if weights is None else np.asarray(weights, float)
+
+
+def expected_reward(pass_rates: ArrayLike, c: float, s: float, attempts: ArrayLike, penalty: float = 0.0,
+                    weights: ArrayLike | None = None) -> np.ndarray:
     """Mean reward [K] of at most `attempts` [K] tries: 1 for a right answer, -penalty for a wrong one, 0 for none."""
     p, k = np.atleast_1d(np.asarray(pass_rates, float))[:, None], np.atleast_1d(np.asarray(attempts, float))
     rejected = (1 - c) * p + s * (1 - p)
     tries = np.where(rejected < 1, (1 - rejected**k) / np.where(rejected < 1, 1 - rejected, 1.0), k)
-    return np.average((c * p - penalty * (1 - s) * (1 - p)) * tries, axis=0, weights=weights)
+    return np.average((c * p - penalty * (1 - s) * (1 - p)) * tries, axis=0, weights=_shares(weights))
 
 
-def optimal_attempts(pass_rates, c: float, s: float, penalty: float, weights=None, most: int = 10_000) -> int:
+def optimal_attempts(pass_rates: ArrayLike, c: float, s: float, penalty: float, weights: ArrayLike | None = None,
+                     most: int = 10_000) -> int:
     """The number of attempts (0 to `most`) with the largest expected reward; the smallest of equals."""
     reward = np.concatenate([[0.0], expected_reward(pass_rates, c, s, np.arange(1, most + 1), penalty, weights)])
     return int(np.argmax(reward))
@@ -79,7 +86,7 @@ class VerifierRates(NamedTuple):
     soundness_interval: Interval
 
 
-def verifier_rates(right, accepted, interval: float = 0.9) -> VerifierRates:
+def verifier_rates(right: ArrayLike, accepted: ArrayLike, interval: float = 0.9) -> VerifierRates:
     """Completeness and soundness from verdicts: right, accepted [answers] booleans.
 
     Raises ConfigError when all answers are right, or all wrong: one of the two rates is then unknown.
@@ -97,7 +104,7 @@ def verifier_rates(right, accepted, interval: float = 0.9) -> VerifierRates:
     return VerifierRates(c, s, c_interval, s_interval)
 
 
-def gaussian_best_of_n(p: float, d: float, n) -> np.ndarray:
+def gaussian_best_of_n(p: float, d: float, n: ArrayLike) -> np.ndarray:
     """Accuracy of best-of-n [.] when a sample is right with probability p and its score normal, shifted by d if right.
 
     n p integral of phi(x - d) F(x)^(n - 1) with F = p Phi(x - d) + (1 - p) Phi(x), by the trapezoidal rule, which is

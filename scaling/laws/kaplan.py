@@ -7,6 +7,8 @@ believing an exponent. The constants in CONSTANTS are second-hand: starting poin
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from scaling.laws.derivatives import value_of
@@ -56,7 +58,7 @@ KAPLAN = Law(
     units=UNITS, objective="gaussian", source="Kaplan et al. 2020, eq. 1.5; early-stopped runs over many epochs")
 
 
-def loss_during_training(p, x):
+def loss_during_training(p: Any, x: Any) -> Any:
     """Loss [n] of N parameters after S steps of B tokens: the root L of
 
         L = (Nc / N)**alpha_N + (Sc (1 + Bcrit(L) / B) / S)**alpha_S,   Bcrit(L) = B_star / L**(1 / alpha_B)

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from scaling.laws.law import Law
-from scaling.laws.runs import as_table, numbers
+from scaling.laws.runs import Runs, as_table, numbers
 
 B200_INTENSITY = 562.5      # FLOP/byte: 4.5 PFLOP/s over 8 TB/s, the device of the published numbers
 
@@ -25,8 +26,9 @@ class Cost(NamedTuple):
     eflops: np.ndarray
 
 
-def decoding_cost(params, layers, heads, kv_heads, head_dim, prompt, generated, samples=1,
-                  intensity: float = B200_INTENSITY, bytes_per_value: int = 2) -> Cost:
+def decoding_cost(params: ArrayLike, layers: int, heads: int, kv_heads: int, head_dim: int, prompt: ArrayLike,
+                  generated: ArrayLike, samples: ArrayLike = 1, intensity: float = B200_INTENSITY,
+                  bytes_per_value: int = 2) -> Cost:
     """Cost of `samples` generations of `generated` tokens on one prompt of `prompt` tokens; all broadcast.
 
     flops = (2 P Lo + 2 (2 Li + Lo) Lo heads head_dim layers) samples; the cache holds keys and values of kv_heads and
@@ -53,7 +55,7 @@ COST_ACCURACY = Law(
     source="our own description of the cost frontier; Kinetics (arXiv:2506.05333) gives the cost, and no closed form")
 
 
-def cost_frontier(runs, *, cost: str = "eflops", accuracy: str = "accuracy") -> pd.DataFrame:
+def cost_frontier(runs: Runs, *, cost: str = "eflops", accuracy: str = "accuracy") -> pd.DataFrame:
     """The rows of `runs` that no cheaper row equals or beats in accuracy, by rising cost."""
     table = as_table(runs)
     price, score = numbers(table, cost, positive=True), numbers(table, accuracy)
@@ -62,7 +64,7 @@ def cost_frontier(runs, *, cost: str = "eflops", accuracy: str = "accuracy") -> 
     return table.iloc[order[score[order] > best]]
 
 
-def best_at(runs, budgets, *, cost: str = "eflops", accuracy: str = "accuracy") -> pd.DataFrame:
+def best_at(runs: Runs, budgets: ArrayLike, *, cost: str = "eflops", accuracy: str = "accuracy") -> pd.DataFrame:
     """For every budget the best affordable row, with the column `budget`; budgets below the cheapest row are absent."""
     frontier = cost_frontier(runs, cost=cost, accuracy=accuracy)
     budgets = np.atleast_1d(np.asarray(budgets, float))

@@ -6,13 +6,15 @@ About 2 bits at 1,000 exposures of every fact and 1 at 100 in the paper; those a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from models.errors import ConfigError
 from scaling.laws.law import Law
-from scaling.laws.runs import as_table, numbers
+from scaling.laws.runs import Runs, as_table, numbers
 
 KNOWLEDGE_CAPACITY = Law(
     name="knowledge_capacity",
@@ -34,7 +36,7 @@ class Capacity(NamedTuple):
     limited: int
 
 
-def bits_learned(prior_bits, loss) -> np.ndarray:
+def bits_learned(prior_bits: ArrayLike, loss: ArrayLike) -> np.ndarray:
     """Bits known about each fact [.]: entropy of its prior minus the model's loss on it (nats, summed over its tokens).
 
     A lower bound of what is stored; negative values count as nothing.
@@ -42,8 +44,8 @@ def bits_learned(prior_bits, loss) -> np.ndarray:
     return np.maximum(np.asarray(prior_bits, float) - np.asarray(loss, float) / np.log(2), 0.0)
 
 
-def capacity_frontier(runs, *, quantile: float = 0.9, saturated: float = 0.95, bootstrap: int = 500, seed: int = 0,
-                      interval: float = 0.9, columns=None) -> Capacity:
+def capacity_frontier(runs: Runs, *, quantile: float = 0.9, saturated: float = 0.95, bootstrap: int = 500,
+                      seed: int = 0, interval: float = 0.9, columns: Mapping[str, str] | None = None) -> Capacity:
     """R as the upper quantile of bits / params over the rows that capacity limits.
 
     That is the quantile regression of bits on params through the origin, each row weighted by 1 / params so that large

@@ -93,11 +93,13 @@ class Law:
         return np.geomspace(1e-3, 1e3, 13) if low is not None else np.array([-1.0, -0.1, 0.0, 0.1, 1.0])
 
     def evaluate(self, params, inputs, order: int = 0) -> Taylor:
-        """The law at params [..., K] and inputs (name -> [n]): a Taylor number with values [..., n]."""
+        """The law at params [..., K] and inputs (name -> [n]): a Taylor number with values [..., n], not finite where
+        the law is not defined."""
         p = Values()
         for index, name in enumerate(self.parameters):
             p[name] = Taylor(np.asarray(params)[..., index, None], {index: 1.0} if order else {}, {}, order)
-        result = self.predict(p, Values(inputs))
+        with np.errstate(all="ignore"):  # a start or a draw may lie where the law has no value: it is inf or nan there
+            result = self.predict(p, Values(inputs))
         return result if isinstance(result, Taylor) else Taylor(np.asarray(result, float), order=order)
 
     def __call__(self, params: Mapping[str, float], /, **inputs) -> np.ndarray:

@@ -7,12 +7,14 @@ their objective is Huber with delta = .1 on log residuals (`delta=0.1`).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from scaling.laws.law import Law
 
 
-def routed(p, x):
+def routed(p: Any, x: Any) -> Any:
     """log10 L = a n + b e + c n e + d with n = log10 N, e = log10 Ehat, 1/Ehat = 1/(E - 1 + spread) + 1/E_max."""
     n = np.log10(x.params)
     saturated = 1.0 / (1.0 / (x.experts - 1.0 + p.spread) + 1.0 / p.E_max)

@@ -8,15 +8,17 @@ serves all families, and compute is expressed in that of a reference family.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from models.errors import ConfigError
 from scaling.laws.fit import Fit, fit
 from scaling.laws.law import Law, Values
-from scaling.laws.runs import as_table, missing, numbers
+from scaling.laws.runs import Runs, as_table, missing, numbers
 
 
 def capability_link(components: int) -> Law:
@@ -127,7 +129,7 @@ class Observational:
         return np.exp((self.components.transform(scores)["pc1"].to_numpy() - row["nu"]) / row["theta"])
 
 
-def family_laws(pcs: pd.DataFrame, flops, family, least: int = 3) -> pd.DataFrame:
+def family_laws(pcs: pd.DataFrame, flops: ArrayLike, family: ArrayLike, least: int = 3) -> pd.DataFrame:
     """pc1 = theta ln C + nu by least squares within every family of at least `least` models at different compute.
 
     Models whose compute is unknown (NaN) are left out.
@@ -146,8 +148,8 @@ def family_laws(pcs: pd.DataFrame, flops, family, least: int = 3) -> pd.DataFram
     return pd.DataFrame.from_dict(rows, orient="index", columns=["theta", "nu", "r2", "models"])
 
 
-def observe(models, benchmarks: list[str], target: str, *, components: int = 3, flops: str = "flops",
-            family: str = "family", **options) -> Observational:
+def observe(models: Runs, benchmarks: list[str], target: str, *, components: int = 3, flops: str = "flops",
+            family: str = "family", **options: Any) -> Observational:
     """Components, families and the capability link of a table of models.
 
     models: one row per model with its benchmark scores and compute (NaN where unknown), the target score and family.

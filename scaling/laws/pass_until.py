@@ -8,10 +8,14 @@ straight line through log(-log PU) is not, and cannot use instances that never p
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from scaling.laws.grouped import GroupedFit, fit_groups
 from scaling.laws.law import Law
+from scaling.laws.runs import Runs
 
 PASS_UNTIL = Law(
     name="pass_until",
@@ -27,14 +31,14 @@ PASS_UNTIL = Law(
     source="Hu et al. 2024 (arXiv:2310.03262), task level")
 
 
-def unbiased_rate(passes, samples) -> np.ndarray:
+def unbiased_rate(passes: ArrayLike, samples: ArrayLike) -> np.ndarray:
     """(r - 1) / (m - 1) for r passes in m samples drawn until the r-th pass; r / m is biased upwards there. NaN for
     r = 1, where nothing unbiased exists."""
     r, m = np.asarray(passes, float), np.asarray(samples, float)
     return np.divide(r - 1, m - 1, out=np.full(np.broadcast(r, m).shape, np.nan), where=r > 1)
 
 
-def fit_instances(runs, *, instance: str = "problem", law: Law = PASS_UNTIL, **options) -> GroupedFit:
+def fit_instances(runs: Runs, *, instance: str = "problem", law: Law = PASS_UNTIL, **options: Any) -> GroupedFit:
     """Instance-level PassUntil: every instance follows its own law and the test is their mean.
 
     runs: one row per instance and model with params, pass_rate and the column of samples named by `trials`.

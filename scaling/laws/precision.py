@@ -7,6 +7,8 @@ Two stages: PRECISION on the runs as trained, DEGRADATION on the differences in 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from scaling.laws.law import Law
@@ -15,7 +17,7 @@ BITS = dict(weight_bits="bits", activation_bits="bits", cache_bits="bits", post_
 UNITS = dict(params="parameters", tokens="tokens", loss="nats/token", degradation="nats/token", **BITS)
 
 
-def effective_params(p, x):
+def effective_params(p: Any, x: Any) -> Any:
     """N_eff [n]; a part in full precision has a bit count far above its gamma and costs nothing."""
     return (x.params * -np.expm1(-x.weight_bits / p.gamma_w) * -np.expm1(-x.activation_bits / p.gamma_a)
             * -np.expm1(-x.cache_bits / p.gamma_kv))

@@ -7,17 +7,21 @@ power law of every share and takes the lowest.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from models.errors import ConfigError
 from scaling.laws.fit import Fit, fit
 from scaling.laws.hestness import HESTNESS
-from scaling.laws.runs import as_table, missing
+from scaling.laws.runs import Runs, as_table, missing
 
 
-def pruning_envelope(runs, tokens, *, share: str = "share_kept", columns=None,
-                     **options) -> tuple[pd.DataFrame, dict[float, Fit]]:
+def pruning_envelope(runs: Runs, tokens: ArrayLike, *, share: str = "share_kept",
+                     columns: Mapping[str, str] | None = None, **options: Any) -> tuple[pd.DataFrame, dict[float, Fit]]:
     """Per initial data size in `tokens` the best share to keep and the error there, and the fit of every share.
 
     runs: tokens (before pruning), `share`, loss; shares with fewer than four sizes are left out. Columns of the

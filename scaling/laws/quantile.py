@@ -6,13 +6,15 @@ A model can fall short of what its size allows in many ways and exceed it in non
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.optimize import linprog
 
 from models.errors import ConfigError
 
 
-def quantile_regression(design, y, quantile: float, weights=None) -> np.ndarray:
+def quantile_regression(design: ArrayLike, y: ArrayLike, quantile: float,
+                        weights: ArrayLike | None = None) -> np.ndarray:
     """Coefficients [K] of the linear quantile of y [n] on design [n, K] (Koenker and Bassett 1978).
 
     By linear programme, exactly: the plane passes through K of the points. weights [n] multiply the rows' losses.
@@ -35,7 +37,7 @@ def quantile_regression(design, y, quantile: float, weights=None) -> np.ndarray:
     return programme.x[:x.shape[1]] * height / size
 
 
-def records(order, y) -> np.ndarray:
+def records(order: ArrayLike, y: ArrayLike) -> np.ndarray:
     """Indices of the rows that set a record of y [n] when taken in the order of `order` [n]: its running maximum."""
     by_order = np.lexsort((-np.asarray(y), np.asarray(order)))
     best = np.maximum.accumulate(np.asarray(y, float)[by_order])

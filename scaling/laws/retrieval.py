@@ -6,9 +6,12 @@ task (the paper sets that of iterations to 0: hold b_iterations with fixed= then
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from models.errors import ConfigError
@@ -52,7 +55,8 @@ class Allocation(NamedTuple):
     regret: float
 
 
-def allocate(fitted: Fit, candidates, cost, budget: float, measured=None) -> Allocation:
+def allocate(fitted: Fit, candidates: Mapping[str, ArrayLike] | pd.DataFrame, cost: ArrayLike,
+             budget: float, measured: ArrayLike | None = None) -> Allocation:
     """Of the candidate rows (the law's inputs) that cost at most `budget`, the one with the best predicted score.
 
     cost [rows] in any unit, that of budget; measured [rows]: true scores, for the regret of the choice.

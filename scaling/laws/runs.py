@@ -67,32 +67,44 @@ def load(path: str | Path) -> pd.DataFrame:
     return table
 
 
-def as_table(runs: Runs, columns: Mapping[str, str] | None = None, needed: Iterable[str] = ()) -> pd.DataFrame:
+def as_table(
+    runs: Runs, columns: Mapping[str, str] | None = None, needed: Iterable[str] = (), derive: bool = True
+) -> pd.DataFrame:
     """`runs` (DataFrame, path, or mapping of columns) with the law's names, failed trials dropped.
 
-    columns: renames, as {"params": "N"} or {"N": "params"}; either direction is understood.
-    A missing `flops` is 6 x params x tokens when both are there; its attrs["derived"] says so.
+    columns: renames, as {"params": "N"} or {"N": "params"}; either direction is understood. needed: the law's names,
+    which tell a rename from a misspelling.
+    A missing `flops` is 6 x params x tokens when both are there, unless `derive` is off; attrs["derived"] says so.
     """
     table = load(runs) if isinstance(runs, (str, Path)) else pd.DataFrame(runs)
     table = table.copy(deep=False)
     needed = set(needed)
     for a, b in (columns or {}).items():
-        if a in table.columns and (b not in table.columns or (b in needed and a not in needed)):
-            ours, theirs = b, a
-        else:
-            ours, theirs = a, b
+        ours, theirs = _direction(a, b, table.columns, needed)
         if theirs not in table.columns:
-            missing(theirs, table.columns)
+            near = nearest(theirs, map(str, table.columns))
+            fix = f"did you mean {near!r}?" if near else f"have {', '.join(map(str, table.columns))}"
+            raise ConfigError("columns", f"{ours!r} cannot be {theirs!r}, which is no column", fix)
         table[ours] = table[theirs]
     if "status" in table.columns:
         table = table[table["status"].isin(["done", "ok", "finished"]) | table["status"].isna()]
         if not len(table):
             raise ConfigError("runs", "every row has failed", "look at the status and error columns")
-    if "flops" not in table.columns and {"params", "tokens"} <= set(table.columns):
+    if derive and "flops" not in table.columns and {"params", "tokens"} <= set(table.columns):
         params, tokens = (pd.to_numeric(table[name], errors="coerce").astype(float) for name in ("params", "tokens"))
         table["flops"] = 6.0 * params * tokens
         table.attrs["derived"] = "flops = 6 params tokens"
     return table
+
+
+def _direction(a: str, b: str, have: Iterable[str], needed: set[str]) -> tuple[str, str]:
+    """(our name, the table's name) of one rename written in either direction."""
+    if b in have and (a in needed or b not in needed):
+        return a, b
+    if a in have and (b in needed or not needed):
+        return b, a
+    # one of the two is misspelt: the law's name is not
+    return (b, a) if b in needed and a not in needed else (a, b)
 
 
 def missing(name: str, columns: Iterable[str]) -> NoReturn:
@@ -146,7 +158,7 @@ def numbers(table: pd.DataFrame, name: str, positive: bool = False) -> np.ndarra
         raise ConfigError(
             row_name(table, position),
             f"{name} is {value}{more}",
-            f"drop the row or give a {'positive' if positive else 'finite'} number",
+            f"{'give' if bad.all() else 'drop the row or give'} a {'positive' if positive else 'finite'} number",
         )
     return column
 

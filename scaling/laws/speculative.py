@@ -5,6 +5,8 @@ The forms are those of the abstract of Yan et al. 2025; its coefficients were no
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from scaling.laws.law import Law
@@ -40,7 +42,7 @@ TOKENS_PER_PASS = Law(
     source="Leviathan et al. 2023, equation 1 (arXiv:2211.17192)")
 
 
-def tokens_per_pass(alpha, draft_length):
+def tokens_per_pass(alpha: Any, draft_length: Any) -> Any:
     """Expected tokens of one target pass at acceptance alpha < 1 with `draft_length` drafted tokens, bonus included."""
     return (1 - alpha ** (draft_length + 1)) / (1 - alpha)
 

@@ -7,13 +7,15 @@ Judge a law by its regret, the excess loss of the grid point next to what it rec
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+
 import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError
 from scaling.laws.fit import Fit, fit
 from scaling.laws.power import power_law
-from scaling.laws.runs import as_table, missing
+from scaling.laws.runs import Runs, as_table, missing
 
 UNITS = dict(params_nonembed="parameters without embeddings", tokens="tokens", learning_rate="peak learning rate",
              batch_tokens="tokens per step")
@@ -27,7 +29,8 @@ STEP_LEARNING_RATE = power_law("step_learning_rate", "learning_rate", {"params_n
 STEP_BATCH = power_law("step_batch", "batch_tokens", {"tokens": "r"}, UNITS, SOURCE, scale="c")
 
 
-def cell_optima(runs, *, columns=None, loss: str = "loss", near: float = NEAR) -> pd.DataFrame:
+def cell_optima(runs: Runs, *, columns: Mapping[str, str] | None = None, loss: str = "loss",
+                near: float = NEAR) -> pd.DataFrame:
     """The optimum of every (params_nonembed, tokens) cell of a grid over learning_rate and batch_tokens.
 
     A paraboloid in (ln lr, ln B) through the rows within `near` of the cell's best loss gives the optimum and, by the
@@ -73,7 +76,9 @@ def _paraboloid(knobs, loss, grid):
     return point, slopes @ spread @ slopes.T, "off the grid" if outside else ""
 
 
-def step_law(runs, *, columns=None, loss: str = "loss", near: float = NEAR) -> tuple[Fit, Fit, pd.DataFrame]:
+def step_law(
+    runs: Runs, *, columns: Mapping[str, str] | None = None, loss: str = "loss", near: float = NEAR
+) -> tuple[Fit, Fit, pd.DataFrame]:
     """Both laws fitted to the cell optima, weighted by their inverse variances; returns (learning rate, batch, cells).
 
     The covariance between the two optima of a cell does not enter: the laws share no parameter.
@@ -89,7 +94,10 @@ def step_law(runs, *, columns=None, loss: str = "loss", near: float = NEAR) -> t
     return learning_rate, batch, cells
 
 
-def regret(recommend, runs, *, columns=None, loss: str = "loss") -> pd.DataFrame:
+def regret(
+    recommend: Callable[[float, float], Iterable[float]], runs: Runs, *, columns: Mapping[str, str] | None = None,
+    loss: str = "loss",
+) -> pd.DataFrame:
     """Excess loss of a rule: per cell, the relative loss above the cell's best of the grid point nearest to the rule's.
 
     recommend: (params_nonembed, tokens) -> (learning_rate, batch_tokens). Distances are in units of the grid's own

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from models.errors import ConfigError
 from scaling.laws.bootstrap import ITERATIONS, TOLERANCE, codes
-from scaling.laws.calibration import noise_scale
 from scaling.laws.chinchilla import CHINCHILLA
 from scaling.laws.downstream import TASK_SIGMOID
 from scaling.laws.fit import Fit, Prediction, fit
 from scaling.laws.law import Law
-from scaling.laws.runs import as_table, missing, numbers
+from scaling.laws.runs import Runs, as_table, missing, numbers
+from scaling.laws.serialize import fields_of, fit_of, reading, write
 from scaling.laws.start_grid import StartGrid
 
 
@@ -47,7 +49,7 @@ class TwoStep:
             raise ConfigError("TwoStep.skip", f"skip={self.skip}, smooth={self.smooth}",
                               "use 0 <= skip < 1 and smooth >= 1")
 
-    def fit(self, finals, checkpoints, *, loss: str = "bpb", score: str = "accuracy", run: str = "run",
+    def fit(self, finals: Runs, checkpoints: Runs, *, loss: str = "bpb", score: str = "accuracy", run: str = "run",
             order: str | None = "tokens", bootstrap: int = 200, seed: int = 0) -> TwoStepFit:
         """Fit both steps.
 
@@ -87,7 +89,7 @@ class TwoStep:
         return pd.DataFrame(kept)
 
 
-def trailing_mean(values, width: int) -> np.ndarray:
+def trailing_mean(values: ArrayLike, width: int) -> np.ndarray:
     """Mean of each value and up to width - 1 before it [n]."""
     total = np.concatenate([[0.0], np.cumsum(np.asarray(values, float))])
     end = np.arange(1, len(total))
@@ -145,7 +147,7 @@ class TwoStepFit:
         low = high = np.full_like(mean, np.nan)
         if self.first_draws is not None:
             rng = np.random.default_rng(self.seed)
-            noise = [noise_scale(f.residuals, int(f.estimator.free.sum())) for f in (self.first, self.second)]
+            noise = [f.noise for f in (self.first, self.second)]
             normal = rng.standard_normal((2, len(self.first_draws), len(mean)))
             spread = np.hypot(noise[0], self.first.discrepancy(**inputs))
             loss = self.linked_loss(self.first_draws, **inputs) + spread * normal[0]
@@ -154,6 +156,26 @@ class TwoStepFit:
         if all(np.ndim(inputs[name]) == 0 for name in self.first.law.inputs):
             return Prediction(float(mean[0]), float(low[0]), float(high[0]), interval)
         return Prediction(mean, low, high, interval)
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Both fits and their paired draws as JSON in full precision; written to `path` when given."""
+        law = {name: getattr(self.law, name) for name in ("anchors", "skip", "smooth")}
+        steps = {"first": fields_of(self.first), "second": fields_of(self.second)}
+        arrays = {name: getattr(self, name) for name in ("first_runs", "second_runs", "first_draws", "second_draws")}
+        return write("two-step fit", {"law": law, **steps, **arrays, "seed": self.seed}, path)
+
+    @staticmethod
+    def from_json(source: str | Path, law: TwoStep | None = None) -> TwoStepFit:
+        """The fit that `to_json` wrote: a path or the text; pass `law` when its two are not both of the catalogue."""
+        with reading(source, "two-step fit") as document:
+            first = fit_of(document["first"], None if law is None else law.loss_law)
+            second = fit_of(document["second"], None if law is None else law.score_law)
+            how = {**document["law"], "anchors": tuple(map(tuple, document["law"]["anchors"]))}
+            draws = [None if document[name] is None else np.array(document[name], float)
+                     for name in ("first_draws", "second_draws")]
+            return TwoStepFit(TwoStep(**{**how, "loss_law": first.law, "score_law": second.law}), first, second,
+                              np.array(document["first_runs"]), np.array(document["second_runs"]), document["seed"],
+                              *draws)
 
     def summary(self) -> str:
         """Both fits' own summaries."""

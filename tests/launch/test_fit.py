@@ -219,6 +219,8 @@ def test_a_plan_reads_the_fit_of_a_directory(saved: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
+        ("--flops=lots", ["--flops: 'lots' is not a non-negative number"]),
+        ("--flops 1e21 --inference_tokens 1e21", ["no model of 10 parameters or more can be trained and served"]),
         ("--flops 0", ["0.0 is not a positive number"]),
         ("--flops nan", ["nan is not a positive number"]),
         ("", ["--flops: is required: give --flops=VALUE"]),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.laws import CHINCHILLA, UnitWarning, fit
+from scaling.laws import CHINCHILLA, Law, UnitWarning, fit
 
 
 def test_a_sound_table_raises_no_flag(synthetic):
@@ -88,6 +88,13 @@ def test_one_outlier_is_named_and_hardly_moves_the_fit(synthetic):
     assert low < fitted.params.alpha < high
 
 
+def test_a_column_of_words_is_told_so(synthetic):
+    runs = synthetic()
+    runs["tokens"] = [f"{value / 1e9:.1f}B" for value in runs["tokens"]]
+    with pytest.raises(ValueError, match=r"^row 0: tokens is .*B \(60 such rows\): give a positive number$"):
+        fit(CHINCHILLA, runs)
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [("loss", np.nan), ("loss", -1.0), ("loss", 0.0), ("tokens", np.inf), ("params", 0.0), ("params", "many")],
@@ -107,6 +114,29 @@ def test_tokens_in_billions_are_noticed(synthetic):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(CHINCHILLA, synthetic())
+
+
+LINE = Law(
+    name="line",
+    formula="y = a + b x",
+    inputs=("x",),
+    output="y",
+    predict=lambda p, x: p.a + p.b * x.x,
+    linear=("a", "b"),
+    bounds=dict(a=(None, None), b=(None, None)),
+    space="raw",
+    objective="gaussian",
+)
+
+
+@pytest.mark.parametrize(("x_unit", "y_unit"), [(1.0, 1.0), (1e9, 1.0), (1e-12, 1e6), (1e15, 1e15), (1.0, 1e-9)])
+def test_the_units_of_a_column_do_not_decide_what_is_identified(x_unit, y_unit):
+    x = np.linspace(1, 5, 20)
+    y = 1 + 0.4 * x + 0.02 * np.random.default_rng(0).standard_normal(20)
+    certificate = fit(LINE, {"x": x * x_unit, "y": y * y_unit}).certificate
+    assert certificate.ok, certificate.warnings
+    stuck = fit(LINE, {"x": np.full(20, 3.0) * x_unit, "y": y * y_unit}).certificate
+    assert stuck.not_identified
 
 
 def test_constant_losses_are_not_an_answer(synthetic):

@@ -16,6 +16,7 @@ from scaling.laws import fit
 from scaling.laws.coverage import (
     COVERAGE_BETA,
     COVERAGE_POWER,
+    BetaBinomial,
     expected_coverage,
     fit_beta_binomial,
     pass_at_k,
@@ -144,3 +145,15 @@ def test_beta_law_and_likelihood_agree_on_many_problems():
     curve = fit(COVERAGE_BETA, dict(samples=k, coverage=coverage)).params
     density = fit_beta_binomial(samples, correct)
     assert [curve.alpha, curve.beta] == pytest.approx([density.alpha, density.beta], rel=0.05)
+
+
+def test_a_density_comes_back_from_its_file_to_the_last_digit(tmp_path):
+    _, correct = counts(0.3, 2.0, 100, 60, 3)
+    for bootstrap in (0, 30):
+        fitted = fit_beta_binomial(100, correct, bootstrap=bootstrap)
+        fitted.to_json(tmp_path / "density.json")
+        again = BetaBinomial.from_json(tmp_path / "density.json")
+        assert again.alpha == fitted.alpha and np.array_equal(again.draws, fitted.draws)
+        assert repr(again.interval(1000)) == repr(fitted.interval(1000)) and again.summary() == fitted.summary()
+    with pytest.raises(ValueError, match="is not a saved beta-binomial"):
+        BetaBinomial.from_json("{}")

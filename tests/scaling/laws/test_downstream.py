@@ -8,7 +8,7 @@ import pytest
 
 from scaling.laws import CHINCHILLA, fit
 from scaling.laws.downstream import GADRE_ERROR, TASK_SIGMOID
-from scaling.laws.two_step import TwoStep, trailing_mean
+from scaling.laws.two_step import TwoStep, TwoStepFit, trailing_mean
 
 # bpb of the first step, accuracy of the chain, for 13B parameters and 5T tokens
 OLMO_13B = {"mmlu_avg_test_5shot": (0.750156, 0.51268), "hellaswag_val_5shot": (0.653177, 0.853036)}
@@ -111,6 +111,11 @@ def test_two_step_resamples_whole_runs_in_both_steps():
     names = points["run"].unique()
     kept = len(fitted.second_runs) // len(names)
     assert [step_one[name] for name in np.repeat(names, kept)] == list(fitted.second_runs)
+    assert TwoStepFit.from_json(fitted.to_json()).predict(params=7e9, tokens=2e12) == fitted.predict(
+        params=7e9, tokens=2e12
+    )
+    with pytest.raises(ValueError, match="is not a saved two-step fit"):
+        TwoStepFit.from_json(fitted.first.to_json())
     band = fitted.predict(params=7e9, tokens=2e12)
     assert band.low < true_score(7e9, 2e12) < band.high
     assert fitted.predict(params=7e9, tokens=2e12, interval=0.5).high - band.mean < band.high - band.mean

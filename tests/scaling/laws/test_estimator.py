@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 from scipy.optimize import minimize
 
 from scaling.laws import CHINCHILLA, Law, fit
@@ -71,6 +72,14 @@ def test_derivatives_match_finite_differences(name):
 def estimator(runs, objective):
     inputs = {name: runs[name].to_numpy() for name in ("params", "tokens")}
     return Estimator(CHINCHILLA, inputs, runs["loss"].to_numpy(), objective, np.ones(len(runs)))
+
+
+def test_special_functions_of_scipy_have_their_derivatives():
+    at, step = 2.3, 1e-4
+    value = special.gammaln(Taylor(np.array([at]), {0: 1.0}, {}, 2))
+    around = special.gammaln(np.array([at - step, at, at + step]))
+    assert value.gradient[0] == pytest.approx((around[2] - around[0]) / (2 * step), rel=1e-7)
+    assert value.hessian[0, 0] == pytest.approx((around[2] - 2 * around[1] + around[0]) / step**2, rel=1e-5)
 
 
 @pytest.mark.parametrize("space", ["log", "raw"])

@@ -39,6 +39,42 @@ def test_a_file_that_is_not_a_fit_is_refused(tmp_path):
             Fit.from_json(tmp_path / "fit.json")
     with pytest.raises(ValueError, match="cannot be read"):
         Fit.from_json(tmp_path / "absent.json")
+    (tmp_path / "fit.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="cannot be read"):
+        Fit.from_json(tmp_path / "fit.json")
+
+
+@pytest.fixture(scope="module")
+def document():
+    """A saved fit, taken apart."""
+    rng = np.random.default_rng(0)
+    params, tokens = np.exp(rng.uniform(np.log([[5e7], [1e9]]), np.log([[1e10], [3e11]]), (2, 40)))
+    loss = CHINCHILLA(dict(A=400.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36), params=params, tokens=tokens)
+    return json.loads(fit(CHINCHILLA, {"params": params, "tokens": tokens, "loss": loss}, bootstrap=20).to_json())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: d["params"].pop("alpha"),
+        lambda d: d["params"].update(alpha="big"),
+        lambda d: d["z"].pop(),
+        lambda d: d["table"]["inputs"].pop("tokens"),
+        lambda d: d["table"]["measured"].pop(),
+        lambda d: d["draws"].update(z=[[1.0, 2.0]]),
+        lambda d: d["objective"].update(kind="guess"),
+        lambda d: d["calibration"].pop("needed"),
+        lambda d: d.update(table=None),
+        lambda d: d.update(kind="grouped fit"),
+        lambda d: d.update(format=99),
+    ],
+)
+def test_a_saved_fit_with_a_part_missing_is_refused_in_one_line(document, damage):
+    broken = json.loads(json.dumps(document))
+    damage(broken)
+    with pytest.raises(ValueError, match=r"^(fit: is not a saved fit|objective: 'guess')") as caught:
+        Fit.from_json(json.dumps(broken))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_law_of_ones_own_comes_back_when_it_is_given(synthetic):
@@ -92,6 +128,14 @@ def test_columns_may_be_renamed_in_either_direction(synthetic):
     assert one.params == two.params
 
 
+@pytest.mark.parametrize("columns", [{"params": "sizes"}, {"sizes": "params"}, {"loss": "tokenz"}])
+def test_a_rename_to_or_from_no_column_is_refused_even_where_the_law_has_its_columns(synthetic, columns):
+    with pytest.raises(ValueError, match=r"^columns: .* is no column: (have params|did you mean 'tokens')"):
+        fit(CHINCHILLA, synthetic(), columns=columns)
+    with pytest.raises(ValueError, match=r"^columns: "):
+        holdout("chinchilla", synthetic(), "tokens > 1e11", columns=columns)
+
+
 def test_a_missing_column_is_named_with_its_likely_source(synthetic):
     with pytest.raises(ValueError, match=r"no column 'tokens' .*columns=\{'tokens': 'Tokens'\}"):
         fit(CHINCHILLA, synthetic().rename(columns={"tokens": "Tokens"}))
@@ -143,8 +187,36 @@ def test_serving_many_tokens_makes_the_model_smaller(fitted):
     assert serve.params < train.params and serve.loss > train.loss
     assert 6 * serve.params * serve.tokens + 2 * serve.params * 1e12 == pytest.approx(1e22, rel=1e-9)
     assert "inference" in serve.cost
+    assert (
+        not serve.warnings
+        and "times below the smallest fitted size" in plan(fitted, flops=1e20, inference_tokens=1e15).summary()
+    )
     doubled = plan(fitted, flops=2e22, cost=lambda n, d: 12 * n * d)
     assert doubled.params == pytest.approx(train.params, rel=1e-4)
+
+
+@pytest.mark.parametrize("served", [np.nan, np.inf, -1.0])
+def test_tokens_to_serve_must_be_a_count(fitted, served):
+    with pytest.raises(ValueError, match="^inference_tokens: .* is no count"):
+        plan(fitted, flops=1e22, inference_tokens=served)
+
+
+def test_a_budget_that_serving_eats_up_has_no_plan(fitted):
+    with pytest.raises(ValueError, match="^plan: no model of 10 parameters or more can be trained and served"):
+        plan(fitted, flops=1e20, inference_tokens=1e19)
+    with pytest.raises(ValueError, match="^plan: no model"):
+        plan(fitted, flops=1e20, cost=lambda n, d: 6 * n * d + 1e21)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 90])
+def test_a_level_is_a_probability(fitted, level):
+    for ask in (
+        lambda: fitted.predict(params=1e9, tokens=1e10, interval=level),
+        lambda: plan(fitted, flops=1e22, interval=level),
+        lambda: holdout(CHINCHILLA, fitted.table.inputs | {"loss": fitted.table.measured}, "flops > 1", level=level),
+    ):
+        with pytest.raises(ValueError, match="is not a probability: use a value such as 0.95"):
+            ask()
 
 
 def test_plan_intervals_hold_the_plan(fitted):
@@ -214,6 +286,32 @@ def test_rolling_tests_extrapolate_only(synthetic, by):
     table = rolling(CHINCHILLA, synthetic(60), by=by, cuts=3, bootstrap=40)
     assert (table["reach"] > 1).all() and table["cut"].nunique() == 3
     assert table["error"].abs().mean() < 0.1
+
+
+def test_cuts_of_our_own_lie_between_budgets_that_are_not_quite_equal(synthetic):
+    rng = np.random.default_rng(0)
+    budgets = np.repeat(np.geomspace(1e18, 1e21, 6), 6) * np.exp(rng.uniform(-0.04, 0.04, 36))
+    params = np.sqrt(budgets / 120) * np.tile(np.geomspace(0.4, 2.5, 6), 6)
+    runs = synthetic(36).assign(params=params, tokens=budgets / (6 * params))
+    runs["loss"] = CHINCHILLA(dict(A=400.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36), **runs[["params", "tokens"]])
+    table = rolling(CHINCHILLA, runs, cuts=6, bootstrap=20)
+    assert set(table["fitted_on"]) == {18, 24, 30}
+
+
+def test_a_law_of_a_loss_is_extrapolated_downwards():
+    bpb = np.geomspace(1.6, 0.7, 24)
+    truth = dict(a=-0.7, x0=0.9, k=5.0, b=0.97)
+    law = by_name("task_sigmoid")
+    accuracy = law(truth, bpb=bpb) + 0.004 * np.random.default_rng(0).standard_normal(24)
+    fitted = fit(law, {"bpb": bpb, "accuracy": accuracy})
+    assert fitted.table.axis_name == "1 / bpb" and fitted.table.axis == pytest.approx(1 / bpb)
+    assert fitted.discrepancy(bpb=0.4) > fitted.discrepancy(bpb=0.7) and fitted.discrepancy(bpb=3.0) == 0
+    table = rolling(law, {"bpb": bpb, "accuracy": accuracy}, by="bpb", cuts=[1.0], bootstrap=20)
+    assert (table["bpb"] < 1.0).all() and (table["cut"] == 1.0).all() and (table["reach"] > 1).all()
+    counted = rolling(law, {"bpb": bpb, "accuracy": accuracy}, by="bpb", cuts=3, bootstrap=20)
+    assert (counted["bpb"] < counted["cut"]).all()
+    with pytest.raises(ValueError, match="no row of bpb"):
+        rolling(law, {"bpb": bpb, "accuracy": accuracy}, by="bpb", cuts=[0.1])
 
 
 def test_compare_ranks_the_true_law_first(synthetic):

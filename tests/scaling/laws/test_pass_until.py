@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.optimize import minimize
 
 from scaling.laws import fit
-from scaling.laws.grouped import fit_groups
+from scaling.laws.grouped import GroupedFit, fit_groups
 from scaling.laws.pass_until import PASS_UNTIL, fit_instances, unbiased_rate
 from scaling.laws.saturation import SATURATION
 
@@ -74,6 +74,33 @@ def test_sampling_until_r_passes_has_the_same_optimum_as_a_fixed_number_of_sampl
     assert fitted.params.alpha == pytest.approx(alpha, rel=1e-5)
 
 
+def test_the_interval_of_a_rate_is_that_of_its_trials_and_of_the_law():
+    """Inside the fitted sizes the law is known to a hundredth, so binomial scatter decides; far out nothing is sure."""
+    inside = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        passes = rng.binomial(1000, truth(SIZES))
+        fitted = fit(PASS_UNTIL, dict(params=SIZES, pass_rate=passes / 1000, trials=1000), trials="trials")
+        new = np.geomspace(5e7, 1.5e9, 12)
+        band = fitted.predict(params=new)
+        share = rng.binomial(1000, truth(new)) / 1000
+        inside += list((band.low <= share) & (share <= band.high))
+        alone = 2 * 1.645 * np.sqrt(truth(new) * (1 - truth(new)) / 1000)
+        assert np.all(band.high - band.low < 3 * alone + 0.005)
+        far = fitted.predict(params=1e11)
+        assert 0.9 < far.low < far.mean < far.high <= 1
+    assert np.mean(inside) >= 0.85
+
+
+def test_a_perfect_fit_of_counts_has_a_finite_gradient_and_agreeing_starts():
+    trials = np.full(len(SIZES), 10_000)
+    rate = np.round(truth(SIZES) * 10_000) / 10_000
+    certificate = fit(PASS_UNTIL, dict(params=SIZES, pass_rate=rate, trials=trials), trials="trials").certificate
+    assert np.isfinite(certificate.gradient_norm) and certificate.agreed > 0.2
+    one = fit(SATURATION, dict(samples=[1, 2, 4, 8], accuracy=[0.5] * 4, trials=[10**6] * 4), trials="trials")
+    assert np.isfinite(one.certificate.gradient_norm)
+
+
 def test_models_that_never_passed_still_inform_the_fit():
     trials = np.full(len(SIZES), 1000)
     passes = np.random.default_rng(3).binomial(trials, truth(SIZES, N0=8e9))
@@ -136,6 +163,10 @@ def test_group_weights_and_dropped_groups():
     values = np.array([f.law(f.params, params=1e9) for f in fitted.fits.values()])
     assert fitted.predict(params=1e9).mean == pytest.approx(np.average(values, weights=share), rel=1e-12)
     assert fitted.covered == pytest.approx(share.sum() / 21)
+    again = GroupedFit.from_json(fitted.to_json())
+    assert again.predict(params=1e10) == fitted.predict(params=1e10) and again.dropped == fitted.dropped
+    with pytest.raises(ValueError, match="is not a saved grouped fit"):
+        GroupedFit.from_json(fitted.fits["p0"].to_json() if "p0" in fitted.fits else "{}")
     with pytest.raises(ValueError, match="none of 6 groups"):
         fit_groups(PASS_UNTIL, runs, group="problem", trials="samples", keep=lambda f: "no")
     with pytest.raises(ValueError, match="no weight for group"):

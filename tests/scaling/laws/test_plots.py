@@ -75,6 +75,16 @@ def test_isoflop_curves_are_those_of_the_law(fitted):
     assert compute == pytest.approx(np.full(len(compute), compute[0]), rel=1e-6)
 
 
+def test_a_budget_that_is_met_within_ten_per_cent_has_one_isoflop_curve(synthetic):
+    budgets = np.repeat(np.geomspace(1e19, 1e21, 4), 6) * np.tile([1.0, 1.08, 1.02, 1.05, 1.0, 1.07], 4)
+    params = np.sqrt(budgets / 120) * np.tile(np.geomspace(0.3, 3, 6), 4)
+    runs = synthetic(24).assign(params=params, tokens=budgets / (6 * params))
+    runs["loss"] = CHINCHILLA(dict(A=400.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36), **runs[["params", "tokens"]])
+    ax = fit(CHINCHILLA, runs).plot("isoflop")
+    curves = [line for line in ax.lines if line.get_marker() == "None" and len(line.get_xdata()) > 20]
+    assert len(curves) == 4
+
+
 def test_plots_that_need_two_inputs_say_so(synthetic):
     runs = synthetic(40)
     one = fit(SIZES, runs.assign(loss=SIZES(dict(E=1.8, A=400.0, alpha=0.3), params=runs["params"])))
