@@ -133,9 +133,10 @@ def write_block(block: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
 
     Places outside of the block are dropped.
     """
-    rows = jnp.arange(block.shape[0])[:, None]
-    at = jnp.where(at < 0, block.shape[2], at)  # a negative index would count from the end
-    return block.at[rows, :, at].set(new.astype(block.dtype), mode="drop")
+    rows, heads = jnp.arange(block.shape[0])[:, None, None], jnp.arange(block.shape[1])
+    at = jnp.where(at < 0, block.shape[2], at)[..., None]  # a negative index would count from the end
+    # One index per head: XLA rewrites the scatter of a single row in a way that copies the whole block.
+    return block.at[rows, heads, at].set(new.astype(block.dtype), mode="drop")
 
 
 def write_pages(pages: jax.Array, new: jax.Array, page: jax.Array, offset: jax.Array) -> jax.Array:

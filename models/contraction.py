@@ -10,15 +10,19 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from models.platform import on_cpu
+from models.quantized import QuantizedWeight, quantized_contract
+from models.sharding import current_mesh
 
 PRODUCT = "product"  # the name under which a rematerialisation policy can save what `contract` returns
 
 
-def contract(x: jax.Array, w: jax.Array, dims: int = 1) -> jax.Array:
+def contract(x: jax.Array, w: jax.Array | QuantizedWeight, dims: int = 1) -> jax.Array:
     """Contract the last `dims` dims of x with the first `dims` of w, accumulating in float32.
 
     x `[..., *in]`, w `[*in, *out]` -> `[..., *out]` in x's dtype.
     """
+    if isinstance(w, QuantizedWeight):
+        return quantized_contract(x, w, dims)
     return checkpoint_name(_contract(x, w, dims), PRODUCT)
 
 
@@ -36,7 +40,9 @@ def _forward(x: jax.Array, w: jax.Array, dims: int) -> tuple[jax.Array, tuple[ja
 def _backward(dims: int, residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = residuals
     shared = x.ndim - dims
-    if on_cpu():  # as matrices: with more dims, XLA's CPU backend copies w transposed before the product
+    # As matrices: with more dims, XLA's CPU backend copies w transposed before the product. On a mesh the dims may be
+    # split, and flattening them would gather.
+    if on_cpu() and current_mesh() is None:
         dy_rows, matrix = dy.reshape(*dy.shape[:shared], -1), w.reshape(math.prod(w.shape[:dims]), -1)
         contracted = ((shared,), (1,))
         dx = jax.lax.dot_general(dy_rows, matrix, (contracted, ((), ())), preferred_element_type=jnp.float32)

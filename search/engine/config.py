@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from models.config import ModelConfig
 from models.errors import require
 
 Precision = Literal["float32", "bfloat16", "layercast"]
+Share = Literal["model", "always", "never"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class EngineConfig:
     pages: int | None = None  # None: prompts of max_len for a quarter of the slots, at least 4 and a chunk's worth
     prefill_chunk: int = 128  # prompt tokens per prefill step, packed from as many prompts as fit
     stage_tokens: int = 32  # decode steps per round trip to the host
+    share: Share = "model"  # whether samples read their prompt together: as a cost model says, or always or never
     share_rows: int = 16  # samples of one prompt that read its cache in one product
     precision: Precision = "float32"  # "layercast": weights kept in bfloat16, everything computed in float32
     ends: tuple[int, ...] = ()  # tokens that end a sample
@@ -42,10 +44,9 @@ class EngineConfig:
         for name in ("pages", "quantum"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"engine.{name}", f"is {value}", "give a positive integer, or None")
-        allowed = ("float32", "bfloat16", "layercast")
-        require(
-            self.precision in allowed, "engine.precision", f"is {self.precision!r}", f"use one of {', '.join(allowed)}"
-        )
+        for name, kind in (("precision", Precision), ("share", Share)):
+            value, allowed = getattr(self, name), get_args(kind)
+            require(value in allowed, f"engine.{name}", f"is {value!r}", f"use one of {', '.join(allowed)}")
         need = -(-self.max_len // self.page_size)
         require(
             self.page_count >= need,

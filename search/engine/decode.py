@@ -25,17 +25,18 @@ RUNNING, EOS, STOP, LENGTH, INVALID = range(5)  # why a row does not decode; an 
 class Rows(NamedTuple):
     """What every slot is doing, `[slots]` int32 unless stated.
 
-    token: the next input; length: tokens of its own in the cache, which is also how many it has drawn, since the first
-    of its own is the prompt's last; start: position of the first of them, the length of its prefix; limit: how many it
-    may draw; reason: RUNNING or why not;
+    token: the next input; start: position of the first one, the prompt's last token; length: tokens drawn so far;
+    begin: tokens of its prompt that it keeps in its own cache, 0 for one that shares them; limit: how many it may draw;
+    reason: RUNNING or why not;
     stream `[slots, 3]` uint32: seed, problem and lineage of its random stream; stops `[slots, count, width]` and the
     last tokens `window` `[slots, width]` for them; history `[slots, max_len]`: all tokens, for the repetition penalty
     (width 0 without one).
     """
 
     token: Ints
-    length: Ints
     start: Ints
+    length: Ints
+    begin: Ints
     limit: Ints
     reason: Ints
     stream: Ints
@@ -43,12 +44,18 @@ class Rows(NamedTuple):
     window: Ints
     history: Ints
 
+    @property
+    def own(self) -> jax.Array:
+        """Tokens in each row's own cache."""
+        return self.begin + self.length
 
-class Prefixes(NamedTuple):
-    """The shared prefixes of all rows: groups of many lanes, and groups of one for rows that share with nobody."""
+    @property
+    def origin(self) -> jax.Array:
+        """Position of the first token of each row's own cache."""
+        return self.start - self.begin
 
-    wide: Groups
-    solo: Groups
+
+Prefixes = tuple[Groups, ...]  # the prefixes that rows share
 
 
 class Drawn(NamedTuple):
@@ -64,15 +71,16 @@ def cached_attends(
     held: list[Blocks],
     pages: Layers,
     prefixes: Prefixes,
-    start: jax.Array,
-    length: jax.Array,
+    origin: jax.Array,
+    own: jax.Array,
     n: int,
 ) -> list[Attend]:
-    """One attention per layer for `n` new tokens of every row, over its prefix and its own suffix.
+    """One attention per layer for `n` new tokens of every row, over its shared prefix and its own cache.
 
-    held: a list of one, the rows' blocks, in which the new keys and values are put as the layers are called.
+    origin, own `[slots]`: position of the first token there, and how many there are. held: a list of one, the rows'
+    blocks, in which the new keys and values are put as the layers are called.
     """
-    at = length[:, None] + jnp.arange(n)  # [slots, n]: place in the suffix
+    at = own[:, None] + jnp.arange(n)  # [slots, n]: place in the own cache
     scale = attention_scale(config)
 
     def attend(
@@ -80,9 +88,10 @@ def cached_attends(
     ) -> jax.Array:
         limits, kv_heads = Limits(scale, window, softcap), k.shape[2]
         group = q.shape[2] // kv_heads
-        queries, positions = cache.split_queries(q, kv_heads), jnp.tile(start[:, None] + at, (1, group))
-        part = cache.nothing(queries)
+        queries, positions = cache.split_queries(q, kv_heads), jnp.tile(origin[:, None] + at, (1, group))
+        part = cache.nothing(queries) if prefixes else None
         for groups in prefixes:
+            assert part is not None
             part = cache.shared_prefix(queries, positions, pages.k[layer], pages.v[layer], groups, limits, part)
         first, blocks = 0, []
         for block in held[0]:
@@ -93,11 +102,11 @@ def cached_attends(
             visible = index <= at[..., None]
             if window is not None:
                 visible = visible & (index > at[..., None] - window)
-            own = cache.own_block(queries, keys, values, jnp.tile(visible, (1, group, 1)), limits)
-            # The barriers keep every block's part a program of its own, the same however many blocks there are.
-            part = jax.lax.optimization_barrier(cache.merge(part, jax.lax.optimization_barrier(own)))
+            new = cache.own_block(queries, keys, values, jnp.tile(visible, (1, group, 1)), limits)
+            part = new if part is None else cache.merge(part, new)
             first += keys.shape[2]
         held[0] = tuple(blocks)
+        assert part is not None
         return cache.join_queries(cache.finish(part), n).astype(q.dtype)
 
     return [partial(attend, layer) for layer in range(config.n_layers)]
@@ -110,17 +119,17 @@ def forward(
     blocks: Blocks,
     prefixes: Prefixes,
     tokens: jax.Array,
-    start: jax.Array,
-    length: jax.Array,
+    origin: jax.Array,
+    own: jax.Array,
 ) -> tuple[jax.Array, Blocks]:
     """Logits `[slots, n, vocab]` float32 after each of the next tokens `[slots, n]`, and the blocks with them.
 
-    Their keys and values are written at `length`..`length + n` of every row's suffix, which starts at position
-    `start`; both `[slots]`.
+    Their keys and values are written at `own`..`own + n` of every row's cache, which starts at position `origin`; both
+    `[slots]`.
     """
     held = [blocks]
-    attends = cached_attends(config, held, pages, prefixes, start, length, tokens.shape[1])
-    positions = (start + length)[:, None] + jnp.arange(tokens.shape[1])
+    attends = cached_attends(config, held, pages, prefixes, origin, own, tokens.shape[1])
+    positions = (origin + own)[:, None] + jnp.arange(tokens.shape[1])
     hidden, head = hidden_and_head(config, params, tokens, positions, None, attends)
     return logits(config, hidden, head), held[0]
 
@@ -204,7 +213,7 @@ def make_stage(config: ModelConfig, steps: int, ends: tuple[int, ...], gaps: boo
         def step(carry: tuple) -> tuple:
             i, blocks, rows, drawn = carry
             scores, blocks = forward(
-                config, params, pages, blocks, prefixes, rows.token[:, None], rows.start, rows.length
+                config, params, pages, blocks, prefixes, rows.token[:, None], rows.origin, rows.own
             )
             rows, new = advance(rows, settings, keys, scores[:, 0], ends, gaps)
             drawn = Drawn(*(jax.lax.dynamic_update_slice(d, n[:, None], (0, i)) for d, n in zip(drawn, new)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from search.engine.prefill import Chunk, make_prefill
 from search.engine.program import Program
 from search.engine.sampling import SamplingRows
 
+FIRST_BLOCK = 256  # tokens of all slots together in the shortest block
 Moves = Sequence[tuple[int, int, int]]  # (slot, number of a page in its own cache, place of that page in the pool)
 
 
@@ -37,7 +39,7 @@ class Device:
         self.config, self.mesh = config, mesh
         self.model = running_config(model, config.precision)
         self.compilations = 0
-        self.block_pages = block_pages(config.max_len, config.page_size)
+        self.block_pages = block_pages(config.max_len, config.page_size, config.slots)
         self._room = max(16, config.slots)  # moves between pages and blocks in one call
         with self._placed():
             self.params = self._shard(stored_params(self.model, params))
@@ -150,7 +152,10 @@ class Device:
     def _shard(self, params: Params) -> Params:
         if self.mesh is None:
             return params
-        return jax.device_put(params, weight_shardings(transformer.weights(self.model), DEFAULT_RULES, self.mesh))
+        rules = DEFAULT_RULES
+        if self.model.vocab_size % self.mesh.shape["tensor"]:  # GPT-2's 50257 tokens, for one: keep the table whole
+            rules = dataclasses.replace(rules, vocab=None)
+        return jax.device_put(params, weight_shardings(transformer.weights(self.model), rules, self.mesh))
 
     def _zeros(self, leading: int, length: int) -> Layers:
         make = partial(cache.empty, self.model, leading, length)
@@ -159,9 +164,14 @@ class Device:
         return jax.jit(make, out_shardings=NamedSharding(self.mesh, PartitionSpec(None, DEFAULT_RULES.kv_heads)))()
 
 
-def block_pages(max_len: int, page_size: int) -> list[int]:
-    """Pages per block of the slots' own caches: 1 up to 8 of them, then 4 blocks per doubling of the length."""
-    pages, step, total = [], 1, 0
+def block_pages(max_len: int, page_size: int, slots: int) -> list[int]:
+    """Pages per block of the slots' own caches: equal ones up to 8, then 4 blocks per doubling of the length.
+
+    A block costs some ten kernels per layer whatever its size, and unused keys cost their reading: with few slots the
+    blocks begin longer, so that the first part does not exceed the second.
+    """
+    step, total = max(1, FIRST_BLOCK // (page_size * slots)), 0
+    pages = []
     while total * page_size < max_len:
         if total >= 8 * step:
             step *= 2

@@ -74,7 +74,7 @@ class Engine:
         self.device = Device(model, params, config, mesh)
         self.model = self.device.model
         self.pool = PagePool(config.page_count, config.page_size, self.device.read, self.device.write)
-        self.slots = Slots(config, model.vocab_size)
+        self.slots = Slots(config, self.model)
         self.scheduler = Scheduler(config, self.pool)
         self.ledger = Ledger()
         self.statistics = Statistics()
@@ -136,9 +136,7 @@ class Engine:
 
     def prompt(self, problem: int, tokens: Sequence[int], samples: int) -> Prompt:
         """A prompt whose samples the caller makes, runs and closes; `samples` decides whether they read it together."""
-        lanes = min(self.config.share_rows, self.config.slots)
-        wide = shares(samples, self.model, self.config.page_size, lanes)
-        return Prompt(problem, tuple(tokens), wide)
+        return Prompt(problem, tuple(tokens), shares(samples, self.model, self.config))
 
     def submit(self, samples: Sequence[Sample]) -> None:
         """Let these samples decode up to their limit, end or stop; they come back in their prompt's `paused`."""
@@ -199,13 +197,13 @@ class Engine:
         """Copy what a slot holds of a sample into pages of its own; OutOfPages leaves everything as it was."""
         size = self.config.page_size
         whole = sample.stored // size
-        blocks = range(whole, -(-len(sample.tokens) // size))
+        blocks = range(whole, -(-sample.own // size))
         new = self.pool.allocate(len(blocks))
         self.device.store([(slot, block, page) for block, page in zip(blocks, self.pool.places(new))])
         self.pool.unpin(new)
         self.pool.release(sample.pages[whole:])
         sample.pages[whole:] = new
-        sample.stored = len(sample.tokens)
+        sample.stored = sample.own
         self._charge_move(sample, len(blocks) * size)
 
     def _prompt(self, request: Request) -> Prompt:
@@ -235,7 +233,7 @@ class Engine:
         entering = list(zip(free, self.scheduler.next_samples(len(free))))
         for slot, sample in entering:
             self.slots.put(slot, sample)
-        back = [(slot, sample) for slot, sample in entering if sample.tokens]
+        back = [(slot, sample) for slot, sample in entering if sample.pages]
         if back:
             self._fit()
             self.device.load(
@@ -246,9 +244,9 @@ class Engine:
                 self._charge_move(sample, sample.stored)
 
     def _fit(self) -> None:
-        ends = [min(s.limit, len(s.tokens) + self.config.stage_tokens) for _, s in self.slots.taken]
-        held = [len(s.tokens) for _, s in self.slots.taken]
-        self.device.fit(max([*ends, *held, 1]))
+        ahead = self.config.stage_tokens
+        needed = [s.own + max(min(s.limit - len(s.tokens), ahead), 0) for _, s in self.slots.taken]
+        self.device.fit(max([*needed, 1]))
 
     def _read_chunk(self) -> bool:
         """Read what the scheduler planned; False when there is nothing to read or no room for it."""
@@ -332,16 +330,13 @@ class Engine:
         sample = self.slots.samples[slot]
         assert sample is not None
         prompt = sample.prompt
-        if prompt.running == 1:
-            self.pool.unpin(prompt.pages)  # its own pages may take the place of its prompt's
+        self.scheduler.leave(prompt)  # its own pages may take the place of its prompt's
         try:
             self.store(sample, slot)
         except OutOfPages:
-            if prompt.running == 1:
-                self.pool.pin(prompt.pages)
+            self.scheduler.enter(prompt)
             return
         self.slots.take(slot)
-        prompt.running -= 1
         if sample.reason != RUNNING:
             prompt.paused.append(sample)
             return
@@ -354,17 +349,15 @@ class Engine:
         sample = self.slots.take(slot)
         self.pool.release(sample.pages)
         sample.pages = []
-        sample.prompt.running -= 1
-        if sample.prompt.running == 0:
-            self.pool.unpin(sample.prompt.pages)
+        self.scheduler.leave(sample.prompt)
 
     def _charge(self, new: dict[Sample, int], groups: list[tuple[Prompt, list[Sample]]], seconds: float) -> None:
         """Charge a stage to the ledger: `new` tokens of each sample, prefixes once per step and group."""
         total = sum(new.values())
         for sample, n in new.items():
-            prompt, held = sample.prompt, len(sample.tokens)
-            flops = self.prices.decode(prompt.prefix + held + 1, n)
-            moved = self.prices.suffix_bytes(held, n)
+            prompt = sample.prompt
+            flops = self.prices.decode(prompt.prefix + len(sample.tokens) + 1, n)
+            moved = self.prices.suffix_bytes(sample.own, n)
             sample.flops, sample.bytes = sample.flops + flops, sample.bytes + moved
             self.ledger.charge(
                 prompt.problem, generated_tokens=n, flops=flops, bytes=moved, seconds=seconds * n / max(total, 1)

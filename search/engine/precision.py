@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from models.config import ModelConfig
+from models.quantized import QuantizedWeight
 from models.transformer import Params, unstack_layers
 from search.engine.config import Precision
 
@@ -24,13 +25,20 @@ def stored_params(config: ModelConfig, params: Params) -> Params:
     """Parameters as the engine keeps them: unrolled, floating ones in the config's `param_dtype`."""
     if "blocks" in params:
         params = unstack_layers(params, config.n_layers)
-    return jax.tree.map(lambda x: _cast(jnp.asarray(x), config.param_dtype), params)
+    return _cast(jax.tree.map(jnp.asarray, params), config.param_dtype)
 
 
 def computed(config: ModelConfig, params: Params) -> Params:
     """Parameters as the products read them: floating ones in the config's `dtype`."""
-    return jax.tree.map(lambda x: _cast(x, config.dtype), params)
+    return _cast(params, config.dtype)
 
 
-def _cast(x: jax.Array, dtype: str) -> jax.Array:
-    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+def _cast(params: Params, dtype: str) -> Params:
+    """Floating parameters in `dtype`; quantised ones keep their float32 scales, a few bytes that every product needs."""
+
+    def one(x: jax.Array | QuantizedWeight) -> jax.Array | QuantizedWeight:
+        if isinstance(x, QuantizedWeight) or not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        return x.astype(dtype)
+
+    return jax.tree.map(one, params, is_leaf=lambda x: isinstance(x, QuantizedWeight))

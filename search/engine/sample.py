@@ -15,8 +15,9 @@ class Prompt:
     """A prompt whose cache is stored once, and its samples.
 
     All tokens but the last are the prefix, kept in `pages`; the last one is every sample's first input. filled: tokens
-    of the prefix that are computed. wide: samples read the prefix together. fresh: samples that have not begun; parked:
-    samples that wait to go on; running: in slots now; paused: ended or at their limit, for the owner to take.
+    of the prefix that are computed. wide: samples read the prefix together, else each has a copy in its own cache.
+    fresh: samples that have not begun; parked: samples that wait to go on; running: in slots now; paused: ended or at
+    their limit, for the owner to take.
     """
 
     problem: int
@@ -53,10 +54,10 @@ class Prompt:
 class Sample:
     """One generation.
 
-    lineage: with the problem and the seed, its random stream. tokens: generated so far, logprobs and gaps of each. The
-    prompt's last token and all of these but the newest are in its cache: in a slot while it runs, else in `pages`, of
-    which the first `stored` tokens are up to date. limit: number of tokens at which it pauses. spans: how many samples
-    share which stretch of its tokens (see `Span`).
+    lineage: with the problem and the seed, its random stream. tokens: generated so far, logprobs and gaps of each. All
+    tokens before the newest are in its cache, from the prompt's last one on or, unless the prompt is wide, from its
+    first: in a slot while it runs, else in `pages`, of which the first `stored` tokens are up to date. limit: number of
+    tokens at which it pauses. spans: how many samples share which stretch of its tokens (see `Span`).
     """
 
     prompt: Prompt
@@ -75,6 +76,16 @@ class Sample:
     flops: int = 0
     bytes: float = 0.0
     spans: list[Span] = field(default_factory=list)
+
+    @property
+    def begin(self) -> int:
+        """Tokens of the prompt in its own cache, but for the last one."""
+        return 0 if self.prompt.wide else self.prompt.prefix
+
+    @property
+    def own(self) -> int:
+        """Tokens in its own cache while it waits."""
+        return self.begin + len(self.tokens)
 
     @property
     def newest(self) -> int:

@@ -41,7 +41,7 @@ class Scheduler:
     @property
     def ahead(self) -> bool:
         """Whether enough prompts are ready for every slot to serve a group of another one."""
-        return len(self.ready) >= max(2, self._config.slots // self._lanes)
+        return len(self.ready) > self._config.slots // self._lanes
 
     def add(self, prompt: Prompt) -> None:
         """Its samples want to run."""
@@ -118,22 +118,40 @@ class Scheduler:
 
     def _start(self, prompt: Prompt) -> Sample | None:
         """The prompt's next sample with everything it needs on the device, or None while there is no room."""
-        try:
-            if prompt.running == 0:
-                self._pool.pin(prompt.pages)
-            sample = prompt.next_sample()
-            try:
-                self._pool.pin(sample.pages)
-            except OutOfPages:
-                prompt.parked.appendleft(sample)
-                prompt.waiting += 1
-                if prompt.running == 0:
-                    self._pool.unpin(prompt.pages)
-                return None
-        except OutOfPages:
+        if not self.enter(prompt):
             return None
-        prompt.running += 1
+        sample = prompt.next_sample()
+        self.adopt(sample)
+        try:
+            self._pool.pin(sample.pages)
+        except OutOfPages:
+            prompt.parked.appendleft(sample)
+            prompt.waiting += 1
+            self.leave(prompt)
+            return None
         return sample
+
+    def enter(self, prompt: Prompt) -> bool:
+        """One more sample of the prompt runs; while one does, a shared prefix stays on the device. False: no room."""
+        if prompt.wide and prompt.running == 0:
+            try:
+                self._pool.pin(prompt.pages)
+            except OutOfPages:
+                return False
+        prompt.running += 1
+        return True
+
+    def leave(self, prompt: Prompt) -> None:
+        """One sample of the prompt fewer runs."""
+        prompt.running -= 1
+        if prompt.wide and prompt.running == 0:
+            self._pool.unpin(prompt.pages)
+
+    def adopt(self, sample: Sample) -> None:
+        """A fresh sample that keeps its prompt in its own cache begins with the prompt's pages."""
+        if not sample.prompt.wide and not sample.stored:
+            sample.pages, sample.stored = list(sample.prompt.pages), sample.prompt.prefix
+            self._pool.hold(sample.pages)
 
     def _next_unread(self, skip: int) -> Prompt | None:
         """The prompt after the first `skip` ones of the queue, taken from a source when the queue is too short."""

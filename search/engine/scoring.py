@@ -40,8 +40,10 @@ def score(
         require(len(tokens) <= room, "continuation", f"{len(tokens)} tokens do not fit", f"give at most {room}")
         bad = [t for t in tokens if not 0 <= t < engine.model.vocab_size]
         require(not bad, "continuation", f"holds unknown tokens {bad[:5]}", f"use 0 to {engine.model.vocab_size - 1}")
-        readings.append(_Reading(sample, tuple(tokens), [], len(sample.tokens) // engine.config.page_size))
+        readings.append(_Reading(sample, tuple(tokens), [], sample.own // engine.config.page_size))
     engine.ensure_read([reading.sample.prompt for reading in readings])
+    for reading in readings:
+        engine.scheduler.adopt(reading.sample)
     unread = list(readings)
     while unread:
         batch = _batch(engine, unread)
@@ -71,10 +73,8 @@ def _batch(engine: Engine, unread: list[_Reading]) -> list[tuple[_Reading, Segme
                 break
             fix = "raise engine.pages, or finish other samples first"
             raise ConfigError("engine.pages", f"{config.page_count} are too few to score a sample", fix) from None
-        regions = (
-            Region(0, engine.pool.places(prompt.pages)),
-            Region(prompt.prefix, engine.pool.places(reading.pages)),
-        )
+        own = Region(prompt.prefix - sample.begin, engine.pool.places(reading.pages))
+        regions = (Region(0, engine.pool.places(prompt.pages)), own) if prompt.wide else (own,)
         n = min(tokens, len(reading.tokens) - reading.done)
         inputs = (sample.newest, *reading.tokens)[reading.done : reading.done + n]
         start = prompt.prefix + len(sample.tokens) + reading.done
@@ -99,7 +99,7 @@ def _claim(engine: Engine, reading: _Reading) -> None:
             return
         pool.pin(sample.pages)
         try:
-            total = -(-(len(sample.tokens) + len(reading.tokens)) // size)
+            total = -(-(sample.own + len(reading.tokens)) // size)
             new = pool.allocate(total - reading.whole)
         except OutOfPages:
             pool.unpin(sample.pages)
@@ -145,4 +145,4 @@ def _finish(engine: Engine, reading: _Reading, keep: bool) -> None:
     sample.tokens += reading.tokens
     sample.logprobs += reading.logprobs
     sample.gaps += [float("inf")] * len(reading.tokens)
-    sample.stored = len(sample.tokens)
+    sample.stored = sample.own

@@ -5,20 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 from models.cache import Groups
+from models.config import ModelConfig
 from search.engine import sampling, stop
 from search.engine.config import EngineConfig
 from search.engine.decode import LENGTH, RUNNING, Prefixes, Rows
 from search.engine.pages import PagePool
 from search.engine.sample import Prompt, Sample
 from search.engine.sampling import Filters, Sampling, SamplingRows
+from search.engine.sharing import sharing_pays
 
 
 class Slots:
     """`config.slots` places for samples, on the host."""
 
-    def __init__(self, config: EngineConfig, vocab_size: int):
+    def __init__(self, config: EngineConfig, model: ModelConfig):
         self.samples: list[Sample | None] = [None] * config.slots
-        self._config, self._vocab_size = config, vocab_size
+        self._config, self._vocab_size = config, model.vocab_size
+        self._sharing = sharing_pays(model, config)
         self.keep_history = False  # give `rows` all tokens even where no repetition penalty needs them
         self._filters: Filters | None = None
         self._bias_width = self._forced_width = 0
@@ -62,14 +65,19 @@ class Slots:
         """The state of every slot; see `Rows`."""
         config = self._config
         n = config.slots
-        token, length, start, limit = (np.zeros(n, np.int32) for _ in range(4))
+        token, start, length, begin, limit = (np.zeros(n, np.int32) for _ in range(5))
         reason = np.full(n, LENGTH, np.int32)
         stream = np.zeros((n, 3), np.uint32)
         window = np.full((n, config.stop_length), stop.EMPTY, np.int32)
         repetition = self.keep_history or (self._filters is not None and self._filters.repetition)
         history = np.full((n, config.max_len if repetition else 0), -1, np.int32)
         for i, sample in self.taken:
-            token[i], length[i], start[i] = sample.newest, len(sample.tokens), sample.prompt.prefix
+            token[i], start[i], length[i], begin[i] = (
+                sample.newest,
+                sample.prompt.prefix,
+                len(sample.tokens),
+                sample.begin,
+            )
             limit[i], reason[i] = sample.limit, sample.reason
             stream[i] = sample.seed, sample.prompt.problem, sample.lineage
             last = sample.tokens[-config.stop_length :]
@@ -77,7 +85,7 @@ class Slots:
             if repetition:
                 seen = [*sample.prompt.tokens, *sample.tokens]
                 history[i, : len(seen)] = seen
-        return Rows(token, length, start, limit, reason, stream, self._stops.copy(), window, history)
+        return Rows(token, start, length, begin, limit, reason, stream, self._stops.copy(), window, history)
 
     def settings(self) -> SamplingRows:
         """How every slot samples; an empty one like some other."""
@@ -91,24 +99,22 @@ class Slots:
 
     def prefixes(self, pool: PagePool) -> tuple[Prefixes, list[tuple[Prompt, list[Sample]]]]:
         """The groups that read prefixes together: for the device, and as (prompt, samples) for the ledger."""
-        config = self._config
         by_prompt: dict[Prompt, list[tuple[int, Sample]]] = {}
         for i, sample in self.taken:
-            by_prompt.setdefault(sample.prompt, []).append((i, sample))
-        wide: list[tuple[Prompt, list[int]]] = []
-        solo: list[tuple[Prompt, list[int]]] = []
-        members = []
+            if sample.prompt.wide:
+                by_prompt.setdefault(sample.prompt, []).append((i, sample))
+        lanes = min(self._config.share_rows, self._config.slots)
+        found, members = [], []
         for prompt, samples in by_prompt.items():
-            lanes = min(config.share_rows, config.slots) if prompt.wide else 1
             for first in range(0, len(samples), lanes):
                 part = samples[first : first + lanes]
-                (wide if prompt.wide else solo).append((prompt, [i for i, _ in part]))
+                found.append((prompt, [i for i, _ in part]))
                 members.append((prompt, [sample for _, sample in part]))
-        return Prefixes(self._groups(wide, config.share_rows, pool), self._groups(solo, 1, pool)), members
+        return ((self._groups(found, lanes, pool),) if self._sharing else ()), members
 
     def _groups(self, found: list[tuple[Prompt, list[int]]], lanes: int, pool: PagePool) -> Groups:
         config = self._config
-        n, lanes = config.slots, min(lanes, config.slots)
+        n = config.slots
         rows = np.full((n, lanes), n, np.int32)
         pages = np.zeros((n, -(-config.max_len // config.page_size)), np.int32)
         tiles, length = np.zeros(n, np.int32), np.zeros(n, np.int32)

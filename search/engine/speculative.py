@@ -248,25 +248,20 @@ def make_stage(
             live = live_of(rows)
             tree, memory, guessed = _guess(speculation, draft, draft_params, memory, rows, settings, keys, live)
             scores, nodes = forward_tree(
-                config, params, blocks, tree.token, rows.start, rows.length, tree.depth, tree.path,
+                config, params, blocks, tree.token, rows.origin, rows.own, tree.depth, tree.path,
                 pages=pages, prefixes=prefixes,
             )  # fmt: skip
             verdict, target, logprobs, gap = _judge(speculation, tree, scores, rows, settings, keys, gaps)
-            blocks = commit(blocks, nodes, verdict.path, verdict.accepted + 1, rows.length)
+            blocks = commit(blocks, nodes, verdict.path, verdict.accepted + 1, rows.own)
             if "table" in speculation.drafter:
                 memory = memory._replace(table=_learn(speculation, memory.table, tree, verdict, target, rows, live))
             old = rows
             rows, drawn = _emit(engine, tree, verdict, rows, drawn, logprobs, gap, before, most, live)
-            kept = rows.length - old.length
             if guessed is not None:  # the draft model has read what it guessed
                 position = old.start + old.length
                 known = commit(memory.blocks, guessed, verdict.path, verdict.accepted + 1, position)
-                memory = memory._replace(blocks=known, read=jnp.where(live, position + kept, memory.read))
-            tally = Tally(
-                tally.calls + live, tally.drafted + jnp.where(live, tree.drafted, 0),
-                tally.accepted + jnp.where(live, jnp.minimum(verdict.accepted, kept), 0), tally.tokens + kept,
-            )  # fmt: skip
-            return i + 1, blocks, memory, rows, drawn, tally
+                memory = memory._replace(blocks=known, read=jnp.where(live, rows.start + rows.length, memory.read))
+            return i + 1, blocks, memory, rows, drawn, _counted(tally, tree, verdict, rows.length - old.length, live)
 
         i, blocks, memory, rows, drawn, tally = jax.lax.while_loop(
             going, one_pass, (jnp.int32(0), blocks, memory, rows, drawn, tally)
@@ -404,6 +399,14 @@ def _learn(
     stream = jnp.repeat(rows.stream[:, :2], nodes, axis=0)
     flat = jnp.stack(windows, 1).reshape(slots * nodes, -1)
     return drafters.learn(table, stream, flat, said.reshape(slots * nodes, -1), use.reshape(-1))
+
+
+def _counted(tally: Tally, tree: Tree, verdict: Verdict, kept: jax.Array, live: jax.Array) -> Tally:
+    """The tally after a pass of the `live` rows that kept so many tokens, `[slots]`."""
+    return Tally(
+        tally.calls + live, tally.drafted + jnp.where(live, tree.drafted, 0),
+        tally.accepted + jnp.where(live, jnp.minimum(verdict.accepted, kept), 0), tally.tokens + kept,
+    )  # fmt: skip
 
 
 def _emit(

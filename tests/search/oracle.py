@@ -70,6 +70,14 @@ class Oracle:
         choice = jax.device_get(program(self.params, padded, np.int32(first), stream, rows, seen))
         return Choice(*(x[first - 1 : first - 1 + len(tokens)] for x in choice))
 
+    def scores(self, request: Request, tokens: Sequence[int]) -> np.ndarray:
+        """Log-probabilities `[len(tokens)]` of these tokens after the prompt."""
+        first, sequence = len(request.prompt), [*request.prompt, *tokens]
+        padded = np.zeros(self.max_len, np.int32)
+        padded[: len(sequence)] = sequence
+        logprobs = jax.nn.log_softmax(transformer.apply(self.config, self.params, padded[None])[0])
+        return np.array([logprobs[first - 1 + i, token] for i, token in enumerate(tokens)])
+
     def check(self, request: Request, done: Completion, ends: Sequence[int] = ()) -> None:
         """Every token is the oracle's own choice, or one that lay nearer to another than float32 sums can tell.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -13,8 +14,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from models import transformer
+from models.config import ModelConfig
+from models.errors import ConfigError
 from search.engine import drafters, sampling, verify
+from search.engine.config import EngineConfig
 from search.engine.drafters import Guess, Tree
+from search.engine.engine import Engine
+from search.engine.request import Request
+from search.engine.sampling import Sampling
+from search.engine.speculative import DraftModel, Speculation, SpeculativeEngine
 
 VOCAB, WINDOW, NODES, LONG = 5, 2, 6, 3
 
@@ -227,3 +236,115 @@ def test_look_up_continues_the_latest_longest_match_of_the_text():
         guess, guess._replace(candidates=guess.candidates + 1, probability=guess.probability * 0 + 1)
     )
     assert both.candidates[:, 0].tolist() == [7, 1]
+
+
+# -- in the engine --------------------------------------------------------------------------------------------------
+
+TARGET = ModelConfig(vocab_size=VOCAB, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=24, max_seq_len=64)
+DRAFT = ModelConfig(vocab_size=VOCAB, d_model=8, n_layers=1, n_heads=1, d_ff=16, max_seq_len=64)
+ENGINE = EngineConfig(
+    slots=48, max_len=32, page_size=32, prefill_chunk=32, stage_tokens=16, share_rows=16, ends=(4,), stop_sequences=1,
+    stop_length=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models():
+    """(the target's parameters, a draft model)."""
+    params = transformer.init(TARGET, jax.random.key(0))
+    return params, DraftModel(DRAFT, transformer.init(DRAFT, jax.random.key(1)))
+
+
+def requests_of(*samplings: Sampling) -> list[Request]:
+    prompts = [(1, 2, 3), (2,), (1, 2, 1, 2, 1), (0, 3, 2, 2)]
+    return [
+        Request(i, prompt, 3, 20, s, stop=((3, 3),) if i == 3 else ())
+        for i, (prompt, s) in enumerate(zip(prompts, samplings))
+    ]
+
+
+MIXED = requests_of(
+    Sampling(),
+    Sampling(temperature=0.0),
+    Sampling(temperature=0.7, top_k=3, repetition_penalty=1.3),
+    Sampling(top_p=0.8, forced=(1, 0), logit_bias=((2, 1.0),)),
+)
+
+
+@pytest.fixture(scope="module")
+def plain(models):
+    """What the engine generates without guesses, by (problem, sample)."""
+    engine = Engine(TARGET, models[0], ENGINE)
+    return {(c.problem, c.sample): c for c in engine.generate(MIXED)}, engine.ledger
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "speculation",
+    [
+        Speculation(),
+        Speculation("model", shape="chain", nodes=4),
+        Speculation("table+text", "rejection", nodes=5),
+        Speculation("model", "rejection", nodes=4),
+    ],
+    ids=lambda s: f"{s.drafter}-{s.rule}-{s.shape}",
+)
+def test_the_engine_with_guesses_generates_what_it_does_without(speculation, models, plain):
+    params, draft = models
+    engine = SpeculativeEngine(TARGET, params, ENGINE, speculation, draft if speculation.drafter == "model" else None)
+    made = {(c.problem, c.sample): c for c in engine.generate(MIXED)}
+    expected, ledger = plain
+    assert made.keys() == expected.keys()
+    for key, ours in made.items():
+        if speculation.rule == "seeded" or key[0] == 1:  # problem 1 is greedy
+            assert (ours.tokens, ours.finish_reason) == (expected[key].tokens, expected[key].finish_reason)
+            np.testing.assert_allclose(ours.logprobs, expected[key].logprobs, atol=1e-4)
+        if key[0] == 3:
+            assert ours.tokens[:2] == (1, 0)[: len(ours.tokens)]
+    counts = engine.speculated
+    assert counts.tokens == sum(len(c.tokens) for c in made.values()) == engine.ledger.total.generated_tokens
+    assert counts.row_calls < counts.tokens and 0 < counts.acceptance < 1
+    assert counts.calls_per_token == counts.row_calls / counts.tokens
+    if speculation.rule == "seeded":
+        assert engine.ledger.total.flops > ledger.total.flops  # guesses that were read in vain cost
+    assert_sequences_follow_the_model(engine, params)
+
+
+def assert_sequences_follow_the_model(engine: Engine, params: dict) -> None:
+    """Chi-square of the first three tokens of many samples, with a filter, in the program that is already there."""
+    n, s, prompt = 1536, Sampling(temperature=0.8, top_k=4), (2, 0)
+    prefixes = list(itertools.product(range(VOCAB), repeat=2))
+    tokens = np.array([[*prompt, *prefix] for prefix in prefixes], np.int32)
+    scores = transformer.apply(TARGET, params, tokens)[:, len(prompt) - 1 :]
+    rows = sampling.stack_rows([s] * scores.shape[0] * scores.shape[1], VOCAB)
+    p = np.asarray(sampling.distribution(scores.reshape(-1, VOCAB), rows), np.float64).reshape(*scores.shape)
+    exact = {}
+    for i, (a, b) in enumerate(prefixes):
+        for c in range(VOCAB):
+            end = 1 if a == 4 else 2 if b == 4 else 3  # token 4 ends a sample
+            probability = np.prod([p[i, j, x] for j, x in zip(range(end), (a, b, c))])
+            exact[(a, b, c)[:end]] = probability
+    counts = dict.fromkeys(exact, 0)
+    for done in engine.generate([Request(99, prompt, n, 3, s)]):
+        counts[done.tokens] += 1
+    probabilities = np.array(list(exact.values()))
+    assert probabilities.sum() == pytest.approx(1, abs=1e-5)
+    assert chi_square(np.array(list(counts.values())), probabilities / probabilities.sum()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [({"nodes": 1}, "nodes"), ({"drafter": "tabel"}, "drafter"), ({"rule": "x"}, "rule"), ({"candidates": 0}, "cand")],
+)
+def test_bad_settings_are_refused_by_name(change, fault):
+    with pytest.raises(ConfigError, match=f"speculation.{fault}"):
+        Speculation(**change)
+
+
+def test_a_draft_model_must_fit_the_target(models):
+    params, draft = models
+    with pytest.raises(ConfigError, match="give a draft model"):
+        SpeculativeEngine(TARGET, params, ENGINE, Speculation("model"))
+    other = DraftModel(dataclasses.replace(DRAFT, vocab_size=9), draft.params)
+    with pytest.raises(ConfigError, match="same tokenizer"):
+        SpeculativeEngine(TARGET, params, ENGINE, Speculation("model"), other)
