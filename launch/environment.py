@@ -27,6 +27,7 @@ MALLOC_OPTIONS: dict[int, int] = {-4: 0, -1: 2**31 - 1, -8: 1}
 """mallopt settings of this process: no mapped chunks (M_MMAP_MAX), no trimming (M_TRIM_THRESHOLD), one arena."""
 
 _CPUS = "ISOFLOP_CPUS"
+_THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # the first is XLA's own
 
 
 def prepare() -> None:
@@ -66,8 +67,7 @@ def worker_environment(
     """
     require(threads >= 1, "threads", f"is {threads}", "give at least one thread for each worker")
     environment = dict(base) | settings(base)
-    for name in ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # NPROC: XLA's CPU pool
-        environment[name] = str(threads)
+    environment |= {name: str(threads) for name in _THREADS}
     environment.pop(_CPUS, None)
     if cpus is not None:
         require(len(cpus) > 0, "cpus", "is empty", "give at least one CPU for each worker")
@@ -75,6 +75,11 @@ def worker_environment(
     if MALLOC_TUNABLES:
         environment["GLIBC_TUNABLES"] = _tunables(base)
     return environment
+
+
+def limit_threads(threads: int) -> None:
+    """Let this process compute with `threads` threads from the moment that jax starts its devices."""
+    os.environ.update({name: str(threads) for name in _THREADS})
 
 
 def available_cpus() -> list[int]:

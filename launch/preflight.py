@@ -12,7 +12,7 @@ from models.errors import ConfigError
 from models.serialize import digest
 from scaling.data import Dataset, check_vocabulary, prepare
 from scaling.sweep.trial import Trial
-from scaling.train.initial import load_initial
+from scaling.train.initial import check_initial
 
 RESERVE = 64e6  # bytes for tables, metrics, logs and the report
 
@@ -30,7 +30,7 @@ def check_trials(trials: Sequence[Trial]) -> str:
         datasets[key].heldout_batches(seq_len, batch_size, limit_tokens=sequences * seq_len)
     for path, model in {(t.train.init_from, t.model) for t in trials}:
         if path is not None:
-            load_initial(path, model)
+            check_initial(path, model)
     return hashlib.sha256("".join(sorted(d.digest for d in datasets.values())).encode()).hexdigest()
 
 

@@ -8,9 +8,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from launch import cli
+from launch import cli, distributed, environment
 
 if TYPE_CHECKING:
     from scaling.sweep.trial import Trial
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FLAGS = cli.new_flags(config=True)
 cli.DEFINE_string("workdir", None, "run directory: made, or continued", flag_values=FLAGS, required=True)
 cli.DEFINE_string("profile", "", "directory for a profiler trace", flag_values=FLAGS)
+distributed.define_flags(FLAGS)
 
 
 def kinds() -> tuple[type, ...]:
@@ -26,13 +27,16 @@ def kinds() -> tuple[type, ...]:
     return (Trial,)
 
 
-def main(config: Trial, workdir: str, profile: str) -> int:
+def main(config: Trial, workdir: str, profile: str, **group: Any) -> int:
     from launch.sweep import run_sweep
     from scaling.sweep.config import SweepConfig
 
     model, data, train, mesh = config.model, config.data, config.train, config.mesh
     sweep = SweepConfig("train", model, data, train, mesh, threads=config.threads, workers=1)
-    return run_sweep(sweep, Path(workdir), profile=profile)
+    with distributed.joined(**group) as together:
+        if together:
+            environment.limit_threads(config.threads)
+        return run_sweep(sweep, Path(workdir), profile=profile, together=together)
 
 
 if __name__ == "__main__":

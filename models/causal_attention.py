@@ -41,13 +41,13 @@ def causal_attention(
     """
     if window is not None and window >= q.shape[1]:
         window = None
+    platform = target_platform()
+    if platform == "tpu" and block_size(q.shape[1]):
+        return splash_attention(q, k, v, segments=segments, scale=scale, window=window, softcap=softcap)
     if window is not None or softcap is not None:
         return _limited(q, k, v, segments, scale, window, softcap)
-    platform = target_platform()
     if platform == "cpu":
         return _blocked(q, k, v, segments, scale)
-    if platform == "tpu" and block_size(q.shape[1]):
-        return splash_attention(q, k, v, segments=segments, scale=scale)
     fused = platform == "gpu" and segments is None and q.dtype == jnp.bfloat16
     fused = fused and q.shape[-1] % 8 == 0 and q.shape[-1] <= CUDNN_HEAD_DIM
     return jax.nn.dot_product_attention(

@@ -38,6 +38,7 @@ from models.sharding import (
     mesh_axes,
     relayout,
     split,
+    summable,
     whole,
 )
 from models.weight import Weight
@@ -226,9 +227,13 @@ def dropless_block(config: ModelConfig, x: jax.Array, choice: Choice, up: jax.Ar
         return _ragged(config, x, choice, up, down, ())
     tokens, up_spec, down_spec, axes = specs
 
+    copies = tuple(axis for entry in tokens for axis in mesh_axes(entry) if axis != "expert")
+
     def local(x: jax.Array, expert: jax.Array, weight: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
+        up, down = (jax.lax.pcast(w, copies, to="varying").astype(x.dtype) for w in (up, down))
         return _ragged(config, x, Choice(expert, weight), up, down, axes)
 
+    up, down = up.astype(jnp.float32), down.astype(jnp.float32)  # so that copies sum their gradients in float32
     return by_hand(local, (x, *choice, up, down), (tokens, tokens, tokens, up_spec, down_spec), tokens, axes)
 
 
@@ -252,10 +257,13 @@ def _ragged(
     """One device's share of `dropless_block`; `axes` are those split by hand, none on one device."""
     m = config.moe
     assert m
+    dtype, x = x.dtype, summable(x)
+    if "tensor" in axes:  # each of these devices has its part of every expert; the gradients in x are summed
+        x = jax.lax.pcast(x, ("tensor",), to="varying")
     if "expert" in axes:
         x, choice = jax.tree.map(lambda a: jax.lax.all_gather(a, "expert", axis=0, tiled=True), (x, choice))
     batch, seq, d_model = x.shape
-    rows, mine = x.reshape(-1, d_model), up.shape[0]
+    rows, mine = x.reshape(-1, d_model).astype(dtype), up.shape[0]
     first = jax.lax.axis_index("expert") * mine if "expert" in axes else 0
     expert = choice.expert.reshape(-1) - first  # [tokens x top_k]
     expert = jnp.where((expert >= 0) & (expert < mine), expert, mine)  # those of other devices come last
@@ -271,7 +279,7 @@ def _ragged(
     out = out.reshape(batch, seq, d_model)
     if "expert" in axes:
         out = jax.lax.psum_scatter(out, "expert", scatter_dimension=0, tiled=True)
-    return out.astype(x.dtype)
+    return out.astype(dtype)
 
 
 def _ragged_product(rows: jax.Array, w: jax.Array, sizes: jax.Array) -> jax.Array:

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import os
@@ -26,7 +25,7 @@ from models.serialize import from_json, to_json
 from scaling.sweep.config import SweepConfig
 from scaling.sweep.results import Results, write_atomically
 from scaling.sweep.stack import Stack, make_stacks
-from scaling.sweep.trial import Trial
+from scaling.sweep.trial import PLACEMENT, Trial, default_of, override
 
 
 class RunDirectory:
@@ -61,16 +60,17 @@ class RunDirectory:
     def check_owner(self, config: SweepConfig) -> None:
         """ConfigError when the directory belongs to another sweep or to something else.
 
-        The number of workers may change: no result depends on it.
+        The number of workers and the mesh may change: no result depends on them but by rounding.
         """
         path = self.path / "config.json"
         if not path.exists():
             present = self.path.iterdir() if self.path.exists() else ()
-            strangers = [p.name for p in present if not p.name.startswith(".")]
+            strangers = [p.name for p in present if not p.name.startswith(".") and p.name != "logs"]  # a supervisor's
             problem = f"is not empty ({', '.join(sorted(strangers)[:3])}) and is no run directory"
             require(not strangers, str(self.path), problem, "choose a new --workdir")
             return
-        changed = _differences(to_json(dataclasses.replace(self.config(), workers=config.workers)), to_json(config))
+        saved, given = (to_json(_placeless(c)) for c in (self.config(), config))
+        changed = _differences(saved, given)
         problem = f"belongs to another sweep ({'; '.join(changed[:3])})"
         require(not changed, str(self.path), problem, "choose a new --workdir, or give the config it was started with")
 
@@ -98,16 +98,19 @@ class RunDirectory:
     # -- stacks -----------------------------------------------------------------------------------------------
 
     def plan(self, trials: Sequence[Trial], stack_size: int, labels: dict[str, dict[str, Any]]) -> None:
-        """Add the stacks of trials that have none yet; those written before keep their grouping."""
-        entries = _read(self.path / "stacks.json") if (self.path / "stacks.json").exists() else []
-        known = {trial["id"] for entry in entries for trial in entry["trials"]}
+        """Add the stacks of trials that have none yet; those written before keep their grouping, but take the mesh."""
+        entries = self._entries()
+        before = json.dumps(entries)
+        known = {trial["id"]: trial for entry in entries for trial in entry["trials"]}
         new = [t for t in trials if t.id not in known]
-        if not new:
-            return
+        for trial in trials:
+            if trial.id in known:
+                known[trial.id]["config"] = to_json(trial)
         for stack in make_stacks(new, stack_size):
             members = [{"id": t.id, "config": to_json(t), "labels": labels.get(t.id, {})} for t in stack.trials]
             entries.append({"trials": members, "trunks": list(stack.trunks)})
-        write_atomically(self.path / "stacks.json", json.dumps(entries, indent=1))
+        if json.dumps(entries) != before:
+            write_atomically(self.path / "stacks.json", json.dumps(entries, indent=1))
 
     def _entries(self) -> list[dict[str, Any]]:
         path = self.path / "stacks.json"
@@ -176,6 +179,11 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as e:
         raise ConfigError(str(path), f"is damaged ({e})", "restore it, or start a new --workdir") from None
+
+
+def _placeless(config: SweepConfig) -> SweepConfig:
+    """The sweep without what says where it runs."""
+    return override(config, {"workers": 0} | {path: default_of(SweepConfig, path) for path in PLACEMENT})
 
 
 def _differences(saved: Any, given: Any, path: str = "") -> list[str]:

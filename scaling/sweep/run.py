@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-from models import counts
+from models import counts, transformer
 from models.serialize import to_json
-from models.sharding import make_mesh
+from models.sharding import DEFAULT_RULES, make_mesh, weight_shardings
 from scaling.data import Dataset, prepare
 from scaling.sweep.results import Results, write_atomically
 from scaling.sweep.stack import Stack
@@ -21,6 +22,7 @@ from scaling.sweep.trial import Trial
 from scaling.train.checkpoint import Checkpoints
 from scaling.train.initial import load_initial
 from scaling.train.loop import Outcome, Progress, Run, Training
+from scaling.train.processes import barrier, from_first, is_first
 
 
 def trial_directory(directory: Path, trial: Trial) -> Path:
@@ -49,13 +51,14 @@ def run_stack(
     ConfigError when the data is not what the checkpoint was trained on.
     """
     results = Results(directory)
-    done = frozenset(trial.id for trial in stack.trials if results.get(trial.id) is not None)
+    done = frozenset(from_first(lambda: [trial.id for trial in stack.trials if results.get(trial.id) is not None]))
     base = stack.trials[0]
-    datasets = {trial.id: prepare(trial.data, trial.model.vocab_size) for trial in stack.trials}
+    datasets = _prepared(stack)
+    mesh = make_mesh(base.mesh, devices_of(base))
     heldout = datasets[base.id].heldout_batches(
         base.train.seq_len, base.train.batch_size, limit_tokens=base.train.eval_sequences * base.train.seq_len
     )
-    start = load_initial(base.train.init_from, base.model) if base.train.init_from else None
+    start = _initial(base, mesh)
     members = zip(stack.trials, stack.trunks, strict=True)
     runs = [_run(directory, trial, trunk, datasets[trial.id]) for trial, trunk in members]
     manifest = {run.name: run.batches.manifest | ({"init_from": start[1]} if start else {}) for run in runs}
@@ -64,7 +67,8 @@ def run_stack(
         trial = stack.trials[i]
         _save_params(runs[i], trial, outcome, manifest[trial.id])
         extra = (labels or {}).get(trial.id, {})
-        results.add(row(trial, sweep, outcome, runs[i].batches.unique_tokens_after(trial.train.steps)) | extra)
+        if is_first():
+            results.add(row(trial, sweep, outcome, runs[i].batches.unique_tokens_after(trial.train.steps)) | extra)
 
     Training(
         base.model,
@@ -72,7 +76,7 @@ def run_stack(
         heldout,
         directory=stack_directory(directory, stack),
         batch_mode=resolved_batch_mode(batch_mode),
-        mesh=make_mesh(base.mesh, devices_of(base)),
+        mesh=mesh,
         manifest=manifest,
         done=done,
         finish=finish,
@@ -80,7 +84,9 @@ def run_stack(
         stop_requested=stop_requested,
         initial_params=start[0] if start else None,
     ).run()
-    clear(directory, stack)
+    barrier(f"done {stack.id}")  # a process that still closes its files must find them
+    if is_first():
+        clear(directory, stack)
 
 
 def clear(directory: Path, stack: Stack) -> None:
@@ -89,9 +95,12 @@ def clear(directory: Path, stack: Stack) -> None:
 
 
 def devices_of(trial: Trial) -> list[jax.Device]:
-    """The devices that a trial's mesh spans: as many as its axes say, or all of them where one axis is -1."""
+    """The devices that a trial's mesh spans: as many as its axes say, or all of them where one axis is -1.
+
+    Several processes of one run each take part, so their mesh has all devices of all of them.
+    """
     sizes = trial.mesh.sizes.values()
-    return jax.devices()[: None if -1 in sizes else math.prod(sizes)]
+    return jax.devices()[: None if -1 in sizes or jax.process_count() > 1 else math.prod(sizes)]
 
 
 def resolved_batch_mode(batch_mode: str) -> str:
@@ -101,9 +110,30 @@ def resolved_batch_mode(batch_mode: str) -> str:
     return "map" if jax.default_backend() == "cpu" else "vmap"
 
 
+def _prepared(stack: Stack) -> dict[str, Dataset]:
+    """The data of every trial. Process 0 tokenises what is not in the cache, and the others find it there."""
+
+    def prepared() -> dict[str, Dataset]:
+        return {trial.id: prepare(trial.data, trial.model.vocab_size) for trial in stack.trials}
+
+    if jax.process_count() > 1:
+        from_first(lambda: len(prepared()))
+    return prepared()
+
+
+def _initial(trial: Trial, mesh: Mesh) -> tuple[Any, str] | None:
+    """The parameters that a trial starts from and their digest, if it names any; on a mesh each device its shards."""
+    if trial.train.init_from is None:
+        return None
+    weights = transformer.weights(trial.model.resolved())
+    shardings = weight_shardings(weights, DEFAULT_RULES, mesh) if mesh.size > 1 else None
+    return load_initial(trial.train.init_from, trial.model, shardings=shardings)
+
+
 def _run(directory: Path, trial: Trial, trunk: int | None, dataset: Dataset) -> Run:
     path = trial_directory(directory, trial)
-    write_atomically(path / "config.json", json.dumps(to_json(trial), indent=1))
+    if is_first():
+        write_atomically(path / "config.json", json.dumps(to_json(trial), indent=1))
     batches = dataset.batches(trial.train.seq_len, trial.train.batch_size, seed=trial.train.seed)
     return Run(trial.id, trial.train, batches, path, trunk)
 

@@ -13,14 +13,20 @@ from models import counts
 from models.config import ModelConfig
 from models.errors import require
 from models.serialize import digest, field_types, join, located, unknown_field
-from models.sharding import MeshConfig
+from models.sharding import AXES, MeshConfig
 from scaling.data import DataConfig
 from scaling.train.config import TrainConfig
+from scaling.train.placement import check_mesh
 
 Config = TypeVar("Config")
 
-# Where a run keeps its books and how often: two runs that differ only here are the same trial.
-BOOKKEEPING = ("data.cache_dir", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints")
+# Where a run keeps its books and how often, and how it is divided over devices (which changes its numbers by rounding
+# alone): two runs that differ only here are the same trial, and one goes on from the other's checkpoint.
+PLACEMENT = (
+    *(f"mesh.{axis}" for axis in AXES),
+    *(f"train.{field}" for field in ("zero", "offload", "pipeline", "microbatches", "rounds")),
+)
+BOOKKEEPING = ("data.cache_dir", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", *PLACEMENT)
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Trial:
             f"{t.seq_len} tokens do not fit the {m.max_seq_len} learned positions",
             "lower train.seq_len or raise model.max_seq_len",
         )
+        check_mesh(m, t, self.mesh.sizes)
 
     def resolved(self) -> Trial:
         """The same trial with every derived field filled in."""

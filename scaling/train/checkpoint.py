@@ -11,15 +11,14 @@ from it is damage.
 
 from __future__ import annotations
 
-import asyncio
 import errno
+import hashlib
 import json
 import logging
 import operator
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,17 +27,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from models.errors import ConfigError, require
 from scaling.train import leaves, manifest
 from scaling.train.manifest import Damaged, Manifest
+from scaling.train.processes import barrier, from_first, is_first
 
-COORDINATION_SECONDS = 3600  # process 0 hashes everything (1 GB/s and core) while the others wait
 log = logging.getLogger(__name__)
-_barriers: Counter[str] = Counter()  # how often each barrier was passed; a barrier's name may be used only once
 
 
 class NoCheckpoint(ConfigError):
@@ -82,9 +78,9 @@ class Checkpoints:
         except OSError as error:
             problem = f"cannot be made ({error.strerror})"
             raise ConfigError(str(directory), problem, "choose a writable directory") from None
-        if _primary():
+        if is_first():
             _tidy(self.directory)
-        _barrier(f"open {self.directory}")
+        barrier(f"open {self.directory}")
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -132,10 +128,7 @@ class Checkpoints:
         draft = Manifest(step, table, _json_copy(metadata or {}), files={})
         staging = self.directory / f"{step}.saving"
         try:
-            _require_space(self.directory, draft)
-            if _primary():
-                self._discard(step)
-            _barrier(f"stage {staging}")
+            from_first(partial(self._make_room, draft))
             # Large leaves are still the caller's: orbax copies them to the host before it returns. And with several
             # processes its set-up runs a collective, which may not race with those of the training step.
             if "large" in tree or jax.process_count() > 1:
@@ -149,6 +142,11 @@ class Checkpoints:
             self._pending = self._pool.submit(publish)
         else:
             publish()
+
+    def check(self) -> None:
+        """Raise what went wrong in a save that has ended meanwhile, rather than at the next save; never waits."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
 
     def wait(self) -> None:
         """Return once no save is under way; raises what went wrong in it."""
@@ -171,35 +169,16 @@ class Checkpoints:
         when none is left, ConfigError when shapes, dtypes or the tree differ: nothing is cast.
         """
         self.wait()
-        found = self._agree(step)
+        found = _agree(self.directory, step, quarantine=True)
         path = self.directory / str(found.step)
         return Restored(found.step, leaves.read_like(path, found, abstract_state, subtree), found.metadata)
-
-    def _agree(self, step: int | None) -> Manifest:
-        """The manifest of the step to restore: process 0 verifies and decides for all."""
-        if jax.process_count() == 1:
-            return _find(self.directory, step, quarantine=True)
-        found, problem = None, None
-        if _primary():
-            try:
-                found = _find(self.directory, step, quarantine=True)
-            except ConfigError as error:
-                problem = error
-        code = found.step if found else -1 if isinstance(problem, NoCheckpoint) else -2
-        code = int(multihost_utils.broadcast_one_to_all(np.int32(code)))
-        if problem:
-            raise problem
-        if code < 0:
-            kind = NoCheckpoint if code == -1 else ConfigError
-            raise kind(str(self.directory), "process 0 found nothing to restore", "see the message of process 0")
-        return found or manifest.read(self.directory / str(code))
 
     def _publish(self, start: Callable[[], ocp.AsyncResponse[None]], draft: Manifest) -> None:
         """Let orbax finish, write the manifest, and make the step visible."""
         staging, final = self.directory / f"{draft.step}.saving", self.directory / str(draft.step)
         try:
             start().result()  # returns in every process only when all of them have written
-            if _primary():
+            if is_first():
                 manifest.write(staging, draft)
                 replaced = self.directory / f"{draft.step}.replaced"
                 _remove(replaced)
@@ -210,9 +189,8 @@ class Checkpoints:
                 _remove(replaced)
                 self._prune(just_saved=draft.step)
         except Exception as error:
-            self._fail(error, draft)
-        finally:
-            _barrier(f"publish {final}")
+            self._fail(error, draft)  # the others may wait for this process, whose next call raises and ends them
+        barrier(f"publish {final}")
 
     def _prune(self, just_saved: int) -> None:
         for step in self.steps()[: -self.keep]:
@@ -223,6 +201,11 @@ class Checkpoints:
                 _move(self.directory / str(step), doomed)  # at once, so that no reader sees half a step
                 _remove(doomed)
 
+    def _make_room(self, draft: Manifest) -> None:
+        """Refuse a step that cannot fit, and remove what an earlier attempt at it left."""
+        _require_space(self.directory, draft)
+        self._discard(draft.step)
+
     def _discard(self, step: int) -> None:
         """Remove what was written of an unfinished step."""
         for leftover in self.directory.glob(f"{step}.saving*"):
@@ -231,7 +214,7 @@ class Checkpoints:
     def _fail(self, error: Exception, draft: Manifest) -> NoReturn:
         """Discard a step and raise `error`, as DiskFull where that is what it means."""
         free = shutil.disk_usage(self.directory).free
-        if _primary():
+        if is_first():
             self._discard(draft.step)
         if isinstance(error, DiskFull):
             raise error
@@ -261,9 +244,34 @@ def load_like(directory: str | Path, abstract_state: Any, step: int | None = Non
     For initialising one run from another's checkpoint: `load_like(dir, abstract_params, subtree="params").state`.
     """
     root = Path(directory).absolute()
-    found = _find(root, step, quarantine=False)
+    found = _agree(root, step, quarantine=False)
     path = root / str(found.step)
     return Restored(found.step, leaves.read_like(path, found, abstract_state, subtree), found.metadata)
+
+
+def table(directory: str | Path, step: int | None = None, subtree: str = "") -> dict[str, manifest.Leaf]:
+    """Shape and dtype of every leaf below `subtree` by its path there; reads no arrays and verifies none.
+
+    step: default the newest. Raises NoCheckpoint.
+    """
+    root = Path(directory).absolute()
+    step = max(_steps(root), default=None) if step is None else step
+    if step is None:
+        raise _nothing_in(root)
+    try:
+        return leaves.below(manifest.read(root / str(step)).leaves, subtree)
+    except Damaged as damage:
+        raise _refused(root, step, damage) from None
+
+
+def digest(directory: str | Path, step: int) -> str:
+    """sha256 of what a step holds: its leaves' names, shapes and dtypes, and the hashes of its files.
+
+    Reads the manifest only, so it says what was written; a load just before has verified it.
+    """
+    found = manifest.read(Path(directory).absolute() / str(step))
+    lines = sorted(f"{name} {leaf}" for name, leaf in found.leaves.items())
+    return hashlib.sha256(json.dumps([lines, sorted(c.sha256 for c in found.files.values())]).encode()).hexdigest()
 
 
 def load_params(trial_directory: str | Path, step: int | None = None) -> dict[str, Any]:
@@ -342,6 +350,13 @@ def _find(directory: Path, step: int | None, quarantine: bool) -> Manifest:
     raise _nothing_in(directory)
 
 
+def _agree(directory: Path, step: int | None, quarantine: bool) -> Manifest:
+    """The manifest of the step to restore: process 0 verifies and decides for all."""
+    if jax.process_count() == 1:
+        return _find(directory, step, quarantine)
+    return manifest.read(directory / str(from_first(lambda: _find(directory, step, quarantine).step)))
+
+
 def _write(path: Path, tree: dict[str, Any]) -> ocp.AsyncResponse[None]:
     with leaves.context():
         return ocp.save_async(path, tree)
@@ -366,22 +381,7 @@ def _quarantine(directory: Path, step: int) -> str:
     return f"renamed {target.name}" if _move(directory / str(step), target) else "passed over"
 
 
-# -- processes, space, messages ---------------------------------------------------------------------------------
-
-
-def _primary() -> bool:
-    return jax.process_index() == 0
-
-
-def _barrier(name: str) -> None:
-    """Wait for every process; works from a thread, since no device takes part."""
-    if jax.process_count() > 1:
-        _barriers[name] += 1
-        asyncio.run(
-            ocp.multihost.sync_global_processes(
-                name, operation_id=f"checkpoint.{_barriers[name]}", timeout=COORDINATION_SECONDS
-            )
-        )
+# -- space and messages -------------------------------------------------------------------------------------------
 
 
 def _json_copy(metadata: Mapping[str, Any]) -> dict[str, Any]:

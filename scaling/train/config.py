@@ -9,6 +9,8 @@ import jax
 import numpy as np
 
 from models.errors import require
+from models.pipeline import Schedule
+from models.serialize import located
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,12 @@ class TrainConfig:
     momentum: float = 0.95  # Muon's, on hidden matrices; the rest of the model uses AdamW
     weight_decay: float = 0.1  # decoupled, times the learning rate; matrices and the head only
     grad_clip: float = 1.0  # global norm; 0 turns it off
-    accumulate: int = 1  # micro-batches per step
+    accumulate: int = 1  # micro-batches per step, one after the other
+    zero: Literal[0, 1, 2, 3] = 3  # ZeRO stage: 1 splits moments over data x fsdp, 2 gradients, 3 parameters (fsdp)
+    offload: Literal["none", "optimizer"] = "none"  # keep the moments in the host's memory between updates
+    pipeline: Literal["gpipe", "circular", "1f1b"] = "1f1b"  # schedule where the mesh has stages (models.pipeline)
+    microbatches: int | None = None  # of the pipeline, for each of `accumulate`; None: twice the stages
+    rounds: int = 1  # times that a circular pipeline goes round: runs of layers per stage
     init_from: str | None = None  # a trial directory whose final parameters start this run
     eval_sequences: int = 256  # held-out sequences scored at the end and every eval_every steps
     eval_every: int = 0  # steps; 0: only at the end
@@ -42,8 +49,8 @@ class TrainConfig:
     spike_factor: float = 2.0  # a smoothed loss above this many times its best (at least 1 nat) stops the trial
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch_size", "seq_len", "accumulate", "eval_sequences", "log_every", "keep_checkpoints")
-        for field in positive:
+        positive = "steps batch_size seq_len accumulate eval_sequences log_every keep_checkpoints rounds"
+        for field in positive.split():
             value = getattr(self, field)
             require(value >= 1, f"train.{field}", f"is {value}", "give a positive integer")
         for field in ("eval_every", "checkpoint_every", "warmup_steps"):
@@ -70,6 +77,15 @@ class TrainConfig:
             f"{self.accumulate} micro-batches do not divide batch_size {self.batch_size}",
             "use a divisor of batch_size",
         )
+
+    def schedule_over(self, stages: int) -> Schedule:
+        """The pipeline schedule over `stages`; ConfigError when the fields do not make one."""
+        rows = self.batch_size // self.accumulate
+        m = 2 * stages if self.microbatches is None else self.microbatches
+        problem = f"{m} micro-batches do not divide the {rows} sequences of a pass"
+        require(m >= 1 and rows % m == 0, "train.microbatches", problem, f"use a divisor of {rows}")
+        with located(TrainConfig, "train"):
+            return Schedule(self.pipeline, stages, m, self.rounds)
 
     @property
     def warmup(self) -> int:

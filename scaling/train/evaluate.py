@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from models.config import ModelConfig
 from scaling.data import HeldOut
+from scaling.train.processes import fetch
 from scaling.train.step import Batch, summed_loss
 
 
@@ -33,6 +34,6 @@ def summed_losses(model: ModelConfig, params: Any, batches: Batch) -> tuple[jax.
 
 def score(model: ModelConfig, params: Any, heldout: HeldOut) -> Score:
     """Score `params` on the whole held-out set; per-batch sums are added in float64 on the host."""
-    losses, weights = jax.device_get(summed_losses(model, params, heldout.batches()))
+    losses, weights = fetch(summed_losses(model, params, heldout.batches()))
     loss = float(losses.sum(dtype="float64") / weights.sum(dtype="float64"))
     return Score(loss, heldout.bits_per_byte(loss), heldout.scored_tokens)

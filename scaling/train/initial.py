@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +13,17 @@ from models import transformer
 from models.config import ModelConfig
 from models.errors import ConfigError
 from models.weight import walk
-from scaling.train.checkpoint import NoCheckpoint, load, load_leaves, load_like, table
-from scaling.train.processes import from_first
+from scaling.train.checkpoint import NoCheckpoint, digest, load, load_like, table
 
 
 def load_initial(
     trial_directory: str | Path, model: ModelConfig, field: str = "train.init_from", shardings: Any = None
 ) -> tuple[dict[str, Any], str]:
-    """(params, digest): leaves in the form of models.transformer.init, and the sha256 of all of them.
+    """(params, digest): leaves in the form of models.transformer.init, and the digest of the checkpoint they are from.
 
     field: what an error names.
-    shardings: of the parameters, in their structure. Each process then reads the shards of its own devices only
-        (process 0 also every leaf once, one after the other, for the digest). None: numpy leaves.
+    shardings: of the parameters, in their structure; each process then reads the shards of its own devices only.
+        None: numpy leaves.
 
     Raises:
       ConfigError: the trial has no final parameters, or a weight of another shape or dtype than `model` declares.
@@ -35,15 +32,14 @@ def load_initial(
         check_initial(trial_directory, model, field)
         checkpoints = Path(trial_directory) / "checkpoints"
         if shardings is None:
-            params = load(checkpoints, subtree="params").state
-            return params, _digest(sorted(("/".join(path), leaf) for path, leaf in flatten_dict(params).items()))
+            loaded = load(checkpoints, subtree="params")
+            return loaded.state, digest(checkpoints, loaded.step)
         shapes = {path: weight.shape for path, weight in walk(transformer.weights(model.resolved()))}
         places = flatten_dict(shardings)
         dtype = np.dtype(model.param_dtype)
         abstract = {p: jax.ShapeDtypeStruct(shape, dtype, sharding=places[p]) for p, shape in shapes.items()}
         loaded = load_like(checkpoints, unflatten_dict(abstract), subtree="params")
-        digest = from_first(lambda: _digest(load_leaves(checkpoints, loaded.step, "params")))
-        return loaded.state, digest
+        return loaded.state, digest(checkpoints, loaded.step)
     except NoCheckpoint:
         raise _nothing(trial_directory, field) from None
 
@@ -65,13 +61,6 @@ def check_initial(trial_directory: str | Path, model: ModelConfig, field: str = 
         if given != needed:
             problem = f"{name} is {given} in {trial_directory} and {needed} in this model"
             raise ConfigError(field, problem, "give model.* the values of that trial's config.json")
-
-
-def _digest(leaves: Iterable[tuple[str, np.ndarray]]) -> str:
-    total = hashlib.sha256()
-    for name, leaf in leaves:
-        total.update(f"{name}\0{_form(leaf.shape, leaf.dtype)}\0".encode() + np.ascontiguousarray(leaf).tobytes())
-    return total.hexdigest()
 
 
 def _nothing(trial_directory: str | Path, field: str) -> ConfigError:

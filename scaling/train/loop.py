@@ -27,8 +27,10 @@ from scaling.data import Batches, HeldOut, check_manifest
 from scaling.train.checkpoint import Checkpoints, NoCheckpoint
 from scaling.train.config import TrainConfig, hyperparameters
 from scaling.train.evaluate import Score, score
+from scaling.train.feed import Feed
 from scaling.train.metrics import MetricsWriter
-from scaling.train.placement import Placement
+from scaling.train.placement import Placement, check_mesh, trial_mode
+from scaling.train.processes import fetch, is_first
 from scaling.train.schedule import learning_rate
 from scaling.train.state import TrainState
 from scaling.train.step import Metrics, advance, init_state, over_trials
@@ -108,23 +110,25 @@ class Training:
     ):
         self.model, self.runs, self.heldout = model.resolved(), list(runs), heldout
         self.train = runs[0].train
+        check_mesh(self.model, self.train, mesh.shape)
+        mode = trial_mode(batch_mode, mesh, len(runs))
         self.directory, self.manifest = directory, manifest
         self.finish, self.report, self.stop_requested = finish, report, stop_requested
         self.initial_params = initial_params
         self.finished = {i for i, run in enumerate(runs) if run.name in done}
         self.hyper = jax.tree.map(lambda *xs: np.stack(xs), *[hyperparameters(run.train) for run in runs])
         self.seeds = np.array([run.train.seed for run in runs], np.uint32)
-        initial = over_trials(partial(init_state, self.model, self.train), batch_mode)
+        initial = over_trials(partial(init_state, self.model, self.train), mode)
         self.abstract = jax.eval_shape(initial, self.seeds, self.hyper)
-        self.placement = Placement(self.model, mesh, self.abstract)
+        self.placement = Placement(self.model, mesh, self.abstract, zero=self.train.zero, offload=self.train.offload)
         self.flops_per_step = counts.train_flops(self.model, self.train.tokens_per_step, self.train.seq_len)
         self.chunk = self._chunk_steps()
         self.wall = np.zeros(len(runs))  # seconds of each run, those before a resume included
         self.seconds = 0.0  # of this process
         self.flops_done = 0.0
-        self._example = runs[0].batches.batches(0, self.chunk)
+        self.feed = Feed([run.batches for run in runs], self.chunk, self.placement)
         self._initial = self.placement.jit_init(initial)
-        stacked = over_trials(partial(advance, self.model, self.train), batch_mode)
+        stacked = over_trials(partial(advance, self.model, self.train), mode)
         self._advance: Any = self.placement.jit_advance(stacked)
 
     def _chunk_steps(self) -> int:
@@ -141,7 +145,7 @@ class Training:
         checkpoints = Checkpoints(self.directory, keep=self.train.keep_checkpoints)
         with checkpoints, self.placement.context():
             step, state = self._restore(checkpoints)
-            opened = [i for i in range(len(self.runs)) if i not in self.finished]
+            opened = [i for i in range(len(self.runs)) if i not in self.finished and is_first()]
             self.writers = {i: MetricsWriter(self.runs[i].directory, step) for i in opened}
             try:
                 self._compile(state)
@@ -168,6 +172,7 @@ class Training:
                 self._evaluate_all(step, state)
             if len(self.finished) == len(self.runs):
                 break
+            checkpoints.check()
             stopping = self.stop_requested()
             if self._due(step, self.train.checkpoint_every) or stopping:
                 checkpoints.save(step, state, self._metadata())
@@ -178,9 +183,8 @@ class Training:
     def _compile(self, state: TrainState) -> None:
         """Compile ahead of the first chunk, so that no run's seconds include it."""
         steps = np.zeros(len(self.runs), np.int32)
-        batches = {name: np.stack([x] * len(self.runs)) for name, x in self._example.items()}
-        arguments = (state, self.placement.put_batches(batches), self.hyper, steps, steps)
-        self._advance = self._advance.lower(*arguments).compile()
+        arguments = (state, self.feed.gather(0, ()), self.hyper, steps, steps)
+        self._advance = self.placement.compiled(self._advance, *arguments)
 
     @staticmethod
     def _due(step: int, every: int) -> bool:
@@ -205,16 +209,9 @@ class Training:
                 marks.append((step // every + 1) * every)
         return min(marks)
 
-    def _gather(self, step: int) -> dict[str, np.ndarray]:
+    def _gather(self, step: int) -> dict[str, Any]:
         """Batches of `chunk` steps from `step`, leaves `[trials, chunk, batch, ...]`."""
-        active = [i for i in range(len(self.runs)) if self._active(i, step)]
-        drawn = {i: self.runs[i].batches.batches(step, self.chunk) for i in active}
-        example = next(iter(drawn.values()), self._example)
-        stacked = {name: np.zeros((len(self.runs), *x.shape), x.dtype) for name, x in example.items()}
-        for i, arrays in drawn.items():
-            for name, x in arrays.items():
-                stacked[name][i] = x
-        return self.placement.put_batches(stacked)
+        return self.feed.gather(step, [i for i in range(len(self.runs)) if self._active(i, step)])
 
     def _branch(self, step: int, state: TrainState) -> TrainState:
         for i, run in enumerate(self.runs):
@@ -232,14 +229,15 @@ class Training:
 
     def _log_and_finish(self, step: int, metrics: Metrics, state: TrainState) -> None:
         """A row for every run that is due, ended or failed at `step`; what ended or failed is handed over."""
-        metrics, failed = jax.device_get((metrics, state.failed_step))
+        metrics, failed = fetch((metrics, state.failed_step))
         working = [i for i in range(len(self.runs)) if i not in self.finished and self.runs[i].start < step]
         for i in working:
             ends = self.runs[i].train.steps <= step
             if failed[i] >= 0 or ends or self._due(step, self.train.log_every):
                 at = int(failed[i]) + 1 if failed[i] >= 0 else min(step, self.runs[i].train.steps)
                 measured = {"loss": float(metrics.loss[i]), "grad_norm": float(metrics.grad_norm[i])}
-                self._write(i, self._row(i, at) | measured)
+                routing = {name: float(values[i]) for name, values in metrics.routing.items()}
+                self._write(i, self._row(i, at) | measured | routing)
             if failed[i] >= 0:
                 self._fail(i, int(failed[i]), float(metrics.last_loss[i]), state)
             elif ends:
@@ -247,8 +245,10 @@ class Training:
         self._report(step, float(np.mean(metrics.loss[working])) if working else math.nan)
 
     def _write(self, i: int, row: dict[str, Any]) -> None:
-        """JSON knows no NaN: what is not finite becomes null."""
-        self.writers[i].write({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()})
+        """Process 0 writes. JSON knows no NaN: what is not finite becomes null."""
+        if i in self.writers:
+            finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+            self.writers[i].write(finite)
 
     def _report(self, step: int, loss: float) -> None:
         total = sum(run.train.steps - run.start for run in self.runs)
@@ -302,10 +302,15 @@ class Training:
         """The state before step 0 with the given parameters, if any, in every run."""
         if self.initial_params is None:
             return state
-        stacked = jax.tree.map(lambda new, old: np.broadcast_to(new, old.shape), self.initial_params, state.params)
-        if self.placement.distributed:
-            return state._replace(params=jax.device_put(stacked, self.placement.state.params))
-        return state._replace(params=jax.tree.map(jnp.array, stacked))
+        if not self.placement.distributed:
+            stacked = jax.tree.map(lambda new, old: np.broadcast_to(new, old.shape), self.initial_params, state.params)
+            return state._replace(params=jax.tree.map(jnp.array, stacked))
+        shapes = jax.tree.map(lambda x: x.shape, state.params, is_leaf=lambda x: isinstance(x, jax.Array))
+        stack = jax.jit(
+            lambda params: jax.tree.map(lambda x, shape: jnp.broadcast_to(x, shape), params, shapes),
+            out_shardings=self.placement.state.params,
+        )
+        return state._replace(params=stack(self.initial_params))  # shard by shard, from those they were loaded onto
 
 
 _rate = jax.jit(learning_rate, static_argnums=0)  # one program each instead of one per operation and shape

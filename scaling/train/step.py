@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,23 +12,31 @@ import optax
 
 from models import transformer
 from models.config import ModelConfig
+from models.pipeline import Totals, pipelined_loss
+from models.sharding import axis_size, current_mesh
 from scaling.train.config import Hyperparameters, TrainConfig
 from scaling.train.optimizer import make_optimizer
+from scaling.train.placement import laid_out, specs_of, to_device, to_host
 from scaling.train.state import TrainState
 
 Batch = dict[str, jax.Array]  # see scaling.data.Batches.batch: tokens [batch, seq + 1] int32; weights; segments
 
 
+ROUTING = {"balance_loss": "balance", "dropped_share": "dropped"}  # name in a state's routing -> field of Totals
 SPIKE_FLOOR = 1.0  # nats/token; a batch of a nearly solved task may well lose several times the best one's hundredths
 SMOOTHING = 0.9  # per step; one batch of odd text may lose twice the average, a diverged run does so step after step
 
 
 class Metrics(NamedTuple):
-    """Mean loss since the last multiple of log_every, last loss (nats/token), last gradient norm; float32 scalars."""
+    """Mean loss since the last multiple of log_every, last loss (nats/token), last gradient norm; float32 scalars.
+
+    routing: as in `TrainState`.
+    """
 
     loss: jax.Array
     last_loss: jax.Array
     grad_norm: jax.Array
+    routing: dict[str, jax.Array]
 
 
 def init_state(model: ModelConfig, train: TrainConfig, seed: jax.Array, hyper: Hyperparameters) -> TrainState:
@@ -35,7 +44,9 @@ def init_state(model: ModelConfig, train: TrainConfig, seed: jax.Array, hyper: H
     params = transformer.init(model, jax.random.key(seed))
     opt_state = make_optimizer(model, train.optimizer, train.schedule, hyper).init(params)
     zero, infinite = jnp.float32(0), jnp.float32(jnp.inf)
-    return TrainState(jnp.int32(0), params, opt_state, zero, infinite, jnp.int32(-1), zero, jnp.int32(0), zero, zero)
+    routing = dict.fromkeys(ROUTING, zero) if model.moe else {}
+    books = zero, infinite, jnp.int32(-1), zero, jnp.int32(0), zero, zero, routing
+    return TrainState(jnp.int32(0), params, opt_state, *books)
 
 
 def summed_loss(model: ModelConfig, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -45,39 +56,88 @@ def summed_loss(model: ModelConfig, params: Any, batch: Batch) -> tuple[jax.Arra
     )
 
 
-def loss_and_gradient(model: ModelConfig, train: TrainConfig, params: Any, batch: Batch) -> tuple[jax.Array, Any]:
-    """Mean loss over the scored targets of `batch`, and its gradient, summed over `train.accumulate` micro-batches."""
+def objective(model: ModelConfig, train: TrainConfig, params: Any, batch: Batch) -> tuple[jax.Array, Totals]:
+    """(what training minimises, summed over the scored targets of `batch`; its parts).
 
+    It is the loss, and the routers' penalties where there are experts; through the pipeline where the mesh has stages.
+    """
+    if (stages := axis_size("stage")) > 1:
+        inputs = {"loss_weights": batch.get("weights"), "segments": batch.get("segments")}
+        return pipelined_loss(model, train.schedule_over(stages), params, batch["tokens"], **inputs)
+    if model.moe is None:
+        loss, weight = summed_loss(model, params, batch)
+        return loss, Totals(loss, weight)
+    loss, weight, penalty, routing = transformer.routed_loss(
+        model, params, batch["tokens"], loss_weights=batch.get("weights"), segments=batch.get("segments")
+    )
+    totals = Totals(loss, weight, penalty, routing.balance.sum(), routing.dropped.sum())
+    return totals.objective, totals
+
+
+def measured_gradient(
+    model: ModelConfig, train: TrainConfig, params: Any, batch: Batch
+) -> tuple[jax.Array, dict[str, jax.Array], Any]:
+    """(mean loss, routing as in `TrainState`, gradient of the mean objective) over the scored targets of `batch`.
+
+    The gradient is summed over `train.accumulate` micro-batches and split as `train.zero` says.
+    """
+    specs = specs_of(model, train)
+    split = partial(laid_out, specs=specs and specs.gradients)
     if train.accumulate == 1:
 
-        def mean(params: Any) -> jax.Array:
-            total, count = summed_loss(model, params, batch)
-            return total / jnp.maximum(count, 1)
+        def mean(params: Any) -> tuple[jax.Array, Totals]:
+            total, totals = objective(model, train, params, batch)
+            return total / jnp.maximum(totals.weight, 1), totals
 
-        return jax.value_and_grad(mean)(params)
+        (_, totals), grads = jax.value_and_grad(mean, has_aux=True)(params)
+        grads, count = split(grads), jnp.maximum(totals.weight, 1)
+    else:
+        value_and_grad = jax.value_and_grad(partial(objective, model, train), has_aux=True)
+        micros = jax.tree.map(partial(_micro_batches, count=train.accumulate), batch)
+        zero = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+        number = jnp.float32(0)
+        sums = Totals(number, number, number, number, number) if model.moe else Totals(number, number)
 
-    value_and_grad = jax.value_and_grad(lambda p, micro: summed_loss(model, p, micro), has_aux=True)
-    micros = jax.tree.map(lambda x: x.reshape(train.accumulate, -1, *x.shape[1:]), batch)
-    zero = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+        def add(carry: Any, micro: Batch) -> tuple[Any, None]:
+            (_, totals), grads = value_and_grad(params, micro)
+            totals, grads = jax.tree.map(jnp.add, carry, (totals, grads))
+            return (totals, split(grads)), None
 
-    def add(carry: Any, micro: Batch) -> tuple[Any, None]:
-        (total, count), grads = value_and_grad(params, micro)
-        return jax.tree.map(jnp.add, carry, (total, count, grads)), None
+        (totals, grads), _ = jax.lax.scan(add, (sums, split(zero)), micros)
+        count = jnp.maximum(totals.weight, 1)
+        grads = jax.tree.map(lambda g: g / count, grads)
+    rows = batch["tokens"].shape[0]
+    routing = {name: getattr(totals, field) / rows for name, field in ROUTING.items()} if model.moe else {}
+    return totals.loss / count, routing, grads
 
-    (total, count, grads), _ = jax.lax.scan(add, (jnp.float32(0), jnp.float32(0), zero), micros)
-    count = jnp.maximum(count, 1)
-    return total / count, jax.tree.map(lambda g: g / count, grads)
+
+def _micro_batches(x: jax.Array, count: int) -> jax.Array:
+    """`[batch, ...]` -> `[count, batch / count, ...]`; on a mesh every count-th row, so that each device has its share
+    of every micro-batch already."""
+    if current_mesh() is None:
+        return x.reshape(count, -1, *x.shape[1:])
+    return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+
+
+def loss_and_gradient(model: ModelConfig, train: TrainConfig, params: Any, batch: Batch) -> tuple[jax.Array, Any]:
+    """Mean loss over the scored targets of `batch`, and the gradient of the objective; see `measured_gradient`."""
+    loss, _, grads = measured_gradient(model, train, params, batch)
+    return loss, grads
 
 
 def train_step(
     model: ModelConfig, train: TrainConfig, spike_factor: float, state: TrainState, batch: Batch, hyper: Hyperparameters
 ) -> tuple[TrainState, tuple[jax.Array, jax.Array]]:
     """One update: (state, (loss, gradient norm)). A loss that is not finite or spikes marks the state as failed."""
-    loss, grads = loss_and_gradient(model, train, state.params, batch)
+    state = _pinned(model, train, state)
+    loss, routing, grads = measured_gradient(model, train, state.params, batch)
     norm = optax.tree.norm(grads)
     optimizer = make_optimizer(model, train.optimizer, train.schedule, hyper)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    offload = train.offload == "optimizer"
+    opt_state = to_device(state.opt_state) if offload else state.opt_state
+    updates, opt_state = optimizer.update(grads, opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    opt_state = to_host(opt_state) if offload else opt_state
     smooth = jnp.where(state.step == 0, loss, SMOOTHING * state.smooth_loss + (1 - SMOOTHING) * loss)
     spiked = smooth > spike_factor * jnp.maximum(state.best_loss, SPIKE_FLOOR)
     healthy = jnp.isfinite(loss) & jnp.isfinite(norm) & ~spiked
@@ -86,8 +146,16 @@ def train_step(
     logged = state.step % train.log_every == 0
     loss_sum = jnp.where(logged, 0, state.loss_sum) + loss
     loss_count = jnp.where(logged, 0, state.loss_count) + 1
-    books = smooth, best_loss, failed_step, loss_sum, loss_count, loss, norm
-    return TrainState(state.step + 1, params, opt_state, *books), (loss, norm)
+    books = smooth, best_loss, failed_step, loss_sum, loss_count, loss, norm, routing
+    return _pinned(model, train, TrainState(state.step + 1, params, opt_state, *books)), (loss, norm)
+
+
+def _pinned(model: ModelConfig, train: TrainConfig, state: TrainState) -> TrainState:
+    """The state laid out as it is kept: what a loop carries would else be laid out as XLA likes."""
+    if (specs := specs_of(model, train)) is None:
+        return state
+    params, opt_state = laid_out(state.params, specs.params), laid_out(state.opt_state, specs.moments)
+    return state._replace(params=params, opt_state=opt_state)
 
 
 def advance(
@@ -114,11 +182,14 @@ def advance(
 
     state = jax.lax.while_loop(unfinished, body, state)
     mean = state.loss_sum / jnp.maximum(state.loss_count, 1)
-    return state, Metrics(mean, state.last_loss, state.grad_norm)
+    return state, Metrics(mean, state.last_loss, state.grad_norm, state.routing)
 
 
 def over_trials(f: Callable[..., Any], batch_mode: str) -> Callable[..., Any]:
-    """`f` over the leading trial dim of every argument: "vmap" for accelerators, "map" (one by one) for CPUs."""
+    """`f` over the leading trial dim of every argument: "vmap" for accelerators, "map" (one by one) for CPUs, "single"
+    for one trial on a mesh of its own."""
     if batch_mode == "vmap":
         return jax.vmap(f, spmd_axis_name="trial")
+    if batch_mode == "single":
+        return lambda *args: jax.tree.map(lambda x: x[None], f(*jax.tree.map(lambda x: x[0], args)))
     return lambda *args: jax.lax.map(lambda xs: f(*xs), args)

@@ -1,5 +1,6 @@
 """The blocked attention equals the definition, values and gradients, whatever the shape."""
 
+from functools import partial
 from itertools import pairwise
 
 import jax
@@ -60,6 +61,31 @@ def assert_agree(got, expected, tolerance=TOLERANCE):
 def test_values_and_gradients_equal_the_definition(seed, batch, seq, kv_heads, group, head_dim, documents):
     inputs = arrays(seed, batch, seq, kv_heads * group, kv_heads, head_dim, documents)
     assert_agree(value_and_gradients(causal_attention, *inputs), value_and_gradients(reference_attention, *inputs))
+
+
+@pytest.mark.parametrize(
+    ("seq", "documents", "limits"),
+    [
+        (21, 0, {"window": 1}),
+        (37, 3, {"window": 11}),
+        (40, 2, {"window": 17, "softcap": 0.5}),
+        (9, 0, {"window": 9, "softcap": 20.0}),
+    ],
+)
+def test_windows_and_soft_caps_equal_the_definition(seq, documents, limits):
+    inputs = arrays(seq, 2, seq, 4, 2, 4, documents)
+    got = value_and_gradients(partial(causal_attention, **limits), *inputs)
+    assert_agree(got, value_and_gradients(partial(reference_attention, **limits), *inputs))
+
+
+def test_a_query_sees_exactly_the_last_keys_of_its_window():
+    q, k, v, _, _ = arrays(1, 1, 24, 2, 1, 4)
+    before = causal_attention(q, k, v, scale=0.5, window=5)
+    hidden = (jnp.arange(24) > 15) | (jnp.arange(24) < 11)
+    k, v = (jnp.where(hidden[None, :, None, None], 1e3, x) for x in (k, v))
+    np.testing.assert_array_equal(before[:, 15], causal_attention(q, k, v, scale=0.5, window=5)[:, 15])
+    v = v.at[:, 11].add(1.0)
+    assert (before[:, 15] != causal_attention(q, k, v, scale=0.5, window=5)[:, 15]).any()
 
 
 @pytest.mark.parametrize("seq", [64, 300])

@@ -1,5 +1,7 @@
 """The fused unembedding and cross-entropy equals the plain one, values and gradients, in one chunk or many."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +15,9 @@ from models.cross_entropy import chunk_length, cross_entropy
 TOLERANCE = 1e-5  # float32 sums of at most a few hundred terms of order 1, relative to the largest entry
 
 
-def plain(hidden, head, targets, weights):
+def plain(hidden, head, targets, weights, softcap=None):
     logits = jnp.einsum("btd,dv->btv", hidden.astype(jnp.float32), head.astype(jnp.float32), precision="highest")
+    logits = logits if softcap is None else softcap * jnp.tanh(logits / softcap)
     losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
     return (losses * weights).sum(), weights.sum()
 
@@ -64,6 +67,16 @@ def test_values_and_gradients_equal_the_plain_ones_in_any_chunks(seed, batch, se
         total, count = jax.jit(cross_entropy)(*inputs)
     assert_agree(got, value_and_gradients(plain, *inputs))
     assert_agree((total, count), plain(*inputs))
+
+
+@pytest.mark.parametrize("limit", [60, 2**24])
+def test_soft_capped_logits_have_their_own_gradient(monkeypatch, limit):
+    monkeypatch.setattr(module, "CPU_LOGITS", limit)
+    inputs = arrays(2, 2, 7, 9, 30)
+    got = value_and_gradients(partial(cross_entropy, softcap=1.5), *inputs)
+    expected = value_and_gradients(partial(plain, softcap=1.5), *inputs)
+    assert_agree(got, expected)
+    assert not np.allclose(got[0], value_and_gradients(plain, *inputs)[0])
 
 
 def test_a_large_vocabulary_is_chunked_and_exact():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,20 @@ from jax.sharding import NamedSharding, PartitionSpec
 from models import transformer
 from models.config import ModelConfig
 from models.errors import ConfigError
-from models.sharding import AXES, DEFAULT_RULES, MeshConfig, Rules, constrain, make_mesh, weight_shardings
+from models.sharding import (
+    AXES,
+    DEFAULT_RULES,
+    MeshConfig,
+    Rules,
+    constrain,
+    fitted,
+    gathered,
+    make_mesh,
+    state_specs,
+    weight_shardings,
+    whole,
+    zero_mesh,
+)  # fmt: skip
 from models.weight import Weight, map_weights
 
 # Grouped queries, a gate and an untied head; every dim that a rule splits is a multiple of 8.
@@ -142,3 +156,48 @@ def test_minus_one_takes_the_devices_that_the_other_axes_leave():
 def test_constraining_without_a_mesh_is_the_identity():
     x = jnp.ones((2, 3))
     assert constrain(x, ("batch", "length")) is x
+    assert whole(x[None]) is not None and gathered(x, ("embed", "mlp")) is x
+
+
+def test_a_dim_that_an_axis_does_not_divide_stays_whole_in_an_activation():
+    with jax.set_mesh(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
+        assert fitted(PartitionSpec(("data", "fsdp"), "tensor"), (4, 6)) == PartitionSpec(("data", "fsdp"), "tensor")
+        assert fitted(PartitionSpec(("data", "fsdp"), "tensor"), (6, 3)) == PartitionSpec("data", None)
+        assert jax.jit(lambda x: constrain(x, ("batch", "length", "residual")))(jnp.ones((3, 1, 2))).shape == (3, 1, 2)
+
+
+def test_below_stage_three_fsdp_is_data():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    assert zero_mesh(mesh, 3) is mesh
+    folded = zero_mesh(mesh, 1)
+    assert dict(folded.shape) == dict(mesh.shape) | {"data": 4, "fsdp": 1}
+    assert np.array_equal(folded.devices.ravel(), mesh.devices.ravel())
+
+
+def test_moments_are_split_over_every_axis_that_holds_copies():
+    mesh = make_mesh(MeshConfig(data=2, expert=2, context=2))
+    declared = {
+        "dense": Weight((16, 24), ("embed", "mlp"), "matrix"),
+        "expert": Weight((4, 16, 24), ("experts", "embed", "mlp"), "matrix", experts_used=2),
+        "odd": Weight((3, 5), ("embed", "mlp"), "matrix"),
+    }
+    specs = state_specs(declared, DEFAULT_RULES, mesh, zero=2)
+    assert specs.moments == specs.gradients
+    assert specs.moments["dense"] == PartitionSpec(("fsdp", "data", "expert", "context"), "tensor")
+    assert specs.moments["expert"] == PartitionSpec("expert", ("fsdp", "data", "context"), "tensor")
+    assert specs.moments["odd"] == specs.params["odd"] == PartitionSpec("fsdp", "tensor")
+
+
+def test_a_tensor_parallel_block_gathers_and_scatters_twice_each_way(one_device):
+    """Megatron's sequence parallelism: the CPU compiler writes a reduce-scatter as an all-reduce and a slice."""
+    params, tokens, *_ = one_device(MODEL)
+    grid = make_mesh(MeshConfig(tensor=2), jax.devices()[:2])
+    shardings = weight_shardings(transformer.weights(MODEL), DEFAULT_RULES, grid)
+    with jax.set_mesh(grid):
+        step = jax.jit(loss_and_gradient(MODEL), out_shardings=(None, shardings))
+        text = step.lower(jax.device_put(params, shardings), tokens).compile().as_text()
+    moves = [line for line in text.splitlines() if re.search(r" = \S+ all-(gather|reduce)\(", line)]
+    moves = [line for line in moves if "block_0" in line]
+    for backward in (False, True):
+        kinds = [re.search(r"all-(gather|reduce)\(", line)[1] for line in moves if ("transpose(" in line) == backward]
+        assert sorted(kinds) == ["gather", "gather", "reduce", "reduce"], moves

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.config import ModelConfig
+from models.config import ModelConfig, MoEConfig, RopeScaling
 from models.errors import ConfigError
 from models.serialize import field_types, from_json, to_json
 from scaling.data import DataConfig, Source
@@ -37,6 +37,11 @@ OTHER = {  # for fields whose other values must fit the rest of the config
     "data.mixture": (Source(weight=2.0),),
     "model.n_heads": 2,
     "model.mup_base_head_dim": None,
+    "model.rope_theta_local": None,
+    "model.rope_scaling": RopeScaling("linear", 2.0),
+    "model.partial_rotary_factor": 0.5,
+    "model.layer_types": ("sliding", "full"),
+    "model.moe": MoEConfig(),
     "train.accumulate": 2,
 }
 

@@ -1,0 +1,320 @@
+"""Bytes that a train step occupies on each device, estimated from the declarations without compiling anything.
+
+The state is exact: every weight's shape divided as `state_specs` divides it. What lives only within a step is a sum
+over what XLA was seen to keep at its peaks: while the loss is computed, while a block's backward pass runs, and while
+copies of the model exchange what they updated (benchmarks/compile_tpu.py compares it with the TPU compiler;
+docs/sharding.md has the table).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from models import transformer
+from models.config import ModelConfig
+from models.cross_entropy import ACCELERATOR_LOGITS, CPU_LOGITS
+from models.sharding import DEFAULT_RULES, MeshConfig, mesh_axes, state_specs
+from models.splash_attention import block_size
+from models.weight import Weight, walk
+from scaling.train.config import TrainConfig
+
+Path = tuple[str, ...]
+FLOAT32 = 4
+LANES = 128  # of a TPU: shorter last dims are padded, and the splash kernel writes a log-sum-exp once for each
+HIDDEN_COPIES = 5  # arrays as large as the feed-forward block's gate that its backward pass holds at once
+STREAM_COPIES = 4  # the same for the residual stream
+RING_SHARDS = 5  # shards of a gradient that a matrix product fused with its reduce-scatter holds
+RING_FROM = 8  # devices from which XLA fuses the two
+SCORES = 6  # bytes for each score that attention without a fused kernel holds: float32, and bfloat16 beside it
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one device has of a step.
+
+    sizes: mesh axis -> devices, as the step runs on them (ZeRO below stage 3 moves `fsdp` into `data`).
+    rows: sequences of one pass; passes: forward passes per step (accumulation x micro-batches of a pipeline).
+    positions: of each sequence inside a block; residual: of the residual stream between blocks.
+    heads, kv_heads, vocab: as split by `tensor`; hidden: features of the feed-forward block for each token, over all
+    experts that it visits. layers: of one pipeline stage.
+    """
+
+    model: ModelConfig
+    train: TrainConfig
+    sizes: Mapping[str, int]
+    rows: int
+    passes: int
+    positions: int
+    residual: int
+    heads: int
+    kv_heads: int
+    vocab: int
+    hidden: int
+    layers: int
+
+    @classmethod
+    def of(cls, model: ModelConfig, train: TrainConfig, mesh: MeshConfig) -> Share:
+        """The share of one device of a resolved mesh that divides the model and the batch."""
+        c, sizes = model.resolved(), zero_sizes(mesh, train.zero)
+        assert c.n_kv_heads and c.d_ff
+        stages, tensor, context = sizes["stage"], sizes["tensor"], sizes["context"]
+        micro = train.schedule_over(stages).microbatches if stages > 1 else 1
+        rows = train.batch_size // train.accumulate // micro
+        positions = train.seq_len // context
+        return cls(
+            c,
+            train,
+            sizes,
+            rows=max(1, rows // _ways(sizes)),
+            passes=train.accumulate * micro,
+            positions=positions,
+            residual=positions // tensor if positions % tensor == 0 else positions,
+            heads=c.n_heads // tensor,
+            kv_heads=c.n_kv_heads // tensor,
+            vocab=c.vocab_size // tensor,
+            hidden=_hidden(c) // tensor,
+            layers=c.n_layers // stages,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one pass inside a block."""
+        return self.rows * self.positions
+
+    @property
+    def stream(self) -> int:
+        """Elements of the residual stream of one pass, between blocks."""
+        return self.rows * self.residual * self.model.d_model
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number in the compute dtype."""
+        return jnp.dtype(self.model.dtype).itemsize
+
+    @property
+    def attention(self) -> int:
+        """Features of all queries of a token; keys and values have `kv_heads` of `heads` of them each."""
+        assert self.model.head_dim
+        return self.heads * self.model.head_dim
+
+    @property
+    def key_values(self) -> int:
+        """Features of all keys of a token."""
+        assert self.model.head_dim
+        return self.kv_heads * self.model.head_dim
+
+
+def _hidden(config: ModelConfig) -> int:
+    """Feed-forward features computed for one token: of all experts that it is sent to, empty slots included."""
+    assert config.d_ff
+    if config.moe is None:
+        return config.d_ff
+    moe = config.moe
+    slots = moe.top_k * (moe.capacity_factor if moe.dispatch == "capacity" else 1)
+    return math.ceil((slots + moe.shared) * (moe.d_ff or config.d_ff))
+
+
+def zero_sizes(mesh: MeshConfig, zero: int) -> dict[str, int]:
+    """Axis sizes as `zero_mesh` makes them."""
+    sizes = dict(mesh.sizes)
+    if zero < 3:
+        sizes |= {"data": sizes["data"] * sizes["fsdp"], "fsdp": 1}
+    return sizes
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device.
+
+    state: parameters and optimiser. saved: activations kept for the backward pass. copies: of the blocks' weights in
+    the compute dtype. gradients: float32, accumulators included; early: those of them that are there during the loss.
+    loss, block, update: what else lives while the loss, a block's backward pass and the new parameters are computed.
+    host: of the state, in the host's memory instead.
+    """
+
+    state: int
+    batch: int
+    saved: int
+    copies: int
+    gradients: int
+    early: int
+    loss: int
+    block: int
+    update: int
+    host: int
+
+    @property
+    def peak(self) -> int:
+        """The most that lives at once."""
+        phases = self.early + self.loss, self.gradients + self.block
+        return self.state + self.batch + max(self.saved + self.copies + max(phases), self.update)
+
+
+def estimate_memory(model: ModelConfig, train: TrainConfig, mesh: MeshConfig, platform: str = "tpu") -> Memory:
+    """Estimate for a resolved mesh that divides the model and the batch; platform "tpu", "gpu" or "cpu".
+
+    One trial; every trial along `trial` has devices of its own.
+    """
+    share = Share.of(model, train, mesh)
+    weights = dict(walk(transformer.weights(share.model)))
+    specs = specs_by_path(share)
+    params = local_bytes(weights, specs.params, share.sizes, jnp.dtype(share.model.param_dtype).itemsize)
+    moments = _moments(share, weights, specs)
+    offloaded = moments if train.offload == "optimizer" else 0
+    blocks = {path: w for path, w in weights.items() if "blocks" in path and w.role == "matrix"}
+    gradients = {path: local_bytes({path: w}, specs.gradients, share.sizes, FLOAT32) for path, w in weights.items()}
+    accumulators = sum(gradients.values()) if train.accumulate > 1 else 0
+    # in the order that XLA chooses, zeros to add the blocks' gradients to come before any loop that the loss contains
+    loops = _chunks(share, platform) > 1 or share.sizes["fsdp"] >= RING_FROM or share.sizes["tensor"] > 1
+    copied = platform == "tpu" and share.model.param_dtype != share.model.dtype
+    replicas = specs.params != specs.moments
+    return Memory(
+        state=params + moments - offloaded,
+        batch=train.batch_size // _ways(share.sizes) * (train.seq_len + 1) * 4,
+        saved=_saved(share, platform),
+        copies=local_bytes(blocks, specs.params, share.sizes, share.itemsize) if copied else 0,
+        gradients=sum(gradients.values()) + accumulators,
+        early=accumulators + (sum(gradients[path] for path in blocks) if loops else 0),
+        loss=_loss(share, platform),
+        block=_block(share, platform),
+        update=local_bytes(weights, specs.params, share.sizes, FLOAT32) if replicas else 0,
+        host=offloaded,
+    )
+
+
+def _ways(sizes: Mapping[str, int]) -> int:
+    """Devices that hold different sequences."""
+    return math.prod(sizes[axis] for axis in mesh_axes(DEFAULT_RULES.batch))
+
+
+class Specs(NamedTuple):
+    """`StateSpecs` with each tree as a flat dict: path -> PartitionSpec."""
+
+    params: dict[Path, PartitionSpec]
+    gradients: dict[Path, PartitionSpec]
+    moments: dict[Path, PartitionSpec]
+
+
+def specs_by_path(share: Share) -> Specs:
+    """How the share's mesh divides parameters, gradients and moments."""
+    mesh: Any = jax.sharding.AbstractMesh(tuple(share.sizes.values()), tuple(share.sizes))
+    found = state_specs(transformer.weights(share.model), DEFAULT_RULES, mesh, share.train.zero)
+
+    def flat(tree: Any) -> dict[Path, PartitionSpec]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: isinstance(x, PartitionSpec))
+        return {tuple(key.key for key in path): spec for path, spec in leaves}
+
+    return Specs(*(flat(tree) for tree in found))
+
+
+def local_shape(weight: Weight, spec: PartitionSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """The part of a weight that one device holds."""
+    ways = (math.prod(sizes[axis] for axis in mesh_axes(entry)) for entry in spec)
+    return tuple(-(-size // way) for size, way in zip(weight.shape, ways, strict=True))
+
+
+def local_bytes(
+    weights: Mapping[Path, Weight], specs: Mapping[Path, PartitionSpec], sizes: Mapping[str, int], itemsize: int
+) -> int:
+    """Bytes of all weights on one device."""
+    return sum(itemsize * math.prod(local_shape(w, specs[path], sizes)) for path, w in weights.items())
+
+
+def _moments(share: Share, weights: Mapping[Path, Weight], specs: Specs) -> int:
+    twice = {p: w for p, w in weights.items() if share.train.optimizer == "adamw" or w.role != "matrix"}
+    once = {path: weight for path, weight in weights.items() if path not in twice}
+    return sum(n * local_bytes(some, specs.moments, share.sizes, FLOAT32) for n, some in ((2, twice), (1, once)))
+
+
+def gathered_bytes(share: Share, weights: Iterable[Weight]) -> int:
+    """Bytes of weights as they are computed with: whole over `fsdp`, in the compute dtype; of one layer if stacked."""
+    total = 0
+    for weight in weights:
+        one = weight.layer() if hasattr(weight, "layer") else weight
+        total += math.prod(local_shape(one, DEFAULT_RULES.used(one.axes), share.sizes)) * share.itemsize
+    return total
+
+
+def block_weights(share: Share) -> dict[str, list[Weight]]:
+    """The matrices of one block: those of attention, and those of the feed-forward block."""
+    tree = transformer.block_weights(share.model)
+    return {part: [w for _, w in walk(tree[part]) if w.role == "matrix"] for part in ("attention", "feedforward")}
+
+
+def _saved(share: Share, platform: str) -> int:
+    """Activations kept from the forward pass to the backward pass."""
+    c, tokens, item = share.model, share.tokens, share.itemsize
+    assert c.head_dim
+    padded = -(-c.head_dim // LANES) * LANES / c.head_dim if platform == "tpu" else 1  # heads lie last
+    queries, keys, hidden = share.attention, 2 * share.key_values, _gates(c) * share.hidden
+    products = tokens * (padded * (queries + keys) + hidden) + share.stream
+    everything = tokens * (queries + padded * (2 * queries + keys) + 3 * hidden + 2 * share.heads) + 3 * share.stream
+    extra = {"full": 0, "offload": 0, "dots": products, "none": everything}[c.remat]
+    layer = round((share.stream + extra) * item)
+    stages = share.sizes["stage"]
+    if stages == 1:
+        return share.layers * layer
+    schedule = share.train.schedule_over(stages)
+    stream = share.stream * item
+    ends = 2 * schedule.microbatches * stream  # what enters the first stage, and its gradient
+    if schedule.kind == "1f1b":
+        return ends + min(schedule.microbatches, 2 * stages - 1) * stream + share.layers * layer
+    return 2 * ends + (schedule.items + stages - 1) * share.layers // schedule.rounds * layer
+
+
+def _gates(config: ModelConfig) -> int:
+    return 2 if config.gated else 1
+
+
+def _chunks(share: Share, platform: str) -> int:
+    """Stretches of positions that `cross_entropy` cuts a pass into."""
+    limit = CPU_LOGITS if platform == "cpu" else ACCELERATOR_LOGITS * math.prod(share.sizes.values())
+    whole = share.train.batch_size // share.train.accumulate * share.train.seq_len * share.model.vocab_size
+    return min(share.train.seq_len, -(-whole // limit))
+
+
+def _loss(share: Share, platform: str) -> int:
+    """Logits of a chunk and the head's gradient, beside the gathered head and the hidden states."""
+    c, fsdp, item, chunks = share.model, share.sizes["fsdp"], share.itemsize, _chunks(share, platform)
+    logits = FLOAT32 * share.tokens * share.vocab // chunks // share.sizes["stage"]
+    head = c.d_model * share.vocab
+    shard = FLOAT32 * head // fsdp
+    if fsdp >= RING_FROM:
+        peak = max(1.5 * logits if chunks > 1 else logits, 0.5 * logits + RING_SHARDS * shard)
+    else:
+        peak = logits + FLOAT32 * head
+    kept = shard if chunks > 1 else 0
+    kept += (
+        FLOAT32 * share.tokens * c.d_model if share.sizes["tensor"] > 1 else 0
+    )  # partial sums before they are scattered
+    return round(peak) + kept + item * head + 3 * item * share.tokens * c.d_model
+
+
+def _block(share: Share, platform: str) -> int:
+    """One block's backward pass: gathered weights, activations computed again, a gradient before it is scattered."""
+    c, tokens, item, fsdp = share.model, share.tokens, share.itemsize, share.sizes["fsdp"]
+    parts = block_weights(share)
+    gathered = gathered_bytes(share, parts["attention"] + parts["feedforward"]) if fsdp > 1 else 0
+    hidden = (HIDDEN_COPIES if c.gated else HIDDEN_COPIES - 2) * share.hidden
+    stream = STREAM_COPIES * c.d_model + 2 * share.attention + 2 * share.key_values
+    largest = max(gathered_bytes(share, [w]) for w in parts["attention"] + parts["feedforward"]) * FLOAT32 // item
+    reduced = RING_SHARDS * largest // fsdp if fsdp >= RING_FROM else largest + largest // fsdp
+    return (hidden + stream) * tokens * item + _scores(share, platform) + gathered + reduced
+
+
+def _scores(share: Share, platform: str) -> int:
+    """What attention keeps of its scores: row sums in the splash kernel, whole squares where nothing fuses them."""
+    split = share.sizes["context"] > 1
+    if platform == "tpu" and block_size(share.positions) and not (split and share.model.context == "ring"):
+        return FLOAT32 * LANES * share.tokens * share.heads
+    if platform == "gpu" and not split:
+        return FLOAT32 * share.tokens * share.heads
+    keys = share.positions if share.model.context == "ring" else share.train.seq_len
+    return SCORES * share.tokens * share.heads * keys

@@ -1,0 +1,138 @@
+"""Seconds of a train step on given devices, estimated from exact counts and what the devices can do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from models import counts, transformer
+from models.config import ModelConfig
+from models.devices import Device
+from models.sharding import AXES, MeshConfig
+from models.weight import walk
+from scaling.train.config import TrainConfig
+from scaling.train.memory import FLOAT32, Share, block_weights, gathered_bytes, local_bytes, specs_by_path
+from scaling.train.traffic import Traffic, expected_traffic, runs
+
+OPTIMIZER_PASSES = 7  # AdamW reads parameter, gradient and two moments, and writes all but the gradient
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one step. compute: products; memory: optimiser state; exposed: axis -> collectives that nothing hides;
+    bubble: idle ticks of a pipeline; overhead: what layers cost beside their work."""
+
+    compute: float
+    memory: float
+    exposed: Mapping[str, float]
+    bubble: float
+    overhead: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.compute + self.memory + sum(self.exposed.values()) + self.bubble + self.overhead
+
+
+def estimate_step(
+    model: ModelConfig, train: TrainConfig, mesh: MeshConfig, device: Device, torus: Sequence[int] = ()
+) -> StepTime:
+    """Seconds of one step of one trial on a resolved, legal mesh; torus: sides of the torus that the devices form."""
+    share = Share.of(model, train, mesh)
+    devices = math.prod(mesh.sizes.values()) // mesh.trial
+    tokens = train.tokens_per_step
+    products = executed_flops(share, tokens) / devices / (device.flops * device.efficiency)
+    parts = block_weights(share)
+    weights = 3 * share.layers * share.passes * gathered_bytes(share, parts["attention"] + parts["feedforward"])
+    compute = max(products, _over(weights, device.bandwidth))
+    stages = share.sizes["stage"]
+    idle = train.schedule_over(stages).bubble if stages > 1 else 0.0
+    declared = dict(walk(transformer.weights(share.model)))
+    state = local_bytes(declared, specs_by_path(share).moments, share.sizes, FLOAT32)
+    bandwidth = axis_bandwidths(mesh, device, torus)
+    exposed = _exposed(expected_traffic(model, train, mesh), bandwidth, device, compute)
+    return StepTime(
+        compute=compute,
+        memory=_over(OPTIMIZER_PASSES * state, device.bandwidth),
+        exposed=exposed,
+        bubble=compute * idle / (1 - idle),
+        overhead=device.overhead * 3 * share.layers * runs(share),
+    )
+
+
+def executed_flops(share: Share, tokens: int) -> int:
+    """FLOPs that all devices execute for `tokens`: the model's, and what is done twice or for nothing.
+
+    Rematerialisation repeats blocks, 1F1B runs every micro-batch again before its backward pass, and divided positions
+    cannot skip what the last of them see.
+    """
+    c, seq, context, stages = share.model, share.train.seq_len, share.sizes["context"], share.sizes["stage"]
+    flops = counts.train_flops(c, tokens, seq) + counts.remat_flops(c, tokens, seq)
+    if stages > 1 and share.train.schedule_over(stages).kind == "1f1b":
+        head = 2 * c.d_model * c.vocab_size * tokens
+        flops += tokens * (counts.forward_flops(c, seq) // seq) - head
+    if context > 1:  # the device of the last positions sees all keys, and the others wait for it
+        repeats = 3 if c.remat == "none" else 4
+        flops += repeats * (tokens // seq) * round(counts.attention_flops(c, seq) * (1 - 1 / context))
+    return flops
+
+
+def _over(amount: float, rate: float) -> float:
+    return amount / rate if rate else 0.0
+
+
+def _exposed(
+    traffic: Sequence[Traffic], bandwidth: Mapping[str, float], device: Device, compute: float
+) -> dict[str, float]:
+    """Axis -> seconds of collectives, less what compute hides; hidden ones share it in proportion."""
+    seconds: dict[tuple[str, bool], float] = {}
+    for t in traffic:
+        rate = min((bandwidth[axis] for axis in t.axis.split("+")), default=0.0)
+        steps = t.arrays * t.times * (1 if t.kind == "collective-permute" else t.group - 1)
+        key = t.axis, t.hidden
+        seconds[key] = seconds.get(key, 0.0) + _over(t.sent, rate) + device.latency * steps
+    hidden = sum(time for (_, can_hide), time in seconds.items() if can_hide)
+    visible = max(0.0, 1 - device.overlap * compute / hidden) if hidden else 0.0
+    visible = max(visible, 1 - device.overlap)
+    exposed: dict[str, float] = {}
+    for (axis, can_hide), time in seconds.items():
+        exposed[axis] = exposed.get(axis, 0.0) + time * (visible if can_hide else 1.0)
+    return exposed
+
+
+def axis_bandwidths(mesh: MeshConfig, device: Device, torus: Sequence[int] = ()) -> dict[str, float]:
+    """Mesh axis -> bytes/s that a device sends in a ring along it, one way counted.
+
+    Axes take the sides of the torus from the innermost on: each side, or part of one, gives two links where it closes
+    to a ring (4 devices or more), one where it does not. Axes that reach beyond `device.reach` use the network. A
+    measured `device.matrix` (bytes/s from device to device) overrules all that: a ring is as fast as its slowest pair.
+    """
+    if device.matrix:
+        return _measured(mesh, device.matrix)
+    sides = [side * (device.per_chip if i == len(torus) - 1 else 1) for i, side in enumerate(torus)]
+    rates, inner = {}, 1
+    for axis in reversed(AXES):
+        size = mesh.sizes[axis]
+        links, left = 0, size
+        for i in reversed(range(len(sides))):
+            used = math.gcd(left, sides[i])
+            if used > 1:
+                links += 2 if used == sides[i] >= 4 else 1
+                sides[i] //= used
+                left //= used
+        inner *= size
+        within = inner <= device.reach
+        rates[axis] = (device.link * (max(links, 1) if device.torus else 1)) if within else device.network
+    return rates
+
+
+def _measured(mesh: MeshConfig, matrix: Sequence[Sequence[float]]) -> dict[str, float]:
+    rates, stride = {}, 1
+    count = math.prod(mesh.sizes.values())
+    for axis in reversed(AXES):
+        size = mesh.sizes[axis]
+        pairs = [(i, i + stride * (1 if i // stride % size < size - 1 else 1 - size)) for i in range(count) if size > 1]
+        rates[axis] = min((matrix[i][j] for i, j in pairs), default=0.0)
+        stride *= size
+    return rates

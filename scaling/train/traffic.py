@@ -1,0 +1,165 @@
+"""The collectives that a train step needs in theory: kind, mesh axis, bytes and times, from the declarations alone.
+
+docs/sharding.md compares them with those of programs compiled for TPUs (benchmarks/collectives.py). Payloads are bytes
+of the whole array that a group has or makes together. Weights travel in the compute dtype, gradients and partial sums
+of products in float32, as they leave the multiplication.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from models import transformer
+from models.config import ModelConfig
+from models.sharding import DEFAULT_RULES, MeshConfig
+from models.weight import walk
+from scaling.train.config import TrainConfig
+from scaling.train.memory import FLOAT32, Share, gathered_bytes, local_bytes, specs_by_path
+
+FACTORS = {"all-reduce": 2.0}  # a ring reduces and gathers
+# Per block, in units of the positions' features: gathers before the two column-parallel products and their mirror
+# images backwards, scatters after the two row-parallel ones; recomputing a block repeats all but its last scatter.
+TENSOR_GATHERS = {"none": 4, "dots": 6, "offload": 6, "full": 6}
+TENSOR_SCATTERS = {"none": 4, "dots": 4, "offload": 4, "full": 5}
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Collectives of the theory that serve one purpose: `payload` bytes in `arrays` of them, `times` per step.
+
+    hidden: whether compute can go on meanwhile.
+    """
+
+    kind: str
+    axis: str
+    group: int
+    payload: int
+    times: int
+    purpose: str
+    hidden: bool = False
+    arrays: int = 1
+
+    @property
+    def bytes(self) -> int:
+        """Payload of all executions of one step."""
+        return self.payload * self.times
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a device sends per step in a ring."""
+        share = 1.0 if self.kind == "collective-permute" else (self.group - 1) / self.group
+        return self.bytes * FACTORS.get(self.kind, 1.0) * share
+
+
+def expected_traffic(model: ModelConfig, train: TrainConfig, mesh: MeshConfig) -> list[Traffic]:
+    """Every collective of one step and device that moves more than a few numbers; the mesh is resolved and legal."""
+    share = Share.of(model, train, mesh)
+    parts = _parameters, _replicas, _tensor, _context, _experts, _pipeline
+    return [traffic for part in parts for traffic in part(share) if traffic.group > 1 and traffic.bytes > 0]
+
+
+def runs(share: Share) -> int:
+    """How often a stage's blocks run forwards per step, the idle ticks of a pipeline included."""
+    stages = share.sizes["stage"]
+    if stages == 1:
+        return share.passes
+    schedule = share.train.schedule_over(stages)
+    return share.train.accumulate * (schedule.items + stages - 1) // schedule.rounds
+
+
+def _parameters(share: Share) -> list[Traffic]:
+    """ZeRO-3: every weight gathered for the forward and again for the backward pass, its gradient scattered once."""
+    size, c = share.sizes["fsdp"], share.model
+    weights = [w for _, w in walk(transformer.block_weights(c)) if "fsdp" in str(DEFAULT_RULES.spec(w.axes))]
+    block, times = gathered_bytes(share, weights), share.layers * runs(share)
+    gradient = block * FLOAT32 // share.itemsize
+    head = share.vocab * c.d_model
+    stream = share.tokens * c.d_model * share.itemsize
+    many = len(weights)
+    three = share.sizes["stage"] > 1 and share.train.schedule_over(share.sizes["stage"]).kind == "1f1b"
+    return [
+        Traffic("all-gather", "fsdp", size, block, (3 if three else 2) * times, "parameters of blocks", True, many),
+        Traffic("reduce-scatter", "fsdp", size, gradient, times, "gradients of blocks", True, many),
+        Traffic("all-gather", "fsdp", size, head * share.itemsize, share.passes, "head", True),
+        Traffic("reduce-scatter", "fsdp", size, head * FLOAT32, share.passes, "gradient of the head", True),
+        Traffic("all-to-all", "fsdp", size, stream, 2 * share.passes, "token embeddings and their gradients"),
+    ]
+
+
+def _replicas(share: Share) -> list[Traffic]:
+    """Copies along `data` (and `expert`, `context`, where they hold copies) agree on gradients and updated weights."""
+    weights = dict(walk(transformer.weights(share.model)))
+    specs = specs_by_path(share)
+    local = local_bytes(weights, specs.params, share.sizes, FLOAT32)
+    size, zero = share.sizes["data"] * share.sizes["context"], share.train.zero
+    axis = "data" if share.sizes["context"] == 1 else "context" if share.sizes["data"] == 1 else "data+context"
+    reduced = "reduce-scatter" if zero >= 2 else "all-reduce"
+    many = share.layers * len(weights) if share.model.scan_layers else len(weights)
+    found = [Traffic(reduced, axis, size, local, share.passes, "gradients of copies", True, many)]
+    if zero >= 1:
+        found.append(Traffic("all-gather", axis, size, local, 1, "updated parameters", arrays=len(weights)))
+    return found
+
+
+def _tensor(share: Share) -> list[Traffic]:
+    """Megatron's two all-reduces forwards and two backwards per block, each as a gather and a scatter of positions."""
+    size, c = share.sizes["tensor"], share.model
+    whole = share.tokens * c.d_model
+    gathered, scattered = whole * share.itemsize, whole * FLOAT32
+    times = share.layers * runs(share)
+    return [
+        Traffic("all-gather", "tensor", size, gathered, TENSOR_GATHERS[c.remat] * times, "positions of blocks"),
+        Traffic(
+            "reduce-scatter", "tensor", size, scattered, TENSOR_SCATTERS[c.remat] * times, "partial sums of blocks"
+        ),
+        Traffic("all-gather", "tensor", size, gathered, 2 * share.passes, "positions of head and table"),
+        Traffic("reduce-scatter", "tensor", size, gathered, share.passes, "token embeddings"),
+        Traffic("reduce-scatter", "tensor", size, scattered, share.passes, "gradient of the hidden states"),
+    ]
+
+
+def _context(share: Share) -> list[Traffic]:
+    """Keys and values gathered, or sent round, and their gradients brought back."""
+    size, c, item = share.sizes["context"], share.model, share.itemsize
+    times = share.layers * runs(share)
+    again = 1 if c.remat == "none" else 2
+    keys = share.rows * share.positions * 2 * share.key_values
+    if c.context == "ring":
+        steps = size - 1
+        return [
+            Traffic("collective-permute", "context", size, keys * item, again * steps * times, "keys and values"),
+            Traffic("collective-permute", "context", size, keys * item, size * times, "keys and values, backwards"),
+            Traffic("collective-permute", "context", size, keys * FLOAT32, size * times, "their gradients"),
+        ]
+    return [
+        Traffic("all-gather", "context", size, size * keys * item, (1 + again) * times, "keys and values", arrays=2),
+        Traffic("reduce-scatter", "context", size, size * keys * item, times, "gradients of keys and values", arrays=2),
+    ]
+
+
+def _experts(share: Share) -> list[Traffic]:
+    """Tokens on their way to their experts and back."""
+    size, c, item = share.sizes["expert"], share.model, share.itemsize
+    if c.moe is None or size == 1:
+        return []
+    times, again = share.layers * runs(share), 1 if c.remat == "none" else 2
+    stream = share.tokens * c.d_model
+    if c.moe.dispatch == "capacity":
+        slots = math.ceil(stream * c.moe.top_k * c.moe.capacity_factor)
+        return [Traffic("all-to-all", "expert", size, slots * item, (2 * again + 2) * times, "tokens of experts")]
+    return [
+        Traffic("all-gather", "expert", size, size * stream * item, (again + 1) * times, "tokens of experts"),
+        Traffic("reduce-scatter", "expert", size, size * stream * item, (again + 1) * times, "results of experts"),
+    ]
+
+
+def _pipeline(share: Share) -> list[Traffic]:
+    """What one stage hands to the next in every tick, and its gradient on the way back."""
+    size = share.sizes["stage"]
+    if size == 1:
+        return []
+    schedule = share.train.schedule_over(size)
+    boundary = share.stream * share.itemsize
+    ticks = share.train.accumulate * (schedule.items + size - 1)
+    return [Traffic("collective-permute", "stage", size, boundary, 2 * ticks, "boundary activations and gradients")]

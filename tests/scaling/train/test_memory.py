@@ -1,0 +1,127 @@
+"""Estimates without compiling: the state to the byte, and what grows with what."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from models.config import ModelConfig, MoEConfig
+from models.devices import DEVICES
+from models.sharding import MeshConfig, make_mesh
+from scaling.train.config import TrainConfig, hyperparameters
+from scaling.train.memory import estimate_memory
+from scaling.train.placement import Placement
+from scaling.train.step import init_state
+from scaling.train.step_time import estimate_step, executed_flops
+from scaling.train.traffic import expected_traffic
+
+MODEL = ModelConfig(
+    vocab_size=64, d_model=32, n_layers=4, n_heads=4, d_ff=48, tied_embeddings=False, scan_layers=True, remat="full"
+)
+MOE = dataclasses.replace(MODEL, moe=MoEConfig(experts=4, top_k=2, d_ff=16))
+TRAIN = TrainConfig(batch_size=16, seq_len=32)
+
+
+def state_bytes(model: ModelConfig, train: TrainConfig, mesh: MeshConfig) -> int:
+    """Bytes of parameters and moments on one device, from the shardings that training uses."""
+    hyper = jax.tree.map(lambda x: np.stack([x]), hyperparameters(train))
+    state = jax.eval_shape(jax.vmap(partial(init_state, model, train)), np.zeros(1, np.uint32), hyper)
+    placement = Placement(model, make_mesh(mesh), state, zero=train.zero)
+    leaves = zip(
+        jax.tree.leaves((state.params, state.opt_state)),
+        jax.tree.leaves((placement.state.params, placement.state.opt_state)),
+        strict=True,
+    )
+    return sum(math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize for x, s in leaves) - 4  # the optimiser's step
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("model", "mesh"),
+    [
+        (MODEL, MeshConfig(data=8)),
+        (MODEL, MeshConfig(data=2, fsdp=4)),
+        (MODEL, MeshConfig(fsdp=2, tensor=2, context=2)),
+        (MODEL, MeshConfig(stage=4, fsdp=2)),
+        (MOE, MeshConfig(expert=4, data=2)),
+    ],
+)
+def test_the_state_is_exact(model, mesh, zero, optimizer):
+    train = dataclasses.replace(TRAIN, zero=zero, optimizer=optimizer)
+    assert estimate_memory(model, train, mesh).state == state_bytes(model.resolved(), train, mesh)
+
+
+def test_offloaded_moments_rest_on_the_host():
+    there = estimate_memory(MODEL, dataclasses.replace(TRAIN, offload="optimizer"), MeshConfig(fsdp=8))
+    here = estimate_memory(MODEL, TRAIN, MeshConfig(fsdp=8))
+    assert there.host > 0 and there.state + there.host == here.state and there.peak == here.peak - there.host
+
+
+def test_recomputing_more_saves_less_and_costs_more():
+    def both(remat):
+        model = dataclasses.replace(MODEL, remat=remat)
+        mesh = MeshConfig(fsdp=8)
+        device = dataclasses.replace(DEVICES["v5e"], bandwidth=0.0)  # no limit: products alone
+        time = estimate_step(model, TRAIN, mesh, device, (2, 4))
+        return estimate_memory(model, TRAIN, mesh).saved, time.compute
+
+    saved, seconds = zip(*map(both, ("none", "dots", "full")), strict=True)
+    assert saved[0] > saved[1] > saved[2] and seconds[0] < seconds[1] < seconds[2]
+
+
+def test_dividing_more_needs_less():
+    peaks = [estimate_memory(MODEL, TRAIN, MeshConfig(fsdp=n)).peak for n in (1, 2, 4, 8)]
+    assert peaks == sorted(peaks, reverse=True)
+
+
+def test_a_pipeline_by_1f1b_keeps_less_than_gpipe():
+    def saved(kind):
+        return estimate_memory(
+            MODEL, dataclasses.replace(TRAIN, pipeline=kind, microbatches=8), MeshConfig(stage=4)
+        ).saved
+
+    assert saved("1f1b") < saved("gpipe")
+
+
+def test_one_device_sends_nothing():
+    assert expected_traffic(MODEL, TRAIN, MeshConfig()) == []
+
+
+def test_zero_3_gathers_parameters_twice_and_scatters_gradients_once():
+    found = {t.purpose: t for t in expected_traffic(MODEL, TRAIN, MeshConfig(fsdp=4))}
+    matrices = 32 * 4 * 3 * 8 + 4 * 8 * 32 + 32 * 2 * 48 + 48 * 32 + 2 * 32  # qkv, out, gate and up, down, two norms
+    assert found["parameters of blocks"].bytes == 2 * 4 * matrices * 4
+    assert found["gradients of blocks"].bytes == 4 * matrices * 4
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_megatron_moves_two_all_reduces_forwards_and_two_backwards(remat):
+    model = dataclasses.replace(MODEL, remat=remat)
+    found = {t.purpose: t for t in expected_traffic(model, TRAIN, MeshConfig(tensor=4))}
+    activation = 16 * 32 * 32 * 4  # batch, positions, d_model, float32
+    again = {"none": (0, 0), "full": (2, 1)}[remat]
+    assert found["positions of blocks"].bytes == (4 + again[0]) * 4 * activation
+    assert found["partial sums of blocks"].bytes == (4 + again[1]) * 4 * activation
+
+
+def test_a_pipeline_sends_every_boundary_once_each_way_in_each_tick():
+    train = dataclasses.replace(TRAIN, microbatches=8)
+    (traffic,) = (t for t in expected_traffic(MODEL, train, MeshConfig(stage=4)) if t.axis == "stage")
+    boundary = 16 // 8 * 32 * 32 * 4
+    assert traffic.bytes == 2 * (8 + 4 - 1) * boundary
+
+
+def test_1f1b_runs_every_block_forwards_once_more():
+    from scaling.train.memory import Share
+
+    def flops(kind):
+        train = dataclasses.replace(TRAIN, pipeline=kind, microbatches=8)
+        return executed_flops(Share.of(MODEL, train, MeshConfig(stage=4)), train.tokens_per_step)
+
+    assert flops("1f1b") > flops("gpipe")
