@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from models.config import ModelConfig, RopeScaling
+from models.config import ModelConfig, MoEConfig, RopeScaling
 
 
 def gpt2_style(d_model: int, n_layers: int, n_heads: int, seq_len: int, vocab_size: int = 256) -> ModelConfig:
@@ -58,6 +58,9 @@ LLAMA_350M = llama_style(1024, 24, 16, 8, 2816, 32_000, rope_theta=1e4)
 LLAMA_1B = llama_style(2048, 24, 16, 8, 5632, 32_000, rope_theta=1e4)
 LLAMA3_8B = llama_style(4096, 32, 32, 8, 14_336, 128_256)
 LLAMA3_70B = llama_style(8192, 80, 64, 8, 28_672, 128_256)
+MIXTRAL_8X7B = dataclasses.replace(
+    llama_style(4096, 32, 32, 8, 14_336, 32_000, rope_theta=1e6), moe=MoEConfig(experts=8, top_k=2, d_ff=14_336)
+)
 LLAMA32_1B = dataclasses.replace(
     llama_style(2048, 16, 32, 8, 8192, 128_256), tied_embeddings=True, max_seq_len=131_072,
     rope_scaling=RopeScaling("llama3", factor=32.0, original_max_seq_len=8192),

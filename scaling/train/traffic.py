@@ -8,6 +8,7 @@ of products in float32, as they leave the multiplication.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models import transformer
@@ -71,6 +72,9 @@ def runs(share: Share) -> int:
 def _parameters(share: Share) -> list[Traffic]:
     """ZeRO-3: every weight gathered for the forward and again for the backward pass, its gradient scattered once."""
     size, c = share.sizes["fsdp"], share.model
+    if size == 1:
+        return []
+    reduced = _joined((*_copies(share), "fsdp"), share)  # over copies of the model in the same stroke
     weights = [w for _, w in walk(transformer.block_weights(c)) if "fsdp" in str(DEFAULT_RULES.spec(w.axes))]
     block, times = gathered_bytes(share, weights), share.layers * runs(share)
     gradient = block * FLOAT32 // share.itemsize
@@ -80,25 +84,45 @@ def _parameters(share: Share) -> list[Traffic]:
     three = share.sizes["stage"] > 1 and share.train.schedule_over(share.sizes["stage"]).kind == "1f1b"
     return [
         Traffic("all-gather", "fsdp", size, block, (3 if three else 2) * times, "parameters of blocks", True, many),
-        Traffic("reduce-scatter", "fsdp", size, gradient, times, "gradients of blocks", True, many),
+        Traffic("reduce-scatter", *reduced, gradient, times, "gradients of blocks", True, many),
         Traffic("all-gather", "fsdp", size, head * share.itemsize, share.passes, "head", True),
-        Traffic("reduce-scatter", "fsdp", size, head * FLOAT32, share.passes, "gradient of the head", True),
+        Traffic("reduce-scatter", *reduced, head * FLOAT32, share.passes, "gradient of the head", True),
         Traffic("all-to-all", "fsdp", size, stream, 2 * share.passes, "token embeddings and their gradients"),
     ]
 
 
+def _copies(share: Share) -> tuple[str, ...]:
+    """Axes along which whole copies of the parameters lie."""
+    return tuple(axis for axis in ("data", "context") if share.sizes[axis] > 1)
+
+
+def _joined(axes: Sequence[str], share: Share) -> tuple[str, int]:
+    """(axes written as one, devices along them), in mesh order."""
+    ordered = [axis for axis in share.sizes if axis in axes]
+    return "+".join(ordered), math.prod(share.sizes[axis] for axis in ordered)
+
+
 def _replicas(share: Share) -> list[Traffic]:
-    """Copies along `data` (and `expert`, `context`, where they hold copies) agree on gradients and updated weights."""
+    """Copies of the model agree on gradients, and on parameters where each has updated a share of them.
+
+    The rows of the token table get their gradients where their tokens' features are sent.
+    """
     weights = dict(walk(transformer.weights(share.model)))
-    specs = specs_by_path(share)
+    specs, zero, tied = specs_by_path(share), share.train.zero, share.model.tied_embeddings
     local = local_bytes(weights, specs.params, share.sizes, FLOAT32)
-    size, zero = share.sizes["data"] * share.sizes["context"], share.train.zero
-    axis = "data" if share.sizes["context"] == 1 else "context" if share.sizes["data"] == 1 else "data+context"
-    reduced = "reduce-scatter" if zero >= 2 else "all-reduce"
+    reduced = {path: w for path, w in weights.items() if zero < 2 or tied or w.role != "embedding"}
+    gradients = local_bytes(reduced, specs.params, share.sizes, FLOAT32)
+    axes = _joined(_copies(share), share)
+    kind = "reduce-scatter" if zero >= 2 else "all-reduce"
     many = share.layers * len(weights) if share.model.scan_layers else len(weights)
-    found = [Traffic(reduced, axis, size, local, share.passes, "gradients of copies", True, many)]
+    found = []
+    if share.sizes["fsdp"] == 1:
+        found.append(Traffic(kind, *axes, gradients, share.passes, "gradients of copies", True, many))
+    if zero >= 2:
+        stream = share.tokens * share.model.d_model * share.itemsize
+        found.append(Traffic("all-to-all", *axes, stream, share.passes, "gradients of token embeddings"))
     if zero >= 1:
-        found.append(Traffic("all-gather", axis, size, local, 1, "updated parameters", arrays=len(weights)))
+        found.append(Traffic("all-gather", *axes, local, 1, "updated parameters", arrays=len(weights)))
     return found
 
 
@@ -133,7 +157,7 @@ def _context(share: Share) -> list[Traffic]:
             Traffic("collective-permute", "context", size, keys * FLOAT32, size * times, "their gradients"),
         ]
     return [
-        Traffic("all-gather", "context", size, size * keys * item, (1 + again) * times, "keys and values", arrays=2),
+        Traffic("all-gather", "context", size, size * keys * item, again * times, "keys and values", arrays=2),
         Traffic("reduce-scatter", "context", size, size * keys * item, times, "gradients of keys and values", arrays=2),
     ]
 
@@ -155,11 +179,27 @@ def _experts(share: Share) -> list[Traffic]:
 
 
 def _pipeline(share: Share) -> list[Traffic]:
-    """What one stage hands to the next in every tick, and its gradient on the way back."""
-    size = share.sizes["stage"]
+    """What one stage hands to the next in every tick and its gradient on the way back, and what all of them share.
+
+    The last stage's results go to all, since all take part in the head's products; gradients of the embeddings come back
+    to all; under 1F1B also that of the head.
+    """
+    size, c = share.sizes["stage"], share.model
     if size == 1:
         return []
     schedule = share.train.schedule_over(size)
-    boundary = share.stream * share.itemsize
-    ticks = share.train.accumulate * (schedule.items + size - 1)
-    return [Traffic("collective-permute", "stage", size, boundary, 2 * ticks, "boundary activations and gradients")]
+    boundary, item = share.stream * share.itemsize, share.itemsize
+    passes, ticks = share.passes, share.train.accumulate * (schedule.items + size - 1)
+    micro = share.tokens * c.d_model * item
+    found = [
+        Traffic("collective-permute", "stage", size, boundary, 2 * ticks, "boundary activations and gradients"),
+        Traffic("all-reduce", "stage", size, micro, passes, "results of the last stage"),
+        Traffic("all-reduce", "stage", size, micro, passes, "gradients of the embeddings"),
+    ]
+    if schedule.kind == "1f1b":
+        weights = dict(walk(transformer.weights(c)))
+        rest = {p: w for p, w in weights.items() if "blocks" not in p and (c.tied_embeddings or w.role != "embedding")}
+        shared = local_bytes(rest, specs_by_path(share).params, share.sizes, FLOAT32)
+        found.append(Traffic("all-gather", "stage", size, micro, passes, "gradients of the last stage's results"))
+        found.append(Traffic("all-reduce", "stage", size, shared, share.train.accumulate, "gradient of the head"))
+    return found

@@ -15,6 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from models import cache, transformer
 from models.cache import Blocks, Layers
 from models.config import ModelConfig
+from models.errors import require
+from models.quantized import QuantizedWeight
 from models.sharding import DEFAULT_RULES, weight_shardings
 from models.transformer import Params
 from search.engine.config import EngineConfig
@@ -152,6 +154,9 @@ class Device:
     def _shard(self, params: Params) -> Params:
         if self.mesh is None:
             return params
+        quantized = any(_is_quantized(x) for x in jax.tree.leaves(params, is_leaf=_is_quantized))
+        fix = "give floating-point parameters, or no mesh"
+        require(not quantized, "engine.mesh", "splits weights, which quantised ones cannot be yet", fix)
         rules = DEFAULT_RULES
         if self.model.vocab_size % self.mesh.shape["tensor"]:  # GPT-2's 50257 tokens, for one: keep the table whole
             rules = dataclasses.replace(rules, vocab=None)
@@ -162,6 +167,10 @@ class Device:
         if self.mesh is None:
             return jax.jit(make)()
         return jax.jit(make, out_shardings=NamedSharding(self.mesh, PartitionSpec(None, DEFAULT_RULES.kv_heads)))()
+
+
+def _is_quantized(x: Any) -> bool:
+    return isinstance(x, QuantizedWeight)
 
 
 def block_pages(max_len: int, page_size: int, slots: int) -> list[int]:

@@ -34,7 +34,7 @@ def computed(config: ModelConfig, params: Params) -> Params:
 
 
 def _cast(params: Params, dtype: str) -> Params:
-    """Floating parameters in `dtype`; quantised ones keep their float32 scales, a few bytes that every product needs."""
+    """Floating parameters in `dtype`; quantised ones keep their float32 scales, which are few."""
 
     def one(x: jax.Array | QuantizedWeight) -> jax.Array | QuantizedWeight:
         if isinstance(x, QuantizedWeight) or not jnp.issubdtype(x.dtype, jnp.floating):

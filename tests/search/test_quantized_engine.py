@@ -8,7 +8,9 @@ import pytest
 
 from models import transformer
 from models.config import ModelConfig
+from models.errors import ConfigError
 from models.quantize import quantize
+from models.sharding import MeshConfig, make_mesh
 from search.engine.config import EngineConfig
 from search.engine.engine import Engine
 from search.engine.request import Request
@@ -24,9 +26,17 @@ def test_greedy_tokens_have_the_quantised_models_best_logits(mode):
     params = quantize(transformer.init(MODEL, jax.random.key(0)), MODEL, mode)
     prompts = [(3, 1, 4, 1, 5), (9, 2)]
     requests = [Request(i, prompt, 1, 8, Sampling(temperature=0.0)) for i, prompt in enumerate(prompts)]
+    score = jax.jit(transformer.apply, static_argnums=0)
     for done in Engine(MODEL, params, CONFIG).generate(requests):
         text = np.array([[*prompts[done.problem], *done.tokens]], np.int32)
-        logits = np.asarray(transformer.apply(MODEL, params, text[:, :-1]))[0, len(prompts[done.problem]) - 1 :]
+        logits = np.asarray(score(MODEL, params, text[:, :-1]))[0, len(prompts[done.problem]) - 1 :]
         chosen = logits[np.arange(len(done.tokens)), list(done.tokens)]
         # a sum in another order can round an activation to the next integer, so the best two may change places
         assert (logits.max(-1) - chosen).max() < (0.1 if mode == "w8a8" else 1e-3)
+
+
+def test_quantised_weights_on_a_mesh_are_refused():
+    params = quantize(transformer.init(MODEL, jax.random.key(0)), MODEL, "int8")
+    mesh = make_mesh(MeshConfig(tensor=2), jax.devices()[:2])
+    with pytest.raises(ConfigError, match=r"engine.mesh: splits weights"):
+        Engine(MODEL, params, CONFIG, mesh)
