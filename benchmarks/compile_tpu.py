@@ -88,7 +88,8 @@ def compiled(name: str, topology: Any, trial: Any) -> dict[str, Any]:
         round(footprint.peak / estimate.peak, 4),
         topology=topology.name, mesh={axis: size for axis, size in trial.mesh.sizes.items() if size > 1},
         remat=trial.model.remat, batch_size=trial.train.batch_size, seq_len=trial.train.seq_len,
-        accumulate=trial.train.accumulate, params=counts.params(trial.model), share=footprint.peak / topology.device.capacity,
+        accumulate=trial.train.accumulate, params=counts.params(trial.model),
+        share=footprint.peak / topology.device.capacity,
         memory=dataclasses.asdict(footprint), estimate=dataclasses.asdict(estimate),
         collectives=by_kind(program.collectives), compile_s=round(program.seconds, 1),
     )  # fmt: skip

@@ -28,7 +28,7 @@ def quantize(params: Mapping[str, Any], config: ModelConfig, mode: QuantizeMode)
 
     float32: params as they are. int8: 8-bit weights, one scale per output. w8a8: the same weights, and activations
     rounded to 8 bits row by row when they are used. int4: 4-bit weights, a scale per output and group of 128 inputs;
-    a fan-in that is no multiple of 8 stays at int8. Vectors, position tables, untied token tables (a look-up, not a
+    an odd fan-in stays at int8. Vectors, position tables, untied token tables (a look-up, not a
     product) and experts stay in floating point. Inference only: there is no gradient.
     """
     require(mode in MODES, "quantize.mode", f"is {mode!r}", f"use {nearest(str(mode), MODES) or ', '.join(MODES)}")
@@ -58,7 +58,7 @@ def _is_product(weight: Weight, path: tuple[str, ...], tied: bool) -> bool:
 def _quantized(value: jax.Array, weight: Weight, mode: Mode) -> QuantizedWeight:
     table = weight.role == "embedding"
     fan_in = weight.shape[1] if table else weight.fan_in
-    mode = "int8" if mode == "int4" and fan_in % 8 else mode
+    mode = "int8" if mode == "int4" and fan_in % 2 else mode
     one = partial(quantize_weight, mode=mode, inputs=weight.inputs, transposed=table)
     return jax.lax.map(one, value) if isinstance(weight, Stacked) else jax.jit(one)(value)
 
@@ -113,7 +113,7 @@ def measure_product(rows: int, fan_in: int, out: int, mode: QuantizeMode, rounds
     x = jnp.asarray(rng.normal(size=(rows, fan_in)), jnp.float32)
     w: Any = jnp.asarray(rng.normal(size=(fan_in, out)), jnp.float32)
     if mode != "float32":
-        w = jax.jit(partial(quantize_weight, mode="int8" if mode == "int4" and fan_in % 8 else mode))(w)
+        w = jax.jit(partial(quantize_weight, mode="int8" if mode == "int4" and fan_in % 2 else mode))(w)
     product = jax.jit(contract)
     jax.block_until_ready(product(x, w))
     clock = _cpu_seconds if on_cpu() else time.perf_counter

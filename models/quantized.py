@@ -37,8 +37,8 @@ WEIGHT_FIRST_BELOW = 32  # rows of a product below which the weight is its left 
 class QuantizedWeight:
     """A weight `[*in, *out]` (`shape`, of which `inputs` leading dims are contracted), stored output-major.
 
-    values: `[out, in]` int8, or for int4 `[out, in / 8]` uint32: byte j of word w holds input 4 w + j in its low half
-        and input in / 2 + 4 w + j in its high half, each plus 8.
+    values: `[out, in]` int8, or for int4 `[out, in / 2]` uint8: byte j holds input j in its low half and input
+        in / 2 + j in its high half, each plus 8.
     scale: `[out]` float32. multiplier: None, or for int4 `[out, groups]` uint8 in 1 .. 16, groups of equal size.
     The weight is scale * values, for int4 scale * multiplier * (nibble - 8).
     transposed: the array seen from outside is `[out, in]`: a table of rows, whose `T` is the matrix.
@@ -179,13 +179,12 @@ def _int8_dot(rows: jax.Array, matrix: jax.Array, matrix_first: bool) -> jax.Arr
 # -- four bits ---------------------------------------------------------------------------------------------------
 #
 # Two levels of scales as in QServe (Lin et al. 2024): a float32 per output and a whole number 1 .. 16 per group, so
-# that nibble * multiplier still fits a byte. Then four weights are unpacked by one mask and one multiplication of a
-# 32-bit word, and the product stays one int8 product with one scale per output.
+# that nibble * multiplier still fits a byte, and the product stays one int8 product with one scale per output.
 
 
 def _nibbles(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     out, fan_in = matrix.shape
-    require(fan_in % 8 == 0, "quantize", f"int4 packs 8 inputs to a word, not {fan_in}", "use mode int8")
+    require(fan_in % 2 == 0, "quantize", f"int4 packs 2 inputs to a byte, not {fan_in}", "use mode int8")
     groups = fan_in // math.gcd(fan_in // 2, GROUP)
     grouped = matrix.reshape(out, groups, -1)
     step = jnp.abs(grouped).max(-1) / NIBBLE
@@ -194,23 +193,21 @@ def _nibbles(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     multiplier = jnp.clip(jnp.ceil(step / safe), 1, MULTIPLIERS)
     values = jnp.clip(jnp.round(grouped / (safe * multiplier)[..., None]), -NIBBLE, NIBBLE) + 8
     low, high = jnp.split(values.reshape(out, fan_in).astype(jnp.uint8), 2, axis=1)
-    packed = (low | (high << 4)).reshape(out, fan_in // 8, 4)
-    return jax.lax.bitcast_convert_type(packed, jnp.uint32), scale, multiplier.astype(jnp.uint8)
+    return low | (high << 4), scale, multiplier.astype(jnp.uint8)
 
 
 def _unpacked(w: QuantizedWeight) -> tuple[jax.Array, jax.Array]:
     """nibble * multiplier - 128 as int8 `[out, in / 2]`, of the first and the second half of the inputs."""
     assert w.multiplier is not None
     out, groups = w.multiplier.shape
-    mask, shift = jnp.uint32(0x0F0F0F0F), jnp.uint32(0x80808080)
-    factors = w.multiplier.astype(jnp.uint32).reshape(out, 2, groups // 2, 1)
-    words = w.values.reshape(out, groups // 2, -1)
+    factors = w.multiplier.reshape(out, 2, groups // 2, 1)
+    grouped = w.values.reshape(out, groups // 2, -1)
 
     def half(nibbles: jax.Array, factor: jax.Array) -> jax.Array:
-        four = (nibbles * factor) ^ shift  # 15 * 16 < 256: no byte carries; the flipped top bit subtracts 128
-        return jax.lax.bitcast_convert_type(four, jnp.int8).reshape(out, -1)
+        shifted = (nibbles * factor) ^ jnp.uint8(128)  # 15 * 16 < 256; the flipped top bit subtracts 128
+        return jax.lax.bitcast_convert_type(shifted, jnp.int8).reshape(out, -1)
 
-    return half(words & mask, factors[:, 0]), half((words >> 4) & mask, factors[:, 1])
+    return half(grouped & 15, factors[:, 0]), half(grouped >> 4, factors[:, 1])
 
 
 def _nibble_dot(digits: jax.Array, w: QuantizedWeight, weight_first: bool) -> jax.Array:

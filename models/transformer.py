@@ -176,7 +176,7 @@ def rematerialized(block: type[nn.Module], config: ModelConfig) -> type[nn.Modul
     if config.remat == "none" and axis_size("fsdp") == 1:
         return block
     saveable = {
-        "none": policies.save_anything_except_these_names(GATHERED),
+        "none": all_but_gathered(config),
         "full": None,
         "dots": policies.save_only_these_names(PRODUCT),
         "offload": policies.save_and_offload_only_these_names(
@@ -185,6 +185,20 @@ def rematerialized(block: type[nn.Module], config: ModelConfig) -> type[nn.Modul
         ),
     }[config.remat]  # fmt: skip
     return nn.remat(block, policy=saveable, prevent_cse=not config.scan_layers)
+
+
+def all_but_gathered(config: ModelConfig) -> Callable[..., bool]:
+    """A rematerialisation policy: keep everything but weights that were gathered over `fsdp`.
+
+    Their name alone does not tell: JAX would keep what goes into the naming instead, which is just as large.
+    """
+    shapes = {weight.shape for _, weight in walk(block_weights(config.resolved()))}
+
+    def saveable(primitive: Any, *inputs: Any, **params: Any) -> bool:
+        relaid = primitive.name in ("sharding_constraint", "custom_vjp_call") and inputs[0].shape in shapes
+        return not relaid and params.get("name") != GATHERED
+
+    return saveable
 
 
 def init(config: ModelConfig, key: jax.Array) -> Params:

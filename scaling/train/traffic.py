@@ -181,8 +181,8 @@ def _experts(share: Share) -> list[Traffic]:
 def _pipeline(share: Share) -> list[Traffic]:
     """What one stage hands to the next in every tick and its gradient on the way back, and what all of them share.
 
-    The last stage's results go to all, since all take part in the head's products; gradients of the embeddings come back
-    to all; under 1F1B also that of the head.
+    The last stage's results go to all, since all take part in the head's products; gradients of the embeddings come
+    back to all; under 1F1B also that of the head.
     """
     size, c = share.sizes["stage"], share.model
     if size == 1:

@@ -38,7 +38,7 @@ def weight_error(w: np.ndarray, mode: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", QUANTIZED)
-@pytest.mark.parametrize("shape", [(768, 24), (64, 5), (24, 3), (8, 1)])
+@pytest.mark.parametrize("shape", [(768, 24), (64, 5), (6, 3), (2, 1)])
 def test_each_weight_is_off_by_at_most_half_a_step(mode, shape):
     w = normal(*shape, outliers=True)
     w[:, 0] = 0
@@ -64,14 +64,14 @@ def test_products_stay_within_the_bound_that_follows_from_both_roundings(mode, r
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([8, 24, 256, 768]))
+@given(st.integers(0, 2**32 - 1), st.sampled_from([2, 24, 768]))
 def test_int4_is_packed_two_to_a_byte_and_unpacks_exactly(seed, fan_in):
     w = normal(fan_in, 6, seed=seed, outliers=True)
     q = quantize_weight(jnp.asarray(w), "int4")
     groups = q.multiplier.shape[1]
     assert q.values.nbytes == fan_in * 6 // 2
     assert q.nbytes == fan_in * 6 // 2 + 6 * groups + 6 * 4
-    raw = np.asarray(q.values).view(np.uint8).reshape(6, fan_in // 2)
+    raw = np.asarray(q.values)
     nibbles = np.concatenate([raw & 15, raw >> 4], axis=1).astype(int) - 8
     factors = np.repeat(np.asarray(q.multiplier, int), fan_in // groups, axis=1)
     assert np.abs(nibbles).max() <= 7 and factors.min() >= 1 and factors.max() <= 16
