@@ -240,8 +240,10 @@ def test_the_config_of_a_published_model_is_its_preset(data, preset):
     assert config == dataclasses.replace(preset, **numerics).resolved()
 
 
-@pytest.mark.parametrize("name", [name for name in dir(presets) if name.isupper()])
-def test_every_preset_can_be_exported_and_reads_back_as_itself(name):
+@pytest.mark.parametrize(
+    "name", [name for name in dir(presets) if name.isupper() and getattr(presets, name).moe is None]
+)
+def test_every_dense_preset_can_be_exported_and_reads_back_as_itself(name):
     config = dataclasses.replace(getattr(presets, name), dtype="float32", scan_layers=False).resolved()
     family, written = write_config(config)
     assert read_config(family, json.loads(json.dumps(written)), "config.json") == config
