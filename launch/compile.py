@@ -46,13 +46,16 @@ def main(config: Trial, topology: str, choose_mesh: bool, verify: int, top: int,
     import jax
 
     from launch.choose_mesh import read_device_table
-    from launch.topology import parse_topology
+    from launch.topology import parse_topology, require_compiler
 
     jax.config.update("jax_platforms", "cpu")  # an accelerator of this machine has no part in it
     target = parse_topology(topology)
     device = read_device_table(device_table, target.device) if device_table else target.device
+    verify = verify if target.can_compile else 0
+    if not choose_mesh or verify:
+        require_compiler(target)
     if choose_mesh:
-        return choose(config, target, device, verify if target.can_compile else 0, top)
+        return choose(config, target, device, verify, top)
     return compile_one(config, target, device, hlo)
 
 

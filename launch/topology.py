@@ -10,6 +10,7 @@ have figures, so that a mesh can be chosen for them, but no compiler away from t
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import os
 from collections.abc import Iterable
@@ -24,6 +25,12 @@ TPU_SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {"v5e": _FLAT, "v6e": _FLAT
 LARGEST_SLICE = {"v5p": (16, 20, 28), "tpu7x": (16, 24, 24)}  # 8,960 and 9,216 chips
 GPUS = ("a100", "h100", "h200", "b200")
 CPU = Device(flops=5e10, memory=8e9, bandwidth=1e10, link=2e9, reach=2**20, efficiency=1.0, latency=3e-5, overlap=0.0)
+NO_CHIPS = {  # keeps libtpu from asking a metadata server, from complaining of its answer, and from locking chips
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # of this machine, not of the topology
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 EXAMPLES = ("v5e:16x16", "v5p:4x4x4", "v6e:16x16", "tpu7x:4x4x4", "h200:8", "cpu:8")
 
 
@@ -113,27 +120,24 @@ def _near(topology: Topology, known: Iterable[tuple[int, ...]]) -> list[str]:
     return [Topology(topology.family, shape).name for shape in sorted(known, key=distance)[:3]]
 
 
-def find_devices(topology: Topology) -> list[Any]:
-    """jax device handles to compile for; ConfigError where there is no compiler for them here.
+def require_compiler(topology: Topology) -> None:
+    """ConfigError where a topology cannot be compiled for at all; ModuleNotFoundError, which command lines turn into
+    the name of the extra, where libtpu is missing."""
+    fix = "give a TPU topology, or --choose_mesh --verify=0"
+    problem = f"{topology.name} cannot be compiled without the GPUs"
+    require(topology.can_compile, "--topology", problem, fix)
+    if topology.is_tpu and importlib.util.find_spec("libtpu") is None:
+        raise ModuleNotFoundError("No module named 'libtpu'", name="libtpu")
 
-    Raises ModuleNotFoundError naming libtpu when it is not installed: command lines turn it into the extra's name.
-    """
-    if topology.is_tpu:
-        return _tpu_devices(topology)
-    if topology.family == "cpu":
-        return _cpu_devices(topology.devices)
-    fix = "give a TPU topology, or only --choose_mesh without --verify"
-    raise ConfigError("--topology", f"{topology.name} cannot be compiled without the GPUs", fix)
+
+def find_devices(topology: Topology) -> list[Any]:
+    """jax device handles to compile for; raises as `require_compiler` does."""
+    require_compiler(topology)
+    return _tpu_devices(topology) if topology.is_tpu else _cpu_devices(topology.devices)
 
 
 def _tpu_devices(topology: Topology) -> list[Any]:
-    import importlib.util
-
-    if importlib.util.find_spec("libtpu") is None:
-        raise ModuleNotFoundError("No module named 'libtpu'", name="libtpu")
-    # no metadata server to ask for what the topology says, no word about it, and no lock: no chip is opened
-    settings = {"TPU_SKIP_MDS_QUERY": "1", "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}
-    for name, value in (settings | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}).items():
+    for name, value in NO_CHIPS.items():
         os.environ.setdefault(name, value)
     from jax.experimental import topologies
 
