@@ -50,8 +50,6 @@ CASES = [
     ("dense", "tensor=8", {}),
     # combinations
     ("dense", "stage=2,fsdp=2,tensor=2", {}),
-    ("dense", "stage=2,fsdp=2,tensor=2", {"pipeline": "gpipe", "microbatches": 4}),
-    ("dense", "stage=4,data=2", {"microbatches": 8}),
     ("dense", "stage=2,context=2,data=2", {"pipeline": "circular", "rounds": 2, "microbatches": 4}),
     ("unrolled", "data=2,fsdp=2,tensor=2", {}),
     ("unrolled", "fsdp=4,tensor=2", {"zero": 2, "accumulate": 2}),
@@ -59,11 +57,9 @@ CASES = [
     ("ring", "stage=2,context=4", {}),
     ("dense", "trial=2,data=2,tensor=2", {}),
     ("capacity", "expert=4,data=2", {}),
-    ("capacity", "expert=2,fsdp=2,tensor=2", {"optimizer": "muon"}),
     ("dropless", "expert=4,data=2", {}),
-    ("dropless", "expert=2,fsdp=2,tensor=2", {}),
-    ("capacity", "stage=2,expert=2,tensor=2", {}),
-    ("dropless", "stage=2,expert=2,data=2", {"pipeline": "gpipe"}),
+    ("capacity", "stage=2,expert=2,fsdp=2", {}),
+    ("dropless", "stage=2,expert=2,tensor=2", {"pipeline": "gpipe"}),
     ("capacity", "context=2,expert=2,fsdp=2", {"accumulate": 2}),
 ]
 
