@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from models.errors import ConfigError, nearest, require
+from scaling.tasks.text import TaskText
 
-SourceName = Literal["embedded", "text", "jsonl", "hub"]
+SourceName = Literal["embedded", "text", "jsonl", "hub", "task"]
 BYTE_VOCABULARY = 256
+_PATHS = {"hub": "give the name of a dataset", "task": "give the name of a task, such as 'countdown'"}
+_TOKENIZERS = ("bytes", "bpe", "characters")
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Source:
     """One source of a mixture; `weight` is its share of the training examples, relative to the other sources."""
 
     source: SourceName = "embedded"
-    path: str | None = None  # text, jsonl: a file or a folder; hub: "owner/name" or "owner/name:configuration"
+    path: str | None = None  # text, jsonl: a file or a folder; hub: "owner/name" or "owner/name:configuration";
+    # task: a name of scaling.tasks with its knobs, and how many examples: "countdown:numbers=4,examples=50000"
     field: str = "text"  # jsonl, hub: the field that holds the text (the completion, where there is a prompt)
     prompt_field: str | None = None  # jsonl, hub: a field that precedes `field` in the same document
     weight: float = 1.0
@@ -31,6 +35,11 @@ class Source:
             f"is {self.weight!r}",
             "give a positive number (weights are relative to each other)",
         )
+
+    @property
+    def has_prompts(self) -> bool:
+        """Whether its documents have a prompt, on which `loss_mask` can leave out the loss."""
+        return self.prompt_field is not None or self.source == "task"
 
 
 @dataclass(frozen=True)
@@ -46,13 +55,14 @@ class DataConfig:
     field: str = "text"
     prompt_field: str | None = None
     mixture: tuple[Source, ...] = ()  # several weighted sources instead of the single one above
-    tokenizer: str = "bytes"  # "bytes", "bpe" (trained on the train split), or the path of a tokenizer.json
+    tokenizer: str = "bytes"  # "bytes", "bpe" (trained on the train split), "characters" (those of the tasks that are
+    # the sources), or the path of a tokenizer.json
     vocab_size: int | None = None  # of the tokenizer; required by "bpe", otherwise known
     end_of_document: str | None = None  # the token of a tokenizer.json that ends a document, if no common name does
     unique_tokens: int | None = None  # train on only so many distinct tokens, repeated (repeated-data studies)
     packing: Literal["concatenate", "segments"] = "concatenate"  # windows over one stream of documents; "segments"
     # also gives the document of every token, so that attention can stay within a document
-    loss_mask: Literal["none", "completion"] = "none"  # "completion": tokens of `prompt_field` carry no loss
+    loss_mask: Literal["none", "completion"] = "none"  # "completion": tokens of the prompt carry no loss
     heldout_fraction: float = 0.05  # of the documents
     cache_dir: str | None = None  # None: $XDG_CACHE_HOME/isoflop, or ~/.cache/isoflop
     seed: int = 0  # of the order of the training windows
@@ -65,7 +75,7 @@ class DataConfig:
         for field, literal in (("packing", ("concatenate", "segments")), ("loss_mask", ("none", "completion"))):
             _check_choice(f"data.{field}", getattr(self, field), literal)
         require(
-            self.loss_mask == "none" or any(source.prompt_field for source in self.sources),
+            self.loss_mask == "none" or any(source.has_prompts for source in self.sources),
             "data.loss_mask",
             "is 'completion' but no source has a prompt",
             "set data.prompt_field to the field that holds the prompt",
@@ -108,14 +118,20 @@ class DataConfig:
             isinstance(self.tokenizer, str) and self.tokenizer != "",
             "data.tokenizer",
             f"is {self.tokenizer!r}",
-            "use 'bytes', 'bpe' or the path of a tokenizer.json",
+            "use 'bytes', 'bpe', 'characters' or the path of a tokenizer.json",
         )
         kind, size = self.tokenizer, self.vocab_size
         require(
-            kind in ("bytes", "bpe") or kind.endswith(".json"),
+            kind in _TOKENIZERS or kind.endswith(".json"),
             "data.tokenizer",
-            f"{kind!r} is neither 'bytes', 'bpe' nor the path of a .json file",
-            _did_you_mean(kind, ("bytes", "bpe")) or "use 'bytes', 'bpe' or the path of a tokenizer.json",
+            f"{kind!r} is neither 'bytes', 'bpe', 'characters' nor the path of a .json file",
+            _did_you_mean(kind, _TOKENIZERS) or "use 'bytes', 'bpe', 'characters' or the path of a tokenizer.json",
+        )
+        require(
+            kind != "characters" or all(source.source == "task" for source in self.sources),
+            "data.tokenizer",
+            "is 'characters', but a source is no task",
+            "set data.source='task', or use 'bytes'",
         )
         require(
             size is None or (_is_integer(size) and size >= 1),
@@ -177,13 +193,13 @@ def _check_source(source: Source | DataConfig, prefix: str) -> None:
         source.source != "embedded" or source.path is None,
         f"{prefix}.path",
         f"is {source.path!r}, which the embedded corpus ignores",
-        f"set {prefix}.source to 'text', 'jsonl' or 'hub'",
+        f"set {prefix}.source to 'text', 'jsonl', 'hub' or 'task'",
     )
     require(
         source.source == "embedded" or (isinstance(source.path, str) and source.path != ""),
         f"{prefix}.path",
         f"is {source.path!r}, but the source {source.source!r} needs one",
-        "give the name of a dataset" if source.source == "hub" else "give a file or a folder",
+        _PATHS.get(source.source, "give a file or a folder"),
     )
     require(
         isinstance(source.field, str) and source.field != "",
@@ -197,6 +213,8 @@ def _check_source(source: Source | DataConfig, prefix: str) -> None:
         f"is {source.prompt_field!r}, but the source {source.source!r} has no fields",
         "leave it out, or use a jsonl or hub source",
     )
+    if source.source == "task":
+        TaskText.of(str(source.path))
 
 
 def _check_choice(field: str, value, options: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Corpora: an ordered stream of unique documents, from the embedded sources, text files, JSONL or a hub dataset."""
+"""Corpora: an ordered stream of unique documents: embedded sources, text files, JSONL, a hub dataset, or a task."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from models.errors import ConfigError, nearest, require
 from scaling.data.config import Source
+from scaling.tasks.text import TaskText
 
 # A fixed list, so that the corpus depends on the versions of these and on nothing else a user has installed.
 EMBEDDED_DISTRIBUTIONS = (
@@ -45,16 +46,22 @@ _PIECE_CHARACTERS = 16_384  # the length of the documents that a single text fil
 
 @dataclass(frozen=True)
 class Document:
-    """One document; `prompt` is empty unless the source names a prompt field."""
+    """One document; `prompt` is empty unless the source has prompts. Those of one `group` share a split."""
 
     text: str
     prompt: str = ""
+    group: str = ""
 
     @cached_property
     def sha256(self) -> bytes:
-        """Digest of the content, on which the split and the removal of duplicates depend."""
+        """Digest of the content, on which the removal of duplicates depends."""
         content = self.text if not self.prompt else f"{self.prompt}\0{self.text}"
         return hashlib.sha256(content.encode()).digest()
+
+    @property
+    def split_sha256(self) -> bytes:
+        """The digest that decides the split: of the group, or of the content where there is none."""
+        return hashlib.sha256(self.group.encode()).digest() if self.group else self.sha256
 
 
 @dataclass
@@ -137,7 +144,7 @@ def open_corpus(source: Source) -> Corpus:
     if source.source == "jsonl":
         files = _listed(source.path, lambda path: path.name.endswith((".jsonl", ".jsonl.gz")), "*.jsonl files")
         return _file_corpus(source.path, files, lambda tally: _json_lines(files, source, tally), source)
-    return _hub(source)
+    return _task(source) if source.source == "task" else _hub(source)
 
 
 def embedded_files() -> list[File]:
@@ -279,6 +286,17 @@ def _text(record: dict, name: str, setting: str, where: str) -> str:
     value = record[name]
     require(isinstance(value, str), where, f"field {name!r} is {type(value).__name__}, not text", "make it a string")
     return value
+
+
+def _task(source: Source) -> Corpus:
+    text = TaskText.of(str(source.path))
+
+    def read(tally: Tally) -> Iterator[Document]:
+        for problem, solution in text.examples():
+            tally.read_bytes += len(problem.prompt) + len(solution)
+            yield Document(solution, problem.prompt, problem.canonical)
+
+    return Corpus(str(source.path), text.digest, None, read)
 
 
 def _hub(source: Source) -> Corpus:

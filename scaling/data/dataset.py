@@ -14,6 +14,7 @@ from scaling.data.corpus import open_corpus
 from scaling.data.heldout import HeldOut, heldout_batches
 from scaling.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from scaling.data.tokens import TokenFile, default_cache_dir, token_files, trained_tokenizer
+from scaling.tasks.text import CharTokenizer, TaskText
 
 _PADDING = 128  # a model may round its vocabulary up to this multiple, which hardware likes
 
@@ -91,7 +92,7 @@ def prepare(config: DataConfig, vocab_size: int | None = None) -> Dataset:
             corpus,
             tokenizer,
             heldout_fraction=config.heldout_fraction,
-            mask_prompts=config.loss_mask == "completion" and source.prompt_field is not None,
+            mask_prompts=config.loss_mask == "completion" and source.has_prompts,
             cache=cache,
         )
         for corpus, source in zip(corpora, config.sources, strict=True)
@@ -118,7 +119,11 @@ def _given_tokenizer(config: DataConfig) -> Tokenizer | None:
         return ByteTokenizer()
     if config.tokenizer == "bpe":
         return None
-    tokenizer = load_tokenizer(Path(config.tokenizer).expanduser(), config.end_of_document)
+    tokenizer: Tokenizer
+    if config.tokenizer == "characters":
+        tokenizer = CharTokenizer.of(*(TaskText.of(str(source.path)).task for source in config.sources))
+    else:
+        tokenizer = load_tokenizer(Path(config.tokenizer).expanduser(), config.end_of_document)
     require(
         config.vocab_size in (None, tokenizer.vocab_size),
         "data.vocab_size",

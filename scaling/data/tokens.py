@@ -276,7 +276,7 @@ def _write_splits(
             splits = {name: files.enter_context(_Split(folder, name, tokenizer, masked)) for name in SPLITS}
             for document, prompt, text in _encoded(corpus, tokenizer, tally):
                 shas.append(document.sha256)
-                split = forced.get(document.sha256) or SPLITS[is_heldout(document.sha256, fraction)]
+                split = forced.get(document.sha256) or SPLITS[is_heldout(document.split_sha256, fraction)]
                 splits[split].write(document, prompt, text)
             digests = [split.finish(corpus=corpus.name, **asdict(tally)) for split in splits.values()]
         require(
@@ -311,7 +311,7 @@ def _batched(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 def _train_texts(corpus: Corpus, heldout_fraction: float, characters: int) -> Iterator[str]:
     for document in corpus.documents():
-        if not is_heldout(document.sha256, heldout_fraction):
+        if not is_heldout(document.split_sha256, heldout_fraction):
             yield document.prompt + document.text
             characters -= len(document.prompt) + len(document.text)
             if characters <= 0:

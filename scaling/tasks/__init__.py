@@ -1,0 +1,17 @@
+"""Tasks with exact verifiers, for policies of 1 to 20 million parameters. This file is the table of contents.
+
+task.py          Problem, Task: what every task offers
+text.py          a tokenizer of characters, and training text
+tree.py          the random policy of a task as tables, for exact tests of search
+state_space.py   tasks that are walks to a goal: countdown.py, path_star.py (and random graphs), and
+puzzle.py        those between two arrangements: hanoi.py, puzzles.py (checkers, river, blocks)
+computation.py   tasks with one right answer: arithmetic.py, modular.py, tag.py
+catalogue.py     tasks by name: task_by_name("countdown:numbers=4")
+"""
+
+from scaling.tasks.catalogue import TASKS, task_by_name
+from scaling.tasks.task import Problem, Task
+from scaling.tasks.text import CharTokenizer
+from scaling.tasks.tree import PolicyTree, policy_tree, stack_trees
+
+__all__ = ["TASKS", "CharTokenizer", "PolicyTree", "Problem", "Task", "policy_tree", "stack_trees", "task_by_name"]

@@ -1,0 +1,159 @@
+"""Each task checked from its prompt alone, in the most direct way: what the verifiers are compared with."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+NUMBER = "(0|[1-9][0-9]*)"
+
+
+def is_right(name: str, prompt: str, completion: str) -> bool:
+    """Whether a completion solves the problem that the prompt states."""
+    if completion.count(".") != 1 or not completion.endswith("."):
+        return False
+    return CHECKS[name](prompt, completion[:-1].split("|"))
+
+
+def countdown(prompt: str, steps: list[str]) -> bool:
+    target, listed = prompt.rstrip(">").split(":")
+    pool = Counter(map(int, listed.split(",")))
+    for step in steps:
+        match = re.fullmatch(rf"{NUMBER}([-+*/]){NUMBER}={NUMBER}>({NUMBER}(,{NUMBER})*)", step)
+        if not match:
+            return False
+        a, b, c = int(match[1]), int(match[3]), int(match[4])
+        if not Counter([a, b]) <= pool or c not in results(a, match[2], b):
+            return False
+        pool = pool - Counter([a, b]) + Counter([c])
+        if Counter(map(int, match[5].split(","))) != pool:
+            return False
+    return pool == Counter([int(target)])
+
+
+def results(a: int, sign: str, b: int) -> list[int]:
+    """What an operation may give: nothing for a negative difference or a fraction."""
+    if sign == "/":
+        return [n for n in ([a // b] if b else []) if n * b == a]
+    return [n for n in [{"+": a + b, "-": a - b, "*": a * b}[sign]] if n >= 0]
+
+
+def path(prompt: str, steps: list[str]) -> bool:
+    listed, ends = prompt.rstrip(":").split("?")
+    node, target = ends.split(",")
+    for step in steps:
+        if f"{node}>{step}" not in listed.split(","):
+            return False
+        node = step
+    return node == target
+
+
+def hanoi(prompt: str, steps: list[str]) -> bool:
+    start, goal = prompt.rstrip(":").split(">")
+    pegs = {peg: [disk for disk in range(len(start), 0, -1) if start[disk - 1] == peg] for peg in "ABC"}
+    for step in steps:
+        if not re.fullmatch("[0-9][ABC][ABC]", step):
+            return False
+        disk, source, target = int(step[0]), pegs[step[1]], pegs[step[2]]
+        if source is target or not source or source[-1] != disk or (target and target[-1] < disk):
+            return False
+        target.append(source.pop())
+    return all(disk in pegs[peg] for disk, peg in enumerate(goal, start=1))
+
+
+def checkers(prompt: str, steps: list[str]) -> bool:
+    start, goal = prompt.rstrip(":").split(">")
+    row = list(start)
+    for step in steps:
+        if not re.fullmatch("[0-9][0-9]", step):
+            return False
+        a, b = map(int, step)
+        if max(a, b) >= len(row) or row[a] == "_" or row[b] != "_":
+            return False
+        distance = (b - a) if row[a] == "R" else (a - b)
+        jumps = distance == 2 and row[(a + b) // 2] not in ("_", row[a])
+        if not (distance == 1 or jumps):
+            return False
+        row[a], row[b] = "_", row[a]
+    return "".join(row) == goal
+
+
+def river(prompt: str, steps: list[str]) -> bool:
+    start, goal = prompt.rstrip(":").split(">")
+    people, boat = "AaBbCc", 2
+    left, side = set(start[:-1]), start[-1]
+    for step in steps:
+        here = left if side == "L" else set(people) - left
+        if not 1 <= len(step) <= boat or len(set(step)) != len(step) or not set(step) <= here:
+            return False
+        left, side = left ^ set(step), "R" if side == "L" else "L"
+        for group in (set(step), left, set(people) - left):
+            for person in group:
+                if person.islower() and person.upper() not in group and any(other.isupper() for other in group):
+                    return False
+    return left == set(goal[:-1]) and side == goal[-1]
+
+
+def blocks(prompt: str, steps: list[str]) -> bool:
+    start, goal = (sorted(text.split(",")) for text in prompt.rstrip(":").split(">"))
+    stacks = [list(stack) for stack in start]
+    for step in steps:
+        source = [stack for stack in stacks if stack and stack[-1] == step[:1]]
+        target = [stack for stack in stacks if stack and stack[-1] == step[1:]]
+        if len(step) != 2 or not source or (step[1] == "0" and len(source[0]) == 1) or step[0] == step[1]:
+            return False
+        if step[1] != "0" and not target:
+            return False
+        block = source[0].pop()
+        if step[1] == "0":
+            stacks.append([block])
+        else:
+            target[0].append(block)
+        stacks = [stack for stack in stacks if stack]
+    return sorted("".join(stack) for stack in stacks) == goal
+
+
+def arithmetic(prompt: str, steps: list[str]) -> bool:
+    match = re.fullmatch("([0-9]+)([-+*%m])([0-9]+)(=[$]?|:)", prompt)
+    assert match
+    a, b = int(match[1]), int(match[3])
+    result = {"+": a + b, "*": a * b, "m": max(a, b), "%": a % b}[match[2]]
+    form = f"([0-9][+][0-9][+][0-9]=)?{NUMBER}" if match[4] != "=$" else "[0-9]+"
+    final = steps[-1].split("=")[-1]
+    return all(re.fullmatch(form, s) for s in steps) and final == (str(result)[::-1] if "$" in prompt else str(result))
+
+
+def modular(prompt: str, steps: list[str]) -> bool:
+    modulus, expression = prompt.rstrip("=").split(":")
+    value, *rest = re.findall("[-+*]|[0-9]+", expression)
+    value = int(value)
+    for sign, operand in zip(rest[::2], rest[1::2], strict=True):
+        value = {"+": value + int(operand), "-": value - int(operand), "*": value * int(operand)}[sign] % int(modulus)
+    form = f"({NUMBER}([-+*]{NUMBER})+=)?{NUMBER}"
+    return all(re.fullmatch(form, step) for step in steps) and steps[-1].split("=")[-1] == str(value)
+
+
+def tag(prompt: str, steps: list[str]) -> bool:
+    listed, state = prompt.rstrip(">").split(";")
+    rules = dict(rule.split(":") for rule in listed.split(","))
+    for number, step in enumerate(steps, start=1):
+        state = (state + rules[state[0]])[2:]
+        if step != (state if len(state) >= 2 else f"{state}!"):
+            return False
+        if len(state) < 2:
+            return number == len(steps)
+    return len(steps) == 6
+
+
+CHECKS = {
+    "countdown": countdown,
+    "path_star": path,
+    "random_graph": path,
+    "hanoi": hanoi,
+    "checkers": checkers,
+    "river": river,
+    "blocks": blocks,
+    "arithmetic": arithmetic,
+    "modular": modular,
+    "tag": tag,
+}
