@@ -1,0 +1,61 @@
+"""SearchConfig and Budget: the static shapes of a search, and what one problem may cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from models.errors import require
+from search.engine.sampling import Sampling
+
+Unit = Literal["tokens", "flops", "bytes", "seconds"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that one problem may cost, in one unit.
+
+    tokens: drawn from the policy or read by a verifier. flops: of matrix products, the policy's and the verifier's.
+    bytes: of keys and values read, written and moved. These three stop a search before the token that would exceed
+    them. seconds: from a problem's first round; looked at between rounds, so the last round may exceed it, and the
+    answer depends on the machine.
+    """
+
+    amount: float
+    unit: Unit = "tokens"
+
+    def __post_init__(self) -> None:
+        require(self.unit in get_args(Unit), "budget.unit", f"is {self.unit!r}", f"use one of {get_args(Unit)}")
+        require(self.amount > 0, "budget.amount", f"is {self.amount}", "give a positive number")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Sizes of one search. At fixed `problems`, strategy width and mesh an answer depends on its problem and seed alone.
+
+    A step ends with one of the `delimiters`, after `tokens_per_step` tokens, or with the generation.
+    """
+
+    problems: int = 8  # searched side by side
+    prompt_len: int = 64  # most tokens of a prompt
+    max_tokens: int = 64  # most tokens that follow it
+    max_steps: int = 32  # most steps of one particle
+    max_rounds: int = 64  # of one problem; the search then answers with what it has
+    tokens_per_step: int | None = None  # None: only delimiters end a step
+    delimiters: tuple[int, ...] = ()  # tokens that end a step
+    ends: tuple[int, ...] = ()  # tokens that end a generation
+    sampling: Sampling = field(default_factory=Sampling)
+    budget: Budget | None = None
+    seed: int = 0
+    trace: bool = False  # keep the answer after every round, for anytime curves
+
+    def __post_init__(self) -> None:
+        for name in ("problems", "prompt_len", "max_tokens", "max_steps", "max_rounds"):
+            value = getattr(self, name)
+            require(isinstance(value, int) and value >= 1, f"search.{name}", f"is {value}", "give a positive integer")
+        cap = self.tokens_per_step
+        require(cap is None or cap >= 1, "search.tokens_per_step", f"is {cap}", "give a positive integer, or None")
+        require(0 <= self.seed < 2**32, "search.seed", f"is {self.seed}", "give 0 to 2^32 - 1")
+        problem, fix = "needs the history of every particle, which a search does not keep", "set it to 1"
+        require(self.sampling.repetition_penalty == 1, "search.sampling.repetition_penalty", problem, fix)
+        require(not self.sampling.forced, "search.sampling.forced", "belongs to a strategy here", "leave it empty")

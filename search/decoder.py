@@ -1,0 +1,245 @@
+"""Decoder: what draws the tokens of a search, with one cache per particle and the prompt stored once per problem."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models import cache, counts
+from models.attention import Attend, attention_scale
+from models.cache import Layers, Limits, Partial
+from models.config import ModelConfig
+from models.errors import ConfigError, require
+from models.transformer import Params, hidden_and_head, logits
+from search.engine.precision import computed, running_config, stored_params
+from search.engine.config import Precision
+
+
+class Outputs(NamedTuple):
+    """What follows a particle's last token: logits `[..., vocab]` float32; value `[...]` float32, the value head's
+    probability of success (0.5 without one); ended `[...]` bool: the particle can only end here."""
+
+    logits: jax.Array
+    value: jax.Array
+    ended: jax.Array
+
+
+class Price(NamedTuple):
+    """What a token costs that attends to `context` keys, its own included: fixed + per_context * context."""
+
+    fixed: float
+    per_context: float
+
+
+class Decoder(Protocol):
+    """A policy on the device. Arrays lead with `[problems]`, or `[problems, particles]` in a particle's cache.
+
+    A cache is indexed by position: what lies after a particle's length is never read, so that going back costs nothing.
+    """
+
+    vocab_size: int
+
+    def contexts(self, problems: int) -> Any:
+        """What is kept per problem: the prompts' caches, and `Outputs` after each prompt."""
+
+    def encode(self, prompt: Any) -> Any:
+        """A prompt as arrays for `admit`; ConfigError when it cannot be one. The last is its length, int32."""
+
+    def admit(self, params: Any, contexts: Any, slot: jax.Array, prompt: Any) -> Any:
+        """The contexts with a prompt read into place `slot` `[]` int32."""
+
+    def start(self, contexts: Any) -> Outputs:
+        """What follows every prompt, `[problems]`."""
+
+    def caches(self, problems: int, particles: int, length: int) -> Any:
+        """Empty caches for particles of up to `length` tokens."""
+
+    def step(
+        self, params: Any, contexts: Any, caches: Any, tokens: jax.Array, length: jax.Array
+    ) -> tuple[Outputs, Any]:
+        """Append tokens `[problems, particles]` int32 to particles of `length` tokens each."""
+
+    def price(self, unit: str) -> Price:
+        """What one token costs in "flops" or "bytes"."""
+
+    params: Any
+
+
+class Context(NamedTuple):
+    """Prompts: keys and values `[problems, kv_heads, prompt_len, head_dim]`, their length, and what follows them."""
+
+    layers: Layers
+    length: jax.Array
+    outputs: Outputs
+
+
+class ValueHead(NamedTuple):
+    """Probability of success from the last hidden state: sigmoid(hidden . weight + bias); weight `[d_model]`."""
+
+    weight: jax.Array
+    bias: jax.Array
+
+
+class TransformerDecoder:
+    """A transformer as the decoder of a search, its particles' suffixes as dense rows beside one prompt per problem.
+
+    model, params: as models.transformer.init makes them. precision: as in EngineConfig. head: a value head on the
+    trunk, which costs nothing beside the forward pass.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        params: Params,
+        prompt_len: int,
+        precision: Precision = "float32",
+        head: ValueHead | None = None,
+        field: str = "prompt",
+    ):
+        self.config = running_config(model, precision)
+        self.params = (stored_params(self.config, params), head)
+        self.prompt_len, self.vocab_size = prompt_len, self.config.vocab_size
+        self._scale = attention_scale(self.config)
+        self._field = field
+
+    def contexts(self, problems: int) -> Context:
+        """No prompts."""
+        zeros = jnp.zeros(problems)
+        outputs = Outputs(jnp.zeros((problems, self.vocab_size)), zeros + 0.5, zeros > 0)
+        return Context(cache.empty(self.config, problems, self.prompt_len), jnp.zeros(problems, jnp.int32), outputs)
+
+    def encode(self, prompt: Sequence[int]) -> tuple[np.ndarray, np.int32]:
+        """(tokens `[prompt_len]` int32, how many of them are the prompt's)."""
+        n = len(prompt)
+        require(n > 0, self._field, "is empty", "give at least one token")
+        fix = f"give at most {self.prompt_len} tokens, or raise search.prompt_len"
+        require(n <= self.prompt_len, self._field, f"has {n} tokens", fix)
+        unknown = [t for t in prompt if not 0 <= t < self.vocab_size]
+        require(not unknown, self._field, f"holds unknown tokens {unknown[:5]}", f"use 0 to {self.vocab_size - 1}")
+        tokens = np.zeros(self.prompt_len, np.int32)
+        tokens[:n] = prompt
+        return tokens, np.int32(n)
+
+    def admit(self, params: Any, contexts: Context, slot: jax.Array, prompt: Any) -> Context:
+        """Read one prompt, padded to prompt_len, and keep its keys and values."""
+        weights, head = params
+        weights, (tokens, length) = computed(self.config, weights), prompt
+        kept: list[tuple[jax.Array, jax.Array]] = []
+        index = jnp.arange(self.prompt_len)
+
+        def attend(
+            layer: int, q: jax.Array, k: jax.Array, v: jax.Array, *, window: int | None = None, softcap: float | None = None
+        ) -> jax.Array:
+            keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+            kept.append((keys, values))
+            visible = index <= index[:, None]
+            if window is not None:
+                visible = visible & (index > index[:, None] - window)
+            group = q.shape[2] // k.shape[2]
+            queries = cache.split_queries(q, k.shape[2])
+            part = cache.own_block(
+                queries, keys, values, jnp.tile(visible, (group, 1))[None], Limits(self._scale, window, softcap)
+            )
+            return cache.join_queries(cache.finish(part), self.prompt_len).astype(q.dtype)
+
+        hidden, table = hidden_and_head(self.config, weights, tokens[None], index[None], None, self._attends(attend))
+        last = jax.lax.dynamic_slice_in_dim(hidden, length - 1, 1, axis=1)
+        after = self._outputs(last, table, head)
+        outputs = jax.tree.map(lambda all, one: all.at[slot].set(one[0, 0]), contexts.outputs, after)
+        layers = contexts.layers
+        for layer, (k, v) in enumerate(kept):
+            layers = layers.replace(layer, layers.k[layer].at[slot].set(k[0]), layers.v[layer].at[slot].set(v[0]))
+        return Context(layers, contexts.length.at[slot].set(length), outputs)
+
+    def start(self, contexts: Context) -> Outputs:
+        """What follows every prompt."""
+        return contexts.outputs
+
+    def caches(self, problems: int, particles: int, length: int) -> Layers:
+        """Zeros `[problems, particles, kv_heads, length, head_dim]` per layer."""
+        return jax.tree.map(
+            lambda x: x.reshape(problems, particles, *x.shape[1:]),
+            cache.empty(self.config, problems * particles, length),
+        )
+
+    def step(
+        self, params: Any, contexts: Context, caches: Layers, tokens: jax.Array, length: jax.Array
+    ) -> tuple[Outputs, Layers]:
+        """One token for every particle: over the problem's prompt and its own suffix, merged by log-sum-exp."""
+        weights, head = params
+        weights = computed(self.config, weights)
+        held = [jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), caches)]
+        shape = tokens.shape
+        flat = length.reshape(-1)
+        positions = (contexts.length[:, None] + length).reshape(-1, 1)
+
+        def attend(
+            layer: int, q: jax.Array, k: jax.Array, v: jax.Array, *, window: int | None = None, softcap: float | None = None
+        ) -> jax.Array:
+            limits, queries = Limits(self._scale, window, softcap), cache.split_queries(q, k.shape[2])
+            part = self._over_prompt(queries, contexts, layer, positions, shape, limits)
+            keys = cache.write_block(held[0].k[layer], k, flat[:, None])
+            values = cache.write_block(held[0].v[layer], v, flat[:, None])
+            held[0] = held[0].replace(layer, keys, values)
+            index = jnp.arange(keys.shape[2])
+            visible = index <= flat[:, None]
+            if window is not None:
+                visible = visible & (index > flat[:, None] - window)
+            visible = jnp.broadcast_to(visible[:, None], (len(flat), queries.shape[2], keys.shape[2]))
+            part = cache.merge(part, cache.own_block(queries, keys, values, visible, limits))
+            return cache.join_queries(cache.finish(part), 1).astype(q.dtype)
+
+        hidden, table = hidden_and_head(
+            self.config, weights, tokens.reshape(-1, 1), positions, None, self._attends(attend)
+        )
+        outputs = self._outputs(hidden, table, head)
+        outputs = jax.tree.map(lambda x: x[:, 0].reshape(*shape, *x.shape[2:]), outputs)
+        return outputs, jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), held[0])
+
+    def price(self, unit: str) -> Price:
+        """FLOPs of matrix products (models.counts.decode_flops), or bytes of keys and values read and written."""
+        if unit == "bytes":
+            size = counts.kv_cache_bytes_per_token(self.config)
+            return Price(size, size)
+        nothing, one, two = (counts.decode_flops(self.config, n) for n in (0, 1, 2))
+        if two - one != one - nothing:
+            raise ConfigError("budget.unit", "flops are no straight line with attention windows", "use tokens")
+        return Price(nothing, one - nothing)
+
+    def _attends(self, attend: Any) -> list[Attend]:
+        return [partial(attend, layer) for layer in range(self.config.n_layers)]
+
+    def _over_prompt(
+        self, q: jax.Array, contexts: Context, layer: int, positions: jax.Array, shape: tuple[int, ...], limits: Limits
+    ) -> Partial:
+        """Queries `[problems * particles, kv_heads, m, head_dim]` over their prompts, one product per problem."""
+        problems, particles = shape
+        _, kv_heads, m, head_dim = q.shape
+        grouped = q.reshape(problems, particles, kv_heads, m, head_dim).swapaxes(1, 2)
+        grouped = grouped.reshape(problems, kv_heads, particles * m, head_dim)
+        index = jnp.arange(self.prompt_len)
+        visible = jnp.broadcast_to(
+            index < contexts.length[:, None, None], (problems, particles * m, self.prompt_len)
+        )
+        if limits.window is not None:
+            at = jnp.repeat(positions.reshape(problems, particles), m, axis=1)
+            visible = visible & (index > at[..., None] - limits.window)
+        part = cache.own_block(grouped, contexts.layers.k[layer], contexts.layers.v[layer], visible, limits)
+
+        def back(x: jax.Array) -> jax.Array:
+            x = x.reshape(problems, kv_heads, particles, m, *x.shape[3:]).swapaxes(1, 2)
+            return x.reshape(problems * particles, kv_heads, m, *x.shape[4:])
+
+        return jax.tree.map(back, part)
+
+    def _outputs(self, hidden: jax.Array, table: Any, head: ValueHead | None) -> Outputs:
+        scores = logits(self.config, hidden, table)
+        value = jnp.full(hidden.shape[:2], 0.5)
+        if head is not None:
+            value = jax.nn.sigmoid(hidden.astype(jnp.float32) @ head.weight + head.bias)
+        return Outputs(scores, value, jnp.zeros(hidden.shape[:2], bool))

@@ -1,0 +1,518 @@
+"""One round of a search on the device: select, extend, score, for all problems at once, and many rounds in one program.
+
+A particle's random numbers come from fold_in(fold_in(fold_in(root, problem), lineage), length). The first heir of a
+particle goes on with its lineage, every other clone and everything that went back gets a new one. So what a problem
+draws depends on its number and the seed, not on its slot, its neighbours, or when it was interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from search import population as particles
+from search.config import SearchConfig
+from search.decoder import Decoder, Outputs
+from search.engine import sampling
+from search.engine.decode import lineage_keys
+from search.engine.sampling import SamplingRows
+from search.population import ENDED, FORCED, FULL, GOING, Population
+from search.strategies.strategy import Choice, Strategy
+from search.verifiers.scorer import Scorer
+
+STRATEGY = jnp.uint32(0xFFFFFFFE)  # the lineage of a strategy's own random numbers
+
+
+class Costs(NamedTuple):
+    """What every problem cost so far, `[problems]` int32.
+
+    generated: tokens drawn, kept or not; forced: tokens that it was made to read; contexts: keys that both attended to,
+    summed; steps: token steps in which any particle ran, so how often the prompt was read; suffix: keys of particles'
+    own suffixes read; copied: tokens of caches that clones copied; depth: tokens one after the other; verifier: tokens
+    that the scorer read; scored: particles scored; rounds.
+    """
+
+    generated: jax.Array
+    forced: jax.Array
+    contexts: jax.Array
+    steps: jax.Array
+    suffix: jax.Array
+    copied: jax.Array
+    depth: jax.Array
+    verifier: jax.Array
+    scored: jax.Array
+    rounds: jax.Array
+
+
+class Trace(NamedTuple):
+    """The answer after every round: tokens `[problems, rounds, max_tokens]` int32 (-1 after its end), score
+    `[problems, rounds]` float32, and what it had cost by then (each of Costs `[problems, rounds]`)."""
+
+    tokens: jax.Array
+    score: jax.Array
+    costs: Costs
+
+
+class State(NamedTuple):
+    """A search between two rounds. Everything leads with `[problems]`.
+
+    problem uint32: number of each; lineages uint32: how many it used; occupied, done, broke bool: whether a slot holds
+    a problem, whether its search has ended, and whether its budget was too small to go on.
+    """
+
+    contexts: Any
+    problem: jax.Array
+    occupied: jax.Array
+    done: jax.Array
+    broke: jax.Array
+    lineages: jax.Array
+    population: Population
+    strategy: Any
+    costs: Costs
+    trace: Trace | None
+
+
+class Rows(NamedTuple):
+    """What a round extends: particles, which of them are live, and where they go.
+
+    judged: the same particles as the scorer is to see them, further on where the strategy looks ahead.
+    """
+
+    rows: Population
+    judged: Population
+    live: jax.Array
+    targets: jax.Array
+    steps: jax.Array
+    forced: jax.Array
+    temperature: jax.Array
+    writer: jax.Array
+
+
+class Rounds:
+    """The pure functions of a search; see `search.searcher.Searcher` for what runs them."""
+
+    def __init__(self, decoder: Decoder, strategy: Strategy, scorer: Scorer, config: SearchConfig):
+        self.decoder, self.strategy, self.scorer, self.config = decoder, strategy, scorer, config
+        self._settings = sampling.stack_rows([config.sampling], decoder.vocab_size)
+        if strategy.lookahead or strategy.tempers:  # the program must know other temperatures
+            filters = dataclasses.replace(self._settings.filters, greedy=True, tempered=True)
+            self._settings = dataclasses.replace(self._settings, filters=filters)
+        self._delimiter = jnp.isin(jnp.arange(decoder.vocab_size), jnp.asarray(config.delimiters or (-1,)))
+        self._end = jnp.isin(jnp.arange(decoder.vocab_size), jnp.asarray(config.ends or (-1,)))
+        self._prices = {u: decoder.price(u) for u in ("flops", "bytes") if config.budget and config.budget.unit == u}
+
+    # ---- the state -------------------------------------------------------------------------------------------------
+
+    def empty(self) -> State:
+        """No problems."""
+        c, s = self.config, self.strategy
+        contexts = self.decoder.contexts(c.problems)
+        zeros = jnp.zeros(c.problems, jnp.int32)
+        costs = Costs(*([zeros] * len(Costs._fields)))
+        wide = jax.tree.map(lambda x: jnp.zeros((c.problems, c.max_rounds), x.dtype), costs)
+        tokens = jnp.full((c.problems, c.max_rounds, c.max_tokens), -1, jnp.int32)
+        return State(
+            contexts=contexts,
+            problem=zeros.astype(jnp.uint32),
+            occupied=zeros > 0,
+            done=zeros == 0,
+            broke=zeros > 0,
+            lineages=zeros.astype(jnp.uint32) + jnp.uint32(s.store),
+            population=self._fresh(contexts, self._caches()),
+            strategy=jax.tree.map(
+                lambda x: jnp.broadcast_to(jnp.asarray(x), (c.problems, *jnp.shape(x))), s.init()
+            ),
+            costs=costs,
+            trace=Trace(tokens, jnp.zeros((c.problems, c.max_rounds)), wide) if c.trace else None,
+        )
+
+    def admit(self, params: Any, state: State, slot: jax.Array, problem: jax.Array, prompt: Any) -> State:
+        """Put a problem, numbered `problem` `[]` uint32, into place `slot` `[]` int32."""
+        contexts = self.decoder.admit(params[0], state.contexts, slot, prompt)
+        caches = state.population.caches  # what lies there is never read
+        new = self.empty()._replace(contexts=contexts, population=self._fresh(contexts, caches))
+        here = jnp.arange(self.config.problems) == slot
+
+        def one(fresh: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(here.reshape(-1, *(1,) * (old.ndim - 1)), fresh, old)
+
+        keep = state._replace(contexts=None, population=state.population._replace(caches=None))
+        fresh = new._replace(contexts=None, population=new.population._replace(caches=None))
+        merged = jax.tree.map(one, fresh, keep)
+        return merged._replace(
+            contexts=contexts,
+            population=merged.population._replace(caches=caches),
+            problem=jnp.where(here, problem, merged.problem),
+            occupied=merged.occupied | here,
+            done=merged.done & ~here,
+        )
+
+    def _caches(self) -> Any:
+        return self.decoder.caches(self.config.problems, self.strategy.store, self.config.max_tokens)
+
+    def _fresh(self, contexts: Any, caches: Any) -> Population:
+        c, shape = self.config, (self.config.problems, self.strategy.store)
+        return particles.fresh(self.decoder.start(contexts), caches, shape, c.max_tokens, c.max_steps)
+
+    # ---- rounds ----------------------------------------------------------------------------------------------------
+
+    def run(self, params: Any, state: State, until_all: jax.Array) -> State:
+        """Rounds until some problem's search has ended (`until_all` `[]` bool: until all have)."""
+
+        def going(state: State) -> jax.Array:
+            running = state.occupied & ~state.done
+            return running.any() & (until_all | ~(state.occupied & state.done).any())
+
+        def round(state: State) -> State:
+            state, rows = self.advance(params, state)
+            return self.settle(state, rows, self.scores(params, state, rows))
+
+        return jax.lax.while_loop(going, round, state)
+
+    def advance(self, params: Any, state: State) -> tuple[State, Rows]:
+        """Select, and extend what was selected; the rows are not yet scored."""
+        state, choice = self._select(state)
+        p, s = state.population, self.strategy
+        if s.replaces:
+            still = jnp.broadcast_to(jnp.arange(s.width), choice.parents.shape)
+            rows = jax.lax.cond((choice.parents != still).any(), lambda: particles.take(p, choice.parents), lambda: p)
+        else:
+            rows = particles.take(p, choice.parents)
+        state, rows = self._new_lineages(state, choice, rows)
+        if s.cuts:
+            rows = self._go_back(params, state, choice, rows)
+        live = choice.live & (rows.reason == GOING)
+        picked = Rows(rows, rows, live, choice.targets, choice.steps, choice.forced, choice.temperature, choice.writer)
+        state, picked = self._extend(params, state, picked)
+        return self._look_ahead(params, state, picked) if s.lookahead and s.scored else (state, picked)
+
+    def scores(self, params: Any, state: State, rows: Rows) -> jax.Array:
+        """Scores `[problems, width]` float32 in (0, 1) of the rows; those of rows that were not live are not used."""
+        if not self.strategy.scored:
+            return jnp.full(rows.live.shape, 0.5)
+        return self.scorer.score(params[1], state.contexts, rows.judged)
+
+    def settle(self, state: State, picked: Rows, scores: jax.Array) -> State:
+        """Write the scores down and put the rows where they belong."""
+        rows, live = picked.rows, picked.live
+        costs = state.costs._replace(
+            verifier=state.costs.verifier + self._to_read(state, picked.judged, live).sum(-1),
+            scored=state.costs.scored + (live.sum(-1) if self.strategy.scored else 0),
+            rounds=state.costs.rounds + (state.occupied & ~state.done),
+        )
+        at = jnp.where(live, rows.steps - 1, -1)
+        here = jnp.arange(rows.scores.shape[-1]) == at[..., None]
+        rows = rows._replace(
+            score=jnp.where(live, scores, rows.score), scores=jnp.where(here, scores[..., None], rows.scores)
+        )
+        population = rows if self.strategy.replaces else particles.put(state.population, picked.targets, rows)
+        return self._traced(state._replace(population=population, costs=costs))
+
+    def answers(self, state: State) -> tuple[jax.Array, jax.Array]:
+        """(weights `[problems, store]`, best `[problems]`); see `Answer`."""
+        view = particles.view(state.population, state.costs.rounds, self._left(state))
+        return tuple(jax.vmap(self.strategy.answer)(state.strategy, view))
+
+    def outcome(self, state: State) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        """The answers and what the strategy reports, `[problems]` each."""
+        weights, best = self.answers(state)
+        view = particles.view(state.population, state.costs.rounds, self._left(state))
+        report = self.strategy.report
+        return weights, best, {} if report is None else jax.vmap(report)(state.strategy, view)
+
+    def spent(self, costs: Costs, contexts: Any) -> jax.Array:
+        """What every problem cost in the budget's unit, `[problems]` float32; 0 for seconds and without a budget."""
+        budget = self.config.budget
+        if budget is None or budget.unit == "seconds":
+            return jnp.zeros(costs.generated.shape)
+        if budget.unit == "tokens":
+            return (costs.generated + costs.verifier).astype(jnp.float32)
+        price, tokens = self._prices[budget.unit], (costs.generated + costs.forced).astype(jnp.float32)
+        if budget.unit == "flops":
+            own = price.fixed * tokens + price.per_context * costs.contexts
+            return own + self.scorer.flops_per_token * costs.verifier
+        keys = costs.suffix + 2 * costs.copied
+        return price.fixed * tokens + price.per_context * keys + price.per_context * costs.steps * contexts.length
+
+    # ---- parts of a round ------------------------------------------------------------------------------------------
+
+    def _to_read(self, state: State, rows: Population, live: jax.Array) -> jax.Array:
+        """Tokens that the scorer reads to score these rows, `[problems, width]` int32."""
+        if not self.strategy.scored:
+            return jnp.zeros_like(rows.length)
+        return jnp.where(live, self.scorer.tokens(state.contexts, rows), 0)
+
+    def _left(self, state: State) -> jax.Array:
+        budget = self.config.budget
+        if budget is None:
+            return jnp.ones(state.done.shape)
+        return jnp.clip(1 - self.spent(state.costs, state.contexts) / budget.amount, 0, 1)
+
+    def _select(self, state: State) -> tuple[State, Choice]:
+        """Ask the strategy; a problem that has ended keeps everything as it is."""
+        stop = state.broke | (state.costs.rounds >= self.config.max_rounds)
+        view = particles.view(state.population, state.costs.rounds, self._left(state), stop)
+        streams = jnp.stack([jnp.full_like(state.problem, self.config.seed), state.problem], -1)
+        streams = jnp.concatenate([streams, jnp.full_like(streams[:, :1], STRATEGY)], -1)
+        keys = jax.vmap(_fold)(lineage_keys(streams), state.costs.rounds)
+        choice, new = jax.vmap(self.strategy.select)(keys, state.strategy, view)
+        running = state.occupied & ~state.done
+        ended = running & (choice.done | stop)
+        kept = jax.tree.map(lambda a, b: jnp.where(running.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, state.strategy)
+        going = (running & ~ended)[:, None]
+        still, nowhere = jnp.arange(self.strategy.width), self.strategy.store
+        choice = choice._replace(
+            parents=jnp.where(going, choice.parents, still),
+            targets=jnp.where(going, choice.targets, nowhere),
+            live=choice.live & going,
+            cut=jnp.where(going, choice.cut, -1),
+        )
+        return state._replace(strategy=kept, done=state.done | ended), choice
+
+    def _new_lineages(self, state: State, choice: Choice, rows: Population) -> tuple[State, Population]:
+        """Streams of random numbers of their own for clones; what clones copy is charged."""
+        same = choice.parents[..., :, None] == choice.parents[..., None, :]
+        repeated = (same & jnp.tril(jnp.ones(same.shape[-2:], bool), -1)).any(-1)
+        if not self.strategy.replaces:
+            repeated = choice.live
+        running = (state.occupied & ~state.done)[:, None]
+        new = (repeated | (choice.cut >= 0)) & running
+        rank = jnp.cumsum(new, axis=-1).astype(jnp.uint32) - 1
+        lineage = jnp.where(new, state.lineages[:, None] + rank, rows.lineage)
+        moved = (choice.parents != jnp.arange(self.strategy.width)) if self.strategy.replaces else choice.live
+        kept = jnp.where(choice.cut >= 0, jnp.minimum(choice.cut, rows.length), rows.length)
+        copied = state.costs.copied + jnp.where(moved & running, kept, 0).sum(-1)
+        lineages = state.lineages + new.sum(-1).astype(jnp.uint32)
+        return state._replace(lineages=lineages, costs=state.costs._replace(copied=copied)), rows._replace(lineage=lineage)
+
+    def _go_back(self, params: Any, state: State, choice: Choice, rows: Population) -> Population:
+        """Cut particles to `choice.cut` tokens; one step of the decoder gives what follows them."""
+        back = choice.cut >= 0
+        length = jnp.where(back, jnp.minimum(choice.cut, rows.length), rows.length)
+        steps = jnp.where(back, (rows.ends <= length[..., None]).sum(-1, where=_taken(rows)), rows.steps)
+        at_end = jnp.take_along_axis(rows.scores, jnp.maximum(steps - 1, 0)[..., None], -1)[..., 0]
+        known = back & (steps > 0) & jnp.isfinite(at_end)
+        rows = rows._replace(
+            length=length,
+            steps=steps,
+            reason=jnp.where(back, GOING, rows.reason),
+            score=jnp.where(known, at_end, jnp.where(back & (steps == 0), 0.5, rows.score)),
+        )
+
+        def again() -> tuple[Outputs, Any]:
+            last = jnp.take_along_axis(rows.tokens, jnp.maximum(length - 1, 0)[..., None], -1)[..., 0]
+            # Writing the last token's keys again changes nothing; an empty particle's are written where it begins.
+            place = jnp.maximum(length - 1, 0)
+            return self.decoder.step(params[0], state.contexts, rows.caches, jnp.maximum(last, 0), place)
+
+        after, caches = jax.lax.cond(back.any(), again, lambda: (rows.outputs, rows.caches))
+        first = particles.at_start(self.decoder.start(state.contexts), length.shape)
+        after = _where(length == 0, first, after)
+        return rows._replace(outputs=_where(back, after, rows.outputs), caches=caches)
+
+    def _extend(self, params: Any, state: State, picked: Rows) -> tuple[State, Rows]:
+        """Let the live rows go on for their steps."""
+        going = _Going(
+            picked.rows, state.costs, state.broke, picked.live, jnp.zeros_like(picked.steps), picked.rows.length
+        )
+        streams = _streams(state, self.config.seed, picked.rows.lineage)
+        stream_keys = lineage_keys(streams.reshape(-1, 3))
+        before = picked.rows.length
+
+        def body(carry: _Going) -> _Going:
+            return self._token(params, state, picked, stream_keys, carry)
+
+        done = jax.lax.while_loop(lambda carry: carry.live.any(), body, going)
+        longest = jnp.where(picked.live, done.rows.length - before, 0).max(-1)
+        costs = done.costs._replace(depth=done.costs.depth + longest)
+        return state._replace(costs=costs, broke=done.broke), picked._replace(rows=done.rows, judged=done.rows)
+
+    def _token(self, params: Any, state: State, picked: Rows, lineage_keys: jax.Array, carry: _Going) -> _Going:
+        """One token for every row that is still live."""
+        c, s = self.config, self.strategy
+        rows, costs, broke, live, taken, begin = carry
+        contexts = state.contexts.length[:, None] + rows.length + 1
+        live, broke = self._affordable(state, picked, carry, contexts)
+        token, logprob, forced = self._draw(picked, lineage_keys, rows)
+        if s.control is not None:
+            controlled, aux = jax.vmap(jax.vmap(s.control))(token, rows.length, rows.aux)
+            rows = rows._replace(aux=jnp.where(live & ~forced, aux, rows.aux))
+            token, forced = jnp.where(forced, token, controlled), forced | (controlled != token)
+        if s.control is not None or s.forced:
+            scores = self._logits(picked, rows)
+            of_token = jnp.take_along_axis(scores, jnp.maximum(token, 0)[..., None], -1)[..., 0]
+            logprob = of_token - jax.nn.logsumexp(scores, axis=-1)
+        stuck = live & (token < 0)  # nothing may be drawn here
+        live = live & ~stuck
+        rows = _written(rows, live, token, logprob, forced)
+        outputs, caches = self.decoder.step(
+            params[0], state.contexts, rows.caches, jnp.maximum(token, 0), jnp.minimum(rows.length - live, c.max_tokens - 1)
+        )
+        rows = rows._replace(outputs=_where(live, outputs, rows.outputs), caches=caches)
+        ended = live & (self._end[token] | rows.outputs.ended)
+        queue = (picked.forced >= 0).sum(-1)
+        waiting = rows.length - picked.rows.length < queue  # forced tokens are one piece
+        capped = False if c.tokens_per_step is None else rows.length - begin >= c.tokens_per_step
+        boundary = live & (ended | ((self._delimiter[token] | capped) & ~waiting) | (rows.length >= c.max_tokens))
+        rows, taken = _stepped(rows, boundary), taken + boundary
+        begin = jnp.where(boundary, rows.length, begin)
+        full = (rows.length >= c.max_tokens) | (rows.steps >= c.max_steps) | stuck
+        reason = jnp.where(ended, ENDED, jnp.where((live | stuck) & full, FULL, rows.reason))
+        costs = _charged(costs, live, forced, contexts, rows.length)
+        live = live & (reason == GOING) & ~(boundary & (taken >= picked.steps))
+        if s.race:
+            live = live & ((picked.live & (reason == ENDED)).sum(-1) < s.race)[:, None]
+        return _Going(rows._replace(reason=reason), costs, broke, live, taken, begin)
+
+    def _draw(self, picked: Rows, lineage_keys: jax.Array, rows: Population) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(token, its log-probability, whether it was forced) `[problems, width]`."""
+        shape = rows.length.shape
+        keys = sampling.step_keys(lineage_keys, rows.length.reshape(-1))
+        settings = self._rows_settings(picked.temperature)
+        drawn = sampling.draw(keys, self._logits(picked, rows).reshape(-1, self.decoder.vocab_size), settings)
+        token, logprob = drawn.token.reshape(shape), drawn.logprob.reshape(shape)
+        if not self.strategy.forced:
+            return token, logprob, jnp.zeros(shape, bool)
+        at = rows.length - picked.rows.length
+        inside = at < self.strategy.forced
+        next_forced = jnp.take_along_axis(picked.forced, jnp.where(inside, at, 0)[..., None], -1)[..., 0]
+        forced = inside & (next_forced >= 0)
+        return jnp.where(forced, next_forced, token), logprob, forced
+
+    def _logits(self, picked: Rows, rows: Population) -> jax.Array:
+        """What the next tokens are drawn from `[problems, width, vocab]`: of the model that writes, among several."""
+        if self.strategy.writers == 1:
+            return rows.outputs.logits
+        return jnp.take_along_axis(rows.outputs.logits, picked.writer[..., None, None], axis=-2)[..., 0, :]
+
+    def _rows_settings(self, temperature: jax.Array) -> SamplingRows:
+        n = temperature.size
+        wide = jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape[1:])), self._settings)
+        if not wide.filters.tempered:
+            return wide
+        own = temperature.reshape(-1)
+        return dataclasses.replace(wide, temperature=jnp.where(jnp.isnan(own), wide.temperature, own))
+
+    def _affordable(
+        self, state: State, picked: Rows, carry: _Going, contexts: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The live rows that the budget pays for, the first ones first, and the problems where it does not pay for all.
+
+        What scoring this round's rows will cost is set aside.
+        """
+        budget, live = self.config.budget, carry.live
+        if budget is None or budget.unit == "seconds":
+            return live, carry.broke
+        if budget.unit == "tokens":
+            price = live.astype(jnp.float32)
+        elif budget.unit == "flops":
+            flops = self._prices["flops"]
+            price = jnp.where(live, flops.fixed + flops.per_context * contexts, 0.0)
+        else:
+            own, prompt = self._prices["bytes"], state.contexts.length[:, None]
+            price = jnp.where(live, own.fixed + own.per_context * (contexts - prompt), 0.0)
+            first = live & (jnp.cumsum(live, axis=-1) == 1)
+            price = price + jnp.where(first, own.per_context * prompt, 0.0)
+        longer = carry.rows._replace(length=carry.rows.length + live)
+        to_read = self._to_read(state, longer, picked.live).sum(-1).astype(jnp.float32)
+        aside = {"tokens": 1.0, "flops": self.scorer.flops_per_token, "bytes": 0.0}[budget.unit] * to_read
+        total = (self.spent(carry.costs, state.contexts) + aside)[:, None] + jnp.cumsum(price, axis=-1)
+        pays = total <= budget.amount
+        return live & pays, carry.broke | (live & ~pays).any(-1)
+
+    def _look_ahead(self, params: Any, state: State, picked: Rows) -> tuple[State, Rows]:
+        """Let the scorer see the rows some greedy steps later. What they write is forgotten, but charged."""
+        further = picked._replace(
+            live=picked.live & (picked.rows.reason == GOING),
+            steps=jnp.full_like(picked.steps, self.strategy.lookahead),
+            temperature=jnp.zeros_like(picked.temperature),
+            forced=jnp.full_like(picked.forced, -1),
+        )
+        state, further = self._extend(params, state, further)
+        rows = picked.rows._replace(caches=further.rows.caches)  # what lies after their length is never read
+        return state, picked._replace(rows=rows, judged=further.rows)
+
+    def _traced(self, state: State) -> State:
+        """The answer so far, written down for anytime curves."""
+        if state.trace is None:
+            return state
+        _, best = self.answers(state)
+        p, t = state.population, state.trace
+        mine = particles.view(p, state.costs.rounds, state.costs.rounds)
+        found = (best >= 0)[:, None]
+        tokens = jnp.take_along_axis(mine.tokens, jnp.maximum(best, 0)[:, None, None], 1)[:, 0]
+        score = jnp.take_along_axis(p.score, jnp.maximum(best, 0)[:, None], 1)[:, 0]
+        here = (jnp.arange(self.config.max_rounds) == state.costs.rounds[:, None] - 1) & state.occupied[:, None]
+        return state._replace(
+            trace=Trace(
+                jnp.where(here[..., None], jnp.where(found, tokens, -1)[:, None], t.tokens),
+                jnp.where(here, score[:, None], t.score),
+                jax.tree.map(lambda all, now: jnp.where(here, now[:, None], all), t.costs, state.costs),
+            )
+        )
+
+
+class _Going(NamedTuple):
+    """The token loop: rows, costs, who is broke, who is live, steps taken, and where each row's step began."""
+
+    rows: Population
+    costs: Costs
+    broke: jax.Array
+    live: jax.Array
+    taken: jax.Array
+    begin: jax.Array
+
+
+def _where(mask: jax.Array, a: Outputs, b: Outputs) -> Outputs:
+    return jax.tree.map(lambda x, y: jnp.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)), x, y), a, b)
+
+
+def _taken(rows: Population) -> jax.Array:
+    return jnp.arange(rows.ends.shape[-1]) < rows.steps[..., None]
+
+
+def _written(rows: Population, live: jax.Array, token: jax.Array, logprob: jax.Array, forced: jax.Array) -> Population:
+    """The rows with one more token where they are live."""
+    here = (jnp.arange(rows.tokens.shape[-1]) == rows.length[..., None]) & live[..., None]
+    origin = jnp.where(forced, FORCED, rows.lineage)
+    return rows._replace(
+        tokens=jnp.where(here, token[..., None], rows.tokens),
+        logprobs=jnp.where(here, logprob[..., None], rows.logprobs),
+        origins=jnp.where(here, origin[..., None], rows.origins),
+        length=rows.length + live,
+    )
+
+
+def _stepped(rows: Population, boundary: jax.Array) -> Population:
+    """The rows with one more step where they are at a boundary."""
+    here = (jnp.arange(rows.ends.shape[-1]) == rows.steps[..., None]) & boundary[..., None]
+    return rows._replace(
+        steps=rows.steps + boundary,
+        ends=jnp.where(here, rows.length[..., None], rows.ends),
+        scores=jnp.where(here, jnp.nan, rows.scores),
+    )
+
+
+def _charged(costs: Costs, live: jax.Array, forced: jax.Array, contexts: jax.Array, length: jax.Array) -> Costs:
+    """The costs with one token step: `contexts` keys per row, of which `length` are its own."""
+    return costs._replace(
+        generated=costs.generated + (live & ~forced).sum(-1),
+        forced=costs.forced + (live & forced).sum(-1),
+        contexts=costs.contexts + jnp.where(live, contexts, 0).sum(-1),
+        suffix=costs.suffix + jnp.where(live, length, 0).sum(-1),
+        steps=costs.steps + live.any(-1),
+    )
+
+
+def _streams(state: State, seed: int, lineage: jax.Array) -> jax.Array:
+    """(seed, problem, lineage) of every row, `[problems, width, 3]` uint32."""
+    problem = jnp.broadcast_to(state.problem[:, None], lineage.shape)
+    return jnp.stack([jnp.full_like(lineage, seed), problem, lineage], -1)
+
+
+def _fold(key: jax.Array, data: jax.Array) -> jax.Array:
+    return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), data))
+

@@ -1,0 +1,276 @@
+"""Searcher: runs a strategy over a stream of problems, some side by side, each as if it were alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from models.errors import require
+from search.config import SearchConfig
+from search.decoder import Decoder
+from search.engine.program import Program
+from search.ledger import Cost, Ledger
+from search.population import ENDED, FORCED
+from search.rounds import Costs, Rounds, Rows, State
+from search.strategies.strategy import Strategy
+from search.verifiers.scorer import Scorer, Unscored
+
+# (payload of each row's problem, tokens of each row) -> scores in (0, 1), one per row
+HostScores = Callable[[Sequence[Any], Sequence[tuple[int, ...]]], Any]
+
+
+@dataclass(frozen=True)
+class SearchProblem:
+    """One problem: its number, which its random numbers depend on, its prompt, and what a host verifier is given."""
+
+    number: int
+    prompt: Any
+    payload: Any = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One particle at the end of a search; weight: as an answer, 0 when it is none."""
+
+    tokens: tuple[int, ...]
+    logprob: float
+    score: float
+    weight: float
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Anytime:
+    """The answer after each round, and the tokens it had cost by then (drawn and read by the verifier)."""
+
+    tokens: tuple[tuple[int, ...], ...]
+    cost: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search of one problem gave.
+
+    best: index of the answer in `candidates`, None without one. failed: why its verifier could not score it. seconds
+    of the cost are those of the device, shared among the problems that it served at the same time. report: what the
+    strategy says of its own course.
+    """
+
+    problem: SearchProblem
+    candidates: tuple[Candidate, ...]
+    best: int | None
+    cost: Cost
+    rounds: int
+    out_of_budget: bool
+    anytime: Anytime | None = None
+    failed: str | None = None
+    report: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def answer(self) -> tuple[int, ...] | None:
+        """The tokens of the best candidate."""
+        return None if self.best is None else self.candidates[self.best].tokens
+
+
+@dataclass
+class _Slot:
+    problem: SearchProblem
+    began: float
+    seconds: float = 0.0
+    failed: str | None = None
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+class Searcher:
+    """One strategy with one policy and one scorer.
+
+    decoder: the policy. scorer: on the device, where whole searches then run as one program; or a function of the host
+    (`HostScores`), which is asked once per round. mesh: problems are shared among the devices of its `data` axis.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        strategy: Strategy,
+        config: SearchConfig,
+        scorer: Scorer | HostScores | None = None,
+        mesh: Mesh | None = None,
+    ):
+        on_device = scorer is None or hasattr(scorer, "flops_per_token")
+        self._host_scores: Any = None if on_device or not strategy.scored else scorer
+        device_scorer: Any = scorer if on_device and scorer is not None else Unscored()
+        require(not strategy.scored or scorer is not None, "scorer", f"{strategy.name} needs one", "give a scorer")
+        self.config, self.strategy, self.decoder = config, strategy, decoder
+        self.rounds = Rounds(decoder, strategy, device_scorer, config)
+        self.params = (decoder.params, device_scorer.params)
+        self.ledger = Ledger()
+        self._scorer_flops = device_scorer.flops_per_token
+        self._mesh = mesh
+        self._admit = Program(self.rounds.admit, donate_argnums=1)
+        self._run = Program(self.rounds.run, donate_argnums=1)
+        self._advance = Program(self.rounds.advance, donate_argnums=1)
+        self._settle = Program(self.rounds.settle, donate_argnums=(0, 1))
+        self._answers = Program(self.rounds.outcome)
+        self._slots: list[_Slot | None] = [None] * config.problems
+        self._state = self._placed(jax.jit(self.rounds.empty)())
+
+    @property
+    def compilations(self) -> int:
+        """Programs compiled so far."""
+        return sum(p.compilations for p in (self._admit, self._run, self._advance, self._settle, self._answers))
+
+    def run(self, problems: Iterable[SearchProblem]) -> Iterator[Found]:
+        """Every problem as its search ends; problems are taken from the iterable as room appears.
+
+        Raises ConfigError for a prompt that the decoder refuses, when it is taken.
+        """
+        waiting, source = True, iter(problems)
+        while True:
+            while waiting and None in self._slots:
+                problem = next(source, None)
+                waiting = problem is not None
+                if problem is not None:
+                    self._enter(self._slots.index(None), problem)
+            if not any(self._slots):
+                return
+            self._go(until_all=not waiting)
+            yield from self._leave()
+
+    def _enter(self, slot: int, problem: SearchProblem) -> None:
+        prompt = self.decoder.encode(problem.prompt)
+        number = np.uint32(problem.number)
+        self._state = self._admit(self.params, self._state, np.int32(slot), number, prompt)
+        self._slots[slot] = _Slot(problem, time.perf_counter())
+
+    def _go(self, until_all: bool) -> None:
+        """Rounds until some search has ended."""
+        began = time.perf_counter()
+        seconds = self.config.budget is not None and self.config.budget.unit == "seconds"
+        if self._host_scores is None and not seconds:
+            self._state = self._run(self.params, self._state, np.bool_(until_all))
+            jax.block_until_ready(self._state.done)
+        else:
+            self._round_on_host()
+        taken = [slot for slot in self._slots if slot is not None]
+        for slot in taken:
+            slot.seconds += (time.perf_counter() - began) / len(taken)
+
+    def _round_on_host(self) -> None:
+        """One round, with scores of the host."""
+        if self.config.budget is not None and self.config.budget.unit == "seconds":
+            now, amount = time.perf_counter(), self.config.budget.amount
+            late = np.array([slot is not None and now - slot.began >= amount for slot in self._slots])
+            self._state = self._state._replace(broke=self._state.broke | late)
+        state, rows = self._advance(self.params, self._state)
+        if self._host_scores is None:
+            scores = self.rounds.scores(self.params, state, rows)
+        else:
+            scores, broken = self._ask(rows)
+            if broken.any():
+                state = state._replace(broke=state.broke | broken)
+        self._state = self._settle(state, rows, scores)
+
+    def _ask(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        """The host's scores `[problems, width]` float32, and the problems `[problems]` that it could not score."""
+        live, tokens, length = jax.device_get((rows.live, rows.judged.tokens, rows.judged.length))
+        scores, broken = np.full(live.shape, 0.5, np.float32), np.zeros(len(live), bool)
+        asked = [(p, w) for p, w in np.argwhere(live)]
+        for p in sorted({p for p, _ in asked}):
+            slot = self._slots[p]
+            assert slot is not None
+            mine = [w for q, w in asked if q == p]
+            texts = [tuple(int(t) for t in tokens[p, w, : length[p, w]]) for w in mine]
+            try:
+                given = np.asarray(self._host_scores([slot.problem.payload] * len(mine), texts), np.float32)
+                bad = "" if np.isfinite(given).all() else "gave a score that is not finite"
+            except Exception as error:  # a verifier is the user's code: its problem is marked and the others go on
+                given, bad = np.zeros(len(mine), np.float32), f"raised {type(error).__name__}: {error}"
+            if bad:
+                slot.failed, broken[p] = f"the verifier {bad}", True
+            else:
+                scores[p, mine] = np.clip(given, 1e-6, 1 - 1e-6)
+        return scores, broken
+
+    def _leave(self) -> Iterator[Found]:
+        """What has ended."""
+        done = np.asarray(self._state.done)
+        ended = [i for i, slot in enumerate(self._slots) if slot is not None and done[i]]
+        if not ended:
+            return
+        weights, best, reports = jax.device_get(self._answers(self._state))
+        host = jax.device_get(self._state._replace(
+            contexts=None, strategy=None, population=self._state.population._replace(caches=None, outputs=None),
+        ))  # fmt: skip
+        occupied = np.array(self._state.occupied)
+        for i in ended:
+            slot = self._slots[i]
+            assert slot is not None
+            found = self._found(slot, i, host, weights[i], int(best[i]))
+            found.report.update({name: float(values[i]) for name, values in reports.items()})
+            self._slots[i], occupied[i] = None, False
+            self.ledger.charge(slot.problem.number, **vars(found.cost))
+            yield found
+        self._state = self._state._replace(occupied=jnp.asarray(occupied))
+
+    def _found(self, slot: _Slot, i: int, host: State, weights: np.ndarray, best: int) -> Found:
+        p = host.population
+        lengths = [int(n) for n in p.length[i]]
+        candidates = tuple(
+            Candidate(
+                tuple(int(t) for t in p.tokens[i, m, : lengths[m]]),
+                float(p.logprobs[i, m, : lengths[m]].sum(dtype=np.float64)),
+                float(p.score[i, m]),
+                float(weights[m]),
+                bool(p.reason[i, m] == ENDED),
+            )
+            for m in range(len(lengths))
+        )
+        written = [(o, t) for m, n in enumerate(lengths) for t, o in enumerate(p.origins[i, m, :n]) if o != FORCED]
+        cost = self._cost(jax.tree.map(lambda x: int(x[i]), host.costs), len(set(written)), slot, i)
+        anytime = None
+        if host.trace is not None and slot.failed is None:
+            rounds = int(host.costs.rounds[i])
+            answers = tuple(tuple(int(t) for t in row if t >= 0) for row in host.trace.tokens[i, :rounds])
+            spent = host.trace.costs.generated[i, :rounds] + host.trace.costs.verifier[i, :rounds]
+            anytime = Anytime(answers, tuple(int(x) for x in spent))
+        answer = None if best < 0 or slot.failed else best
+        return Found(
+            slot.problem, candidates, answer, cost, int(host.costs.rounds[i]), bool(host.broke[i]) and not slot.failed,
+            anytime, slot.failed,
+        )  # fmt: skip
+
+    def _cost(self, costs: Costs, kept: int, slot: _Slot, i: int) -> Cost:
+        """The ledger's entry: exact integers from the counts of tokens and keys."""
+        prompt = int(np.asarray(self._state.contexts.length)[i])
+        flops, size = self.decoder.price("flops"), self.decoder.price("bytes")
+        tokens = costs.generated + costs.forced
+        moved = costs.suffix + 2 * costs.copied + costs.steps * prompt
+        return Cost(
+            prompt_tokens=prompt + costs.forced,
+            generated_tokens=costs.generated,
+            discarded_tokens=costs.generated - kept,
+            verifier_tokens=costs.verifier,
+            flops=round(
+                flops.fixed * (tokens + prompt)
+                + flops.per_context * (costs.contexts + prompt * (prompt + 1) // 2)
+                + self._scorer_flops * costs.verifier
+            ),
+            bytes=round(size.fixed * tokens + size.per_context * moved),
+            depth=costs.depth,
+            seconds=slot.seconds,
+        )
+
+    def _placed(self, state: State) -> State:
+        if self._mesh is None:
+            return state
+        shards = self._mesh.shape["data"]
+        problem = f"{self.config.problems} do not divide into {shards} shards"
+        require(self.config.problems % shards == 0, "search.problems", problem, f"give a multiple of {shards}")
+        return jax.device_put(state, NamedSharding(self._mesh, PartitionSpec("data")))

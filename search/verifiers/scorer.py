@@ -1,0 +1,59 @@
+"""Scorer: what gives particles their scores on the device, and what that costs."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from search.population import Population
+
+
+class Scorer(Protocol):
+    """Scores of particles in (0, 1): how likely each is to end well.
+
+    params: a pytree that `score` is given. flops_per_token: of reading one token.
+    """
+
+    params: Any
+    flops_per_token: float
+
+    def score(self, params: Any, contexts: Any, rows: Population) -> jax.Array:
+        """Scores `[problems, particles]` float32."""
+
+    def tokens(self, contexts: Any, rows: Population) -> jax.Array:
+        """Tokens that scoring each row reads, `[problems, particles]` int32, the ledger's verifier tokens."""
+
+
+class Unscored:
+    """Every particle scores one half: for searches that never look, as votes do."""
+
+    params: Any = ()
+    flops_per_token = 0.0
+
+    def score(self, params: Any, contexts: Any, rows: Population) -> jax.Array:
+        """One half."""
+        return jnp.full(rows.length.shape, 0.5)
+
+    def tokens(self, contexts: Any, rows: Population) -> jax.Array:
+        """None."""
+        return jnp.zeros_like(rows.length)
+
+
+class ValueScorer(Unscored):
+    """What the policy's own value head, or a table of exact values, says of the last token: it reads nothing more."""
+
+    def score(self, params: Any, contexts: Any, rows: Population) -> jax.Array:
+        """The decoder's value, clipped away from 0 and 1."""
+        return jnp.clip(rows.outputs.value, 1e-6, 1 - 1e-6)
+
+
+class LikelihoodScorer(Unscored):
+    """The policy's own mean probability per token, exp(log p / tokens): no verifier at all."""
+
+    def score(self, params: Any, contexts: Any, rows: Population) -> jax.Array:
+        """exp of the mean log-probability."""
+        written = jnp.arange(rows.tokens.shape[-1]) < rows.length[..., None]
+        total = jnp.where(written, rows.logprobs, 0.0).sum(-1)
+        return jnp.clip(jnp.exp(total / jnp.maximum(rows.length, 1)), 1e-6, 1 - 1e-6)
