@@ -71,11 +71,13 @@ class Decoder(Protocol):
 
 
 class Context(NamedTuple):
-    """Prompts: keys and values `[problems, kv_heads, prompt_len, head_dim]`, their length, and what follows them."""
+    """Prompts: keys and values `[problems, kv_heads, prompt_len, head_dim]`, their length, what follows them, and their
+    tokens `[problems, prompt_len]` int32, for verifiers that read them."""
 
     layers: Layers
     length: jax.Array
     outputs: Outputs
+    tokens: jax.Array
 
 
 class ValueHead(NamedTuple):
@@ -111,7 +113,10 @@ class TransformerDecoder:
         """No prompts."""
         zeros = jnp.zeros(problems)
         outputs = Outputs(jnp.zeros((problems, self.vocab_size)), zeros + 0.5, zeros > 0)
-        return Context(cache.empty(self.config, problems, self.prompt_len), jnp.zeros(problems, jnp.int32), outputs)
+        tokens = jnp.zeros((problems, self.prompt_len), jnp.int32)
+        return Context(
+            cache.empty(self.config, problems, self.prompt_len), jnp.zeros(problems, jnp.int32), outputs, tokens
+        )
 
     def encode(self, prompt: Sequence[int]) -> tuple[np.ndarray, np.int32]:
         """(tokens `[prompt_len]` int32, how many of them are the prompt's)."""
@@ -154,7 +159,9 @@ class TransformerDecoder:
         layers = contexts.layers
         for layer, (k, v) in enumerate(kept):
             layers = layers.replace(layer, layers.k[layer].at[slot].set(k[0]), layers.v[layer].at[slot].set(v[0]))
-        return Context(layers, contexts.length.at[slot].set(length), outputs)
+        return Context(
+            layers, contexts.length.at[slot].set(length), outputs, contexts.tokens.at[slot].set(tokens)
+        )
 
     def start(self, contexts: Context) -> Outputs:
         """What follows every prompt."""

@@ -1,0 +1,148 @@
+"""What a search costs beside its model: the overhead of strategies, and a coverage run of 200 problems x 256 samples.
+
+    python benchmarks/search.py [--quick] [--keep]
+
+Overhead: the CPU time of whole searches with 64 particles, over that of the same number of token steps of the decoder
+alone, on random parameters (so no particle ends early) of a 1M-parameter policy. One JSON line per case; no peer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+
+import harness
+
+PROMPT, NEW, VOCABULARY = 24, 48, 32
+STEP = 8  # tokens
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="20 problems x 64 samples, one strategy")
+    parser.add_argument("--core", type=int, default=(os.cpu_count() or 1) - 1, help="the CPU of the overhead cases")
+    parser.add_argument("--rounds", type=int, default=5, help="of which the least CPU time counts")
+    parser.add_argument("--keep", action="store_true", help="append the lines to benchmarks/results/ too")
+    options = parser.parse_args()
+    cores = os.sched_getaffinity(0)
+    harness.prepare(options.core)
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    lines = [coverage(options.quick, cores)] if not options.quick else []
+    names = ["best_of_n"] if options.quick else ["best_of_n", "beam", "dvts", "rebase", "particle_filter", "astar", "mcts"]
+    lines += [overhead(name, options.rounds) for name in names]
+    lines += [coverage(True, cores)] if options.quick else []
+    for line in lines:
+        line |= {"machine": platform.processor() or platform.machine(), "commit": harness._commit()}
+        print(json.dumps(line), flush=True)
+        if options.keep:
+            with (harness.ROOT / "benchmarks" / "results" / "search.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+def policy():
+    """A policy of about a million parameters, untrained."""
+    import jax
+
+    from models.presets import ladder
+    from models.transformer import init
+
+    model = ladder(168, n_layers=3, n_heads=4, vocab_size=VOCABULARY).resolved()
+    return model, init(model, jax.random.key(0))
+
+
+def strategy(name: str):
+    """With 64 particles, none of which is given up."""
+    from search.strategies.catalogue import strategy_by_name
+
+    arguments = {
+        "best_of_n": "samples=64", "beam": "samples=64,width=4", "dvts": "samples=64,width=4", "rebase": "samples=64",
+        "particle_filter": "samples=64", "astar": "branch=64,capacity=256", "mcts": "simulations=6,actions=64",
+    }  # fmt: skip
+    return strategy_by_name(f"{name}:{arguments[name]}")
+
+
+def overhead(name: str, rounds: int) -> dict:
+    """CPU time of a search of one problem over that of its token steps alone."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from search.config import SearchConfig
+    from search.decoder import TransformerDecoder
+    from search.searcher import Searcher, SearchProblem
+    from search.verifiers.scorer import LikelihoodScorer
+
+    model, params = policy()
+    config = SearchConfig(
+        problems=1, prompt_len=PROMPT, max_tokens=NEW, max_steps=NEW // STEP, max_rounds=16, tokens_per_step=STEP
+    )
+    decoder = TransformerDecoder(model, params, PROMPT)
+    searcher = Searcher(decoder, strategy(name), config, LikelihoodScorer())
+    prompt = tuple(int(t) for t in np.random.default_rng(0).integers(0, VOCABULARY, PROMPT))
+    number = iter(range(10**6))
+
+    def search() -> int:
+        return next(searcher.run([SearchProblem(next(number), prompt)])).cost.depth
+
+    width = searcher.strategy.width
+    contexts, caches = decoder.contexts(1), decoder.caches(1, width, NEW)
+
+    @jax.jit
+    def steps(params, contexts, caches, count):
+        def body(i, carry):
+            tokens, caches = carry
+            outputs, caches = decoder.step(params, contexts, caches, tokens, jnp.full((1, width), i % NEW))
+            return jnp.argmax(outputs.logits, axis=-1).astype(jnp.int32), caches
+
+        return jax.lax.fori_loop(0, count, body, (jnp.zeros((1, width), jnp.int32), caches))[0]
+
+    depth = search()
+    jax.block_until_ready(steps(decoder.params, contexts, caches, depth))
+    whole, alone = [], []
+    for _ in range(rounds):
+        for times, work in ((whole, search), (alone, lambda: steps(decoder.params, contexts, caches, depth))):
+            begin = harness.cpu_seconds()
+            jax.block_until_ready(work())
+            times.append(harness.cpu_seconds() - begin)
+    share = 1 - min(alone) / min(whole)
+    return {
+        "bench": "search", "case": f"overhead:{name}:64", "unit": "share of CPU time that is not the model's token steps",
+        "ours": round(share, 4), "peer": None, "ratio": None, "token_steps": depth,
+        "search_ms": round(min(whole) * 1e3, 2), "steps_ms": round(min(alone) * 1e3, 2),
+    }  # fmt: skip
+
+
+def coverage(quick: bool, cores: set[int]) -> dict:
+    """Seconds of a coverage run on all the CPUs that this process has."""
+    import numpy as np
+
+    from models import counts
+    from search.config import SearchConfig
+    from search.decoder import TransformerDecoder
+    from search.searcher import Searcher, SearchProblem
+    from search.strategies.best_of_n import best_of_n
+
+    os.sched_setaffinity(0, cores)
+    problems, samples = (20, 64) if quick else (200, 256)
+    model, params = policy()
+    config = SearchConfig(problems=256 // min(samples, 256), prompt_len=PROMPT, max_tokens=NEW)
+    searcher = Searcher(TransformerDecoder(model, params, PROMPT), best_of_n(samples, scored=False), config)
+    rng = np.random.default_rng(0)
+    prompts = [tuple(int(t) for t in rng.integers(0, VOCABULARY, PROMPT)) for _ in range(problems)]
+    begin, tokens = time.perf_counter(), 0
+    for found in searcher.run(SearchProblem(i, prompt) for i, prompt in enumerate(prompts)):
+        tokens += found.cost.generated_tokens
+    seconds = time.perf_counter() - begin
+    return {
+        "bench": "search", "case": f"coverage:{problems}x{samples}", "unit": "s, compilation included",
+        "ours": round(seconds, 1), "peer": None, "ratio": None, "params": counts.params(model), "tokens": tokens,
+        "tokens_per_s": round(tokens / seconds), "cpus": len(cores),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

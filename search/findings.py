@@ -1,0 +1,283 @@
+"""Findings: what a study shows, each beside the direction that the literature reports, with the numbers either way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit, logit
+
+from models.errors import ConfigError
+from search.allocation import CHOSEN, compute_optimal, difficulty
+from search.metrics import Samples, best_of_k, fit_coverage, sample_efficiency, verified_curve
+from search.strategy_table import KEYS, budgets_from, samples_of, strategy_rows, strategy_table
+
+FALSE_POSITIVES = (0.0, 0.01, 0.1)
+NOISES = (0.0, 1.0, 2.0, 4.0)  # standard deviations on the logit of the score
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One direction of the literature: what it says, what was seen here (a table), and whether that agrees.
+
+    holds: share of the cases in which it does, NaN when no case could tell.
+    """
+
+    title: str
+    claim: str
+    seen: pd.DataFrame
+    holds: float
+
+    def markdown(self) -> str:
+        """A heading, the claim, the share of cases, the table."""
+        share = "no case could tell" if np.isnan(self.holds) else f"holds in {self.holds:.0%} of the cases"
+        return f"### {self.title}\n\n{self.claim} **Here: {share}.**\n\n{_shown(self.seen)}\n"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All of them, with the table at equal FLOPs that they stand on."""
+
+    found: tuple[Finding, ...]
+    table: pd.DataFrame
+
+    def markdown(self) -> str:
+        """The accuracy of every strategy at every budget, then every finding."""
+        parts = ["## Accuracy at equal FLOPs\n"]
+        for (task, params), group in self.table.groupby(["task", "params"], sort=False):
+            wide = group.pivot_table(index="strategy", columns="budget", values="accuracy", sort=False)
+            wide.columns = [f"{budget:.2g}" for budget in wide.columns]
+            parts.append(f"**{task}, {params:,} parameters** (columns: FLOPs per problem)\n\n{_shown(wide.reset_index())}\n")
+        return "\n".join([*parts, "## Against the literature\n", *(f.markdown() for f in self.found)])
+
+    def plot(self, folder: Path) -> list[Path]:
+        """Accuracy against FLOPs, one panel per task and policy; the files."""
+        from search.plots import plot_table
+
+        return plot_table(self.table, folder)
+
+
+def find(
+    samples: pd.DataFrame, searches: pd.DataFrame, budgets: int = 6, factor: float = 4.0
+) -> tuple[pd.DataFrame, pd.DataFrame, Findings]:
+    """(rows per problem, table, findings) of a study; samples and searches of all policies, as `Study` gives them."""
+    rows = strategy_rows(samples, searches, budgets_from(samples, budgets, factor))
+    table = strategy_table(rows)
+    parts: list[Callable[[], Finding]] = [
+        lambda: coverage(samples),
+        lambda: plateau(table),
+        lambda: ceiling(samples),
+        lambda: optimal_choice(samples, rows),
+        lambda: small_against_large(samples, rows),
+        lambda: noise(samples),
+        lambda: a_star(rows),
+    ]
+    return rows, table, Findings(tuple(part() for part in parts), table)
+
+
+def coverage(samples: pd.DataFrame) -> Finding:
+    """log coverage = a k^b, fitted to half of the samples and tested on the rest."""
+    seen = []
+    for key, group in samples.groupby(KEYS, sort=False):
+        mine = samples_of(group)
+        try:
+            fitted = fit_coverage(mine, max(4, int(mine.counts.min()) // 4), bootstrap=100)
+        except ConfigError as error:
+            seen.append(dict(zip(KEYS[1:], key[1:]), r_squared=np.nan, note=error.problem))
+            continue
+        rates = mine.right / mine.counts
+        seen.append(dict(
+            zip(KEYS[1:], key[1:]), r_squared=fitted.r_squared, b=fitted.power.params.b,
+            error_power=fitted.error("power"), error_beta=fitted.error("beta"),
+            pass_rate=rates.mean(), spread=rates.std() / np.sqrt(rates.mean() * (1 - rates.mean()) + 1e-12), note="",
+        ))  # fmt: skip
+    table = pd.DataFrame(seen)
+    return Finding(
+        "Coverage",
+        "Coverage follows log c = a k^b on heterogeneous tasks, R² > 0.99, and not on homogeneous ones (Brown et al. "
+        "2024; Schaeffer et al. 2025). `spread` is the standard deviation of pass rates over the largest there could be; "
+        "errors are beyond a quarter of the samples, which the fit saw.",
+        table,
+        _share(table.get("r_squared", pd.Series(dtype=float)) > 0.99, table.get("r_squared")),
+    )
+
+
+def plateau(table: pd.DataFrame) -> Finding:
+    """What the last budget adds to a vote, to the best by score, and to coverage."""
+    seen = []
+    for key, group in table.groupby(KEYS, sort=False):
+        gains = {}
+        for name in ("majority", "best_of_n", "coverage"):
+            curve = group[group["strategy"] == name].sort_values("budget")["accuracy"].to_numpy()
+            gains[name] = curve[-1] - curve[-2] if len(curve) > 1 else np.nan
+        seen.append(dict(zip(KEYS[1:], key[1:]), **{f"gain_{name}": gain for name, gain in gains.items()}))
+    out = pd.DataFrame(seen)
+    smaller = (out["gain_majority"] < out["gain_coverage"]) & (out["gain_best_of_n"] < out["gain_coverage"])
+    return Finding(
+        "Plateau",
+        "Majority and reward selection level off while coverage goes on growing. Gains at the last budget over the one "
+        "before it.",
+        out,
+        _share(smaller, out["gain_coverage"]),
+    )
+
+
+def ceiling(samples: pd.DataFrame) -> Finding:
+    """Resampling until a verifier with false positives accepts: accuracy at the most attempts against its prediction."""
+    seen = []
+    rng = np.random.default_rng(0)
+    for key, group in samples.groupby(KEYS, sort=False):
+        mine = samples_of(group)
+        for rate in FALSE_POSITIVES:
+            accepted = [np.where(c > 0, 1.0, rng.random(len(c)) < rate) for c in mine.correct]
+            judged = Samples.of(mine.correct, accepted=accepted, problems=mine.problems)
+            if all(row.min() == 1 for row in accepted) or not mine.right.sum():
+                continue
+            found = verified_curve(judged, penalty=1.0, bootstrap=100)
+            last = found.table.iloc[-1]
+            seen.append(dict(
+                zip(KEYS[1:], key[1:]), false_positives=rate, accuracy=last["accuracy"], predicted=last["predicted"],
+                ceiling=found.ceiling, best_k=found.best_k, predicted_best_k=found.predicted_best_k,
+            ))  # fmt: skip
+    out = pd.DataFrame(seen)
+    return Finding(
+        "Imperfect verifiers",
+        "A false-positive rate puts the predicted ceiling on accuracy (within 2 points) and makes the best number of "
+        "attempts finite when a wrong answer costs as much as a right one gains (Stroebl et al. 2024).",
+        out,
+        _share((out["accuracy"] - out["predicted"]).abs() <= 0.02, out["accuracy"]),
+    )
+
+
+def optimal_choice(samples: pd.DataFrame, rows: pd.DataFrame) -> Finding:
+    """How much less a strategy chosen per difficulty needs than best-of-N, cross-validated."""
+    seen = []
+    for key, group in rows[rows["strategy"] != "coverage"].groupby(KEYS, sort=False):
+        mine = samples_of(_same(samples, key))
+        for by in ("pass_rate", "score"):
+            try:
+                chosen = compute_optimal(group, difficulty(mine, by), bootstrap=200)
+                both = pd.concat([group, chosen.rows], ignore_index=True)
+                e = sample_efficiency(both, CHOSEN, "best_of_n", bootstrap=200)
+            except ConfigError as error:
+                seen.append(dict(zip(KEYS[1:], key[1:]), difficulty=by, ratio=np.nan, note=error.problem))
+                continue
+            seen.append(dict(
+                zip(KEYS[1:], key[1:]), difficulty=by, ratio=e.ratio, low=e.interval.low, high=e.interval.high,
+                accuracy=e.target, note="",
+            ))  # fmt: skip
+    out = pd.DataFrame(seen)
+    return Finding(
+        "Compute-optimal choice",
+        "The best strategy per difficulty needs 2 to 4 times fewer FLOPs than best-of-N for its accuracy (Snell et al. "
+        "2024). `ratio` is best-of-N's budget over the choice's, on problems that did not make the choice.",
+        out,
+        _share(out["ratio"] >= 2, out["ratio"]),
+    )
+
+
+def small_against_large(samples: pd.DataFrame, rows: pd.DataFrame) -> Finding:
+    """The best search with each policy at the largest budget that all of them have, by difficulty."""
+    seen = []
+    for task, group in rows[~rows["strategy"].isin(["coverage"])].groupby("task", sort=False):
+        sizes = sorted(group["params"].unique())
+        budgets = set.intersection(*(set(group[group["params"] == n]["budget"]) for n in sizes))
+        if len(sizes) < 2 or not budgets:
+            continue
+        at = group[group["budget"] == max(budgets)]
+        hardest = _same(samples, (at[at["params"] == sizes[-1]]["policy"].iloc[0], sizes[-1], task))
+        bins = difficulty(samples_of(hardest))
+        at = at.assign(difficulty=at["problem"].map(bins))
+        best = at.groupby(["difficulty", "params", "strategy"])["correct"].mean().groupby(["difficulty", "params"]).max()
+        for label, values in best.groupby("difficulty"):
+            values = values.droplevel("difficulty")
+            seen.append(dict(
+                task=task, difficulty=int(label), budget=max(budgets), small=values.iloc[0], large=values.iloc[-1],
+                smallest_params=sizes[0], largest_params=sizes[-1],
+            ))  # fmt: skip
+    out = pd.DataFrame(seen)
+    if not len(out):
+        return Finding("Small against large", "", out, float("nan"))
+    easy, hard = out["difficulty"] <= 2, out["difficulty"] == out["difficulty"].max()
+    agrees = (easy & (out["small"] >= out["large"])) | (hard & (out["small"] <= out["large"]))
+    return Finding(
+        "Small against large",
+        "At equal FLOPs a small model with search passes a larger one on easy problems and not on the hardest (Snell et "
+        "al. 2024). Difficulty 1 is the easiest; every policy has its best strategy.",
+        out,
+        _share(agrees[easy | hard], out["small"][easy | hard]),
+    )
+
+
+def noise(samples: pd.DataFrame) -> Finding:
+    """The best by score (mode search) against a draw in proportion to the score, as the scores get noisier."""
+    seen = []
+    rng = np.random.default_rng(0)
+    for key, group in samples.groupby(KEYS, sort=False):
+        mine = samples_of(group)
+        assert mine.scores is not None
+        n = int(mine.counts.min())
+        for sigma in NOISES:
+            best, drawn = [], []
+            for correct, scores in zip(mine.correct, mine.scores):
+                noisy = expit(logit(np.clip(scores, 1e-4, 1 - 1e-4)) + sigma * rng.standard_normal(len(scores)))
+                best.append(best_of_k(correct, noisy, n)[0])
+                drawn.append(float((noisy * correct).sum() / noisy.sum()))
+            seen.append(dict(zip(KEYS[1:], key[1:]), sigma=sigma, mode=np.mean(best), sampled=np.mean(drawn)))
+    out = pd.DataFrame(seen)
+    out["sampled_minus_mode"] = out["sampled"] - out["mode"]
+    ends = out.groupby(KEYS[1:], sort=False)["sampled_minus_mode"].agg(["first", "last"])
+    return Finding(
+        "Noisy rewards",
+        "Sampling in proportion to the reward overtakes taking the best as the reward gets noisier (sigma: standard "
+        "deviation on its logit); counted is whether it gains on it.",
+        out,
+        _share(ends["last"] > ends["first"], ends["last"]),
+    )
+
+
+def a_star(rows: pd.DataFrame) -> Finding:
+    """The FLOPs of A* for the accuracy that best-of-N has at its largest budget that A* can reach."""
+    seen = []
+    for key, group in rows.groupby(KEYS, sort=False):
+        if not {"astar", "best_of_n"} <= set(group["strategy"]):
+            continue
+        top = group[group["strategy"] == "astar"].groupby("budget")["correct"].mean().max()
+        e = sample_efficiency(group, "astar", "best_of_n", target=float(top), bootstrap=200)
+        seen.append(dict(
+            zip(KEYS[1:], key[1:]), accuracy=e.target, flops=e.budget, best_of_n_flops=e.baseline_budget,
+            ratio=e.ratio, low=e.interval.low, high=e.interval.high,
+        ))  # fmt: skip
+    out = pd.DataFrame(seen, columns=[*KEYS[1:], "accuracy", "flops", "best_of_n_flops", "ratio", "low", "high"])
+    return Finding(
+        "A*",
+        "A* needs at most half the tokens of best-of-N for its accuracy. The accuracy is A*'s best here; `ratio` is "
+        "best-of-N's budget over A*'s (inf: best-of-N never got there).",
+        out,
+        _share(out["ratio"] >= 2, out["ratio"]),
+    )
+
+
+def _shown(table: pd.DataFrame) -> str:
+    """A Markdown table, numbers to four digits; empty where there is none."""
+    def cell(value: object) -> str:
+        if isinstance(value, float):
+            return "" if np.isnan(value) else f"{value:.4g}"
+        return str(value)
+
+    head = ["| " + " | ".join(map(str, table.columns)) + " |", "|" + "---|" * table.shape[1]]
+    return "\n".join(head + ["| " + " | ".join(map(cell, row)) + " |" for row in table.itertuples(index=False)])
+
+
+def _same(samples: pd.DataFrame, key: tuple) -> pd.DataFrame:
+    return samples[(samples[KEYS] == list(key)).all(axis=1)]
+
+
+def _share(holds: pd.Series, known: pd.Series | None) -> float:
+    """Share of the cases with a finite or infinite, but known, value in which it holds."""
+    if known is None or not len(known) or known.isna().all():
+        return float("nan")
+    return float(holds[known.notna()].mean())

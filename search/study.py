@@ -1,0 +1,211 @@
+"""Study: every strategy on every problem of some tasks with one policy, as rows of the results table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from models import counts
+from models.config import ModelConfig
+from models.errors import require
+from scaling.tasks import CharTokenizer, Problem, Task, task_by_name
+from search.config import SearchConfig
+from search.decoder import TransformerDecoder, ValueHead
+from search.engine.sampling import Sampling
+from search.policy import Policy
+from search.searcher import Found, Searcher, SearchProblem
+from search.strategies.best_of_n import best_of_n
+from search.strategies.catalogue import strategy_by_name
+from search.strategies.strategy import Strategy
+from search.verifiers.scorer import ValueScorer
+from search.verifiers.value_head import fit_value_head
+
+Progress = Callable[[str, int, int], None]  # what, problems done, problems in all
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Which tasks, which strategies, how many problems; the policies come from a sweep.
+
+    strategies: as `strategy_by_name` reads them, several sizes of one name being one family. samples: independent ones
+    per problem, from which best-of-N, the votes and coverage follow for every smaller number at once.
+    """
+
+    tasks: tuple[str, ...] = ("countdown:numbers=3", "modular")
+    strategies: tuple[str, ...] = ("beam:samples=4,width=2", "beam:samples=16,width=4")
+    problems: int = 200  # test problems per task
+    samples: int = 64  # independent samples of each
+    width: int = 64  # of them side by side
+    head_problems: int = 128  # training problems per task for the value head, 8 samples each
+    max_tokens: int = 64
+    max_steps: int = 16
+    max_rounds: int = 48
+    rows: int = 256  # particles that decode side by side: problems times width
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(len(self.tasks) > 0, "study.tasks", "is empty", "name a task, such as 'countdown'")
+        for name in ("problems", "samples", "width", "head_problems", "max_tokens", "max_steps", "rows"):
+            value = getattr(self, name)
+            require(value >= 1, f"study.{name}", f"is {value}", "give a positive integer")
+        problem = f"{self.samples} samples are no multiple of {self.width}"
+        require(self.samples % self.width == 0, "study.width", problem, "give a divisor")
+        for text in self.strategies:
+            strategy_by_name(text)
+        for task in self.tasks:
+            task_by_name(task)
+
+    def problem_sets(self) -> dict[str, list[Problem]]:
+        """The test problems of every task, by its text."""
+        return {text: task_by_name(text).generate(self.seed, self.problems, "test") for text in self.tasks}
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A test problem with its task and its place in the study."""
+
+    task_name: str
+    task: Task
+    problem: Problem
+    index: int
+
+
+class Study:
+    """One policy's part of a study."""
+
+    def __init__(self, policy: Policy, config: StudyConfig, progress: Progress | None = None):
+        self.policy, self.config = policy, config
+        self._progress = progress or (lambda what, done, total: None)
+        self._tasks = {text: task_by_name(text) for text in config.tasks}
+        for text, task in self._tasks.items():
+            check_vocabulary(policy, task, text)
+        self.posed = [
+            Posed(text, self._tasks[text], problem, i)
+            for text, problems in config.problem_sets().items()
+            for i, problem in enumerate(problems)
+        ]
+        train = [
+            Posed(text, task, problem, i)
+            for text, task in self._tasks.items()
+            for i, problem in enumerate(task.generate(config.seed + 1, config.head_problems, "train"))
+        ]
+        prompts = [policy.tokenizer.encode(p.problem.prompt) for p in (*self.posed, *train)]
+        self._prompt_len = max(map(len, prompts))
+        self._head: ValueHead | None = None
+        self._train = train
+        self.params_count = counts.params(policy.model)
+
+    @property
+    def head(self) -> ValueHead:
+        """The value head, fitted on first use to 8 samples of every training problem."""
+        if self._head is None:
+            self._head = self._fitted_head()
+        return self._head
+
+    def samples(self) -> pd.DataFrame:
+        """Independent samples: task, problem, sample, correct, score, answer, generated_tokens, flops."""
+        config = self.config
+        rounds = config.samples // config.width
+        given = [(posed, part) for posed in self.posed for part in range(rounds)]
+        rows = []
+        for (posed, part), found in self._run(best_of_n(config.width), given, "independent samples"):
+            price = found.cost.flops / max(found.cost.generated_tokens, 1)
+            for i, c in enumerate(found.candidates):
+                text = self.policy.tokenizer.decode(c.tokens)
+                rows.append(dict(
+                    task=posed.task_name, problem=posed.index, sample=part * config.width + i,
+                    correct=float(c.complete and posed.task.verify(posed.problem, text)),
+                    score=c.score if c.complete else 0.0, answer=posed.task.answer(text) if c.complete else None,
+                    generated_tokens=len(c.tokens), flops=price * len(c.tokens),
+                ))  # fmt: skip
+        return pd.DataFrame(rows).sort_values(["task", "problem", "sample"], ignore_index=True)
+
+    def search(self, strategy: str) -> pd.DataFrame:
+        """One row per problem: what the strategy answered and what it cost (columns of the results table)."""
+        rows = []
+        for (posed, _), found in self._run(strategy_by_name(strategy), [(p, 0) for p in self.posed], strategy):
+            text = None if found.answer is None else self.policy.tokenizer.decode(found.answer)
+            cost = found.cost
+            rows.append(dict(
+                task=posed.task_name, problem=posed.index, strategy=strategy.partition(":")[0], size=strategy,
+                correct=float(text is not None and posed.task.verify(posed.problem, text)),
+                score=0.0 if found.best is None else found.candidates[found.best].score,
+                prompt_tokens=cost.prompt_tokens, generated_tokens=cost.generated_tokens,
+                discarded_tokens=cost.discarded_tokens, verifier_tokens=cost.verifier_tokens, flops=cost.flops,
+                bytes=cost.bytes, depth=cost.depth, rounds=found.rounds, failed=found.failed,
+            ))  # fmt: skip
+        return pd.DataFrame(rows).sort_values(["task", "problem"], ignore_index=True)
+
+    def _run(
+        self, strategy: Strategy, given: Sequence[tuple[Posed, int]], what: str
+    ) -> Iterator[tuple[tuple[Posed, int], Found]]:
+        """Search all of these; a number per (task, problem, part) makes their random numbers."""
+        searcher = Searcher(
+            TransformerDecoder(self.policy.model, self.policy.params, self._prompt_len, head=self.head),
+            strategy,
+            self._search_config(strategy),
+            ValueScorer(),
+        )
+        self._progress(what, 0, len(given))
+        names = list(self._tasks)
+        numbered = {(names.index(p.task_name) * 2**20 + p.index) * 2**6 + part: (p, part) for p, part in given}
+        problems = (SearchProblem(n, self._tokens(p.problem.prompt)) for n, (p, _) in numbered.items())
+        for done, found in enumerate(searcher.run(problems), 1):
+            self._progress(what, done, len(given))
+            yield numbered[found.problem.number], found
+
+    def _search_config(self, strategy: Strategy) -> SearchConfig:
+        c, task = self.config, next(iter(self._tasks.values()))
+        delimiter, end = (int(self._tokens(text)[0]) for text in (task.delimiter, task.end))
+        return SearchConfig(
+            problems=max(1, c.rows // strategy.width), prompt_len=self._prompt_len, max_tokens=c.max_tokens,
+            max_steps=c.max_steps, max_rounds=c.max_rounds, delimiters=(delimiter,), ends=(end, *self.policy.ends),
+            sampling=Sampling(temperature=c.temperature), seed=c.seed,
+        )  # fmt: skip
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        return tuple(int(t) for t in self.policy.tokenizer.encode(text))
+
+    def _fitted_head(self) -> ValueHead:
+        """Samples of training problems, every prefix that ends a step labelled with how its sample ended."""
+        strategy = best_of_n(8, scored=False)
+        searcher = Searcher(
+            TransformerDecoder(self.policy.model, self.policy.params, self._prompt_len),
+            strategy,
+            self._search_config(strategy),
+        )
+        given = {2**31 + i: p for i, p in enumerate(self._train)}
+        texts, labels = [], []
+        marks = {int(self._tokens(mark)[0]) for mark in (self._train[0].task.delimiter, self._train[0].task.end)}
+        for found in searcher.run(SearchProblem(n, self._tokens(p.problem.prompt)) for n, p in given.items()):
+            posed = given[found.problem.number]
+            for c in found.candidates:
+                right = c.complete and posed.task.verify(posed.problem, self.policy.tokenizer.decode(c.tokens))
+                for stop in [i + 1 for i, token in enumerate(c.tokens) if token in marks]:
+                    texts.append((*found.problem.prompt, *c.tokens[:stop]))
+                    labels.append(float(right))
+        if len(set(labels)) < 2:  # a policy that is never right, or always: there is nothing to tell apart
+            rate = (sum(labels) + 0.5) / (len(labels) + 1)
+            return ValueHead(jnp.zeros(self.policy.model.resolved().d_model), jnp.float32(np.log(rate / (1 - rate))))
+        order = np.random.default_rng(self.config.seed).permutation(len(texts))[: 64 * 64]
+        return fit_value_head(
+            self.policy.model, self.policy.params, [texts[i] for i in order], [labels[i] for i in order]
+        )
+
+
+def check_vocabulary(policy: Policy, task: Task, name: str) -> None:
+    """Raise ConfigError when the policy cannot write the task's characters, or reads them as something else."""
+    model: ModelConfig = policy.model
+    tokenizer = policy.tokenizer
+    fix = f"train it on this task (data.source=task, data.path={name!r}, data.tokenizer=characters)"
+    problem = f"{policy.source} does not know the characters of {name!r}"
+    if isinstance(tokenizer, CharTokenizer):
+        require(set(task.alphabet) <= set(tokenizer.alphabet), "tasks", problem, fix)
+    single = all(len(tokenizer.encode(mark)) == 1 for mark in (task.delimiter, task.end))
+    require(single, "tasks", f"{policy.source} has no single tokens for the ends of steps of {name!r}", fix)
+    require(model.vocab_size >= tokenizer.vocab_size, "tasks", f"{policy.source} is damaged", "train it again")

@@ -1,0 +1,90 @@
+"""The value head: a logistic regression on the policy's own last hidden state, which a search reads for nothing.
+
+It is fitted to samples of the policy itself, each prefix that ends a step being labelled with how its sample ended, so
+it estimates the probability that the policy, going on from there, ends right. The fit is convex and has one answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.config import ModelConfig
+from models.errors import require
+from models.transformer import Params, hidden_and_head
+from search.decoder import ValueHead
+from search.engine.precision import running_config, stored_params
+
+RIDGE = 1e-2  # on standardised features, per example: hidden dims are collinear in small policies
+STEPS = 30  # Newton converges in about 8; one that does not move any more costs nothing
+
+
+def fit_value_head(
+    model: ModelConfig,
+    params: Params,
+    texts: Sequence[Sequence[int]],
+    labels: Sequence[float],
+    *,
+    ridge: float = RIDGE,
+    batch: int = 64,
+) -> ValueHead:
+    """A head for `texts` (prompt and prefix, as tokens), each labelled 1 when what followed was right, else 0.
+
+    The feature is the hidden state of a text's last token.
+
+    Raises:
+      ConfigError: fewer than two texts, or labels that are all alike.
+    """
+    require(len(texts) == len(labels), "labels", f"{len(labels)} for {len(texts)} texts", "give one per text")
+    kinds = {float(label) for label in labels}
+    require(len(kinds) > 1, "labels", f"are all {kinds or 'absent'}", "sample easier or harder problems")
+    features = last_hidden(model, params, texts, batch)
+    mean, scale = features.mean(0), features.std(0) + 1e-6
+    x = np.concatenate([(features - mean) / scale, np.ones((len(features), 1))], axis=1)
+    w = _logistic(x, np.asarray(labels, float), ridge)
+    weight = w[:-1] / scale
+    return ValueHead(jnp.asarray(weight, jnp.float32), jnp.asarray(w[-1] - weight @ mean, jnp.float32))
+
+
+def last_hidden(model: ModelConfig, params: Params, texts: Sequence[Sequence[int]], batch: int = 64) -> np.ndarray:
+    """Hidden states `[texts, d_model]` float64 after the last token of every text."""
+    config = running_config(model, "float32")
+    weights = stored_params(config, params)
+    longest = max(map(len, texts))
+    found = []
+    for first in range(0, len(texts), batch):
+        part = texts[first : first + batch]
+        tokens, last = np.zeros((batch, longest), np.int32), np.zeros(batch, np.int32)
+        for i, text in enumerate(part):
+            tokens[i, : len(text)], last[i] = text, len(text) - 1
+        found.append(np.asarray(_hidden(config, weights, tokens, last))[: len(part)])
+    return np.concatenate(found).astype(np.float64)
+
+
+@partial(jax.jit, static_argnums=0)
+def _hidden(config: ModelConfig, params: Params, tokens: Any, last: Any) -> jax.Array:
+    """tokens `[batch, length]`, last `[batch]`: the hidden state there, `[batch, d_model]` float32."""
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    hidden, _ = hidden_and_head(config, params, tokens, positions, None, None)
+    return jnp.take_along_axis(hidden, last[:, None, None], 1)[:, 0].astype(jnp.float32)
+
+
+def _logistic(x: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:
+    """Ridge logistic regression by Newton's method; x `[n, d + 1]` with a last column of ones, which is not shrunk."""
+    penalty = ridge * len(x) * np.append(np.ones(x.shape[1] - 1), 0)
+    w = np.zeros(x.shape[1])
+    w[-1] = np.log(y.mean() / (1 - y.mean())) if 0 < y.mean() < 1 else 0.0
+    for _ in range(STEPS):
+        p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
+        gradient = x.T @ (p - y) + penalty * w
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + np.diag(penalty + 1e-9)
+        step = np.linalg.solve(hessian, gradient)
+        w -= step * min(1.0, 4.0 / max(np.abs(x @ step).max(), 1e-12))  # no logit moves by more than 4 at once
+        if np.abs(step).max() < 1e-8:
+            break
+    return w

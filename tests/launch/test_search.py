@@ -1,0 +1,88 @@
+"""A study of test-time compute from a config to a table, continued where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from configs.search_quickstart import policies
+from launch.search import SearchSweepConfig, run_study
+from models.errors import ConfigError
+from scaling.tasks import task_by_name
+from search.study import Study, StudyConfig
+
+TASK = "modular:modulus=5,operations=2"
+STUDY = SearchSweepConfig(
+    name="test",
+    policies=policies((TASK,), (16,), steps=150, examples=2000),
+    study=StudyConfig(
+        tasks=(TASK,), strategies=("beam:samples=4,width=2",), problems=12, samples=8, width=8, max_tokens=24,
+        max_steps=4, max_rounds=6, rows=32, head_problems=16,
+    ),
+    budgets=3,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("study")
+    assert run_study(STUDY, path) == 0
+    return path
+
+
+@pytest.mark.slow
+def test_a_study_gives_rows_a_table_and_findings(done: Path) -> None:
+    rows = pd.read_parquet(done / "results.parquet")
+    assert {"policy", "params", "task", "strategy", "budget", "problem", "correct", "flops"} <= set(rows.columns)
+    assert rows["correct"].between(0, 1).all()
+    table = pd.read_csv(done / "table.csv")
+    assert {"best_of_n", "majority", "coverage"} <= set(table["strategy"])
+    assert (table["flops"] <= table["budget"]).all()
+    assert "## Against the literature" in (done / "findings.md").read_text()
+    assert list((done / "figures").glob("*.png"))
+
+
+@pytest.mark.slow
+def test_recorded_samples_are_verified_by_the_task(done: Path) -> None:
+    samples = pd.read_parquet(next((done / "cells").glob("*-samples.parquet")))
+    assert len(samples) == 12 * 8
+    task = task_by_name(TASK)
+    right = samples[samples["correct"] == 1]
+    problems = task.generate(0, 12, "test")
+    assert all(task.answer(answer) is None or problems[i] for i, answer in zip(right["problem"], right["answer"]))
+    assert (samples[samples["correct"] == 1]["answer"].notna()).all()
+
+
+@pytest.mark.slow
+def test_a_finished_study_is_left_as_it_is_and_another_is_refused(done: Path) -> None:
+    before = {file: file.read_bytes() for file in (done / "cells").glob("*.parquet")}
+    cell = min(before)
+    cell.unlink()  # as if it had been killed before this one
+    assert run_study(STUDY, done) == 0
+    assert {file: file.read_bytes() for file in before} == before
+    other = dataclasses.replace(STUDY, study=dataclasses.replace(STUDY.study, problems=13))
+    with pytest.raises(ConfigError, match="holds another study"):
+        run_study(other, done)
+
+
+@pytest.mark.slow
+def test_a_policy_of_other_characters_is_refused(done: Path) -> None:
+    from search.policy import load_policy
+
+    policy = load_policy(next((done / "policies" / "trials").iterdir()))
+    with pytest.raises(ConfigError, match="does not know the characters"):
+        Study(policy, dataclasses.replace(STUDY.study, tasks=("countdown",)))
+
+
+def test_bad_studies_are_refused_before_anything_runs() -> None:
+    for change, message in (
+        (dict(tasks=("countdwn",)), "did you mean 'countdown'"),
+        (dict(strategies=("baem:samples=4",)), "did you mean 'beam'"),
+        (dict(samples=10, width=4), "no multiple"),
+        (dict(problems=0), "give a positive"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            dataclasses.replace(STUDY.study, **change)
