@@ -1,6 +1,6 @@
 """Whether the ranking of meshes agrees with measured time: every mesh of 8 virtual CPU devices, estimated and run.
 
-    python benchmarks/choose_mesh.py [--quick] [--keep] [--table FILE]
+    python benchmarks/choose_mesh.py [--quick] [--every N] [--keep] [--table FILE]
 
 First the figures of one virtual device are measured (products, memory, collectives): the device table, which --table
 writes. Then every legal way to divide a small model over 8 devices is ranked by the estimate and run, each compiled
@@ -49,7 +49,7 @@ def main() -> int:
     if options.table:
         Path(options.table).write_text(json.dumps(table, indent=1), encoding="utf-8")
     choice = choose_mesh(trial(), parse_topology(f"cpu:{DEVICES}"), device=device, sensible=False)
-    ranked = [c for c in choice.ranked if not options.quick or c.trial.model.remat == "none"]
+    ranked = [c for c in choice.ranked if not options.quick or c.trial.model.remat == "none"][:: options.every]
     lines, seconds = [], []
     for candidate in ranked:
         taken = run_step(candidate.trial, options.steps)
@@ -70,6 +70,7 @@ def main() -> int:
 def _options() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--quick", action="store_true", help="only meshes without rematerialisation")
+    made.add_argument("--every", type=int, default=1, help="only every N-th of the ranked meshes")
     made.add_argument("--steps", type=int, default=5, help="timed steps of each mesh")
     made.add_argument("--keep", action="store_true", help="append the lines to benchmarks/results/ too")
     made.add_argument("--table", default="", help="file for the measured device table")
@@ -160,13 +161,22 @@ def measured_device() -> Any:
     scaled = per_device(lambda x: 2 * x, (size,)) - nothing
     gathered = per_device(lambda x: x * 1, (size // DEVICES,), out=whole)
     small = per_device(lambda x: x * 1, (8,), out=whole)
+
+    def passed_on(times: int) -> float:
+        def f(x: jax.Array) -> jax.Array:
+            for _ in range(times):
+                x = jax.lax.ppermute(x + 1, "x", [(i, (i + 1) % DEVICES) for i in range(DEVICES)])
+            return x
+
+        return per_device(jax.shard_map(f, mesh=mesh, in_specs=PartitionSpec("x"), out_specs=PartitionSpec("x")), (8,))
+
     sent = 4 * size / DEVICES * (DEVICES - 1)
     return dataclasses.replace(
         CPU,
         flops=2 * rows * inner * columns / product,
         bandwidth=2 * 4 * size / scaled,
         link=sent / (gathered - small),
-        latency=(small - nothing) / (DEVICES - 1),
+        latency=max(0.0, passed_on(65) - passed_on(1)) / 64,
         efficiency=1.0,
         overlap=0.0,
     )

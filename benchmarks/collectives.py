@@ -1,12 +1,14 @@
 """Bytes of the collectives in programs compiled for TPUs against theory, as a Markdown table for docs/sharding.md.
 
     python benchmarks/collectives.py [--cases NAME,...] [--keep]
+    python benchmarks/collectives.py --table
 
-Needs the extra isoflop[tpu]; no TPU. Theory is scaling/train/traffic.py: ZeRO-3 gathers every parameter twice and
-scatters every gradient once; Megatron's tensor parallelism has two all-reduces forwards and two backwards per block,
-here as gathers and scatters of positions; a pipeline hands every micro-batch's boundary activations on and their
-gradients back, once in each tick. One JSON line per purpose (`ours` compiled, `peer` theory, payload bytes per step and
-device), then the table; exits with 1 when a purpose is off by more than 5 %.
+Needs the extra isoflop[tpu]; no TPU. --table compiles nothing and prints what results/collectives.jsonl keeps;
+benchmarks/compile_tpu.py --keep adds to it what its own programs show. Theory is scaling/train/traffic.py: ZeRO-3
+gathers every parameter twice and scatters every gradient once; Megatron's tensor parallelism has two all-reduces
+forwards and two backwards per block, here as gathers and scatters of positions; a pipeline hands every micro-batch's
+boundary activations on and their gradients back, once in each tick. One JSON line per purpose (`ours` compiled, `peer`
+theory, payload bytes per step and device), then the table; exits with 1 when a purpose is off by more than 5 %.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ CASES: dict[str, tuple[str, str, str, int, int, str, dict[str, Any]]] = {
     "ZeRO-3": ("v5e:2x2", "LLAMA_350M", "fsdp=4", 8, 2048, "full", {}),
     "data parallel": ("v5e:2x2", "LLAMA_350M", "data=4", 8, 2048, "full", {}),
     "tensor parallel": ("v5e:2x2", "LLAMA_350M", "tensor=4", 8, 2048, "none", {}),
-    "tensor parallel, recomputed": ("v5e:2x2", "LLAMA_350M", "tensor=4", 8, 2048, "full", {}),
+    "tensor parallel recomputed": ("v5e:2x2", "LLAMA_350M", "tensor=4", 8, 2048, "full", {}),
     "context parallel": ("v5e:2x2", "LLAMA_350M", "context=4", 8, 2048, "full", {}),
     "pipeline": ("v5e:2x2", "LLAMA_350M", "stage=4", 16, 2048, "full", {"pipeline": "gpipe", "microbatches": 8}),
-    "pipeline, 1F1B": ("v5e:2x2", "LLAMA_350M", "stage=4", 16, 2048, "full", {"microbatches": 8}),
+    "pipeline 1F1B": ("v5e:2x2", "LLAMA_350M", "stage=4", 16, 2048, "full", {"microbatches": 8}),
 }
 SMALL = 1 << 20  # bytes: below are norms, scalars and token ids
 
@@ -37,23 +39,32 @@ SMALL = 1 << 20  # bytes: below are norms, scalars and token ids
 def main() -> int:
     """Compile the cases, compare, print."""
     options = _options().parse_args()
-    names = options.cases.split(",") if options.cases else list(CASES)
-    rows = [row for name in names for row in compare(name)]
-    for row in rows:
-        meshes.show(row, options.keep)
+    if options.table:
+        rows = list(meshes.kept("collectives").values())
+    else:
+        rows = []
+        for name in options.cases.split(",") if options.cases else CASES:
+            for row in _compiled(name):
+                meshes.show(row, options.keep)
+                rows.append(row)
     print(table(rows))
     return 0 if all(row["within"] for row in rows) else 1
 
 
-def compare(name: str) -> list[dict[str, Any]]:
-    """One line for each (kind, axis) of the theory."""
+def _compiled(name: str) -> list[dict[str, Any]]:
     from launch.program import compile_step, on_topology
     from launch.topology import parse_topology
-    from scaling.train.traffic import expected_traffic
 
     topology = parse_topology(CASES[name][0])
     trial = on_topology(meshes.trial(*CASES[name][1:6], **CASES[name][6]), topology)
-    found = compile_step(trial, topology).collectives
+    return compare(name, trial, topology, compile_step(trial, topology).collectives)
+
+
+def compare(name: str, trial: Any, topology: Any, found: Iterable[Any]) -> list[dict[str, Any]]:
+    """One line for each (kind, axis) of the theory; found: the compiled program's collectives."""
+    from scaling.train.traffic import expected_traffic
+
+    found = list(found)
     theory = expected_traffic(trial.model, trial.train, trial.mesh)
     rows = []
     for kind, axis in dict.fromkeys((t.kind, t.axis) for t in theory):
@@ -83,6 +94,7 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
 def _options() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--cases", default="", help=f"comma-separated, among {', '.join(CASES)}")
+    made.add_argument("--table", action="store_true", help="print the kept lines as a table")
     made.add_argument("--keep", action="store_true", help="append the lines to benchmarks/results/ too")
     return made
 

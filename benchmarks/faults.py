@@ -1,10 +1,13 @@
 """What faults cost: steps lost and seconds until training is past where it was, for two processes of one run.
 
     python benchmarks/faults.py [--quick] [--cases sigkill_one,flipped] [--devices 4] [--keep]
+    python benchmarks/faults.py --campaign [--trials 60] [--steps 4000] [--prompts 5000] [--faults 50] [--seed 0]
 
 Every case trains the same tiny model in two processes of `--devices` virtual CPU devices each, under the supervisor,
 and disturbs it once. Seconds include the restart: starting Python, meeting, restoring and compiling. No peer: the
 tools that train on several hosts leave restarting to the scheduler.
+
+--campaign: a sweep and an inference job on two workers under many faults of all kinds; see campaign.py.
 """
 
 from __future__ import annotations
@@ -209,12 +212,19 @@ def main() -> None:
     made.add_argument("--cases", default=",".join(CASES), help="comma-separated; default all")
     made.add_argument("--devices", type=int, default=4, help="virtual CPU devices of each process")
     made.add_argument("--keep", action="store_true", help="append the lines to benchmarks/results/ too")
+    made.add_argument("--campaign", action="store_true", help="many faults of all kinds on a sweep and on a job")
+    sizes = {"trials": 60, "steps": 4000, "prompts": 5000, "faults": 50, "seed": 0}
+    for name, value in sizes.items():
+        made.add_argument(f"--{name}", type=int, default=value, help=f"of the campaign (default {value})")
     options = made.parse_args()
     import jax
 
     from launch import environment
 
     environment.prepare()
+    if options.campaign:
+        strike_all(options, {"python": platform.python_version(), "jax": jax.__version__})
+        return
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), 60 if options.quick else 200, options.devices)
         template: Path | None = None
@@ -228,6 +238,25 @@ def main() -> None:
             cost = full(bench) if case == "disk_full" else None
             cost = cost or (damaged(bench, case, template) if template and case in DAMAGE else disturbed(bench, case))
             emit(case, cost, options, {"python": platform.python_version(), "jax": jax.__version__})
+
+
+def strike_all(options: argparse.Namespace, versions: dict[str, str]) -> None:
+    """The campaign: one line for each kind of fault, and one for all."""
+    from campaign import campaign
+
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = (options.trials, options.steps, options.prompts, options.faults, options.seed)
+        for found in campaign(Path(folder) / "campaign", *sizes):
+            name = f"campaign: {found.pop('case')}, {found.pop('kind')}"
+            line = {
+                "bench": "faults", "case": name, "unit": "s to progress",
+                "ours": found.pop("seconds", None), "peer": None, "ratio": None, **found, "seed": options.seed,
+                "machine": harness._processor(), "versions": versions, "commit": harness._commit(),
+            }  # fmt: skip
+            print(json.dumps(line), flush=True)
+            if options.keep:
+                with (harness.ROOT / "benchmarks" / "results" / "faults.jsonl").open("a") as file:
+                    file.write(json.dumps(line) + "\n")
 
 
 def emit(case: str, cost: Cost, options: argparse.Namespace, versions: dict[str, str]) -> None:

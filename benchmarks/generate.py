@@ -3,9 +3,10 @@
     python benchmarks/generate.py [--quick] [--cases small:1,small:64,gpt2:1,gpt2:8] [--torch_python PATH] [--keep]
 
 A case is shape:samples, with `/int8` or another mode of models.quantize after it for quantised weights (its peer is our
-own float32). Every round has a new prompt, so that nothing is served from an earlier round; prefill is included. The
-roofline is the larger of two times: the FLOPs at the measured peak, and the weights once per step with every sample's
-own keys and values at the measured bandwidth.
+own float32); `/measured` takes the mode that models.quantize.fastest picks for that many rows on this machine. Every
+round has a new prompt, so that nothing is served from an earlier round; prefill is included. The roofline is the larger
+of two times: the FLOPs at the measured peak of the products' type, and the weights once per step with every sample's
+own keys and values at the bandwidth measured on as many bytes as the weights have.
 """
 
 from __future__ import annotations
@@ -66,10 +67,13 @@ class Ours:
 
         self.case, model = case, case.model()
         params = init(model, jax.random.key(0))
+        self.mode = case.mode
         if case.mode:
-            from models.quantize import quantize
+            from models.quantize import fastest, measure_modes, quantize
 
-            params = quantize(params, model, case.mode)
+            if case.mode == "measured":
+                self.mode = fastest(measure_modes(model, case.samples))
+            params = quantize(params, model, self.mode)
         self.engine = Engine(model, params, EngineConfig(slots=case.samples, max_len=PROMPT + NEW))
         self.numbers = itertools.count()
 
@@ -122,11 +126,11 @@ class HuggingFace:
         self.process.wait()
 
 
-def bandwidth(megabytes: int = 512) -> float:
-    """Bytes/s of reading a large float32 array once, by CPU time, best of 5."""
+def bandwidth(size: int) -> float:
+    """Bytes/s of reading a float32 array of `size` bytes again and again, by CPU time, best of 5."""
     import numpy as np
 
-    x = np.ones(megabytes * 2**18, np.float32)
+    x = np.ones(size // 4, np.float32)
     best = float("inf")
     for _ in range(5):
         begin = harness.cpu_seconds()
@@ -146,6 +150,23 @@ def roofline_s(case: Case, engine: Any, peak: float, bytes_per_s: float) -> floa
     weights = sum(leaf.nbytes for leaf in leaves(engine.device.params))
     moved = NEW * weights + sum(per_token * (PROMPT + n * i) for i in range(1, NEW))
     return max((prefill + n * decode) / peak, moved / bytes_per_s)
+
+
+def int8_peak(size: int = 1024) -> tuple[float, str]:
+    """Operations/s of the best of 10 int8 products of [size, size], by CPU time."""
+    import jax
+    import jax.numpy as jnp
+
+    x = jnp.ones((size, size), jnp.int8)
+    product = jax.jit(
+        lambda a, b: jax.lax.dot_general(a, b, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32)
+    )
+    seconds = []
+    for _ in range(11):
+        begin = harness.cpu_seconds()
+        product(x, x).block_until_ready()
+        seconds.append(harness.cpu_seconds() - begin)
+    return float(f"{2 * size**3 / min(seconds):.4g}"), f"measured: {size}^3 int8 matrix product, one core"
 
 
 def leaves(tree: Any) -> list[Any]:
@@ -185,14 +206,14 @@ def report(case: Case, options: Any, ours: Ours, sides: Any, version: Any, compi
     best = min(s.cpu_s for s in sides[0])
     other = min(s.cpu_s for s in sides[1]) if sides[1] else None
     tokens = case.samples * NEW
-    peak, peak_is = harness.measured_peak("float32")
-    speed = bandwidth()
+    peak, peak_is = int8_peak() if ours.mode not in ("", "float32") else harness.measured_peak("float32")
+    speed = bandwidth(sum(leaf.nbytes for leaf in leaves(ours.engine.device.params)))
     model = case.model()
     line = {
         "bench": "generate", "case": case.name, "unit": "tokens/s by least CPU time, prefill included",
         "ours": round(tokens / best, 1), "peer": other and round(tokens / other, 1),
         "ratio": other and round(other / best, 3),
-        "peer_is": "our own float32" if case.mode else "transformers generate, float32",
+        "mode": ours.mode or "float32", "peer_is": "our own float32" if case.mode else "transformers generate, float32",
         "ours_median_wall": round(tokens / harness.statistics.median(s.wall_s for s in sides[0]), 1),
         "peer_median_wall": other and round(tokens / harness.statistics.median(s.wall_s for s in sides[1]), 1),
         "roofline_share": round(roofline_s(case, ours.engine, peak, speed) / best, 3),

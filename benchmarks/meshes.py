@@ -33,6 +33,13 @@ def show(record: Mapping[str, Any], keep: bool) -> None:
             file.write(text + "\n")
 
 
+def kept(bench: str) -> dict[str, dict[str, Any]]:
+    """Case -> its newest kept line."""
+    path = ROOT / "benchmarks" / "results" / f"{bench}.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {record["case"]: record for record in map(json.loads, lines)}
+
+
 def _libtpu() -> str | None:
     from importlib import metadata
 

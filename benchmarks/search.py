@@ -32,7 +32,9 @@ def main() -> None:
     harness.prepare(options.core)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     lines = [coverage(options.quick, cores)] if not options.quick else []
-    names = ["best_of_n"] if options.quick else ["best_of_n", "beam", "dvts", "rebase", "particle_filter", "astar", "mcts"]
+    names = (
+        ["best_of_n"] if options.quick else ["best_of_n", "beam", "dvts", "rebase", "particle_filter", "astar", "mcts"]
+    )
     lines += [overhead(name, options.rounds) for name in names]
     lines += [coverage(True, cores)] if options.quick else []
     for line in lines:
@@ -110,7 +112,7 @@ def overhead(name: str, rounds: int) -> dict:
             times.append(harness.cpu_seconds() - begin)
     share = 1 - min(alone) / min(whole)
     return {
-        "bench": "search", "case": f"overhead:{name}:64", "unit": "share of CPU time that is not the model's token steps",
+        "bench": "search", "case": f"overhead:{name}:64", "unit": "share of CPU time beside the model's token steps",
         "ours": round(share, 4), "peer": None, "ratio": None, "token_steps": depth,
         "search_ms": round(min(whole) * 1e3, 2), "steps_ms": round(min(alone) * 1e3, 2),
     }  # fmt: skip

@@ -1,6 +1,6 @@
 """The results table of the docs: four policies, four tasks, fourteen strategies, six budgets, at equal FLOPs.
 
-    python -m launch.search --config configs/search_table.py --workdir runs/search_table
+python -m launch.search --config configs/search_table.py --workdir runs/search_table
 """
 
 from configs.search_quickstart import policies

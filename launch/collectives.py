@@ -137,17 +137,25 @@ def collectives(text: str, mesh: Mapping[str, int] | None = None) -> list[Collec
 
 
 def _of_computation(
-    computations: Mapping[str, Computation], name: str, times: int, mesh: Mapping[str, int]
+    computations: Mapping[str, Computation],
+    name: str,
+    times: int,
+    mesh: Mapping[str, int],
+    begun: frozenset[str] = frozenset(),
 ) -> list[Collective]:
-    """The collectives below one loop body (or the entry), fusions and calls included."""
+    """The collectives below one loop body (or the entry), fusions and calls included.
+
+    begun: channels of those that were cut into pieces and start outside the loop, so that it only moves them on.
+    """
     scope: list[Found] = []
     loops: list[tuple[Computation, Instruction]] = []
     _gather(computations, name, scope, loops)
-    result = [_collective(found, times, mesh) for found in _without_pieces(scope)]
+    chains = _chains(scope)
+    result = [_collective(found, times, mesh) for found in _without_pieces(scope, chains, begun)]
     for computation, loop in loops:
         body = _attribute(loop.text, "body")
         trips = trip_count(computations, computation, loop)
-        result += _of_computation(computations, body, times * trips, mesh)
+        result += _of_computation(computations, body, times * trips, mesh, begun | chains.keys())
     return [collective for collective in result if collective.group > 1]
 
 
@@ -182,18 +190,29 @@ def _kind(instruction: Instruction) -> str | None:
     return base if base in KINDS else None
 
 
-def _without_pieces(scope: Sequence[Found]) -> Iterable[Found]:
-    """A collective fused with compute appears in every fusion that moves a piece of it: keep the first of a chain."""
+def _channel(found: Found) -> str:
+    """The channel of a collective that is cut into pieces fused with compute; "" of any other."""
+    channel = _CHANNEL.search(found.instruction.text)
+    return channel[1] if channel and '"async_collective_fusion_config"' in found.instruction.text else ""
+
+
+def _chains(scope: Sequence[Found]) -> dict[str, list[Found]]:
+    """Channel -> the fusions that move its pieces."""
     chains: dict[str, list[Found]] = defaultdict(list)
     for found in scope:
-        channel = _CHANNEL.search(found.instruction.text)
-        if channel and '"async_collective_fusion_config"' in found.instruction.text:
-            chains[channel[1]].append(found)
-        else:
-            yield found
-    for chain in chains.values():
+        if channel := _channel(found):
+            chains[channel].append(found)
+    return chains
+
+
+def _without_pieces(
+    scope: Sequence[Found], chains: Mapping[str, list[Found]], begun: frozenset[str]
+) -> Iterable[Found]:
+    """A collective fused with compute appears in every fusion that moves a piece of it: keep the first of a chain."""
+    yield from (found for found in scope if not _channel(found))
+    for channel, chain in chains.items():
         starts = [found for found in chain if _starts(found.computation)]
-        yield from starts or chain[:1]
+        yield from starts or (chain[:1] if channel not in begun else ())
 
 
 def _starts(computation: Computation) -> bool:

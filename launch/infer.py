@@ -4,22 +4,29 @@
 
 A prompt line is {"prompt": "text"} or {"tokens": [1, 2]}, with an optional "id". --out/samples.jsonl gets the lines,
 --out/manifest.json the totals. Run the same command again after a crash and it goes on where it stopped; run it in a
-second terminal and both work on the job. A line that cannot be used is reported at the end and stops nothing else.
+second terminal and both work on the job. --workers 4, or --executor slurm or ray, lets workers do it; more may join at
+any time. A line that cannot be used is reported at the end and stops nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch import cli
+from launch.executors import executor as executors
 
 if TYPE_CHECKING:
     from launch.jobs import Job, JobConfig, ShardWriter
     from launch.prompts import Prompt
+    from scaling.sweep.lease import Presence
+    from search.engine.config import EngineConfig
+    from search.engine.engine import Engine
     from search.engine.request import Completion, Request
     from search.policy import Policy
 
@@ -31,9 +38,13 @@ cli.DEFINE_integer("samples", None, "per prompt (default: the config's)", flag_v
 cli.DEFINE_integer("max_tokens", None, "per sample (default: the config's)", flag_values=FLAGS)
 cli.DEFINE_float("temperature", None, "0 is greedy (default: the config's)", flag_values=FLAGS)
 cli.DEFINE_integer("seed", None, "of the random numbers (default: the config's)", flag_values=FLAGS)
-cli.DEFINE_enum("executor", "local", ["local"], "where the job runs", flag_values=FLAGS)
+words = "workers to start; 0: with the local executor this process does the work, on a cluster it is one worker"
+cli.DEFINE_integer("workers", 0, words, flag_values=FLAGS)
+cli.DEFINE_integer("threads", 1, "CPU threads of each worker", flag_values=FLAGS)
+executors.define_flags(FLAGS)
 
 POLL_S = 0.5
+REPORT_S = 2.0  # between the reports of a worker on its progress
 SAVED = 75  # exit code after SIGTERM, with everything kept (EX_TEMPFAIL)
 
 
@@ -52,7 +63,9 @@ def main(
     max_tokens: int | None,
     temperature: float | None,
     seed: int | None,
-    executor: str,
+    workers: int,
+    threads: int,
+    **flags: Any,
 ) -> int:
     from launch.jobs import Job
     from launch.prompts import PromptFile
@@ -60,30 +73,98 @@ def main(
     from scaling.sweep.trial import override
     from search.policy import load_policy
 
+    where = executors.options(flags)
+    chosen = None
+    if workers or where.executor != "local":
+        chosen = executors.make(where)
+        order = executors.Order(Path(out), workers, threads, where.devices_per_worker, where.nodes_per_worker)
+        chosen.check(order)
     given = {"samples": samples, "max_tokens": max_tokens, "sampling.temperature": temperature, "seed": seed}
     config = override(config, {name: value for name, value in given.items() if value is not None})
     file = PromptFile(prompts)
     policy = load_policy(checkpoint)
-    job = Job.open(Path(out), config, file, policy.digest)
+    job = Job.open(Path(out), config, file, policy.digest, checkpoint)
     stop = StopRequest()
     if not job.is_finished():
-        work(job, policy, stop)
+        if chosen is not None:
+            del policy  # the workers have their own
+            with contextlib.closing(chosen):
+                oversee(job, chosen, order, stop)
+        else:
+            work(job, policy, stop)
         if stop():
             return SAVED
     return conclude(job)
 
 
-def work(job: Job, policy: Policy, stop: Any) -> None:
+def oversee(job: Job, executor: executors.Executor, order: executors.Order, stop: Any) -> None:
+    """Let workers do the job; they save when `stop` says so, or when this process fails."""
+    from launch.progress import JobDisplay
+
+    left = sum(not job.is_done(i) for i in range(len(job.shards)))
+    executor.submit(order, left or 1)
+    try:
+        with JobDisplay(job.rows * job.config.samples) as display:
+            while executor.running() and not stop():
+                display.show(
+                    sum(job.shards[i].rows for i in range(len(job.shards)) if job.is_done(i)) * job.config.samples
+                )
+                time.sleep(POLL_S)
+    except BaseException:
+        executor.cancel()
+        raise
+    if stop():
+        executor.cancel()
+    elif not job.is_finished():
+        raise RuntimeError(f"the workers left the job unfinished: see {job.path / 'logs'}")
+
+
+def help_with(out: Path, name: str, stop: Any) -> int:
+    """Work on the job in `out` as one worker of several; the exit code."""
+    from launch.distributed import DISK_FULL
+    from launch.jobs import Job
+    from models.errors import require
+    from search.policy import load_policy
+
+    job, checkpoint = Job.find(out)
+    if job.is_finished():
+        return 0
+    policy = load_policy(checkpoint)
+    problem = f"is not the model that the job in {out} was started with"
+    require(policy.digest == job.identity["model"], checkpoint, problem, "restore it, or start a new job")
+    try:
+        work(job, policy, stop, name)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the log is on that disk, too
+        return DISK_FULL
+    return SAVED if stop() else 0
+
+
+def work(job: Job, policy: Policy, stop: Any, name: str = "infer") -> None:
     """Draw every sample that no other process is drawing, wait for theirs, and write the manifest."""
+    with job.presence(name) as presence:
+        draw(job, policy, stop, presence)
+        while not job.is_finished() and not stop():
+            if presence.claim("finish"):
+                if not job.is_finished():
+                    job.finish()
+                presence.release("finish")
+            else:
+                time.sleep(POLL_S)
+
+
+def draw(job: Job, policy: Policy, stop: Any, presence: Presence) -> None:
+    """Draw samples until all are there."""
     import dataclasses
 
     from launch.progress import JobDisplay
-    from search.engine.engine import Engine
 
     config = dataclasses.replace(job.config.engine, ends=job.config.engine.ends or policy.ends)
-    feed = Feed(job, policy, config, stop)
+    feed = Feed(job, policy, config, stop, presence)
     feed.check()
-    engine = Engine(policy.model, policy.params, config)
+    engine = make_engine(job.config, config, policy)
     with JobDisplay(job.rows * job.config.samples) as display:
         while not stop() and not all(job.is_done(i) for i in range(len(job.shards))):
             try:
@@ -95,18 +176,29 @@ def work(job: Job, policy: Policy, stop: Any) -> None:
             finally:
                 feed.close()
             time.sleep(POLL_S)  # other processes hold what is left; take over when one of them dies
-    with job.claim("finish") as mine:
-        while not mine and not job.is_finished():
-            time.sleep(POLL_S)
-        if mine and not job.is_finished() and not stop():
-            job.finish()
+    feed.report(last=True)
+
+
+def make_engine(job: JobConfig, config: EngineConfig, policy: Policy) -> Engine:
+    """The engine that a job asks for."""
+    from models.quantize import quantize
+    from search.engine.engine import Engine
+    from search.engine.speculative import Speculation, SpeculativeEngine
+
+    params = quantize(policy.params, policy.model, job.quantize)
+    if job.speculate == "none":
+        return Engine(policy.model, params, config)
+    return SpeculativeEngine(policy.model, params, config, Speculation(drafter=job.speculate))
 
 
 class Feed:
     """Turns the shards that this process holds into requests, and completions into lines of their shards."""
 
-    def __init__(self, job: Job, policy: Policy, engine_config: Any, stop: Any):
+    def __init__(self, job: Job, policy: Policy, engine_config: Any, stop: Any, presence: Presence):
         self.job, self.policy, self.engine_config, self.stop = job, policy, engine_config, stop
+        self.presence = presence
+        self.begin = self.reported = time.time()
+        self.drawn = {"samples": 0, "tokens": 0, "flops": 0.0}
         self.stops = tuple(tuple(int(t) for t in policy.tokenizer.encode(text)) for text in job.config.stop)
         self.open: dict[int, tuple[ShardWriter, contextlib.ExitStack]] = {}  # shard -> its writer, and what to close
         self.prompts: dict[int, tuple[int, Prompt]] = {}  # problem -> its shard and prompt, while samples are out
@@ -129,8 +221,12 @@ class Feed:
                 return
             if self.job.is_done(index) or index in self.open:
                 continue
+            name = f"{index:06d}"
+            if not self.presence.claim(name):
+                continue
             held = contextlib.ExitStack()
-            if not held.enter_context(self.job.claim(f"{index:06d}")) or self.job.is_done(index):
+            held.callback(self.presence.release, name)
+            if self.job.is_done(index):
                 held.close()
                 continue
             writer = ShardWriter(self.job, index)
@@ -181,10 +277,23 @@ class Feed:
 
     def write(self, completion: Completion) -> None:
         """Append one sample to its shard; close the shard when it was the last."""
+        self.presence.check()
+        self.drawn["samples"] += 1
+        self.drawn["tokens"] += completion.generated_tokens
+        self.drawn["flops"] += completion.flops
+        self.report()
         index, prompt = self.prompts[completion.problem]
         writer, _ = self.open[index]
         writer.add(self._line(prompt, completion))
         self._close_if_complete(index)
+
+    def report(self, last: bool = False) -> None:
+        """Say what this process has drawn, every REPORT_S seconds; the `last` time with the job's card."""
+        now = time.time()
+        if now - self.reported < REPORT_S and not last:
+            return
+        self.reported = now
+        self.job.write_progress(self.presence.name, self.drawn | {"seconds": now - self.begin, "time": now}, last)
 
     def _line(self, prompt: Prompt, completion: Completion) -> dict[str, Any]:
         tokens = completion.tokens

@@ -2,8 +2,9 @@
 
     job.json           the resolved JobConfig, digests of model and prompts, the shards
     shards/<n>.jsonl   finished samples of one shard, in order; <n>.partial.jsonl while it is being worked on
-    locks/<n>          held by the process that works on shard n; the kernel releases it when that process dies
-    samples.jsonl      all of them, one line per sample, in the order of the prompts
+    .leases/<n>.*      who works on shard n; another takes over when that process dies or falls silent
+    samples.jsonl      all of them, one line per sample, in the order of the prompts; samples.parquet: the same
+    cards/             what each worker took: devices, seconds, FLOPs, energy
     manifest.json      counts, cost, digests, versions; written last
 
 A sample's tokens depend on its prompt, its problem number and the seed, not on which process drew it or when. So a
@@ -12,9 +13,7 @@ shard is resumed by skipping the samples that its partial file holds.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -22,16 +21,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, get_args
 
+from launch.environment import available_cpus
 from launch.prompts import BadLine, PromptFile, Shard
+from launch.samples import SampleTable
 from models.errors import ConfigError, require
-from models.serialize import to_json
+from models.quantize import MODES, QuantizeMode
+from models.serialize import from_json, to_json
+from scaling.sweep.card import card
+from scaling.sweep.lease import Presence
 from scaling.sweep.results import write_atomically
 from search.engine.config import EngineConfig
 from search.engine.sampling import Sampling
 
 LEDGER = ("prompt_tokens", "generated_tokens", "flops", "bytes")
+Speculate = Literal["none", "table", "text", "table+text"]
 VERSIONED = ("isoflop", "jax", "jaxlib", "flax", "numpy")
 
 
@@ -44,6 +49,8 @@ class JobConfig:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()  # texts that end a sample
     seed: int = 0
+    quantize: QuantizeMode = "float32"  # how weights are kept; see models.quantize
+    speculate: Speculate = "none"  # guess tokens ahead; they come out as without guesses, in fewer passes
     engine: EngineConfig = field(default_factory=EngineConfig)
     shard_size: int = 256  # prompts that one process claims at a time
 
@@ -52,6 +59,9 @@ class JobConfig:
             value = getattr(self, name)
             require(value >= 1, name, f"is {value}", "give a positive integer")
         require(0 <= self.seed < 2**32, "seed", f"is {self.seed}", "give 0 to 2^32 - 1")
+        for name, allowed in (("quantize", MODES), ("speculate", get_args(Speculate))):
+            value = getattr(self, name)
+            require(value in allowed, name, f"is {value!r}", f"use one of {', '.join(allowed)}")
         require(all(self.stop), "stop", "holds an empty text", "remove it")
 
 
@@ -62,8 +72,8 @@ class Job:
         self.path, self.config, self.prompts, self.shards, self.identity = path, config, prompts, shards, identity
 
     @classmethod
-    def open(cls, path: Path, config: JobConfig, prompts: PromptFile, model: str) -> Job:
-        """The job in directory `path`; model: digest of the parameters.
+    def open(cls, path: Path, config: JobConfig, prompts: PromptFile, model: str, checkpoint: str = "") -> Job:
+        """The job in directory `path`; model: digest of the parameters; checkpoint: where workers find them.
 
         Raises:
           ConfigError: the directory belongs to another job, or to something else; no prompts.
@@ -79,9 +89,28 @@ class Job:
         problem = f"is not empty ({', '.join(strangers[:3])}) and holds no job"
         require(not strangers, str(path), problem, "choose a new --out")
         shards = prompts.shards(config.shard_size)
-        record = identity | {"shards": [dataclasses.astuple(shard) for shard in shards]}
-        write_atomically(written, json.dumps(record, indent=1))
+        place = os.path.abspath(checkpoint) if os.path.exists(checkpoint) else checkpoint  # or a name on a hub
+        where: dict[str, Any] = {"checkpoint": place, "file": str(prompts.path.resolve())}
+        where["shards"] = [dataclasses.astuple(shard) for shard in shards]
+        write_atomically(written, json.dumps(identity | where, indent=1))
         return cls(path, config, prompts, shards, identity)
+
+    @classmethod
+    def find(cls, path: Path) -> tuple[Job, str]:
+        """(the job that was opened in `path`, where its checkpoint is), for a worker that joins it.
+
+        Raises:
+          ConfigError: the directory holds no job, or the prompts changed since.
+        """
+        written = path / "job.json"
+        require(written.exists(), str(path), "holds no job: job.json is missing", "check --workdir")
+        record = json.loads(written.read_text(encoding="utf-8"))
+        prompts = PromptFile(record["file"])
+        fix = "restore the file, or start a new job"
+        require(prompts.digest() == record["prompts"], str(prompts.path), "changed since the job began", fix)
+        identity = {name: record[name] for name in ("config", "model", "prompts")}
+        config, shards = from_json(JobConfig, record["config"]), [Shard(*shard) for shard in record["shards"]]
+        return cls(path, config, prompts, shards, identity), record["checkpoint"]
 
     @property
     def rows(self) -> int:
@@ -100,34 +129,41 @@ class Job:
         """Whether all samples of a shard are kept."""
         return self.shard_path(index).exists() or self.is_finished()
 
-    @contextlib.contextmanager
-    def claim(self, name: str) -> Iterator[bool]:
-        """Hold the lock `name` if nobody else does; yields whether it is held."""
-        path = self.path / "locks" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", encoding="utf-8") as f:
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+    def presence(self, name: str) -> Presence:
+        """This process as one of those that work on the job: a context manager."""
+        return Presence(self.path / ".leases", name)
+
+    def write_progress(self, worker: str, state: dict[str, Any], last: bool = False) -> None:
+        """What a worker has drawn since it began; its `last` report is kept as its card."""
+        write_atomically(self.path / "progress" / f"{worker}.json", json.dumps(state))
+        if last and state["samples"]:
+            import jax
+
+            device = jax.devices()[0].device_kind
+            made = card(
+                self.identity["config"], device=device, devices=jax.device_count(), threads=_threads(),
+                wall_s=state["seconds"], flops=state["flops"], tokens=state["tokens"],
+            )  # fmt: skip
+            names = ("model", "prompts")
+            made |= {name: self.identity[name] for name in names} | {"worker": worker, "samples": state["samples"]}
+            write_atomically(self.path / "cards" / f"{worker}-{os.getpid()}.json", json.dumps(made, indent=1))
 
     def finish(self) -> dict[str, Any]:
-        """Join the shards into samples.jsonl and write the manifest; returns it.
+        """Join the shards into samples.jsonl and samples.parquet, line by line, and write the manifest; returns it.
 
         A line cut short or changed behind our back is found here: every sample must be there once.
         """
         total, counts = hashlib.sha256(), dict.fromkeys(("samples", "prompts", "bad_lines", *LEDGER), 0)
         reasons: dict[str, int] = {}
         partial = self.path / ".samples.partial"
-        with open(partial, "wb") as out:
+        with open(partial, "wb") as out, SampleTable(self.path / "samples.parquet") as table:
             for index in range(len(self.shards)):
                 for line in read_lines(self.shard_path(index)):
                     _count(line, counts, reasons)
                     text = (json.dumps(line, ensure_ascii=False) + "\n").encode()
                     total.update(text)
                     out.write(text)
+                    table.add(line)
             out.flush()
             os.fsync(out.fileno())
         os.replace(partial, self.path / "samples.jsonl")
@@ -137,6 +173,7 @@ class Job:
             | {
                 "finish_reasons": reasons,
                 "sha256": total.hexdigest(),
+                "seed": self.config.seed,
                 "versions": {name: metadata.version(name) for name in VERSIONED},
             }
         )
@@ -257,6 +294,11 @@ def _check_same(path: Path, record: dict[str, Any], identity: dict[str, Any]) ->
         changed += [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names]
     problem = f"belongs to another job (changed: {'; '.join(changed[:3])})"
     require(not changed, str(path), problem, "choose a new --out, or give what it was started with")
+
+
+def _threads() -> int:
+    """CPU threads that this process computes with."""
+    return int(os.environ.get("NPROC") or len(available_cpus()))
 
 
 def digest_of(config: Any) -> str:

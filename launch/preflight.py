@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,13 @@ def check_trials(trials: Sequence[Trial]) -> str:
         if path is not None:
             check_initial(path, model)
     return hashlib.sha256("".join(sorted(d.digest for d in datasets.values())).encode()).hexdigest()
+
+
+def check_devices(trials: Sequence[Trial], devices: int | None) -> None:
+    """ConfigError when a trial's mesh needs more devices than a worker has; None: only the worker can tell."""
+    for mesh in {trial.mesh for trial in trials} if devices is not None else ():
+        if -1 in mesh.sizes.values() or math.prod(mesh.sizes.values()) > devices:
+            mesh.resolve(devices)
 
 
 def bytes_needed(trials: Sequence[Trial], stack_size: int) -> float:

@@ -113,6 +113,14 @@ class JobDisplay:
         if self.console.is_terminal:
             self.bar.stop()
 
+    def show(self, done: int) -> None:
+        """Redraw with so many samples done, by other processes."""
+        self.done = done
+        self.bar.update(self.task, completed=done, speed="")
+        if not self.console.is_terminal and time.time() - self.last_line > LINE_EVERY_S:
+            self.last_line = time.time()
+            print(f"generate: {done}/{self.samples} samples", file=sys.stderr, flush=True)
+
     def add(self, tokens: int) -> None:
         """Count one more sample of so many generated tokens, and redraw."""
         self.done, self.tokens = self.done + 1, self.tokens + tokens

@@ -14,7 +14,7 @@ from launch.overrides import load_config
 
 FLAGS = cli.new_flags()
 cli.DEFINE_string("workdir", "", "run directory: made, or continued (default: runs/PART)", flag_values=FLAGS)
-cli.DEFINE_enum("part", "quickstart", ["quickstart", "search"], "training laws, or test-time compute", flag_values=FLAGS)
+cli.DEFINE_enum("part", "quickstart", ["quickstart", "search"], "training, or test-time compute", flag_values=FLAGS)
 cli.DEFINE_integer("seed", 0, "of initialisation and data order", flag_values=FLAGS)
 
 

@@ -7,7 +7,6 @@ Running it again continues where it stopped; a finished directory is left as it 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +93,8 @@ def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd
 
     results = RunDirectory(path / "policies").results.frame()
     done = results[results["status"] == "done"].sort_values("params")
-    samples, searches = [], []
+    samples: list[pd.DataFrame] = []
+    searches: list[pd.DataFrame] = []
     for trial, params in zip(done["trial"], done["params"], strict=True):
         parts = ["samples", *config.study.strategies]
         files = {part: path / "cells" / f"{trial}-{_safe(part)}.parquet" for part in parts}
@@ -124,11 +124,21 @@ class _Printer:
     """One line per part of a policy's study, with problems done and an ETA."""
 
     def __init__(self, title: str):
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TaskID,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )  # fmt: skip
 
-        self._title, self._task = title, None
+        self._title = title
+        self._task = TaskID(0)
         self._shown = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(),
             disable=not os.isatty(2),
         )  # fmt: skip
         self._shown.start()
@@ -137,7 +147,6 @@ class _Printer:
         if done == 0:
             self._task = self._shown.add_task(f"{self._title}: {what}", total=total)
         else:
-            assert self._task is not None
             self._shown.update(self._task, completed=done)
 
 

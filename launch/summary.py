@@ -9,7 +9,10 @@ def print_summary(directory: RunDirectory) -> int:
     """Print the essence of a run directory; returns 1 when trials failed, else 0."""
     frame = directory.results.frame()
     failed = frame[frame["status"] == "failed"]
-    print(f"{len(frame) - len(failed)} trials done, {len(failed)} failed: {directory.path / 'results.parquet'}")
+    stopped = frame[frame["status"] == "stopped"]
+    counted = f"{len(frame) - len(failed) - len(stopped)} trials done, {len(failed)} failed"
+    early = f", {len(stopped)} stopped early" if len(stopped) else ""
+    print(f"{counted}{early}: {directory.path / 'results.parquet'}")
     for _, trial in failed.iterrows():
         print(f"  failed {trial['trial']}: {trial['error']}")
     for prediction in directory.predictions():

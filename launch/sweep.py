@@ -2,7 +2,8 @@
 
     python -m launch.sweep --config configs/quickstart.py --workdir runs/quickstart
 
-Running it again continues where it stopped; a finished directory is left as it is.
+Running it again continues where it stopped; a finished directory is left as it is. --dry_run says what it would cost.
+The workers are processes on this machine, jobs of a SLURM array, or tasks of a Ray cluster (--executor).
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch import cli, distributed, environment, worker
+from launch.executors import executor as executors
 
 if TYPE_CHECKING:
+    from launch.executors.executor import Executor, Options, Order
+    from launch.trackers import Trackers
     from scaling.sweep.config import SweepConfig
     from scaling.sweep.directory import RunDirectory
     from scaling.sweep.trial import Trial
@@ -23,7 +28,9 @@ if TYPE_CHECKING:
 POLL_S = 0.5
 FLAGS = cli.new_flags(config=True)
 cli.DEFINE_string("workdir", None, "run directory: made, or continued", flag_values=FLAGS, required=True)
-cli.DEFINE_enum("executor", "local", ["local"], "where the workers run", flag_values=FLAGS)
+cli.DEFINE_bool("dry_run", False, "Say what the sweep would cost, and end.", flag_values=FLAGS)
+cli.DEFINE_multi_string("track", [], "mirror metrics to wandb or mlflow; may be repeated", flag_values=FLAGS)
+executors.define_flags(FLAGS)
 cli.DEFINE_string("profile", "", "directory for a profiler trace of each worker's first stack", flag_values=FLAGS)
 distributed.define_flags(FLAGS)
 
@@ -34,46 +41,105 @@ def kinds() -> tuple[type, ...]:
     return (SweepConfig,)
 
 
-def main(config: SweepConfig, workdir: str, executor: str, profile: str, **group: Any) -> int:
+def main(config: SweepConfig, workdir: str, profile: str, dry_run: bool, track: list[str], **group: Any) -> int:
+    where = executors.options(group)
+    if dry_run:
+        from launch.estimate import print_estimate
+
+        environment.limit_threads(config.threads)  # a worker's speed is measured here
+        return print_estimate(config, Path(workdir), where)
     with distributed.joined(**group) as together:
         if together:
             environment.limit_threads(config.threads)
-        return run_sweep(config, Path(workdir), profile=profile, together=together)
+        return run_sweep(config, Path(workdir), profile=profile, together=together, where=where, track=track)
 
 
-def run_sweep(config: SweepConfig, path: Path, *, profile: str = "", together: Callable[[], bool] | None = None) -> int:
+def run_sweep(
+    config: SweepConfig,
+    path: Path,
+    *,
+    profile: str = "",
+    together: Callable[[], bool] | None = None,
+    where: Options | None = None,
+    track: Sequence[str] = (),
+) -> int:
     """The whole loop on one run directory; 0, 1 when a trial failed, or 75 when stopped as one of several processes.
 
     together: what the processes of one run ask whether to stop, when this is one of several. Then process 0 plans and
-    concludes, and all train, in place of workers.
+    concludes, and all train, in place of workers. where: who the workers are; by default processes of this machine.
+    track: "wandb", "mlflow", or both.
     """
+    from launch.trackers import Trackers
     from scaling.sweep.directory import RunDirectory
 
     trials = config.trials()  # validates the plan before anything is written
     directory = RunDirectory(path)
+    trackers = Trackers(track, directory, config.name)
+    crew = Crew(config, directory, executors.make(where or executors.Options()), where, trackers, profile)
     with contextlib.ExitStack() as held:
-        distributed.on_first(lambda: held.enter_context(directory.locked()))
-        distributed.on_first(lambda: start(config, directory, trials))
+        distributed.on_first(lambda: enter(held, crew, trials, together is None))
         try:
-            train(config, directory, "trials", profile, together)
+            train(crew, "trials", together)
             if config.prediction is not None:
-                predict_and_test(config, directory, profile, together)
+                predict_and_test(crew, together)
         except Saved:
             return worker.SAVED
         return distributed.on_first(lambda: conclude(directory))
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who works on what in one run of the command."""
+
+    config: SweepConfig
+    directory: RunDirectory
+    executor: Executor
+    where: Options | None
+    trackers: Trackers
+    profile: str = ""
+
+    def order(self) -> Order:
+        """What the executor is asked for."""
+        where = self.where or executors.Options()
+        more = ("--profile", self.profile) if self.profile else ()
+        workers, threads = self.config.workers, self.config.threads
+        path = self.directory.path
+        return executors.Order(path, workers, threads, where.devices_per_worker, where.nodes_per_worker, more)
+
+
+def enter(held: contextlib.ExitStack, crew: Crew, trials: Sequence[Trial], by_workers: bool) -> None:
+    """Hold the directory, unless all is done and nothing will be written, and write down what is to be done."""
+    directory = crew.directory
+    directory.check_owner(crew.config)
+    held.callback(crew.executor.close)
+    if not directory.is_finished(trials, crew.config.prediction is not None):
+        if by_workers:
+            crew.executor.check(crew.order())
+        held.enter_context(directory.locked())
+    start(crew, trials, by_workers)
+    held.enter_context(crew.trackers)
 
 
 class Saved(Exception):
     """The processes of this run were asked to stop, and their state is saved."""
 
 
-def start(config: SweepConfig, directory: RunDirectory, trials: Sequence[Trial]) -> None:
+def start(crew: Crew, trials: Sequence[Trial], by_workers: bool) -> None:
     """Claim the directory and write down who trains with whom, unless that has been done."""
-    directory.check_owner(config)
-    if not directory.is_finished(trials, config.prediction is not None):
-        directory.claim(config, prepare_data(config, directory, trials))
+    config, directory = crew.config, crew.directory
     labels = {trial.id: label(config, trial) for trial in trials}
-    directory.plan(trials, config.stack_size, labels)
+    if not directory.is_finished(trials, config.prediction is not None):
+        check_fields(config, trials)
+        directory.claim(config, prepare_data(crew, trials, by_workers))
+    directory.plan(trials, config.stack_size, labels, config.priorities)
+
+
+def check_fields(config: SweepConfig, trials: Sequence[Trial]) -> None:
+    """ConfigError for a priority that names no field of a trial."""
+    from scaling.sweep.queue import level
+
+    for trial in trials[:1]:
+        level(trial, config.priorities)
 
 
 def label(config: SweepConfig, trial: Trial) -> dict[str, Any]:
@@ -83,74 +149,66 @@ def label(config: SweepConfig, trial: Trial) -> dict[str, Any]:
     return {"split": "fit", "budget": near[0] if near else None}
 
 
-def prepare_data(config: SweepConfig, directory: RunDirectory, trials: Sequence[Trial]) -> str:
+def prepare_data(crew: Crew, trials: Sequence[Trial], by_workers: bool) -> str:
     """Tokenise once, and refuse what would fail later: data, vocabulary, batch size, disk space; the data's digest."""
-    from launch.environment import accelerators
-    from launch.executors.local import LocalExecutor
-    from launch.preflight import check_disk, check_trials
+    from launch.preflight import check_devices, check_disk, check_trials
 
-    LocalExecutor(config.workers, config.threads, accelerators())  # refuses more threads than there are
     digest = check_trials(trials)
-    directory.check_data(digest)
-    check_disk(directory.path, trials, config.stack_size)
+    crew.directory.check_data(digest)
+    if by_workers:
+        check_devices(trials, crew.executor.devices(crew.order()))
+    check_disk(crew.directory.path, trials, crew.config.stack_size)
     return digest
 
 
-def train(
-    config: SweepConfig,
-    directory: RunDirectory,
-    title: str,
-    profile: str = "",
-    together: Callable[[], bool] | None = None,
-) -> None:
+def train(crew: Crew, title: str, together: Callable[[], bool] | None = None) -> None:
     """Let workers, or these processes `together`, train every stack that is not done; collect the table."""
     if together is not None:
-        if worker.work(directory, "0", together, profile) == worker.SAVED:
+        if worker.work(crew.directory, "0", together, crew.profile) == worker.SAVED:
             raise Saved
-        distributed.on_first(lambda: collect(directory))
+        distributed.on_first(lambda: collect(crew))
     else:
-        train_by_workers(config, directory, title, profile)
-        collect(directory)
+        train_by_workers(crew, title)
+        collect(crew)
 
 
-def train_by_workers(config: SweepConfig, directory: RunDirectory, title: str, profile: str = "") -> None:
-    """Start workers on this machine and follow them to their end."""
-    from launch.environment import accelerators
-    from launch.executors.local import LocalExecutor
+def train_by_workers(crew: Crew, title: str) -> None:
+    """Let the executor start workers, and follow them to their end."""
     from launch.progress import SweepDisplay
 
+    directory, executor = crew.directory, crew.executor
     stacks = directory.stacks()
-    open_stacks = [stack for stack in stacks if not directory.is_done(stack)]
-    if open_stacks:
-        executor = LocalExecutor(config.workers, config.threads, accelerators())
-        executor.submit(directory.path, len(open_stacks), ["--profile", profile] if profile else [])
+    jobs = sum(not directory.is_done(stack) for stack in stacks)
+    if jobs:
+        executor.submit(crew.order(), jobs)
         try:
             with SweepDisplay(directory, stacks, title) as display:
                 while executor.running():
                     display.update()
+                    crew.trackers.update()
                     time.sleep(POLL_S)
         except BaseException:
             executor.cancel()  # workers save, so that the same command goes on from here
             raise
 
 
-def collect(directory: RunDirectory) -> None:
+def collect(crew: Crew) -> None:
     """Check that every stack is done, and write the table."""
     from scaling.sweep.run import clear
 
+    directory = crew.directory
     for stack in directory.stacks():
         if not directory.is_done(stack):
             raise RuntimeError(f"the workers left stack {stack.id} unfinished: see {directory.path / 'logs'}")
         clear(directory.path, stack)  # a worker killed between its last row and its tidying up left it
     directory.results.write()
+    crew.trackers.update(all_of_it=True)
 
 
-def predict_and_test(
-    config: SweepConfig, directory: RunDirectory, profile: str = "", together: Callable[[], bool] | None = None
-) -> None:
+def predict_and_test(crew: Crew, together: Callable[[], bool] | None = None) -> None:
     """Fit, write the prediction of the held-out run, then train it."""
-    distributed.on_first(lambda: foretell(config, directory))
-    train(config, directory, "held-out run", profile, together)
+    distributed.on_first(lambda: foretell(crew.config, crew.directory))
+    train(crew, "held-out run", together)
 
 
 def foretell(config: SweepConfig, directory: RunDirectory) -> None:

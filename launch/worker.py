@@ -1,40 +1,41 @@
-"""Work on a run directory: train the stacks that nobody else is training until none is left.
+"""Work on the directory of a sweep or an inference job: take what nobody else works on until nothing is left.
 
-Executors start workers; a person can add one by hand on any machine that sees the directory:
+Executors start workers; a person can add one by hand on any machine that sees the directory, at any time:
 
     python -m launch.worker --workdir runs/quickstart
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
-import fcntl
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from launch import cli, distributed, environment
 
 if TYPE_CHECKING:
     from scaling.sweep.directory import RunDirectory
+    from scaling.sweep.lease import Presence
 
 FLAGS = cli.new_flags()
-cli.DEFINE_string("workdir", None, "run directory of the sweep", flag_values=FLAGS, required=True)
+cli.DEFINE_string("workdir", None, "directory of the sweep or of the job", flag_values=FLAGS, required=True)
 cli.DEFINE_string("name", "0", "name of this worker in logs and progress files", flag_values=FLAGS)
 cli.DEFINE_integer("launcher", 0, "process to end with: the one that started this worker", flag_values=FLAGS)
 cli.DEFINE_string("profile", "", "directory for a profiler trace of the first stack", flag_values=FLAGS)
 distributed.define_flags(FLAGS)
 
-POLL_S = 0.2
+POLL_S = (0.2, 2.0)  # between looks for work while others hold all that is left: the first, and the longest
+NOTHING, WAIT = -1, -2  # what `take` found instead of a stack
 DISK_FULL, SAVED = distributed.DISK_FULL, distributed.SAVED
 
 
@@ -54,39 +55,17 @@ class StopRequest:
         return self.signalled or self.launcher not in (0, os.getppid())
 
 
-@contextmanager
-def claim(path: Path, give_up: Callable[[], bool]) -> Iterator[bool]:
-    """Hold the lock file `path`; yields whether it is held. The kernel releases it when the holder dies.
-
-    Of several processes of one run the first holds it for all.
-
-    give_up: asked while another process holds it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as f:
-        while not distributed.on_first(partial(_lock, f)):
-            if give_up():
-                yield False
-                return
-            time.sleep(POLL_S)
-        yield True
-
-
-def _lock(f: TextIO) -> bool:
-    try:
-        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def main(workdir: str, name: str, launcher: int, profile: str, **group: Any) -> int:
     from scaling.sweep.directory import RunDirectory
 
-    directory = RunDirectory(Path(workdir))
     alone = StopRequest(launcher)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if (Path(workdir) / "job.json").exists():
+        from launch.infer import help_with
+
+        return help_with(Path(workdir), name, alone)
+    directory = RunDirectory(Path(workdir))
     with distributed.joined(**group) as together:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
         config = directory.config()
         if together:
             environment.limit_threads(config.threads)
@@ -106,7 +85,9 @@ def work(directory: RunDirectory, name: str, stop: Callable[[], bool], profile: 
     if profile:
         jax.profiler.start_trace(profile)
     try:
-        return train_stacks(directory, name, stop)
+        with contextlib.ExitStack() as held:
+            presence = held.enter_context(directory.presence(name)) if jax.process_index() == 0 else None
+            return train_stacks(directory, name, stop, presence)
     except Interrupted:
         return SAVED
     except (DiskFull, OSError) as error:
@@ -121,8 +102,11 @@ def work(directory: RunDirectory, name: str, stop: Callable[[], bool], profile: 
             jax.profiler.stop_trace()
 
 
-def train_stacks(directory: RunDirectory, name: str, stop: Callable[[], bool]) -> int:
-    """Train every stack that nobody else trains, then those whose holders died; 0, or SAVED when stopped in between."""
+def train_stacks(directory: RunDirectory, name: str, stop: Callable[[], bool], presence: Presence | None) -> int:
+    """Train every stack that nobody else trains, then those whose holders died; 0, or SAVED when stopped in between.
+
+    presence: of this worker in the directory; in process 0 of those that form it.
+    """
     import jax
 
     from launch.progress import peak_of
@@ -135,29 +119,47 @@ def train_stacks(directory: RunDirectory, name: str, stop: Callable[[], bool]) -
     peak = peak_of(devices[0].device_kind, len(devices))
 
     def report(stack: Stack, progress: Progress) -> None:
-        if jax.process_index() == 0:
+        if presence is not None:
+            presence.check()
             state = dataclasses.asdict(progress) | {"stack": stack.id, "time": time.time(), "peak_flops": peak}
+            state |= {"device": devices[0].device_kind, "devices": len(devices)}
             directory.write_progress(name, state)
 
-    for wait in (False, True):  # first what is free, then wait for what others hold in case they die
-        for stack in directory.stacks()[: distributed.on_first(lambda: len(directory.stacks()))]:
-            if stop():
-                return SAVED
-            if distributed.on_first(partial(directory.is_done, stack)):
-                continue
-            give_up = stop if wait else lambda: True
-            with claim(directory.path / "locks" / stack.id, give_up) as mine:
-                if mine and not distributed.on_first(partial(directory.is_done, stack)):
-                    run_stack(
-                        stack,
-                        directory.path,
-                        config.name,
-                        batch_mode=config.batch_mode,
-                        labels=directory.labels(),
-                        report=partial(report, stack),
-                        stop_requested=stop,
-                    )
-    return 0
+    pause = POLL_S[0]
+    while not stop():
+        index = distributed.on_first(partial(take, directory, presence))
+        if index == NOTHING:
+            return 0
+        if index == WAIT:
+            time.sleep(pause)
+            pause = min(2 * pause, POLL_S[1])
+            continue
+        pause, stack = POLL_S[0], directory.stacks()[index]
+        run_stack(
+            stack,
+            directory.path,
+            config.name,
+            batch_mode=config.batch_mode,
+            labels=directory.labels(),
+            report=partial(report, stack),
+            stop_requested=stop,
+            limits=config.limits,
+        )
+        if presence is not None:
+            presence.release(stack.id)
+    return SAVED
+
+
+def take(directory: RunDirectory, presence: Presence | None) -> int:
+    """The first stack that is neither done nor held by anybody else, now held by us; or WAIT, or NOTHING."""
+    assert presence is not None  # asked of process 0 only
+    left = [(i, stack) for i, stack in enumerate(directory.stacks()) if not directory.is_done(stack)]
+    for i, stack in left:
+        if presence.claim(stack.id):
+            if not directory.is_done(stack):
+                return i
+            presence.release(stack.id)
+    return WAIT if left else NOTHING
 
 
 if __name__ == "__main__":

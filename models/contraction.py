@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from models.output_major import OutputMajor, output_major_contract
 from models.platform import on_cpu
 from models.quantized import QuantizedWeight, quantized_contract
 from models.sharding import current_mesh
@@ -16,13 +17,15 @@ from models.sharding import current_mesh
 PRODUCT = "product"  # the name under which a rematerialisation policy can save what `contract` returns
 
 
-def contract(x: jax.Array, w: jax.Array | QuantizedWeight, dims: int = 1) -> jax.Array:
+def contract(x: jax.Array, w: jax.Array | QuantizedWeight | OutputMajor, dims: int = 1) -> jax.Array:
     """Contract the last `dims` dims of x with the first `dims` of w, accumulating in float32.
 
     x `[..., *in]`, w `[*in, *out]` -> `[..., *out]` in x's dtype.
     """
     if isinstance(w, QuantizedWeight):
         return quantized_contract(x, w, dims)
+    if isinstance(w, OutputMajor):
+        return output_major_contract(x, w, dims)
     return checkpoint_name(_contract(x, w, dims), PRODUCT)
 
 

@@ -1,7 +1,7 @@
 """Hugging Face checkpoints in and out: a folder of config.json, safetensors and tokenizer.json <-> config and params.
 
-Tensors are read one at a time and placed as they come, so that a host holds one weight of its own devices besides what
-it has placed. Names and shapes follow from the weight declarations and the tables of models.huggingface_families.
+Weights are read one at a time and placed as they come, and of each a host reads the parts that its own devices hold:
+no host holds the model. Names and shapes follow from the weight declarations and from models.huggingface_families.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def import_model(
     """A local Hugging Face folder as (config, params, tokenizer).
 
     dtype: of the computation. param_dtype: of the parameters; None keeps what the files hold (float16 as float32).
-    With a mesh every parameter is placed by `rules`; without one on the default device.
+    With a mesh every parameter is placed by `rules`, and each process reads the slices of its own devices only; without
+    one on the default device.
 
     Raises:
       ConfigError: an unknown model_type, a missing, extra or misshapen tensor, a damaged or missing file.
@@ -213,21 +214,18 @@ def _check(checkpoint: Checkpoint, config: ModelConfig, pieces: list[Piece]) -> 
 def _place(
     checkpoint: Checkpoint, weight: Weight, slots: list[list[Piece]], sharding: Sharding, dtype: Any
 ) -> jax.Array:
-    """One weight on its devices. The host holds what its devices will hold of it, and one layer of it whole."""
-    stacked = isinstance(weight, Stacked)
+    """One weight on its devices. The host reads and holds what its own devices will hold of it, once for all copies."""
     devices = sharding.addressable_devices_indices_map(weight.shape)
     spans = {d: tuple(s.indices(n)[:2] for s, n in zip(i or (), weight.shape)) for d, i in devices.items()}
     shards = {span: np.empty([stop - start for start, stop in span], dtype) for span in set(spans.values())}
-    for layer, pieces in enumerate(slots):
-        whole = np.empty(weight.shape[1:] if stacked else weight.shape, dtype)
-        for piece in pieces:
-            piece.put(whole, checkpoint.read(piece.name))
-        for span, shard in shards.items():
-            inner = tuple(slice(*s) for s in (span[1:] if stacked else span))
-            if not stacked:
-                shard[...] = whole[inner]
-            elif span[0][0] <= layer < span[0][1]:
-                shard[layer - span[0][0]] = whole[inner]
+    for span, shard in shards.items():
+        if isinstance(weight, Stacked):
+            layers = [(slots[layer], shard[layer - span[0][0]], span[1:]) for layer in range(*span[0])]
+        else:
+            layers = [(slots[0], shard, span)]
+        for pieces, part, inner in layers:
+            for piece in pieces:
+                piece.fill(part, inner, checkpoint.read)
     arrays = [jax.device_put(shards[span], device) for device, span in spans.items()]
     return jax.make_array_from_single_device_arrays(weight.shape, sharding, arrays)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from models.weight import Stacked, Weight
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 AGAIN = "copy the checkpoint again"
+Span = Sequence[tuple[int, int]]  # a box: (start, stop) along every dim
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,43 @@ class Piece:
         values = values.reshape(shape)
         return np.ascontiguousarray(values.T if self.transposed else values)
 
-    def put(self, whole: np.ndarray, tensor: np.ndarray) -> None:
-        """Write the tensor's values into the layer's whole weight."""
-        values = (tensor.T if self.transposed else tensor).reshape(self._ours)
-        if self.part is None and self.fused is not None:
-            values = np.moveaxis(values, self._inputs, self.fused)
-        whole[self.index] = values
+    def fill(self, shard: np.ndarray, span: Span, read: Callable[..., np.ndarray]) -> None:
+        """Write what the tensor holds of a box of the layer's whole weight into `shard`, the array of that box.
+
+        span: the box. read(name, *slices) gives a block of the tensor; only blocks inside the box are asked for.
+        """
+        fused, box, place = self.fused, list(span), [slice(None)] * len(span)
+        if fused is not None and self.part is not None:
+            start, stop = max(span[fused][0], self.part[0]), min(span[fused][1], self.part[1])
+            if start >= stop:
+                return
+            box[fused] = start - self.part[0], stop - self.part[0]
+            place[fused] = slice(start - span[fused][0], stop - span[fused][0])
+        n, ours = self._inputs, self._ours
+        if fused is not None and self.part is None:
+            box.insert(n, box.pop(fused))
+        outputs = stretches(ours[n:], box[n:])
+        if n == 0:
+            values = np.concatenate([read(self.name, slice(*o)) for o in outputs])
+        else:
+            inputs = stretches(ours[:n], box[:n])
+            rows, columns = (outputs, inputs) if self.transposed else (inputs, outputs)
+            matrix = np.block([[read(self.name, slice(*r), slice(*c)) for c in columns] for r in rows])
+            values = matrix.T if self.transposed else matrix
+        values = values.reshape([stop - start for start, stop in box])
+        shard[tuple(place)] = values if fused is None or self.part else np.moveaxis(values, n, fused)
+
+
+def stretches(shape: Sequence[int], box: Span) -> list[tuple[int, int]]:
+    """The (start, stop) of the runs of a flattened array of `shape` that make up a box of it, in order."""
+    split = [i for i, (size, span) in enumerate(zip(shape, box, strict=True)) if span != (0, size)]
+    last = max(split, default=0)
+    inner = math.prod(shape[last + 1 :])
+    starts = [0]
+    for size, (start, stop) in zip(shape[:last], box[:last], strict=True):
+        starts = [before * size + i for before in starts for i in range(start, stop)]
+    start, stop = box[last]
+    return [((before * shape[last] + start) * inner, (before * shape[last] + stop) * inner) for before in starts]
 
 
 def pieces_of(
@@ -184,9 +217,10 @@ class Checkpoint:
         """Type of a tensor as safetensors spells it: F32, BF16, ..."""
         return self._files[name][1].get_slice(name).get_dtype()
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor."""
+    def read(self, name: str, *block: slice) -> np.ndarray:
+        """One tensor, or the block of it that one slice for each dim names; nothing else is read from the file."""
+        file = self._files[name][1]
         try:
-            return self._files[name][1].get_tensor(name)
+            return file.get_slice(name)[block if len(block) > 1 else block[0]] if block else file.get_tensor(name)
         except (safetensors.SafetensorError, OSError) as error:
             raise ConfigError(self.file(name), f"tensor {name} is damaged ({error})", AGAIN) from None

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from models.config import ModelConfig
+from models.output_major import OutputMajor
 from models.quantized import QuantizedWeight
 from models.sharding import gathered
 from models.weight import Weight
@@ -20,11 +21,11 @@ def declare(module: nn.Module, weights: Mapping[str, Weight], config: ModelConfi
     """Make every declared weight a linen parameter of `module`; returned in the compute dtype, gathered over `fsdp`."""
     param_dtype, dtype = jnp.dtype(config.param_dtype), jnp.dtype(config.dtype)
     stored: dict = {name: module.get_variable("params", name) for name in weights}
-    # linen compares a parameter's shape with its declaration, which integers and their scales do not have
-    quantized: dict[str, Any] = {name: x for name, x in stored.items() if isinstance(x, QuantizedWeight)}
-    declared = {name: w for name, w in weights.items() if name not in quantized}
+    # linen compares a parameter's shape with its declaration, which these do not have
+    other: dict[str, Any] = {name: x for name, x in stored.items() if isinstance(x, QuantizedWeight | OutputMajor)}
+    declared = {name: w for name, w in weights.items() if name not in other}
     params = {name: module.param(name, w.initial, param_dtype).astype(dtype) for name, w in declared.items()}
-    return quantized | {name: gathered(x, weights[name].axes) for name, x in params.items()}
+    return other | {name: gathered(x, weights[name].axes) for name, x in params.items()}
 
 
 def hidden_std(config: ModelConfig, fan_in: int) -> float:

@@ -274,7 +274,7 @@ def _circulate(
             turn, index = item % (p * v) // p, item // (p * v) * p + item % p  # p micro-batches take turns
             own = _at(micro, index)
             start = (stage == 0) & (turn == 0)
-            layers, kind = _at((blocks, kinds), turn)
+            layers, kind = _at((blocks, kinds), turn) if v > 1 else jax.tree.map(lambda w: w[0], (blocks, kinds))
             y, routing = _stage(config, layers, kind, jnp.where(start, _at(x, index), arriving), own.segments)
             scale = jnp.where(valid, 1 / (p * v), 0)
             added = _penalty_and_statistics(routing, own.weights, scale)

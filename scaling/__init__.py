@@ -1,5 +1,6 @@
 """How loss falls with training compute: data, training, sweeps, laws, reports.
 
+    tasks/   problems with exact verifiers: Countdown, arithmetic, puzzles ...
     data/    text -> tokens -> batch(step)
     train/   the train step, its optimisers, checkpoints and host loop
     sweep/   many trials to one table

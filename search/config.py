@@ -31,7 +31,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Sizes of one search. At fixed `problems`, strategy width and mesh an answer depends on its problem and seed alone.
+    """Sizes of one search. At fixed `problems`, strategy width and mesh answers depend on problem and seed alone.
 
     A step ends with one of the `delimiters`, after `tokens_per_step` tokens, or with the generation.
     """

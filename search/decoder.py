@@ -16,8 +16,8 @@ from models.cache import Layers, Limits, Partial
 from models.config import ModelConfig
 from models.errors import ConfigError, require
 from models.transformer import Params, hidden_and_head, logits
-from search.engine.precision import computed, running_config, stored_params
 from search.engine.config import Precision
+from search.engine.precision import computed, running_config, stored_params
 
 
 class Outputs(NamedTuple):
@@ -138,7 +138,13 @@ class TransformerDecoder:
         index = jnp.arange(self.prompt_len)
 
         def attend(
-            layer: int, q: jax.Array, k: jax.Array, v: jax.Array, *, window: int | None = None, softcap: float | None = None
+            layer: int,
+            q: jax.Array,
+            k: jax.Array,
+            v: jax.Array,
+            *,
+            window: int | None = None,
+            softcap: float | None = None,
         ) -> jax.Array:
             keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
             kept.append((keys, values))
@@ -159,9 +165,7 @@ class TransformerDecoder:
         layers = contexts.layers
         for layer, (k, v) in enumerate(kept):
             layers = layers.replace(layer, layers.k[layer].at[slot].set(k[0]), layers.v[layer].at[slot].set(v[0]))
-        return Context(
-            layers, contexts.length.at[slot].set(length), outputs, contexts.tokens.at[slot].set(tokens)
-        )
+        return Context(layers, contexts.length.at[slot].set(length), outputs, contexts.tokens.at[slot].set(tokens))
 
     def start(self, contexts: Context) -> Outputs:
         """What follows every prompt."""
@@ -186,7 +190,13 @@ class TransformerDecoder:
         positions = (contexts.length[:, None] + length).reshape(-1, 1)
 
         def attend(
-            layer: int, q: jax.Array, k: jax.Array, v: jax.Array, *, window: int | None = None, softcap: float | None = None
+            layer: int,
+            q: jax.Array,
+            k: jax.Array,
+            v: jax.Array,
+            *,
+            window: int | None = None,
+            softcap: float | None = None,
         ) -> jax.Array:
             limits, queries = Limits(self._scale, window, softcap), cache.split_queries(q, k.shape[2])
             part = self._over_prompt(queries, contexts, layer, positions, shape, limits)
@@ -230,9 +240,7 @@ class TransformerDecoder:
         grouped = q.reshape(problems, particles, kv_heads, m, head_dim).swapaxes(1, 2)
         grouped = grouped.reshape(problems, kv_heads, particles * m, head_dim)
         index = jnp.arange(self.prompt_len)
-        visible = jnp.broadcast_to(
-            index < contexts.length[:, None, None], (problems, particles * m, self.prompt_len)
-        )
+        visible = jnp.broadcast_to(index < contexts.length[:, None, None], (problems, particles * m, self.prompt_len))
         if limits.window is not None:
             at = jnp.repeat(positions.reshape(problems, particles), m, axis=1)
             visible = visible & (index > at[..., None] - limits.window)

@@ -50,7 +50,9 @@ class Findings:
         for (task, params), group in self.table.groupby(["task", "params"], sort=False):
             wide = group.pivot_table(index="strategy", columns="budget", values="accuracy", sort=False)
             wide.columns = [f"{budget:.2g}" for budget in wide.columns]
-            parts.append(f"**{task}, {params:,} parameters** (columns: FLOPs per problem)\n\n{_shown(wide.reset_index())}\n")
+            parts.append(
+                f"**{task}, {params:,} parameters** (columns: FLOPs per problem)\n\n{_shown(wide.reset_index())}\n"
+            )
         return "\n".join([*parts, "## Against the literature\n", *(f.markdown() for f in self.found)])
 
     def plot(self, folder: Path) -> list[Path]:
@@ -64,7 +66,7 @@ def find(
     samples: pd.DataFrame, searches: pd.DataFrame, budgets: int = 6, factor: float = 4.0
 ) -> tuple[pd.DataFrame, pd.DataFrame, Findings]:
     """(rows per problem, table, findings) of a study; samples and searches of all policies, as `Study` gives them."""
-    rows = strategy_rows(samples, searches, budgets_from(samples, budgets, factor))
+    rows = strategy_rows(samples, searches, list(budgets_from(samples, budgets, factor)))
     table = strategy_table(rows)
     parts: list[Callable[[], Finding]] = [
         lambda: coverage(samples),
@@ -98,7 +100,7 @@ def coverage(samples: pd.DataFrame) -> Finding:
     return Finding(
         "Coverage",
         "Coverage follows log c = a k^b on heterogeneous tasks, R² > 0.99, and not on homogeneous ones (Brown et al. "
-        "2024; Schaeffer et al. 2025). `spread` is the standard deviation of pass rates over the largest there could be; "
+        "2024; Schaeffer et al. 2025). `spread` is the standard deviation of pass rates over its largest value; "
         "errors are beyond a quarter of the samples, which the fit saw.",
         table,
         _share(table.get("r_squared", pd.Series(dtype=float)) > 0.99, table.get("r_squared")),
@@ -126,7 +128,7 @@ def plateau(table: pd.DataFrame) -> Finding:
 
 
 def ceiling(samples: pd.DataFrame) -> Finding:
-    """Resampling until a verifier with false positives accepts: accuracy at the most attempts against its prediction."""
+    """Resampling until a verifier with false positives accepts: accuracy at most attempts against its prediction."""
     seen = []
     rng = np.random.default_rng(0)
     for key, group in samples.groupby(KEYS, sort=False):
@@ -191,7 +193,9 @@ def small_against_large(samples: pd.DataFrame, rows: pd.DataFrame) -> Finding:
         hardest = _same(samples, (at[at["params"] == sizes[-1]]["policy"].iloc[0], sizes[-1], task))
         bins = difficulty(samples_of(hardest))
         at = at.assign(difficulty=at["problem"].map(bins))
-        best = at.groupby(["difficulty", "params", "strategy"])["correct"].mean().groupby(["difficulty", "params"]).max()
+        best = (
+            at.groupby(["difficulty", "params", "strategy"])["correct"].mean().groupby(["difficulty", "params"]).max()
+        )
         for label, values in best.groupby("difficulty"):
             values = values.droplevel("difficulty")
             seen.append(dict(
@@ -205,7 +209,7 @@ def small_against_large(samples: pd.DataFrame, rows: pd.DataFrame) -> Finding:
     agrees = (easy & (out["small"] >= out["large"])) | (hard & (out["small"] <= out["large"]))
     return Finding(
         "Small against large",
-        "At equal FLOPs a small model with search passes a larger one on easy problems and not on the hardest (Snell et "
+        "At equal FLOPs a small model with search passes a larger one on easy problems, not on the hardest (Snell et "
         "al. 2024). Difficulty 1 is the easiest; every policy has its best strategy.",
         out,
         _share(agrees[easy | hard], out["small"][easy | hard]),
@@ -263,6 +267,7 @@ def a_star(rows: pd.DataFrame) -> Finding:
 
 def _shown(table: pd.DataFrame) -> str:
     """A Markdown table, numbers to four digits; empty where there is none."""
+
     def cell(value: object) -> str:
         if isinstance(value, float):
             return "" if np.isnan(value) else f"{value:.4g}"

@@ -122,9 +122,7 @@ class Rounds:
             broke=zeros > 0,
             lineages=zeros.astype(jnp.uint32) + jnp.uint32(s.store),
             population=self._fresh(contexts, self._caches()),
-            strategy=jax.tree.map(
-                lambda x: jnp.broadcast_to(jnp.asarray(x), (c.problems, *jnp.shape(x))), s.init()
-            ),
+            strategy=jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (c.problems, *jnp.shape(x))), s.init()),
             costs=costs,
             trace=Trace(tokens, jnp.zeros((c.problems, c.max_rounds)), wide) if c.trace else None,
         )
@@ -214,7 +212,8 @@ class Rounds:
     def answers(self, state: State) -> tuple[jax.Array, jax.Array]:
         """(weights `[problems, store]`, best `[problems]`); see `Answer`."""
         view = particles.view(state.population, state.costs.rounds, self._left(state))
-        return tuple(jax.vmap(self.strategy.answer)(state.strategy, view))
+        answer = jax.vmap(self.strategy.answer)(state.strategy, view)
+        return answer.weight, answer.best
 
     def outcome(self, state: State) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """The answers and what the strategy reports, `[problems]` each."""
@@ -261,7 +260,9 @@ class Rounds:
         choice, new = jax.vmap(self.strategy.select)(keys, state.strategy, view)
         running = state.occupied & ~state.done
         ended = running & (choice.done | stop)
-        kept = jax.tree.map(lambda a, b: jnp.where(running.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, state.strategy)
+        kept = jax.tree.map(
+            lambda a, b: jnp.where(running.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, state.strategy
+        )
         going = (running & ~ended)[:, None]
         still, nowhere = jnp.arange(self.strategy.width), self.strategy.store
         choice = choice._replace(
@@ -286,7 +287,8 @@ class Rounds:
         kept = jnp.where(choice.cut >= 0, jnp.minimum(choice.cut, rows.length), rows.length)
         copied = state.costs.copied + jnp.where(moved & running, kept, 0).sum(-1)
         lineages = state.lineages + new.sum(-1).astype(jnp.uint32)
-        return state._replace(lineages=lineages, costs=state.costs._replace(copied=copied)), rows._replace(lineage=lineage)
+        state = state._replace(lineages=lineages, costs=state.costs._replace(copied=copied))
+        return state, rows._replace(lineage=lineage)
 
     def _go_back(self, params: Any, state: State, choice: Choice, rows: Population) -> Population:
         """Cut particles to `choice.cut` tokens; one step of the decoder gives what follows them."""
@@ -309,7 +311,7 @@ class Rounds:
             return self.decoder.step(params[0], state.contexts, rows.caches, jnp.maximum(last, 0), place)
 
         after, caches = jax.lax.cond(back.any(), again, lambda: (rows.outputs, rows.caches))
-        first = particles.at_start(self.decoder.start(state.contexts), length.shape)
+        first = particles.at_start(self.decoder.start(state.contexts), (length.shape[0], length.shape[1]))
         after = _where(length == 0, first, after)
         return rows._replace(outputs=_where(back, after, rows.outputs), caches=caches)
 
@@ -348,9 +350,8 @@ class Rounds:
         stuck = live & (token < 0)  # nothing may be drawn here
         live = live & ~stuck
         rows = _written(rows, live, token, logprob, forced)
-        outputs, caches = self.decoder.step(
-            params[0], state.contexts, rows.caches, jnp.maximum(token, 0), jnp.minimum(rows.length - live, c.max_tokens - 1)
-        )
+        place = jnp.minimum(rows.length - live, c.max_tokens - 1)
+        outputs, caches = self.decoder.step(params[0], state.contexts, rows.caches, jnp.maximum(token, 0), place)
         rows = rows._replace(outputs=_where(live, outputs, rows.outputs), caches=caches)
         ended = live & (self._end[token] | rows.outputs.ended)
         queue = (picked.forced >= 0).sum(-1)
@@ -515,4 +516,3 @@ def _streams(state: State, seed: int, lineage: jax.Array) -> jax.Array:
 
 def _fold(key: jax.Array, data: jax.Array) -> jax.Array:
     return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), data))
-

@@ -18,7 +18,7 @@ from search.decoder import Decoder
 from search.engine.program import Program
 from search.ledger import Cost, Ledger
 from search.population import ENDED, FORCED
-from search.rounds import Costs, Rounds, Rows, State
+from search.rounds import Rounds, Rows, State
 from search.strategies.strategy import Strategy
 from search.verifiers.scorer import Scorer, Unscored
 
@@ -116,7 +116,7 @@ class Searcher:
         self._admit = Program(self.rounds.admit, donate_argnums=1)
         self._run = Program(self.rounds.run, donate_argnums=1)
         self._advance = Program(self.rounds.advance, donate_argnums=1)
-        self._settle = Program(self.rounds.settle, donate_argnums=(0, 1))
+        self._settle = Program(self.rounds.settle, donate_argnums=(0, 1) if strategy.replaces else 0)
         self._answers = Program(self.rounds.outcome)
         self._slots: list[_Slot | None] = [None] * config.problems
         self._state = self._placed(jax.jit(self.rounds.empty)())
@@ -170,7 +170,7 @@ class Searcher:
             self._state = self._state._replace(broke=self._state.broke | late)
         state, rows = self._advance(self.params, self._state)
         if self._host_scores is None:
-            scores = self.rounds.scores(self.params, state, rows)
+            scores: Any = self.rounds.scores(self.params, state, rows)
         else:
             scores, broken = self._ask(rows)
             if broken.any():
@@ -205,9 +205,9 @@ class Searcher:
         if not ended:
             return
         weights, best, reports = jax.device_get(self._answers(self._state))
-        host = jax.device_get(self._state._replace(
-            contexts=None, strategy=None, population=self._state.population._replace(caches=None, outputs=None),
-        ))  # fmt: skip
+        empty: Any = None  # large, and not needed
+        population = self._state.population._replace(caches=empty, outputs=empty)
+        host = jax.device_get(self._state._replace(contexts=empty, strategy=empty, population=population))
         occupied = np.array(self._state.occupied)
         for i in ended:
             slot = self._slots[i]
@@ -246,8 +246,8 @@ class Searcher:
             anytime, slot.failed,
         )  # fmt: skip
 
-    def _cost(self, costs: Costs, kept: int, slot: _Slot, i: int) -> Cost:
-        """The ledger's entry: exact integers from the counts of tokens and keys."""
+    def _cost(self, costs: Any, kept: int, slot: _Slot, i: int) -> Cost:
+        """The ledger's entry: exact integers from those of `costs`, a Costs of Python integers."""
         prompt = int(np.asarray(self._state.contexts.length)[i])
         flops, size = self.decoder.price("flops"), self.decoder.price("bytes")
         tokens = costs.generated + costs.forced

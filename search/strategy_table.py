@@ -34,7 +34,9 @@ def strategy_rows(samples: pd.DataFrame, searches: pd.DataFrame, budgets: Sequen
     has no rows: it is below its cheapest size, or above the samples that were drawn.
     """
     parts = [part for _, group in samples.groupby(KEYS, sort=False) for part in _sampled(group, budgets)]
-    parts += [part for _, group in searches.groupby([*KEYS, "strategy"], sort=False) for part in _searched(group, budgets)]
+    parts += [
+        part for _, group in searches.groupby([*KEYS, "strategy"], sort=False) for part in _searched(group, budgets)
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -83,7 +85,9 @@ def _searched(group: pd.DataFrame, budgets: Sequence[float]) -> Iterator[pd.Data
             continue
         size = payable.index[-1]
         mine = group[group["size"] == size]
-        yield _rows(mine, mine["strategy"].iloc[0], size, budget, list(mine["problem"]), mine["correct"], payable.iloc[-1])
+        yield _rows(
+            mine, mine["strategy"].iloc[0], size, budget, list(mine["problem"]), mine["correct"], payable.iloc[-1]
+        )
 
 
 def _rows(
@@ -91,5 +95,13 @@ def _rows(
 ) -> pd.DataFrame:
     fixed = {name: group[name].iloc[0] for name in KEYS}
     return pd.DataFrame(
-        dict(**fixed, strategy=strategy, size=size, budget=float(budget), problem=problems, correct=list(correct), flops=flops)
+        dict(
+            **fixed,
+            strategy=strategy,
+            size=size,
+            budget=float(budget),
+            problem=problems,
+            correct=list(correct),
+            flops=flops,
+        )
     )

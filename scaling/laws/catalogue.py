@@ -37,6 +37,7 @@ from scaling.laws import (
     sparse,
     speculative,
     step_law,
+    testtime,
 )
 from scaling.laws.chinchilla import CHINCHILLA
 from scaling.laws.law import Law
@@ -50,7 +51,7 @@ CATALOGUE: tuple[Law, ...] = (
     *downstream.LAWS, *observational.LAWS, *pass_until.LAWS, *difficulty.LAWS, *knowledge_capacity.LAWS, *densing.LAWS,
     # compute spent at inference
     *coverage.LAWS, *imperfect_verifier.LAWS, *generative_verifier.LAWS, *saturation.LAWS, *retrieval.LAWS,
-    *speculative.LAWS, *kinetics.LAWS, *rl_compute.LAWS,
+    *speculative.LAWS, *kinetics.LAWS, *rl_compute.LAWS, *testtime.LAWS,
 )
 
 

@@ -1,6 +1,6 @@
 """The sweep language: a sweep is a list of points, a point is a mapping of dotted config fields to values.
 
-    product(grid({"train.learning_rate": [1e-3, 3e-3], "model.d_model": [64, 128]}), seeds(3))
+product(grid({"train.learning_rate": [1e-3, 3e-3], "model.d_model": [64, 128]}), seeds(3))
 """
 
 from __future__ import annotations

@@ -12,8 +12,10 @@ from scaling.data import DataConfig
 from scaling.laws import by_name
 from scaling.sweep.combinators import Point, product, seeds
 from scaling.sweep.isoflop import Isoflop, plan_isoflop
+from scaling.sweep.queue import check_priorities
 from scaling.sweep.trial import Trial, override
 from scaling.train.config import TrainConfig
+from scaling.train.limits import Limits
 
 Value = bool | int | float | str | None
 
@@ -56,13 +58,16 @@ class SweepConfig:
     batch_mode: Literal["auto", "map", "vmap"] = "auto"  # how a stack runs; auto: vmap on accelerators, map on CPUs
     stack_size: int = 8  # trials per compiled program at most
     threads: int = 1  # CPU threads per worker; part of every trial, since results depend on it bit by bit
-    workers: int = 0  # processes; 0: as many as the threads allow
+    workers: int = 0  # processes at most; 0: as many as the threads allow
+    limits: Limits = field(default_factory=Limits)  # what ends a trial early
+    priorities: dict[str, int] = field(default_factory=dict)  # "field=value" -> level; higher first, then longest first
 
     def __post_init__(self) -> None:
         for name in ("seeds", "stack_size", "threads"):
             value = getattr(self, name)
             require(value >= 1, name, f"is {value}", "give a positive integer")
         require(self.workers >= 0, "workers", f"is {self.workers}", "give a number of processes, or 0 for automatic")
+        check_priorities(self.priorities)
         require(
             self.prediction is None or self.isoflop is not None,
             "prediction",

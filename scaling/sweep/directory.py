@@ -1,28 +1,31 @@
 """RunDirectory: what a sweep keeps on disk, and who may write to it.
 
-    config.json        the resolved SweepConfig
-    stacks.json        which trials share a program, in the order they are taken; fixed once written
-    manifest.json      digest of the data
-    results.parquet    one row per trial
-    predictions.jsonl  appended before each held-out run
-    fit.json           the fitted law
-    trials/<id>/       config.json, metrics.jsonl, tensorboard/, checkpoints/, result.json
-    stacks/<id>/       checkpoints of a stack while it runs
+config.json        the resolved SweepConfig
+stacks.json        which trials share a program, in the order they are taken; fixed once written
+manifest.json      digest of the data
+results.parquet    one row per trial
+predictions.jsonl  appended before each held-out run
+fit.json           the fitted law
+trials/<id>/       config.json, metrics.jsonl, tensorboard/, checkpoints/, result.json, card.json
+stacks/<id>/       checkpoints of a stack while it runs
+progress/, logs/   what workers report and say
+.leases/           who works on what
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from models.errors import ConfigError, require
 from models.serialize import from_json, to_json
 from scaling.sweep.config import SweepConfig
+from scaling.sweep.lease import Presence
+from scaling.sweep.queue import ordered
 from scaling.sweep.results import Results, write_atomically
 from scaling.sweep.stack import Stack, make_stacks
 from scaling.sweep.trial import PLACEMENT, Trial, default_of, override
@@ -33,6 +36,8 @@ class RunDirectory:
 
     def __init__(self, path: Path):
         self.path = Path(path)
+        self._seen: tuple[int, int] | None = None  # which stacks.json `_stacks` was read from
+        self._stacks: list[Stack] = []
         self.results = Results(self.path)
 
     # -- ownership --------------------------------------------------------------------------------------------
@@ -40,22 +45,15 @@ class RunDirectory:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the directory for one launcher; ConfigError when another holds it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".launcher", "a+", encoding="utf-8") as f:
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                f.seek(0)
-                holder = f.read().strip() or "another process"
-                fix = "wait for it, stop it, or choose another --workdir"
-                raise ConfigError(str(self.path), f"is in use by {holder}", fix) from None
-            f.truncate(0)
-            f.write(f"process {os.getpid()} on {os.uname().nodename}")
-            f.flush()
-            try:
-                yield
-            finally:
-                f.truncate(0)
+        with self.presence("launcher") as presence:
+            if not presence.settled("launcher"):
+                problem, fix = f"is in use by {presence.holder('launcher')}", "wait for it, stop it, or choose another"
+                raise ConfigError(str(self.path), problem, f"{fix} --workdir")
+            yield
+
+    def presence(self, name: str) -> Presence:
+        """This process as one of those that work here: a context manager."""
+        return Presence(self.path / ".leases", name)
 
     def check_owner(self, config: SweepConfig) -> None:
         """ConfigError when the directory belongs to another sweep or to something else.
@@ -97,7 +95,13 @@ class RunDirectory:
 
     # -- stacks -----------------------------------------------------------------------------------------------
 
-    def plan(self, trials: Sequence[Trial], stack_size: int, labels: dict[str, dict[str, Any]]) -> None:
+    def plan(
+        self,
+        trials: Sequence[Trial],
+        stack_size: int,
+        labels: dict[str, dict[str, Any]],
+        priorities: Mapping[str, int] | None = None,
+    ) -> None:
         """Add the stacks of trials that have none yet; those written before keep their grouping, but take the mesh."""
         entries = self._entries()
         before = json.dumps(entries)
@@ -106,7 +110,7 @@ class RunDirectory:
         for trial in trials:
             if trial.id in known:
                 known[trial.id]["config"] = to_json(trial)
-        for stack in make_stacks(new, stack_size):
+        for stack in ordered(make_stacks(new, stack_size), priorities or {}):
             members = [{"id": t.id, "config": to_json(t), "labels": labels.get(t.id, {})} for t in stack.trials]
             entries.append({"trials": members, "trunks": list(stack.trunks)})
         if json.dumps(entries) != before:
@@ -118,10 +122,17 @@ class RunDirectory:
 
     def stacks(self) -> list[Stack]:
         """Every stack, in the order in which workers take them."""
-        return [
-            Stack(tuple(from_json(Trial, t["config"]) for t in entry["trials"]), tuple(entry["trunks"]))
-            for entry in self._entries()
-        ]
+        path = self.path / "stacks.json"
+        seen = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
+        if seen is None or seen != self._seen:
+            self._seen, self._stacks = (
+                seen,
+                [
+                    Stack(tuple(from_json(Trial, t["config"]) for t in entry["trials"]), tuple(entry["trunks"]))
+                    for entry in self._entries()
+                ],
+            )
+        return list(self._stacks)
 
     def labels(self) -> dict[str, dict[str, Any]]:
         """Trial id -> free columns of its row."""

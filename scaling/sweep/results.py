@@ -18,7 +18,7 @@ from models.errors import ConfigError
 COLUMNS: dict[str, tuple[str, pa.DataType]] = {
     "trial": ("id: hash of the resolved config", pa.string()),
     "sweep": ("name of the sweep", pa.string()),
-    "status": ("done or failed", pa.string()),
+    "status": ("done, failed, or stopped by its rivals", pa.string()),
     "seed": ("of initialisation and data order", pa.int64()),
     "params": ("parameters, all", pa.int64()),
     "params_nonembed": ("parameters without embedding tables", pa.int64()),
@@ -28,7 +28,7 @@ COLUMNS: dict[str, tuple[str, pa.DataType]] = {
     "flops": ("training FLOPs, exact, causal, head included", pa.float64()),
     "loss": ("nats/token on the held-out files", pa.float64()),
     "bpb": ("bits/byte on the held-out files", pa.float64()),
-    "error": ("why the trial failed", pa.string()),
+    "error": ("why the trial failed or was stopped", pa.string()),
     "wall_s": ("seconds; in a stack, shared by FLOPs", pa.float64()),
     "device": ("kind", pa.string()),
     "devices": ("number", pa.int64()),

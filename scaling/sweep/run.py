@@ -16,11 +16,13 @@ from models import counts, transformer
 from models.serialize import to_json
 from models.sharding import DEFAULT_RULES, make_mesh, weight_shardings
 from scaling.data import Dataset, prepare
+from scaling.sweep.card import card
 from scaling.sweep.results import Results, write_atomically
 from scaling.sweep.stack import Stack
 from scaling.sweep.trial import Trial
 from scaling.train.checkpoint import Checkpoints
 from scaling.train.initial import load_initial
+from scaling.train.limits import Judge, Limits
 from scaling.train.loop import Outcome, Progress, Run, Training
 from scaling.train.processes import barrier, from_first, is_first
 
@@ -44,6 +46,7 @@ def run_stack(
     labels: dict[str, dict[str, Any]] | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     stop_requested: Callable[[], bool] = lambda: False,
+    limits: Limits | None = None,
 ) -> None:
     """Train every trial of `stack` that has no row yet, resuming from the stack's checkpoint.
 
@@ -68,6 +71,8 @@ def run_stack(
         _save_params(runs[i], trial, outcome, manifest[trial.id])
         extra = (labels or {}).get(trial.id, {})
         if is_first():
+            path = trial_directory(directory, trial) / "card.json"
+            write_atomically(path, json.dumps(_card(trial, outcome), indent=1))
             results.add(row(trial, sweep, outcome, runs[i].batches.unique_tokens_after(trial.train.steps)) | extra)
 
     Training(
@@ -83,10 +88,23 @@ def run_stack(
         report=report,
         stop_requested=stop_requested,
         initial_params=start[0] if start else None,
+        judge=_judge(stack, limits or Limits(), results),
     ).run()
     barrier(f"done {stack.id}")  # a process that still closes its files must find them
     if is_first():
         clear(directory, stack)
+
+
+def _judge(stack: Stack, limits: Limits, results: Results) -> Judge:
+    """What ends trials early; whom an earlier process stopped is in their rows."""
+
+    def earlier() -> list[int]:
+        rows = [results.get(trial.id) for trial in stack.trials]
+        return [int((row or {}).get("stopped_step") or 0) for row in rows]
+
+    steps = [trial.train.steps for trial in stack.trials]
+    alone = [trunk is None and i not in stack.trunks for i, trunk in enumerate(stack.trunks)]
+    return Judge(limits, steps, alone, dict(enumerate(from_first(earlier))) if limits.rungs else None)
 
 
 def clear(directory: Path, stack: Stack) -> None:
@@ -146,6 +164,20 @@ def _save_params(run: Run, trial: Trial, outcome: Outcome, manifest: dict[str, A
         checkpoints.save(trial.train.steps, {"params": outcome.state.params}, metadata)
 
 
+def _card(trial: Trial, outcome: Outcome) -> dict[str, Any]:
+    """What the trial took, for the steps that it did."""
+    devices, share = devices_of(trial), outcome.step / trial.train.steps
+    return card(
+        to_json(trial),
+        device=devices[0].device_kind,
+        devices=len(devices),
+        threads=trial.threads,
+        wall_s=outcome.wall_s,
+        flops=float(trial.flops) * share,
+        tokens=outcome.step * trial.train.tokens_per_step,
+    )
+
+
 def row(trial: Trial, sweep: str, outcome: Outcome, unique_tokens: int) -> dict[str, Any]:
     """The trial's row of the results table."""
     score = outcome.score
@@ -153,7 +185,7 @@ def row(trial: Trial, sweep: str, outcome: Outcome, unique_tokens: int) -> dict[
     return {
         "trial": trial.id,
         "sweep": sweep,
-        "status": "failed" if outcome.error else "done",
+        "status": "stopped" if outcome.stopped else "failed" if outcome.error else "done",
         "seed": trial.train.seed,
         "params": counts.params(trial.model),
         "params_nonembed": counts.params_nonembed(trial.model),
@@ -172,4 +204,4 @@ def row(trial: Trial, sweep: str, outcome: Outcome, unique_tokens: int) -> dict[
         "n_layers": trial.model.n_layers,
         "learning_rate": trial.train.learning_rate,
         "steps": trial.train.steps,
-    }
+    } | ({"stopped_step": outcome.step, "stopped_loss": outcome.stopped.loss} if outcome.stopped else {})

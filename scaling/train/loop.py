@@ -28,9 +28,10 @@ from scaling.train.checkpoint import Checkpoints, NoCheckpoint
 from scaling.train.config import TrainConfig, hyperparameters
 from scaling.train.evaluate import Score, score
 from scaling.train.feed import Feed
+from scaling.train.limits import Judge, Limits, Verdict
 from scaling.train.metrics import MetricsWriter
 from scaling.train.placement import Placement, check_mesh, trial_mode
-from scaling.train.processes import fetch, is_first
+from scaling.train.processes import fetch, from_first, is_first
 from scaling.train.schedule import learning_rate
 from scaling.train.state import TrainState
 from scaling.train.step import Metrics, advance, init_state, over_trials
@@ -65,12 +66,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one run ended: its score, or the error that stopped it."""
+    """How one run ended: its score, or the error that stopped it.
+
+    step: the updates it did. stopped: the verdict of its rivals, where those ended it.
+    """
 
     score: Score | None
     error: str | None
     wall_s: float
     state: TrainState  # of this run alone
+    step: int = 0
+    stopped: Verdict | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ class Training:
     """Trains a stack of runs that share model shape and static training fields.
 
     finish(index, outcome) is called once per run, as soon as it ends; runs in `done` are skipped.
+    judge: ends runs early; by default none.
     initial_params: what every run starts from instead of a random draw (numpy leaves, as models.transformer.init).
     """
 
@@ -107,6 +114,7 @@ class Training:
         report: Callable[[Progress], None] = lambda progress: None,
         stop_requested: Callable[[], bool] = lambda: False,
         initial_params: Any = None,
+        judge: Judge | None = None,
     ):
         self.model, self.runs, self.heldout = model.resolved(), list(runs), heldout
         self.train = runs[0].train
@@ -115,6 +123,7 @@ class Training:
         self.directory, self.manifest = directory, manifest
         self.finish, self.report, self.stop_requested = finish, report, stop_requested
         self.initial_params = initial_params
+        self.judge = judge or Judge(Limits(), [run.train.steps for run in runs], [False] * len(runs))
         self.finished = {i for i, run in enumerate(runs) if run.name in done}
         self.hyper = jax.tree.map(lambda *xs: np.stack(xs), *[hyperparameters(run.train) for run in runs])
         self.seeds = np.array([run.train.seed for run in runs], np.uint32)
@@ -168,6 +177,7 @@ class Training:
             step = boundary
             state = self._branch(step, state)
             self._log_and_finish(step, metrics, state)
+            self._end_early(step, state)
             if self._due(step, self.train.eval_every):
                 self._evaluate_all(step, state)
             if len(self.finished) == len(self.runs):
@@ -204,6 +214,7 @@ class Training:
     def _next_boundary(self, step: int) -> int:
         marks = [step + self.chunk]
         marks += [run.start for run in self.runs if run.start > step]
+        marks += self.judge.next_rung(step)
         for every in (self.train.log_every, self.train.eval_every, self.train.checkpoint_every):
             if every:
                 marks.append((step // every + 1) * every)
@@ -265,7 +276,7 @@ class Training:
     def _fail(self, i: int, step: int, loss: float, state: TrainState) -> None:
         what = f"spiked to {loss:.4g}" if math.isfinite(loss) else "or its gradient is not finite"
         self.finished.add(i)
-        self.finish(i, Outcome(None, f"loss {what} at step {step}", float(self.wall[i]), _slice(state, i)))
+        self.finish(i, Outcome(None, f"loss {what} at step {step}", float(self.wall[i]), _slice(state, i), step))
 
     def _finish(self, i: int, state: TrainState) -> None:
         alone, steps = _slice(state, i), self.runs[i].train.steps
@@ -273,7 +284,19 @@ class Training:
         finite = math.isfinite(result.loss)
         error = None if finite else f"held-out loss is not finite after step {steps - 1}"
         self.finished.add(i)
-        self.finish(i, Outcome(result if finite else None, error, float(self.wall[i]), alone))
+        self.finish(i, Outcome(result if finite else None, error, float(self.wall[i]), alone, steps))
+
+    def _end_early(self, step: int, state: TrainState) -> None:
+        """Hand over the runs that a limit or their rivals end at `step`; process 0's seconds count for all."""
+        alive = [i for i in range(len(self.runs)) if i not in self.finished and self.runs[i].start < step]
+        seconds = from_first(self.wall.tolist) if self.judge.limits.trial_s else self.wall.tolist()
+        ends = self.judge.verdicts(
+            step, alive, seconds, lambda i: score(self.model, _slice(state, i).params, self.heldout).loss
+        )
+        for i, verdict in ends.items():
+            self.finished.add(i)
+            stopped = verdict if verdict.stopped else None
+            self.finish(i, Outcome(None, verdict.reason, float(self.wall[i]), _slice(state, i), step, stopped))
 
     def _evaluate_all(self, step: int, state: TrainState) -> None:
         for i, run in enumerate(self.runs):

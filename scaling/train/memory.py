@@ -136,7 +136,7 @@ class Memory:
     state: parameters and optimiser. saved: activations kept for the backward pass. copies: of the blocks' weights in
     the compute dtype. gradients: float32, accumulators included; early: those of them that are there during the loss.
     loss, block, update: what else lives while the loss, a block's backward pass and the new parameters are computed.
-    host: of the state, in the host's memory instead.
+    host: of the state, in the host's memory instead. padding: what tiles that are not full add to the state.
     """
 
     state: int
@@ -149,12 +149,13 @@ class Memory:
     block: int
     update: int
     host: int
+    padding: int = 0
 
     @property
     def peak(self) -> int:
         """The most that lives at once."""
         phases = self.early + self.loss, self.gradients + self.block
-        return self.state + self.batch + max(self.saved + self.copies + max(phases), self.update)
+        return self.state + self.padding + self.batch + max(self.saved + self.copies + max(phases), self.update)
 
 
 def estimate_memory(model: ModelConfig, train: TrainConfig, mesh: MeshConfig, platform: str = "tpu") -> Memory:
@@ -172,7 +173,8 @@ def estimate_memory(model: ModelConfig, train: TrainConfig, mesh: MeshConfig, pl
     gradients = {path: local_bytes({path: w}, specs.gradients, share.sizes, FLOAT32) for path, w in weights.items()}
     accumulators = sum(gradients.values()) if train.accumulate > 1 else 0
     # in the order that XLA chooses, zeros to add the blocks' gradients to come before any loop that the loss contains
-    loops = _chunks(share, platform) > 1 or share.sizes["fsdp"] >= RING_FROM or share.sizes["tensor"] > 1
+    loops = _chunks(share, platform) > 1 or share.sizes["fsdp"] >= RING_FROM
+    loops = loops or share.sizes["tensor"] > 1 or share.sizes["stage"] > 1
     copied = platform == "tpu" and share.model.param_dtype != share.model.dtype
     replicas = specs.params != specs.moments
     return Memory(
@@ -186,6 +188,7 @@ def estimate_memory(model: ModelConfig, train: TrainConfig, mesh: MeshConfig, pl
         block=_block(share, platform),
         update=local_bytes(weights, specs.params, share.sizes, FLOAT32) if replicas else 0,
         host=offloaded,
+        padding=_padding(share, weights, specs) if platform == "tpu" else 0,
     )
 
 
@@ -233,6 +236,22 @@ def _moments(share: Share, weights: Mapping[Path, Weight], specs: Specs) -> int:
     return sum(n * local_bytes(some, specs.moments, share.sizes, FLOAT32) for n, some in ((2, twice), (1, once)))
 
 
+def _padding(share: Share, weights: Mapping[Path, Weight], specs: Specs) -> int:
+    """Bytes that short heads waste where the features of attention's moments are split too far to fill the lanes.
+
+    The heads' dim then lies last, padded to the lanes, in the moments and in the weights that are updated from them.
+    """
+    assert share.model.head_dim
+    wasted = -share.model.head_dim % LANES / share.model.head_dim
+    some: dict[Path, Weight] = {}
+    for path, weight in weights.items():
+        if "attention" in path and weight.role == "matrix":
+            features = local_shape(weight, specs.moments[path], share.sizes)[weight.axes.index("embed")]
+            some |= {path: weight} if features % LANES else {}
+    itemsize = jnp.dtype(share.model.param_dtype).itemsize
+    return round(wasted * (local_bytes(some, specs.params, share.sizes, itemsize) + _moments(share, some, specs)))
+
+
 def gathered_bytes(share: Share, weights: Iterable[Weight]) -> int:
     """Bytes of weights as they are computed with: whole over `fsdp`, in the compute dtype; of one layer if stacked."""
     total = 0
@@ -256,6 +275,8 @@ def _saved(share: Share, platform: str) -> int:
     queries, keys, hidden = share.attention, 2 * share.key_values, _gates(c) * share.hidden
     products = tokens * (padded * (queries + keys) + hidden) + share.stream
     everything = tokens * (queries + padded * (2 * queries + keys) + 3 * hidden + 2 * share.heads) + 3 * share.stream
+    if share.sizes["tensor"] > 1:  # what both products read is gathered over positions
+        everything += 2 * tokens * c.d_model - share.stream
     extra = {"full": 0, "offload": 0, "dots": products, "none": everything}[c.remat]
     layer = round((share.stream + extra) * item)
     stages = share.sizes["stage"]
@@ -266,7 +287,7 @@ def _saved(share: Share, platform: str) -> int:
     ends = 2 * schedule.microbatches * stream  # what enters the first stage, and its gradient
     if schedule.kind == "1f1b":
         return ends + min(schedule.microbatches, 2 * stages - 1) * stream + share.layers * layer
-    return 2 * ends + (schedule.items + stages - 1) * share.layers // schedule.rounds * layer
+    return ends + (schedule.items + stages - 1) * share.layers // schedule.rounds * layer
 
 
 def _gates(config: ModelConfig) -> int:
@@ -283,7 +304,10 @@ def _chunks(share: Share, platform: str) -> int:
 def _loss(share: Share, platform: str) -> int:
     """Logits of a chunk and the head's gradient, beside the gathered head and the hidden states."""
     c, fsdp, item, chunks = share.model, share.sizes["fsdp"], share.itemsize, _chunks(share, platform)
-    logits = FLOAT32 * share.tokens * share.vocab // chunks // share.sizes["stage"]
+    stages, tokens = share.sizes["stage"], share.tokens
+    if stages > 1 and share.train.schedule_over(stages).kind != "1f1b":  # all micro-batches at once
+        tokens = tokens * share.train.schedule_over(stages).microbatches
+    logits = FLOAT32 * tokens * share.vocab // chunks // stages  # which share the positions
     head = c.d_model * share.vocab
     shard = FLOAT32 * head // fsdp
     if fsdp >= RING_FROM:
@@ -294,7 +318,7 @@ def _loss(share: Share, platform: str) -> int:
     kept += (
         FLOAT32 * share.tokens * c.d_model if share.sizes["tensor"] > 1 else 0
     )  # partial sums before they are scattered
-    return round(peak) + kept + item * head + 3 * item * share.tokens * c.d_model
+    return round(peak) + kept + item * head + 3 * item * max(tokens // stages, share.tokens) * c.d_model
 
 
 def _block(share: Share, platform: str) -> int:

@@ -27,7 +27,7 @@ class EngineConfig:
     prefill_chunk: int = 128  # prompt tokens per prefill step, packed from as many prompts as fit
     stage_tokens: int = 32  # decode steps per round trip to the host
     share: Share = "model"  # whether samples read their prompt together: as a cost model says, or always or never
-    share_rows: int = 16  # samples of one prompt that read its cache in one product
+    share_rows: int = 64  # most samples of one prompt that read its cache in one product
     precision: Precision = "float32"  # "layercast": weights kept in bfloat16, everything computed in float32
     ends: tuple[int, ...] = ()  # tokens that end a sample
     stop_sequences: int = 4  # most stop sequences of a request
@@ -47,11 +47,12 @@ class EngineConfig:
         for name, kind in (("precision", Precision), ("share", Share)):
             value, allowed = getattr(self, name), get_args(kind)
             require(value in allowed, f"engine.{name}", f"is {value!r}", f"use one of {', '.join(allowed)}")
-        need = -(-self.max_len // self.page_size)
+        # A sample and its prompt, each with a page that is not full, and a copy of one that is about to be written.
+        need = -(-self.max_len // self.page_size) + 2
         require(
             self.page_count >= need,
             "engine.pages",
-            f"{self.page_count} pages of {self.page_size} tokens cannot hold one prompt of max_len {self.max_len}",
+            f"{self.page_count} pages of {self.page_size} tokens cannot hold one sample of max_len {self.max_len}",
             f"give at least {need}",
         )
         require(self.near_tie >= 0, "engine.near_tie", f"is {self.near_tie}", "give 0 or more")
@@ -65,6 +66,15 @@ class EngineConfig:
 
     def check(self, model: ModelConfig) -> None:
         """Raise ConfigError when the model cannot run with these sizes."""
+        scaling = model.rope_scaling
+        if scaling is not None and scaling.kind == "dynamic":
+            original = scaling.original_max_seq_len or 0
+            require(
+                self.max_len <= original,
+                "engine.max_len",
+                f"{self.max_len} exceeds the {original} tokens up to which dynamic rope_scaling keeps keys as they are",
+                f"give at most {original}, or a model with another rope_scaling",
+            )
         require(
             model.positions != "learned" or self.max_len <= model.max_seq_len,
             "engine.max_len",

@@ -16,6 +16,8 @@ from models import cache, transformer
 from models.cache import Blocks, Layers
 from models.config import ModelConfig
 from models.errors import require
+from models.output_major import arrange
+from models.platform import on_cpu
 from models.quantized import QuantizedWeight
 from models.sharding import DEFAULT_RULES, weight_shardings
 from models.transformer import Params
@@ -153,7 +155,7 @@ class Device:
 
     def _shard(self, params: Params) -> Params:
         if self.mesh is None:
-            return params
+            return arrange(params, self.model) if on_cpu() else params
         quantized = any(_is_quantized(x) for x in jax.tree.leaves(params, is_leaf=_is_quantized))
         fix = "give floating-point parameters, or no mesh"
         require(not quantized, "engine.mesh", "splits weights, which quantised ones cannot be yet", fix)

@@ -22,7 +22,7 @@ from search.engine.request import REASONS, Completion, Request
 from search.engine.sample import Prompt, Sample
 from search.engine.sampling import Sampling
 from search.engine.scheduler import Scheduler
-from search.engine.sharing import shares
+from search.engine.sharing import lanes
 from search.engine.slots import Slots
 from search.ledger import Ledger, Prices
 
@@ -136,7 +136,7 @@ class Engine:
 
     def prompt(self, problem: int, tokens: Sequence[int], samples: int) -> Prompt:
         """A prompt whose samples the caller makes, runs and closes; `samples` decides whether they read it together."""
-        return Prompt(problem, tuple(tokens), shares(samples, self.model, self.config))
+        return Prompt(problem, tuple(tokens), lanes(samples, self.model, self.config))
 
     def submit(self, samples: Sequence[Sample]) -> None:
         """Let these samples decode up to their limit, end or stop; they come back in their prompt's `paused`."""
@@ -305,15 +305,17 @@ class Engine:
                 "allow more tokens, or look for infinities in the parameters",
             )
         prompt = sample.prompt
-        if sample.reason != RUNNING:
-            if not prompt.kept:
-                self.ledger.reach(prompt.problem, len(sample.tokens))
-                self._leave(slot)
-                prompt.paused.append(sample)
-            else:
+        if sample.reason == RUNNING:
+            if self._overdue(sample):
                 self._park(slot)
-        elif self._overdue(sample):
+            return
+        self.scheduler.leave(prompt)  # a sample that waits for room of its own does not keep its prompt's
+        if prompt.kept:
             self._park(slot)
+        else:
+            self.ledger.reach(prompt.problem, len(sample.tokens))
+            self._leave(slot)
+            prompt.paused.append(sample)
 
     def _overdue(self, sample: Sample) -> bool:
         quantum = self.config.quantum
@@ -329,15 +331,17 @@ class Engine:
         """Move a sample out of its slot into pages, or leave it where it is while there is no room for them."""
         sample = self.slots.samples[slot]
         assert sample is not None
-        prompt = sample.prompt
-        self.scheduler.leave(prompt)  # its own pages may take the place of its prompt's
+        prompt, running = sample.prompt, sample.reason == RUNNING
+        if running:
+            self.scheduler.leave(prompt)  # its own pages may take the place of its prompt's
         try:
             self.store(sample, slot)
         except OutOfPages:
-            self.scheduler.enter(prompt)
+            if running:
+                self.scheduler.enter(prompt)
             return
         self.slots.take(slot)
-        if sample.reason != RUNNING:
+        if not running:
             prompt.paused.append(sample)
             return
         self.statistics.preempted += 1
@@ -349,7 +353,8 @@ class Engine:
         sample = self.slots.take(slot)
         self.pool.release(sample.pages)
         sample.pages = []
-        self.scheduler.leave(sample.prompt)
+        if sample.reason == RUNNING:
+            self.scheduler.leave(sample.prompt)
 
     def _charge(self, new: dict[Sample, int], groups: list[tuple[Prompt, list[Sample]]], seconds: float) -> None:
         """Charge a stage to the ledger: `new` tokens of each sample, prefixes once per step and group."""

@@ -15,10 +15,15 @@ from search.engine.config import Precision
 
 
 def running_config(model: ModelConfig, precision: Precision) -> ModelConfig:
-    """The model as the engine runs it: unrolled layers, no rematerialisation, the dtypes of `precision`."""
+    """The model as the engine runs it: unrolled layers, no rematerialisation, the dtypes of `precision`.
+
+    Experts are dropless: with a capacity, which tokens find a place depends on what else is in the batch.
+    """
     dtype: Literal["float32", "bfloat16"] = "bfloat16" if precision == "bfloat16" else "float32"
     stored: Literal["float32", "bfloat16"] = "float32" if precision == "float32" else "bfloat16"
-    return dataclasses.replace(model.resolved(), dtype=dtype, param_dtype=stored, scan_layers=False, remat="none")
+    model = model.resolved()
+    moe = model.moe and dataclasses.replace(model.moe, dispatch="dropless")
+    return dataclasses.replace(model, dtype=dtype, param_dtype=stored, scan_layers=False, remat="none", moe=moe)
 
 
 def stored_params(config: ModelConfig, params: Params) -> Params:

@@ -15,14 +15,15 @@ class Prompt:
     """A prompt whose cache is stored once, and its samples.
 
     All tokens but the last are the prefix, kept in `pages`; the last one is every sample's first input. filled: tokens
-    of the prefix that are computed. wide: samples read the prefix together, else each has a copy in its own cache.
+    of the prefix that are computed. lanes: how many samples read the prefix in one product; 0: each has a copy in its
+    own cache.
     fresh: samples that have not begun; parked: samples that wait to go on; running: in slots now; paused: ended or at
     their limit, for the owner to take.
     """
 
     problem: int
     tokens: tuple[int, ...]
-    wide: bool
+    lanes: int
     pages: list[Page] = field(default_factory=list)
     filled: int = 0
     found: bool = False  # whether its head was looked up among known pages
@@ -38,6 +39,11 @@ class Prompt:
     def prefix(self) -> int:
         """Tokens of the prefix."""
         return len(self.tokens) - 1
+
+    @property
+    def wide(self) -> bool:
+        """Whether samples read the prefix together."""
+        return self.lanes > 0
 
     @property
     def ready(self) -> bool:

@@ -11,6 +11,7 @@ from search.engine.prefill import Region, Segment, tile_room
 from search.engine.sample import Prompt, Sample
 
 Planned = list[tuple[Prompt, Segment]]
+GROUP = 16  # samples of one prompt that are thought to start together
 
 
 class Scheduler:
@@ -26,7 +27,7 @@ class Scheduler:
         self.ready: deque[Prompt] = deque()
         self._config, self._pool = config, pool
         self._tile_room = tile_room(config.max_len, config.prefill_chunk, config.page_size)
-        self._lanes = min(config.share_rows, config.slots)
+        self._group = min(config.share_rows, config.slots, GROUP)
 
     @property
     def waiting(self) -> bool:
@@ -41,7 +42,7 @@ class Scheduler:
     @property
     def ahead(self) -> bool:
         """Whether enough prompts are ready for every slot to serve a group of another one."""
-        return len(self.ready) > self._config.slots // self._lanes
+        return len(self.ready) > self._config.slots // self._group
 
     def add(self, prompt: Prompt) -> None:
         """Its samples want to run."""
@@ -106,7 +107,7 @@ class Scheduler:
             if not prompt.waiting:
                 continue
             before = len(chosen)
-            for _ in range(min(self._lanes if prompt.wide else 1, free - before, prompt.waiting)):
+            for _ in range(min(max(prompt.lanes, 1), free - before, prompt.waiting)):
                 sample = self._start(prompt)
                 if sample is None:
                     break

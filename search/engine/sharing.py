@@ -36,21 +36,29 @@ CPU = DeviceCosts(1.2e-5, 25e9, 60e9)  # one core: measured at 64 keys of 6 head
 ACCELERATOR = DeviceCosts(1e-5, 3e12, 100e12)
 
 
-def shares(samples: int, model: ModelConfig, config: EngineConfig) -> bool:
-    """Whether `samples` samples of one prompt should read it in groups, or each have a copy of it.
+def widths(config: EngineConfig) -> tuple[int, ...]:
+    """The group sizes that a program has room for: a product over a group costs its size, however few rows it has."""
+    most = min(config.share_rows, config.slots)
+    return (most // 4, most) if most >= 4 else (most,)
 
-    It depends on the request and the engine's sizes alone, never on what else is running, because the two ways round
+
+def lanes(samples: int, model: ModelConfig, config: EngineConfig) -> int:
+    """In groups of how many `samples` samples of one prompt should read it; 0: each should have a copy of its own.
+
+    It depends on the request and the engine's sizes alone, never on what else is running, because every way rounds
     differently. model: as it runs.
     """
-    if config.share != "model":
-        return config.share == "always"
+    if config.share == "never":
+        return 0
     device = CPU if on_cpu() else ACCELERATOR
-    lanes = min(config.share_rows, config.slots)
-    groups = -(-samples // lanes)
-    together = groups * device.together(model, config.page_size, lanes)
-    return together < samples * device.alone(model, config.page_size)
+    seconds = {
+        width: -(-samples // width) * device.together(model, config.page_size, width) for width in widths(config)
+    }
+    best = min(seconds, key=lambda width: seconds[width])
+    pays = config.share == "always" or seconds[best] < samples * device.alone(model, config.page_size)
+    return best if pays else 0
 
 
-def sharing_pays(model: ModelConfig, config: EngineConfig) -> bool:
-    """Whether any request can gain: a full group does before any other number of samples."""
-    return shares(min(config.share_rows, config.slots), model, config)
+def all_lanes(model: ModelConfig, config: EngineConfig) -> list[int]:
+    """The group sizes that some number of samples asks for, ascending."""
+    return sorted({lanes(samples, model, config) for samples in range(1, 4 * max(widths(config)) + 1)} - {0})

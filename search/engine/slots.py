@@ -12,7 +12,7 @@ from search.engine.decode import LENGTH, RUNNING, Prefixes, Rows
 from search.engine.pages import PagePool
 from search.engine.sample import Prompt, Sample
 from search.engine.sampling import Filters, Sampling, SamplingRows
-from search.engine.sharing import sharing_pays
+from search.engine.sharing import all_lanes
 
 
 class Slots:
@@ -21,7 +21,7 @@ class Slots:
     def __init__(self, config: EngineConfig, model: ModelConfig):
         self.samples: list[Sample | None] = [None] * config.slots
         self._config, self._vocab_size = config, model.vocab_size
-        self._sharing = sharing_pays(model, config)
+        self._widths = all_lanes(model, config)
         self.keep_history = False  # give `rows` all tokens even where no repetition penalty needs them
         self._filters: Filters | None = None
         self._bias_width = self._forced_width = 0
@@ -101,16 +101,16 @@ class Slots:
         """The groups that read prefixes together: for the device, and as (prompt, samples) for the ledger."""
         by_prompt: dict[Prompt, list[tuple[int, Sample]]] = {}
         for i, sample in self.taken:
-            if sample.prompt.wide:
+            if sample.prompt.wide and sample.reason == RUNNING:
                 by_prompt.setdefault(sample.prompt, []).append((i, sample))
-        lanes = min(self._config.share_rows, self._config.slots)
-        found, members = [], []
+        found: dict[int, list[tuple[Prompt, list[int]]]] = {width: [] for width in self._widths}
+        members = []
         for prompt, samples in by_prompt.items():
-            for first in range(0, len(samples), lanes):
-                part = samples[first : first + lanes]
-                found.append((prompt, [i for i, _ in part]))
+            for first in range(0, len(samples), prompt.lanes):
+                part = samples[first : first + prompt.lanes]
+                found[prompt.lanes].append((prompt, [i for i, _ in part]))
                 members.append((prompt, [sample for _, sample in part]))
-        return ((self._groups(found, lanes, pool),) if self._sharing else ()), members
+        return tuple(self._groups(groups, width, pool) for width, groups in found.items()), members
 
     def _groups(self, found: list[tuple[Prompt, list[int]]], lanes: int, pool: PagePool) -> Groups:
         config = self._config

@@ -143,6 +143,7 @@ class SpeculativeEngine(Engine):
                 "give a draft model" if needed else "set it to 'model', or give no draft model")  # fmt: skip
         super().__init__(model, params, config, mesh)
         if draft is not None:
+            config.check(draft.config)
             draft = DraftModel(
                 running_config(draft.config, config.precision),
                 stored_params(running_config(draft.config, config.precision), draft.params),

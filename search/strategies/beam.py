@@ -47,7 +47,9 @@ def dvts(samples: int, width: int = 4, lookahead: int = 0, agg: str = "last") ->
         best = jnp.argmax(score, axis=-1) + jnp.arange(samples // width) * width
         chosen = jnp.repeat(best, width, total_repeat_length=samples)
         dead = view.ended[chosen]
-        parents = jnp.where((view.round == 0) | dead, jnp.arange(samples), chosen)  # a subtree that ended stays as it is
+        parents = jnp.where(
+            (view.round == 0) | dead, jnp.arange(samples), chosen
+        )  # a subtree that ended stays as it is
         live = ~view.ended[parents] & ((view.round == 0) | ~dead)
         return strategy.choice(parents, live, done=(view.round > 0) & view.ended[best].all()), state
 

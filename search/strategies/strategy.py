@@ -24,7 +24,8 @@ class View(NamedTuple):
     it wrote an end; score float32 in (0, 1), of the whole particle when it was last scored (0.5 before); scores
     `[store, max_steps]` the same after every step (nan where a step was not scored); ends `[store, max_steps]` int32:
     tokens at the end of every step; aux int32, what the strategy's `control` keeps per particle; round `[]` int32, from
-    0; left `[]` float32: share of the budget that is left, 1 without a budget; last `[]` bool: no round follows, whatever is chosen (no budget or rounds are left).
+    0; left `[]` float32: share of the budget that is left, 1 without a budget; last `[]` bool: no round follows,
+    whatever is chosen (no budget or rounds are left).
     """
 
     tokens: jax.Array
@@ -66,7 +67,7 @@ class Choice(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """weight `[store]` float32 of every particle as an answer (0: it is none); best `[]` int32, -1 when there is none."""
+    """weight `[store]` float32 of every particle as an answer (0: it is none); best `[]` int32, -1: there is none."""
 
     weight: jax.Array
     best: jax.Array
@@ -88,12 +89,13 @@ class Strategy:
 
     init() -> its state, any pytree of arrays; select(key, state, view) -> (Choice, state), called before every round
     and once more after the last; answer(state, view) -> Answer. replaces: every round's results take the place of all
-    particles (targets are ignored), so that the first heir of a particle goes on with its stream of random numbers. lookahead:
-    greedy steps that are taken for the score and then forgotten. forced: most tokens of `Choice.forced`; cuts: whether
-    `Choice.cut` is used; tempers: whether `Choice.temperature` is. control(token, length, aux) -> (token, aux), of scalars: what is written instead of a token
-    that was drawn as number `length` of its particle. scored: whether scores are needed at all. race: a round stops
-    all of its rows at the token at which so many have written an end (0: never). writers: models of the decoder that
-    `Choice.writer` chooses among. report(state, view) -> scalars by name, which come back as `Found.report`.
+    particles (targets are ignored), so that the first heir of a particle goes on with its stream of random numbers.
+    lookahead: greedy steps that are taken for the score and then forgotten. forced: most tokens of `Choice.forced`;
+    cuts: whether `Choice.cut` is used; tempers: whether `Choice.temperature` is. control(token, length, aux) -> (token,
+    aux), of scalars: what is written instead of a token that was drawn as number `length` of its particle. scored:
+    whether scores are needed at all. race: a round stops all of its rows at the token at which so many have written an
+    end (0: never). writers: models of the decoder that `Choice.writer` chooses among. report(state, view) -> scalars by
+    name, which come back as `Found.report`.
     """
 
     name: str

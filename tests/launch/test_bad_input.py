@@ -10,9 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
+from models import transformer
+from models.config import ModelConfig
 from scaling.sweep.directory import RunDirectory
+from scaling.train.checkpoint import Checkpoints
 from tests.launch import commands
 from tests.scaling.sweep import tiny
 
@@ -121,6 +125,35 @@ def test_a_config_that_cannot_work_is_refused(root, driver, command, override, w
     line = refused(driver(command, f"--config={config}", f"--workdir={tmp_path}/run", f"--config.{override}"))
     assert line.startswith(words)
     assert not (tmp_path / "run" / "config.json").exists()  # the right config may still claim this directory
+
+
+MESHES = [
+    (["mesh.fsdp=2"], "error: mesh: fsdp=2 does not make 1 devices: "),
+    (["mesh.tensor=3"], "error: mesh.tensor: 3 does not divide the "),
+    (["mesh.stage=2", "model.scan_layers=true"], "error: mesh.stage: 2 stages for 1 layers: use at most 1"),
+    (
+        ["mesh.stage=2", "model.scan_layers=true", "model.n_layers=2", "train.microbatches=3"],
+        "error: train.microbatches: 3 micro-batches do not divide the 4 sequences",
+    ),
+    (["mesh.data=8"], "error: train.batch_size: a micro-batch of 4 sequences does not divide over data=8: use a mul"),
+    (["mesh.context=3"], "error: train.seq_len: 16 positions do not divide over context=3: use a multiple of 3"),
+    (["mesh.expert=2"], "error: mesh.expert: the model has no experts: use 1, or set model.moe"),
+    (["train.init_from=other"], "error: train.init_from: block_0/"),
+]
+
+
+@pytest.fixture(scope="module")
+def other(root: Path) -> None:
+    """The final parameters of a wider model, in root/other."""
+    model = ModelConfig(vocab_size=256, d_model=16, n_layers=1, n_heads=2, d_ff=16)
+    with Checkpoints(root / "other" / "checkpoints") as checkpoints:
+        checkpoints.save(1, {"params": transformer.init(model, jax.random.key(0))}, {})
+
+
+@pytest.mark.parametrize(("overrides", "words"), MESHES, ids=[overrides[0] for overrides, _ in MESHES])
+def test_a_mesh_or_a_checkpoint_of_another_model_is_refused(root, other, driver, overrides, words, tmp_path):
+    flags = [f"--config.{override}" for override in overrides]
+    assert refused(driver("train", "--config=one.py", f"--workdir={tmp_path}/run", *flags)).startswith(words)
 
 
 @pytest.mark.parametrize(

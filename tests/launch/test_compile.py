@@ -93,6 +93,14 @@ def test_loops_pieces_and_fused_scatters_of_a_tpu_program_are_counted_as_what_th
     assert by_kind(found.values())["all-gather"]["bytes"] == 24 * 1024 * 8 * 2
 
 
+def test_a_gather_that_starts_before_a_loop_and_goes_on_in_it_counts_once():
+    start = "  %begun = (bf16[256,8]{1,0}, bf16[1024,8]{1,0}) fusion(%w.1), kind=kCustom, calls=%start\n"
+    in_the_loop = "  %fusion.1 = (bf16[256,8]{1,0}, bf16[1024,8]{1,0}) fusion(%w), kind=kCustom, calls=%start\n"
+    text = TPU_PROGRAM.replace(in_the_loop, "").replace("  %zero.1 =", f"{start}  %zero.1 =")
+    (gather,) = (c for c in collectives(text, {"fsdp": 4}) if c.kind == "all-gather")
+    assert (gather.times, gather.payload) == (1, 1024 * 8 * 2)
+
+
 @pytest.mark.parametrize(
     ("text", "group"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -110,6 +111,40 @@ def test_two_processes_share_a_job(root: Path, trial: Path, whole: list[dict[str
     assert samples(root / "shared") == whole
 
 
+def test_guesses_change_how_tokens_are_found_and_not_which(
+    root: Path, trial: Path, whole: list[dict[str, Any]]
+) -> None:
+    done = infer(root, trial, "guessed", "--config.speculate=table+text")
+    assert done.returncode == 0, done.stderr
+    guessed = samples(root / "guessed")
+    assert [line["tokens"] for line in guessed] == [line["tokens"] for line in whole]
+    costs = [sum(line["ledger"]["flops"] for line in lines) for lines in (guessed, whole)]
+    assert costs[0] > costs[1], "what is read in vain is charged"
+
+
+def test_quantised_weights_generate(root: Path, trial: Path, whole: list[dict[str, Any]]) -> None:
+    done = infer(root, trial, "int8", "--config.quantize=int8")
+    assert done.returncode == 0, done.stderr
+    for line, other in zip(samples(root / "int8"), whole, strict=True):
+        assert line["ledger"]["prompt_tokens"] == other["ledger"]["prompt_tokens"]
+        assert line["tokens"] != other["tokens"] or line["logprobs"] == pytest.approx(other["logprobs"], abs=0.1)
+
+
+def test_workers_do_the_job_and_one_that_is_killed_is_replaced(
+    root: Path, trial: Path, whole: list[dict[str, Any]]
+) -> None:
+    arguments = (f"--checkpoint={trial}", f"--prompts={root}/p.jsonl", f"--out={root}/crew", *SIZES, "--workers=2")
+    job = commands.start("infer", *arguments)
+    while job.poll() is None and not (started := commands.workers(root / "crew")):
+        time.sleep(0.02)
+    os.kill(started[0], signal.SIGKILL)
+    _, err = job.communicate()
+    assert job.returncode == 0, err
+    assert samples(root / "crew") == whole
+    cards = [json.loads(path.read_text()) for path in (root / "crew" / "cards").iterdir()]
+    assert sum(card["samples"] for card in cards) <= 18 and all(card["energy"]["kwh"] > 0 for card in cards)
+
+
 def test_a_bad_line_is_reported_and_stops_nothing(root: Path, trial: Path, whole: list[dict[str, Any]]) -> None:
     rows = [*PROMPTS[:2], '{"prompt": ', {"prompt": "x" * 64}, {"prompt": ""}, {"tokens": [1, 999]}, PROMPTS[3]]
     write(root / "bad.jsonl", rows)
@@ -134,6 +169,7 @@ def test_a_bad_line_is_reported_and_stops_nothing(root: Path, trial: Path, whole
         (("--checkpoint={root}/nowhere",), "--checkpoint: "),
         (("--temperature=-1",), "sampling.temperature: is -1.0"),
         (("--config.engine.page_size=0",), "engine.page_size: is 0"),
+        (("--config.quantize=int9",), "quantize: "),
         (("--config.stop=abcdefghijklmnop", "--out={root}/new2"), "can never match"),
     ],
 )

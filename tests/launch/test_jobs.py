@@ -105,5 +105,5 @@ def test_a_directory_of_another_job_is_refused(tmp_path: Path) -> None:
 
 def test_a_shard_is_claimed_once(tmp_path: Path) -> None:
     this = job(tmp_path)
-    with this.claim("0") as mine, this.claim("0") as other, this.claim("1") as second:
-        assert (mine, other, second) == (True, False, True)
+    with this.presence("a") as a, this.presence("b") as b:
+        assert (a.claim("0"), b.claim("0"), b.claim("1")) == (True, False, True)

@@ -58,7 +58,7 @@ def test_the_prediction_is_on_disk_before_the_run_that_tests_it_starts(finished)
     directory = RunDirectory(workdir)
     (prediction,) = directory.predictions()
     (held,) = (stack for stack in directory.stacks() if stack.trials[0].id == prediction["trial"])
-    started = (workdir / "locks" / held.id).stat().st_mtime_ns  # made by the worker that takes the stack
+    started = (workdir / ".leases" / f"{held.id}.0").stat().st_mtime_ns  # made by the worker that takes the stack
     assert (workdir / "predictions.jsonl").stat().st_mtime_ns < started
 
 

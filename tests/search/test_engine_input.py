@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from models.config import ModelConfig
+from models.config import ModelConfig, RopeScaling
 from models.errors import ConfigError
 from search.engine.config import EngineConfig
 from search.engine.request import Request
@@ -46,7 +48,7 @@ def test_a_request_that_reaches_the_end_of_the_context_is_served() -> None:
     ("changes", "words"),
     [
         (dict(slots=0), "engine.slots: is 0"),
-        (dict(pages=3), "3 pages of 4 tokens cannot hold one prompt of max_len 16: give at least 4"),
+        (dict(pages=5), "5 pages of 4 tokens cannot hold one sample of max_len 16: give at least 6"),
         (dict(precision="float16"), "engine.precision: is 'float16'"),
         (dict(quantum=0), "engine.quantum: is 0"),
     ],
@@ -55,6 +57,14 @@ def test_an_engine_that_cannot_be_built_is_refused_with_its_field(changes: dict,
     with pytest.raises(ConfigError) as caught:
         EngineConfig(**(dict(max_len=16, page_size=4) | changes))
     assert words in str(caught.value)
+
+
+def test_rope_scaling_that_turns_earlier_keys_anew_is_refused_where_it_would() -> None:
+    scaling = RopeScaling("dynamic", 2.0, original_max_seq_len=12)
+    model = ModelConfig(vocab_size=20, d_model=8, n_layers=1, n_heads=1, rope_scaling=scaling)
+    with pytest.raises(ConfigError, match=r"engine.max_len: 16 exceeds the 12 tokens .* give at most 12"):
+        CONFIG.check(model)
+    dataclasses.replace(CONFIG, max_len=12).check(model)
 
 
 def test_an_engine_longer_than_the_models_position_table_is_refused() -> None:

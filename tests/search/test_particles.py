@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -184,6 +185,40 @@ def test_problems_are_extended_side_by_side_and_swap_when_pages_run_out(params: 
         found.append([[p[i].tokens for i in range(3)] for p in populations])
     assert found[0] == found[1]
     assert small.pool.swapped_in > large.pool.swapped_in
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", ["always", "never"])
+def test_with_the_fewest_pages_nothing_starves(params: dict, share: str) -> None:
+    """Prompts that together leave no room for what their samples wrote, in every step that needs pages."""
+    few = -(-MAX_LEN // CONFIG.page_size) + 2
+    rng = np.random.default_rng(3)
+    prompts = [tuple(int(t) for t in rng.integers(0, VOCAB - 1, n)) for n in (25, 26, 2, MAX_LEN - 3)]
+    found = []
+    for pages in (few, 60):
+        engine = Engine(MODEL, params, dataclasses.replace(CONFIG, pages=pages, share=share, quantum=2))
+        engine.slots.admit(NO_END)
+        advance, rounds = engine.advance, itertools.count()
+
+        def limited(advance=advance, rounds=rounds) -> None:
+            assert next(rounds) < 300, "nothing moves any more"
+            advance()
+
+        engine.advance = limited
+        populations = [Particles(engine, Request(p, prompt, 3, 46, NO_END)) for p, prompt in enumerate(prompts)]
+        scores = []
+        for cap in (7, 9, 4, 30):
+            extend(populations, cap=cap)
+            for p in populations:
+                p.fork([2, 0, 0])
+                scores += p.score([(i, (1, 2, 3)) for i in p.alive if len(p[i].tokens) + len(p.request.prompt) < 45])
+        found.append(([[p[i].tokens for i in range(3)] for p in populations], scores))
+        for p in populations:
+            p.close()
+        whole = [Request(9 + p, prompt, 5, 46, NO_END) for p, prompt in enumerate(prompts)]
+        found[-1][0].append(sorted((c.problem, c.sample, c.tokens) for c in engine.generate(whole)))
+        assert not engine.slots.taken and engine.pool.available == pages
+    assert found[0] == found[1]
 
 
 def test_bad_steps_are_refused(engine: Engine) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from models.errors import ConfigError
 from search.engine import sampling, stop
 from search.engine.sampling import Filters, Sampling
+from tests.search import exact
+from tests.search.exact import chi_square, normalized
 
 VOCAB, ROWS = 67, 6
 EVERYTHING = Filters(*[True] * 10)
@@ -42,55 +43,13 @@ COMBINATIONS = [
 
 
 def oracle(logits: np.ndarray, s: Sampling, history: np.ndarray = HISTORY, slack: float = 0.0) -> np.ndarray:
-    """The distribution `[vocab]` in float64 by sorting; `slack` moves every threshold by that relative amount."""
-    z = logits.astype(np.float64)
-    for token, value in s.logit_bias:
-        z[token] += value
-    for token in {int(t) for t in history if t >= 0}:
-        z[token] = z[token] * s.repetition_penalty if z[token] < 0 else z[token] / s.repetition_penalty
-    if s.allowed is not None:
-        z[np.setdiff1d(np.arange(len(z)), s.allowed)] = -np.inf
-    if s.temperature == 0:
-        return (np.arange(len(z)) == np.argmax(z)).astype(float)
-    p = normalized(np.exp((z - z.max()) / s.temperature))
-    if s.top_k:
-        kth = np.sort(p)[::-1][min(s.top_k, len(p)) - 1]
-        p = normalized(np.where(p >= min(kth * (1 - slack), p.max()), p, 0))
-    if s.top_p < 1:
-        order = np.argsort(-p, kind="stable")
-        before = np.cumsum(p[order]) - p[order]
-        kept = np.zeros(len(p), bool)
-        kept[order] = before < s.top_p * (1 + slack)
-        p = normalized(np.where(kept, p, 0))
-    if s.min_p > 0:
-        p = normalized(np.where(p >= s.min_p * p.max() * (1 - slack), p, 0))
-    if s.typical_p < 1:
-        surprise = -np.log(np.where(p > 0, p, 1))
-        distance = np.where(p > 0, np.abs(surprise - (p * surprise).sum()), np.inf)
-        order = np.argsort(distance, kind="stable")
-        last = np.argmax(np.cumsum(p[order]) >= s.typical_p * (1 + slack) - 1e-15)
-        p = normalized(np.where(distance <= distance[order[last]] + max(slack, 0), p, 0))
-    return p
+    """`exact.distribution` after HISTORY."""
+    return exact.distribution(logits, s, history, slack)
 
 
 draw = jax.jit(sampling.draw)
 row_keys = jax.jit(sampling.row_keys)
 first_above = jax.jit(sampling.first_above)
-
-
-def normalized(p: np.ndarray) -> np.ndarray:
-    return p / p.sum()
-
-
-def chi_square(counts: np.ndarray, p: np.ndarray) -> float:
-    """The probability of counts at least this far from p; tokens expected under 5 times are pooled."""
-    assert counts[p == 0].sum() == 0
-    expected = p * counts.sum()
-    rare = expected < 5
-    counts = np.append(counts[~rare], counts[rare].sum())
-    expected = np.append(expected[~rare], expected[rare].sum())
-    kept = expected > 0
-    return stats.chisquare(counts[kept], expected[kept]).pvalue if kept.sum() > 1 else 1.0
 
 
 def keys_of(n: int, root: int = 0) -> jax.Array:

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
 
 from models import transformer
 from models.config import ModelConfig
@@ -24,19 +23,10 @@ from search.engine.engine import Engine
 from search.engine.request import Request
 from search.engine.sampling import Sampling
 from search.engine.speculative import DraftModel, Speculation, SpeculativeEngine
+from tests.search.exact import chi_square, p_value
+from tests.search.exact import sequences as sequences_of
 
 VOCAB, WINDOW, NODES, LONG = 5, 2, 6, 3
-
-
-def chi_square(counts: np.ndarray, p: np.ndarray) -> float:
-    """The probability of counts at least this far from p; outcomes expected under 5 times are pooled."""
-    assert counts[p == 0].sum() == 0
-    expected = p * counts.sum()
-    rare = expected < 5
-    counts = np.append(counts[~rare], counts[rare].sum())
-    expected = np.append(expected[~rare], expected[rare].sum())
-    kept = expected > 0
-    return stats.chisquare(counts[kept], expected[kept]).pvalue if kept.sum() > 1 else 1.0
 
 
 def markov(seed: int, sharpness: float = 1.5) -> np.ndarray:
@@ -286,6 +276,8 @@ def plain(models):
         Speculation("model", shape="chain", nodes=4),
         Speculation("table+text", "rejection", nodes=5),
         Speculation("model", "rejection", nodes=4),
+        Speculation("text", "rejection", "chain", nodes=4),
+        Speculation("model", "rejection", "chain", nodes=4),
     ],
     ids=lambda s: f"{s.drafter}-{s.rule}-{s.shape}",
 )
@@ -311,25 +303,13 @@ def test_the_engine_with_guesses_generates_what_it_does_without(speculation, mod
 
 
 def assert_sequences_follow_the_model(engine: Engine, params: dict) -> None:
-    """Chi-square of the first three tokens of many samples, with a filter, in the program that is already there."""
-    n, s, prompt = 1536, Sampling(temperature=0.8, top_k=4), (2, 0)
-    prefixes = list(itertools.product(range(VOCAB), repeat=2))
-    tokens = np.array([[*prompt, *prefix] for prefix in prefixes], np.int32)
-    scores = transformer.apply(TARGET, params, tokens)[:, len(prompt) - 1 :]
-    rows = sampling.stack_rows([s] * scores.shape[0] * scores.shape[1], VOCAB)
-    p = np.asarray(sampling.distribution(scores.reshape(-1, VOCAB), rows), np.float64).reshape(*scores.shape)
-    exact = {}
-    for i, (a, b) in enumerate(prefixes):
-        for c in range(VOCAB):
-            end = 1 if a == 4 else 2 if b == 4 else 3  # token 4 ends a sample
-            probability = np.prod([p[i, j, x] for j, x in zip(range(end), (a, b, c))])
-            exact[(a, b, c)[:end]] = probability
-    counts = dict.fromkeys(exact, 0)
-    for done in engine.generate([Request(99, prompt, n, 3, s)]):
-        counts[done.tokens] += 1
-    probabilities = np.array(list(exact.values()))
-    assert probabilities.sum() == pytest.approx(1, abs=1e-5)
-    assert chi_square(np.array(list(counts.values())), probabilities / probabilities.sum()) > 1e-3
+    """Chi-square of the first three tokens of many samples, in the program that is already there."""
+    masked = Sampling(1.4, repetition_penalty=1.3, logit_bias=((2, 1.0),), forced=(1,))
+    for problem, s in ((98, Sampling(temperature=0.8, top_k=4)), (99, masked)):
+        request = Request(problem, (2, 0), 1536, 3, s, stop=((1, 0),))
+        exact = sequences_of(TARGET, params, request, ENGINE.ends)
+        assert sum(exact.values()) == pytest.approx(1, abs=1e-5)
+        assert p_value(engine.generate([request]), exact) > 1e-3
 
 
 @pytest.mark.parametrize(

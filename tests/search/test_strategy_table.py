@@ -79,7 +79,7 @@ def test_the_largest_size_that_the_budget_pays_for_is_taken_even_if_it_is_worse(
 def test_every_finding_gives_its_numbers_whether_or_not_it_holds(
     samples: pd.DataFrame, searches: pd.DataFrame, tmp_path
 ) -> None:
-    _, table, findings = find(samples, searches, budgets=4)
+    _, _, findings = find(samples, searches, budgets=4)
     assert len(findings.found) == 7
     for finding in findings.found:
         assert len(finding.seen) > 0, finding.title

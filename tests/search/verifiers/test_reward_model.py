@@ -52,7 +52,9 @@ def test_scores_and_costs_of_a_reward_model(params: list[dict], head: ValueHead)
         for c in found.candidates:
             assert c.score == pytest.approx(expected(params[1], head, prompt, c.tokens), abs=1e-5)
         assert found.cost.verifier_tokens == sum(len(prompt) + len(c.tokens) for c in found.candidates)
-        own = sum(counts.decode_flops(MODEL, len(prompt) + i + 1) for c in found.candidates for i in range(len(c.tokens)))
+        own = sum(
+            counts.decode_flops(MODEL, len(prompt) + i + 1) for c in found.candidates for i in range(len(c.tokens))
+        )
         read = sum(counts.decode_flops(MODEL, i + 1) for i in range(len(prompt)))
         assert found.cost.flops - own - read == pytest.approx(model.flops_per_token * found.cost.verifier_tokens, abs=1)
 

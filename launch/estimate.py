@@ -1,0 +1,118 @@
+"""What a sweep will cost, before it starts: trials, FLOPs, device-hours, when it ends, disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch import environment
+from launch.executors.executor import Options
+from launch.preflight import bytes_needed
+from models.devices import find_device
+from scaling.report.numbers import duration, plural
+from scaling.sweep.config import SweepConfig
+from scaling.sweep.directory import RunDirectory
+from scaling.sweep.queue import lower_bound, makespan, ordered
+from scaling.sweep.stack import STEP_OVERHEAD_FLOPS, make_stacks
+from scaling.sweep.trial import Trial
+
+ASSUMED_SHARE = 0.3  # of the peak, where nothing was measured: what small models reach
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of what is left of a sweep.
+
+    flops: training FLOPs, exact. seconds: of every stack, in the order in which they are taken. speed: FLOP/s of one
+    worker, `source`: where that comes from. disk: bytes at most; free: bytes.
+    """
+
+    trials: int
+    finished: int
+    flops: float
+    heldout_flops: float
+    seconds: tuple[float, ...]
+    workers: int
+    speed: float
+    source: str
+    disk: float
+    free: float
+
+    @property
+    def worker_s(self) -> float:
+        """Seconds of all workers together."""
+        return sum(self.seconds) + self.heldout_flops / self.speed
+
+    @property
+    def ends_s(self) -> float:
+        """Seconds until the last trial ends, the held-out run after all others."""
+        return makespan(self.seconds, self.workers) + self.heldout_flops / self.speed
+
+    @property
+    def soonest_s(self) -> float:
+        """What no order of the stacks could beat."""
+        return lower_bound(self.seconds, self.workers) + self.heldout_flops / self.speed
+
+
+def estimate(config: SweepConfig, path: Path, where: Options) -> Estimate:
+    """The cost of what a run directory still lacks; writes nothing. Raises ConfigError for a plan that cannot work."""
+    directory, trials = RunDirectory(path), config.trials()
+    if (path / "config.json").exists():
+        directory.check_owner(config)
+    left = [trial for trial in trials if not directory.results.has(trial.id)]
+    stacks = ordered(make_stacks(left, config.stack_size), config.priorities)
+    workers = config.workers or (max(1, len(environment.available_cpus()) // config.threads)
+                                 if where.executor == "local" and not environment.accelerators() else 1)  # fmt: skip
+    speed, source = _speed(directory, trials, where)
+    heldout = 0.0
+    if config.prediction is not None and config.isoflop is not None and not directory.predictions():
+        heldout = config.prediction.factor * max(config.isoflop.budgets)
+    folder = next(p for p in (path, *path.resolve().parents) if p.exists())
+    return Estimate(
+        len(trials), len(trials) - len(left), sum(stack.flops for stack in stacks), heldout,
+        tuple(stack.work / speed for stack in stacks), workers, speed, source,
+        bytes_needed(left, config.stack_size) if left else 0.0, shutil.disk_usage(folder).free,
+    )  # fmt: skip
+
+
+def _speed(directory: RunDirectory, trials: Sequence[Trial], where: Options) -> tuple[float, str]:
+    """FLOP/s of one worker, the cost of a step included, and where the number comes from."""
+    rows = [(trial, row) for trial in trials if (row := directory.results.get(trial.id)) and row["status"] == "done"]
+    seconds = sum(row["wall_s"] for _, row in rows)
+    if seconds > 0:
+        work = sum(trial.flops + STEP_OVERHEAD_FLOPS * trial.train.steps for trial, _ in rows)
+        return work / seconds, f"measured on {plural(len(rows), 'finished trial')}"
+    if environment.accelerators():
+        import jax
+
+        device = jax.devices()[0].device_kind
+        found = find_device(device)
+        if found:
+            count = where.devices_per_worker or jax.local_device_count()
+            return (
+                found.flops * count * ASSUMED_SHARE,
+                f"assumed: {ASSUMED_SHARE:.0%} of the peak of {count} x {device}",
+            )
+    from launch.progress import measured_cpu_peak
+
+    return measured_cpu_peak() * ASSUMED_SHARE, f"assumed: {ASSUMED_SHARE:.0%} of a matrix product on this machine"
+
+
+def print_estimate(config: SweepConfig, path: Path, where: Options) -> int:
+    """Print the estimate; always 0."""
+    e = estimate(config, path, where)
+    done = f", {e.finished} of them finished" if e.finished else ""
+    print(f"trials        {e.trials}{done}, in {plural(len(e.seconds), 'stack')}")
+    more = f", and {e.heldout_flops:.3g} of the held-out run" if e.heldout_flops else ""
+    print(f"FLOPs         {e.flops:.4g} exact{more}")
+    print(f"speed         {e.speed:.3g} FLOP/s per worker ({e.source})")
+    devices = max(1, where.devices_per_worker) * where.nodes_per_worker
+    print(f"device-hours  {e.worker_s * devices / 3600:.3g}")
+    soonest = f"not before {duration(e.soonest_s)} in any order"
+    print(
+        f"ends after    {duration(e.ends_s)} on {plural(e.workers, 'worker')} ({soonest}); starting and compiling aside"
+    )
+    print(f"disk          {e.disk / 1e6:,.0f} MB at most; {e.free / 1e6:,.0f} MB are free at {path}")
+    return 0

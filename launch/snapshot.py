@@ -1,0 +1,172 @@
+"""Snapshot: where the directory of a sweep or an inference job stands at this moment, from its files alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models import counts
+from models.errors import ConfigError
+from scaling.sweep import lease
+from scaling.sweep.directory import RunDirectory
+from scaling.train.metrics import read_rows
+
+QUIET_S = 2 * lease.BEAT_S  # a counter this old belongs to a process that is silent, or whose clock differs
+
+
+@dataclass(frozen=True)
+class TrialState:
+    """One trial. state: waiting, running, done, failed or stopped. loss: nats/token, held-out once done."""
+
+    trial: str
+    state: str
+    params: int
+    tokens: int
+    flops: float
+    steps: int
+    step: int
+    loss: float
+    wall_s: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """One process. state: working, waiting, silent, gone or ended. speed: tokens/s. use: share of the device's peak."""
+
+    worker: str
+    host: str
+    process: int
+    state: str
+    holds: tuple[str, ...]
+    speed: float
+    use: float
+    device: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A directory at one moment. work: what is to be done, and done of it, in `unit` (FLOPs or samples)."""
+
+    path: Path
+    name: str
+    kind: str
+    unit: str
+    work: float
+    done: float
+    rate: float  # unit per second, of the processes that work now
+    finished: bool
+    trials: tuple[TrialState, ...]
+    workers: tuple[WorkerState, ...]
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that what is left takes at this rate; NaN when nothing works."""
+        return (self.work - self.done) / self.rate if self.rate > 0 else math.nan
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """State -> number of trials."""
+        states = ("done", "running", "waiting", "stopped", "failed")
+        return {state: sum(trial.state == state for trial in self.trials) for state in states}
+
+
+def snapshot(path: Path) -> Snapshot:
+    """Read a directory; ConfigError when it is neither a sweep's nor a job's."""
+    if (path / "job.json").exists():
+        return _job(path)
+    if not (path / "config.json").exists():
+        raise ConfigError(str(path), "holds neither a sweep nor a job", "give its --workdir")
+    return _sweep(RunDirectory(path))
+
+
+def _sweep(directory: RunDirectory) -> Snapshot:
+    config, stacks, holders = directory.config(), directory.stacks(), lease.holders(directory.path / ".leases")
+    reports = directory.read_progress()
+    alive = {worker.id: worker for worker in lease.read_workers(directory.path / ".leases")}
+    trials: list[TrialState] = []
+    done = 0.0
+    for stack in stacks:
+        holder = alive.get(holders.get(stack.id, ""))
+        held = holder is not None and not _is_over(directory.path, holder)
+        report = reports.get(holder.name, {}) if holder is not None and held else {}
+        fraction = float(report.get("fraction", 0.0)) if report.get("stack") == stack.id else 0.0
+        states = [_trial(directory, trial, held) for trial in stack.trials]
+        done += stack.flops if directory.is_done(stack) else stack.flops * fraction
+        trials += states
+    workers = tuple(_worker(directory.path, worker, holders, reports) for worker in alive.values())
+    rates = [reports[w.worker]["flops"] / reports[w.worker]["seconds"] for w in workers
+             if w.state == "working" and reports.get(w.worker, {}).get("seconds", 0) > 0]  # fmt: skip
+    work = sum(stack.flops for stack in stacks)
+    finished = bool(stacks) and all(trial.state not in ("running", "waiting") for trial in trials)
+    return Snapshot(
+        directory.path, config.name, "sweep", "FLOPs", work, done, sum(rates), finished, tuple(trials), workers
+    )
+
+
+def _trial(directory: RunDirectory, trial: Any, held: bool) -> TrialState:
+    row = directory.results.get(trial.id)
+    rows = read_rows(directory.path / "trials" / trial.id / "metrics.jsonl") if row is None or not row["loss"] else []
+    losses = [found for _, found in rows if found.get("loss") is not None]
+    step = int(losses[-1]["step"]) if losses else 0
+    loss = float(losses[-1]["loss"]) if losses else math.nan
+    state, reason, wall_s = "running" if held else "waiting", "", 0.0
+    if row is not None:
+        state, reason, wall_s = row["status"], str(row["error"] or ""), row["wall_s"]
+        step = trial.train.steps if state == "done" else int(row.get("stopped_step") or step)
+        loss = row["loss"] if row["loss"] is not None else loss
+    size, train = counts.params(trial.model), trial.train
+    work = (size, train.tokens, float(trial.flops), train.steps)
+    return TrialState(trial.id, state, *work, step, loss, wall_s, reason)
+
+
+def _job(path: Path) -> Snapshot:
+    record = json.loads((path / "job.json").read_text(encoding="utf-8"))
+    samples, finished = record["config"]["samples"], (path / "manifest.json").exists()
+    work = done = 0.0
+    for index, (_, _, rows) in enumerate(record["shards"]):
+        work += rows * samples
+        done += rows * samples if finished or (path / "shards" / f"{index:06d}.jsonl").exists() else 0
+    reports = {}
+    for file in sorted(path.glob("progress/*.json")):
+        try:
+            reports[file.stem] = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+    holders = lease.holders(path / ".leases")
+    workers = tuple(_worker(path, worker, holders, reports) for worker in lease.read_workers(path / ".leases"))
+    rates = [reports[w.worker]["samples"] / reports[w.worker]["seconds"] for w in workers
+             if w.state in ("working", "waiting") and reports.get(w.worker, {}).get("seconds", 0) > 0]  # fmt: skip
+    return Snapshot(path, path.resolve().name, "job", "samples", work, done, sum(rates), finished, (), workers)
+
+
+def _is_over(path: Path, worker: lease.Worker) -> bool:
+    return worker.ended or bool(lease.is_dead(path / ".leases" / "workers" / worker.id, worker))
+
+
+def _worker(
+    path: Path, worker: lease.Worker, holders: dict[str, str], reports: dict[str, dict[str, Any]]
+) -> WorkerState:
+    file = path / ".leases" / "workers" / worker.id
+    holds = tuple(sorted(name for name, holder in holders.items() if holder == worker.id))
+    report = reports.get(worker.name, {})
+    try:
+        quiet = time.time() - file.stat().st_mtime > QUIET_S
+    except OSError:
+        quiet = True
+    if worker.ended:
+        state = "ended"
+    elif lease.is_dead(file, worker):
+        state = "gone"
+    else:
+        state = "silent" if quiet else "working" if holds else "waiting"
+    busy = state == "working" and report.get("seconds", 0) > 0
+    speed = report["tokens"] / report["seconds"] if busy else 0.0
+    peak = report.get("peak_flops", 0)
+    use = report["flops"] / report["seconds"] / peak if busy and peak else math.nan
+    device = str(report.get("device", ""))
+    return WorkerState(worker.name, worker.host, worker.process, state, holds, speed, use, device)

@@ -1,0 +1,55 @@
+"""Iterative deepening sampling (Chen et al. 2025): at growing lengths the model is told to look at its work again."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.errors import require
+from search.strategies.best_of_n import best_of_n
+from search.strategies.strategy import Strategy
+
+
+def budgets(first: int, growth: float, most: int) -> list[int]:
+    """Lengths first, first * growth, first * growth^2, ... below `most`, rounded down."""
+    require(first >= 1, "first", f"is {first}", "give 1 token or more")
+    require(growth > 1, "growth", f"is {growth}", "give more than 1")
+    found, length = [], float(first)
+    while int(length) < most:
+        found.append(int(length))
+        length *= growth
+    return found
+
+
+def iterative_deepening(
+    samples: int,
+    trigger: tuple[int, ...],
+    max_tokens: int,
+    *,
+    first: int = 64,
+    growth: float = 2.0,
+    agg: str = "last",
+    scored: bool = True,
+) -> Strategy:
+    """`samples` generations; one that reaches a budget without having ended is made to write `trigger`, and goes on.
+
+    The budgets are lengths in tokens, triggers included: `first`, times `growth` each. max_tokens: the search's own. On
+    top the best of N, or a vote with `by_vote`. Accuracy is sensitive to `growth`; 64 and 2 are for small models.
+    """
+    require(bool(trigger), "trigger", "is empty", "give the tokens that make the model look again")
+    forced = np.full(max_tokens, -1, np.int32)
+    for begin in budgets(first, growth, max_tokens):
+        place = np.arange(begin, min(begin + len(trigger), max_tokens))
+        problem = f"of {len(trigger)} tokens is longer than the gap between two budgets at {begin}"
+        require(bool((forced[place] < 0).all()), "trigger", problem, "raise first or growth, or shorten it")
+        forced[place] = trigger[: len(place)]
+    written = jnp.asarray(forced)
+
+    def control(token: jax.Array, length: jax.Array, aux: jax.Array) -> tuple[jax.Array, jax.Array]:
+        here = written[jnp.minimum(length, max_tokens - 1)]
+        return jnp.where(here >= 0, here, token), aux
+
+    return dataclasses.replace(best_of_n(samples, agg, scored), name="iterative_deepening", control=control)

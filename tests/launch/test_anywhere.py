@@ -1,0 +1,188 @@
+"""A sweep gives the same table on this machine, on SLURM and on Ray, and each executor outlives its workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scaling.sweep import lease
+from tests.launch import clusters, commands
+
+pytestmark = pytest.mark.slow
+PATIENCE_S = 600.0
+FOUR = """
+points = grid({"model.d_model": [8, 16], "train.learning_rate": [0.01, 0.003]})
+return SweepConfig("four", MODEL, DATA, TRAIN, points=tuple(points), stack_size=2, workers=2)
+"""
+LONG = """
+import dataclasses
+train = dataclasses.replace(TRAIN, steps=4000, log_every=50, checkpoint_every=200)
+points = grid({"train.learning_rate": [0.01, 0.003]})
+return SweepConfig("long", MODEL, DATA, train, points=tuple(points), stack_size=1, workers=2)
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("anywhere")
+    commands.write_config(root, "four", FOUR)
+    commands.write_config(root, "long", LONG)
+    return root
+
+
+@pytest.fixture(scope="module")
+def local(root: Path) -> dict[str, Any]:
+    done = commands.sweep(root / "four.py", root / "local")
+    assert done.returncode == 0, done.stderr
+    return everything(root / "local")
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with clusters.slurm(tmp_path_factory.mktemp("slurm") / "cluster") as variables:
+        yield commands.environment() | variables
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[str]:
+    with clusters.ray() as address:
+        yield address
+
+
+def everything(workdir: Path) -> dict[str, Any]:
+    return {"table": commands.table(workdir), "metrics": commands.metrics(workdir)}
+
+
+def wait(condition: Callable[[], Any]) -> Any:
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+def checkpoints(workdir: Path) -> list[Path]:
+    return list(workdir.glob("stacks/*/[0-9]*"))
+
+
+@contextlib.contextmanager
+def running(config: Path, workdir: Path, *flags: str, env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    launcher = commands.start("sweep", f"--config={config}", f"--workdir={workdir}", *flags, env=env)
+    try:
+        yield launcher
+    finally:
+        launcher.kill()
+        launcher.communicate()
+        for worker in commands.workers(workdir):
+            os.kill(worker, signal.SIGKILL)
+
+
+def test_slurm_with_two_nodes_gives_the_same_table(root: Path, local: dict[str, Any], slurm: dict[str, str]) -> None:
+    done = commands.sweep(root / "four.py", root / "slurm", "--executor=slurm", env=slurm)
+    assert done.returncode == 0, done.stderr
+    assert everything(root / "slurm") == local
+    finished = [w for w in lease.read_workers(root / "slurm" / ".leases") if w.name != "launcher"]
+    assert sorted(w.name for w in finished) == ["0", "1"] and all(w.ended for w in finished)
+
+
+def test_ray_with_two_nodes_gives_the_same_table(root: Path, local: dict[str, Any], ray: str) -> None:
+    done = commands.sweep(root / "four.py", root / "ray", "--executor=ray", f"--ray_address={ray}")
+    assert done.returncode == 0, done.stderr
+    assert everything(root / "ray") == local
+
+
+def test_what_slurm_preempts_saves_and_goes_on(root: Path, slurm: dict[str, str]) -> None:
+    flags = ("--executor=slurm", "--partition=spot")
+    with running(root / "long.py", root / "spot", *flags, env=slurm) as launcher:
+        wait(lambda: len({path.parent for path in checkpoints(root / "spot")}) == 2)
+        command = ["sbatch", "--partition=main", "--array=0-1", "--output=/dev/null", "--wrap=sleep 3"]
+        subprocess.run(command, env=slurm, check=True, capture_output=True)
+        _, err = launcher.communicate(timeout=PATIENCE_S)
+    assert launcher.returncode == 0, err
+    logs = "".join(path.read_text() for path in (root / "spot" / "logs").glob("worker-*.log"))
+    assert "resuming" in logs and commands.table(root / "spot")["status"] == ["done"] * 2
+    assert sum(w.name != "launcher" for w in lease.read_workers(root / "spot" / ".leases")) > 2
+
+
+def test_a_worker_that_slurm_loses_is_queued_again(root: Path, slurm: dict[str, str]) -> None:
+    with running(root / "long.py", root / "lost", "--executor=slurm", env=slurm) as launcher:
+        wait(lambda: checkpoints(root / "lost"))
+        os.kill(commands.workers(root / "lost")[0], signal.SIGKILL)
+        _, err = launcher.communicate(timeout=PATIENCE_S)
+    assert launcher.returncode == 0, err
+    assert commands.table(root / "lost") == commands.table(root / "spot")
+
+
+def test_a_worker_that_ray_loses_is_started_again(root: Path, ray: str) -> None:
+    env = commands.environment()
+    flags = ("--executor=ray", f"--ray_address={ray}")
+    with running(root / "long.py", root / "raylost", *flags, env=env) as launcher:
+        wait(lambda: checkpoints(root / "raylost"))
+        os.kill(commands.workers(root / "raylost")[0], signal.SIGKILL)
+        _, err = launcher.communicate(timeout=PATIENCE_S)
+    assert launcher.returncode == 0, err
+    assert commands.table(root / "raylost")["status"] == ["done"] * 2
+
+
+def test_ctrl_c_lets_slurm_s_workers_save_and_the_same_command_goes_on(root: Path, slurm: dict[str, str]) -> None:
+    workdir = root / "stopped"
+    with running(root / "long.py", workdir, "--executor=slurm", env=slurm) as launcher:
+        wait(lambda: checkpoints(workdir))
+        launcher.send_signal(signal.SIGINT)
+        launcher.communicate(timeout=PATIENCE_S)
+        assert launcher.returncode == 130 and commands.workers(workdir) == []
+    assert clusters.said("squeue", "--noheader", "--states=R,PD", env=slurm) == ""
+    done = commands.sweep(root / "long.py", workdir, "--executor=slurm", env=slurm)
+    assert done.returncode == 0, done.stderr
+    assert "resuming" in "".join(path.read_text() for path in (workdir / "logs").glob("worker-*.log"))
+
+
+REFUSED = [
+    (["--executor=slurm", "--partition=spto"], "error: --partition: spto does not exist: did you mean spot?"),
+    (["--executor=slurm", "--sbatch=--cpus-per-task=999"], "error: --sbatch: SLURM refuses such workers ("),
+    (["--executor=slurm", "--config.mesh.fsdp=4"], "error: mesh: fsdp=4 does not make 1 devices: "),
+    (["--executor=ray", "--partition=main"], "error: --partition: is for the slurm executor, not ray: give --exec"),
+    (["--executor=local", "--config.mesh.fsdp=4"], "error: mesh: fsdp=4 does not make 1 devices: "),
+    (["--executor=local", "--nodes_per_worker=2"], "error: --nodes_per_worker: is 2, but only SLURM starts workers"),
+    (["--executor=slum"], "error: --executor: 'slum' is not among its choices: did you mean slurm?"),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
+def test_what_cannot_work_there_is_refused_and_nothing_is_written(root, slurm, flags, words, tmp_path) -> None:
+    done = commands.sweep(root / "four.py", tmp_path / "run", *flags, env=slurm)
+    assert done.returncode == 2 and done.stdout == "", done.stderr
+    assert done.stderr.startswith(words) and done.stderr.count("\n") == 1
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_without_slurm_or_its_controller_the_error_says_so(root: Path, tmp_path: Path) -> None:
+    bare = commands.environment() | {"PATH": str(tmp_path)}
+    done = commands.sweep(root / "four.py", tmp_path / "run", "--executor=slurm", env=bare)
+    words = "error: --executor: slurm needs sbatch, which is not in PATH: run this on a login node"
+    assert done.returncode == 2 and done.stderr.startswith(words), done.stderr
+    if clusters.program("sbatch"):
+        absent = commands.environment() | {"SLURM_CONF": str(tmp_path / "absent.conf")}
+        done = commands.sweep(root / "four.py", tmp_path / "run", "--executor=slurm", env=absent)
+        assert done.returncode == 2 and done.stderr.startswith("error: --executor: no SLURM controller answers ("), done
+        assert done.stderr.count("\n") == 1
+
+
+def test_without_ray_or_its_cluster_the_error_says_so(root: Path, tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "ray.py").write_text("raise ModuleNotFoundError(\"No module named 'ray'\", name='ray')")
+    path = os.pathsep.join([str(hidden), str(commands.REPOSITORY)])
+    env = commands.environment() | {"PYTHONPATH": path}
+    done = commands.sweep(root / "four.py", tmp_path / "run", "--executor=ray", env=env)
+    assert done.returncode == 2 and done.stderr == "error: ray: is not installed: pip install 'isoflop[ray]'\n"
+    assert not (tmp_path / "run").exists()

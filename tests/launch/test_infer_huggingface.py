@@ -1,0 +1,107 @@
+"""Inference jobs on a Hugging Face folder: its weights, its tokenizer, its chat template, and what can be wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+import tokenizers
+from safetensors.numpy import load_file, save_file
+
+from models import transformer
+from models.huggingface import import_weights
+from tests.launch import commands
+
+pytestmark = pytest.mark.slow
+GOLDEN = commands.REPOSITORY / "tests" / "models" / "golden" / "llama"
+SIZES = ("--samples=2", "--max_tokens=10", "--temperature=0", "--config.engine.slots=2",
+         "--config.engine.max_len=48",
+         "--config.engine.page_size=8", "--config.engine.prefill_chunk=16",
+         "--config.engine.stage_tokens=4")  # fmt: skip
+START, END, USER, MODEL_TURN = 1, 2, 3, 4
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+PROMPTS = [
+    {"prompt": "w10 w20 w30"},
+    {"messages": [{"role": "user", "content": "w11 w12"}], "id": "chat"},
+    {"tokens": [START, 40, 41, 42, 43]},
+]
+TOKENS = [[START, 10, 20, 30], [USER, 11, 12, MODEL_TURN], [START, 40, 41, 42, 43]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden checkpoint with a tokenizer whose word wN is token N, and a chat template."""
+    folder = tmp_path_factory.mktemp("hf") / "llama"
+    shutil.copytree(GOLDEN, folder)
+    special = ["<unk>", "<s>", "</s>", "<user>", "<assistant>"]
+    words = special + [f"w{i}" for i in range(len(special), 64)]
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(special)
+    made.post_processor = tokenizers.processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", START)])
+    made.save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "</s>", "bos_token": "<s>", "chat_template": TEMPLATE}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def infer(folder: Path, out: str) -> Any:
+    prompts = folder.parent / "p.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
+    arguments = (f"--checkpoint={folder}", f"--prompts={prompts}", f"--out={folder.parent / out}", *SIZES)
+    return commands.run("infer", *arguments)
+
+
+def greedy(folder: Path, tokens: list[int], most: int) -> list[int]:
+    """What the plain model says, one token after the other."""
+    model, params = import_weights(folder)[:2]
+    found = list(tokens)
+    while len(found) < len(tokens) + most and found[-1] != END:
+        found.append(int(transformer.apply(model, params, jnp.asarray([found]))[0, -1].argmax()))
+    return found[len(tokens) :]
+
+
+def test_a_folder_generates_with_its_own_tokenizer_and_chat_template(folder: Path) -> None:
+    done = infer(folder, "whole")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (folder.parent / "whole" / "samples.jsonl").read_text().splitlines()]
+    assert [(line["line"], line["sample"]) for line in lines] == [(i, s) for i in (1, 2, 3) for s in (0, 1)]
+    for line in lines:
+        prompt = TOKENS[line["line"] - 1]
+        assert line["tokens"] == greedy(folder, prompt, 10)
+        assert line["ledger"]["prompt_tokens"] == len(prompt)
+        assert line["finish_reason"] == ("eos" if line["tokens"][-1] == END else "length")
+        assert line["text"].split() == [f"w{t}" if t > MODEL_TURN else line["text"].split()[i]
+                                        for i, t in enumerate(t for t in line["tokens"] if t != END)]  # fmt: skip
+        assert line.get("id") == ("chat" if line["line"] == 2 else None)
+
+
+@pytest.mark.parametrize("fault", ["tensor", "tokenizer", "weights"])
+def test_a_folder_that_lacks_something_is_refused_in_one_line(folder: Path, tmp_path: Path, fault: str) -> None:
+    broken = tmp_path / "llama"
+    shutil.copytree(folder, broken)
+    if fault == "tensor":
+        index = json.loads((broken / "model.safetensors.index.json").read_text())
+        name = "model.layers.1.mlp.up_proj.weight"
+        part = broken / index["weight_map"].pop(name)
+        save_file({k: v for k, v in load_file(part).items() if k != name}, part, {"format": "pt"})
+        (broken / "model.safetensors.index.json").write_text(json.dumps(index))
+        words = name
+    elif fault == "tokenizer":
+        (broken / "tokenizer.json").unlink()
+        words = "tokenizer.json: does not exist"
+    else:
+        for path in broken.glob("model*"):
+            path.unlink()
+        words = "safetensors"
+    done = infer(broken, "out")
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,188 @@
+"""What a person sees of a run: the table, and a page that serves nothing else, tells only who may know, and is text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from launch.jobs import Job, JobConfig
+from launch.page import Page
+from launch.prompts import PromptFile
+from launch.snapshot import snapshot
+from launch.status import text
+from models.errors import ConfigError
+from scaling.sweep.combinators import grid
+from scaling.sweep.config import SweepConfig
+from scaling.sweep.directory import RunDirectory
+from scaling.sweep.results import COLUMNS
+from scaling.sweep.trial import Trial
+from tests.scaling.sweep import tiny
+
+HOSTILE = "<script>document.title='owned'</script>\x1b[31m<img src=x onerror=alert(1)>"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[RunDirectory]:
+    """A sweep of 13 trials in its middle: 9 done at three budgets, one failed, one at work, two waiting."""
+    widths, steps = [8, 16, 32], [100, 200, 400]
+    points = [*grid({"train.steps": steps, "model.d_model": widths}), *grid({"train.seed": [1, 2, 3, 4]})]
+    sweep = SweepConfig("middle <b>of</b> it", tiny.MODEL, points=tuple(points), stack_size=1)
+    directory = RunDirectory(tmp_path / "run")
+    directory.claim(sweep, "digest")
+    directory.plan(sweep.trials(), 1, {})
+    for i, trial in enumerate(sweep.trials()[:11]):
+        finished(directory, trial, 1e9 * 2 ** (i // 3), failed=i == 9, unfinished=i == 10)
+    with directory.presence("0") as presence:
+        (stack,) = [s for s in directory.stacks() if s.trials[0].id == sweep.trials()[10].id]
+        assert presence.claim(stack.id)
+        progress = {"stack": stack.id, "time": 0.0, "fraction": 0.5, "loss": 3.0, "step": 50, "tokens": 5000}
+        progress |= {"flops": 2e9, "seconds": 2.0, "peak_flops": 1e10, "device": "cpu", "devices": 1}
+        directory.write_progress("0", progress)
+        yield directory
+
+
+def finished(directory: RunDirectory, trial: Trial, flops: float, failed: bool, unfinished: bool) -> None:
+    """What a trial leaves behind."""
+    folder = directory.path / "trials" / trial.id
+    folder.mkdir(parents=True)
+    optimum = np.log(trial.model.d_model / 16) ** 2
+    rows = [{"step": s, "tokens": s, "flops": flops * s / 100, "loss": 3 + 2 / s + optimum} for s in range(10, 101, 10)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    row = dict.fromkeys(COLUMNS) | {"trial": trial.id, "status": "done", "seed": 0, "params": trial.model.d_model,
+                                    "tokens": 100, "flops": flops, "loss": 3 + optimum, "wall_s": 2.0}  # fmt: skip
+    if failed:
+        row |= {"status": "failed", "loss": None, "error": HOSTILE}
+    if not unfinished:
+        directory.results.add(row)
+
+
+@pytest.fixture
+def page(running: RunDirectory) -> Iterator[Page]:
+    yield from serving(Page(running.path, "127.0.0.1", 0, ""))
+
+
+def serving(page: Page) -> Iterator[Page]:
+    thread = threading.Thread(target=page.serve_forever, daemon=True)
+    thread.start()
+    yield page
+    page.server.shutdown()
+    thread.join()
+
+
+def get(address: str, **headers: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_the_table_says_what_is_done_who_works_and_what_failed(running: RunDirectory) -> None:
+    found = snapshot(running.path)
+    assert found.counts == {"done": 9, "running": 1, "waiting": 2, "stopped": 0, "failed": 1}
+    assert found.rate == 1e9 and 0 < found.done < found.work and not found.finished
+    (worker,) = found.workers
+    assert (worker.state, worker.speed, worker.use) == ("working", 2500, 0.1)
+    shown = text(found)
+    assert "9 done, 1 running, 2 waiting, 1 failed" in shown and "<script>" in shown and "\x1b" not in shown
+
+
+def test_a_worker_that_ended_or_died_is_shown_as_such(running: RunDirectory) -> None:
+    with running.presence("1"):
+        assert [w.state for w in snapshot(running.path).workers] == ["working", "waiting"]
+    assert [w.state for w in snapshot(running.path).workers] == ["working", "ended"]
+
+
+def test_a_job_is_shown_in_samples(tmp_path: Path) -> None:
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"p{i}"}) + "\n" for i in range(5)))
+    job = Job.open(tmp_path / "out", JobConfig(shard_size=2, samples=3), PromptFile(prompts), "model")
+    job.shard_path(0).parent.mkdir()
+    job.shard_path(0).write_text("")
+    found = snapshot(job.path)
+    assert (found.kind, found.unit, found.work, found.done, found.trials) == ("job", "samples", 15, 6, ())
+    with pytest.raises(ConfigError, match="holds neither a sweep nor a job"):
+        snapshot(tmp_path)
+
+
+def test_the_page_shows_the_run_and_what_trials_wrote_stays_text(page: Page) -> None:
+    code, html = get(page.address)
+    assert code == 200 and 'http-equiv="refresh"' in html
+    assert "<script" not in html and "<img src=x" not in html and "&lt;script&gt;" in html
+    assert "<b>of</b>" not in html and "middle &lt;b&gt;of&lt;/b&gt; it" in html
+    for title in ("Trials", "Workers and devices", "Loss curves", "IsoFLOP curves", "Failures"):
+        assert f">{title}</h2>" in html
+    code, content = get(page.address + "status.json")
+    assert code == 200 and len(json.loads(content)["trials"]) == 13
+
+
+def test_the_page_loads_and_runs_nothing(page: Page) -> None:
+    with urllib.request.urlopen(page.address) as answer:
+        policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
+
+
+@pytest.mark.parametrize(
+    "path", ["config.json", "trials/", "../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", "//etc/passwd"]
+)
+def test_no_file_is_served(page: Page, path: str) -> None:
+    host, port = page.server.server_address[:2]
+    with socket.create_connection((str(host), int(port))) as connection:
+        connection.sendall(f"GET /{path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        answer = connection.makefile().read()
+    assert " 404 " in answer.splitlines()[0] and "root:" not in answer and "d_model" not in answer
+
+
+def test_without_a_token_only_this_machine_is_answered(page: Page) -> None:
+    assert get(page.address, Host="evil.example:8017")[0] == 403
+    assert page.server.server_address[0] == "127.0.0.1"
+    with pytest.raises(ConfigError, match=r"0\.0\.0\.0 is not this machine alone: give a --token"):
+        Page(page.directory, "0.0.0.0", 0, "")
+    with pytest.raises(ConfigError, match="cannot be used"):
+        Page(page.directory, "127.0.0.1", int(page.server.server_address[1]), "")
+
+
+def test_with_a_token_only_who_knows_it_is_answered(running: RunDirectory) -> None:
+    for page in serving(Page(running.path, "0.0.0.0", 0, "secret")):
+        port = page.server.server_address[1]
+        address = f"http://127.0.0.1:{port}/status.json"
+        assert [get(address)[0], get(address + "?token=wrong")[0], get(address + "?token=secret")[0]] == [403, 403, 200]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian's package: chromium)")
+def test_a_browser_shows_the_page_and_runs_nothing_of_what_trials_wrote(page: Page, tmp_path: Path) -> None:
+    shot = tmp_path / "page.png"
+    switches = (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "hide-scrollbars",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-dev-shm-usage",
+        f"user-data-dir={tmp_path}/browser",
+    )
+    base = [str(CHROMIUM), *(f"--{switch}" for switch in switches)]
+    options = {"check": True, "capture_output": True, "timeout": 600}
+    subprocess.run([*base, "--window-size=1100,2600", f"--screenshot={shot}", page.address], **options)
+    pixels = matplotlib.image.imread(shot)[:, :, :3]
+    assert pixels.shape[:2] == (2600, 1100)
+    rows = pixels.reshape(2600, -1).std(axis=1) > 0.01
+    assert rows.mean() > 0.4  # filled with content, not an empty or an error page
+    colours = {tuple(np.round(colour, 1)) for colour in pixels[::5, ::5].reshape(-1, 3)}
+    assert len(colours) > 20  # the figures are there
+    done = subprocess.run([*base, "--dump-dom", page.address], text=True, **options)
+    assert "<title>middle &lt;b&gt;of&lt;/b&gt; it: isoflop status</title>" in done.stdout  # the script did not run
