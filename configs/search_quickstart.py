@@ -3,13 +3,12 @@
 python -m launch.quickstart --part search --workdir runs/search
 """
 
-from launch.search import SearchSweepConfig
 from models.presets import ladder
 from scaling.data import DataConfig, Source
 from scaling.sweep.config import SweepConfig
 from scaling.tasks import CharTokenizer, task_by_name
 from scaling.train.config import TrainConfig
-from search.study import StudyConfig
+from search.study import SearchSweepConfig, StudyConfig
 
 TASKS = ("countdown:numbers=3,largest=20", "modular:operations=5")
 

@@ -4,8 +4,7 @@ python -m launch.search --config configs/search_table.py --workdir runs/search_t
 """
 
 from configs.search_quickstart import policies
-from launch.search import SearchSweepConfig
-from search.study import StudyConfig
+from search.study import SearchSweepConfig, StudyConfig
 
 TASKS = ("countdown:numbers=3,largest=20", "countdown:numbers=4,largest=20", "modular:operations=6", "path_star")
 

@@ -37,7 +37,9 @@ def check_trials(trials: Sequence[Trial]) -> str:
 
 def check_devices(trials: Sequence[Trial], devices: int | None) -> None:
     """ConfigError when a trial's mesh needs more devices than a worker has; None: only the worker can tell."""
-    for mesh in {trial.mesh for trial in trials} if devices is not None else ():
+    if devices is None:
+        return
+    for mesh in {trial.mesh for trial in trials}:
         if -1 in mesh.sizes.values() or math.prod(mesh.sizes.values()) > devices:
             mesh.resolve(devices)
 

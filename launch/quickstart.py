@@ -33,8 +33,9 @@ def train(config: Path, workdir: Path, seed: int) -> int:
 
 
 def search(config: Path, workdir: Path, seed: int) -> int:
-    from launch.search import SearchSweepConfig, run_study
+    from launch.search import run_study
     from scaling.sweep.trial import override
+    from search.study import SearchSweepConfig
 
     loaded = load_config(config, (SearchSweepConfig,))
     return run_study(override(loaded, {"policies.train.seed": seed, "study.seed": seed}), workdir)

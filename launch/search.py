@@ -8,38 +8,23 @@ Running it again continues where it stopped; a finished directory is left as it 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch import cli
-from models.errors import require
-from scaling.sweep.config import SweepConfig
-from search.study import StudyConfig
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from search.study import SearchSweepConfig
 
 FLAGS = cli.new_flags(config=True)
 cli.DEFINE_string("workdir", None, "run directory: made, or continued", flag_values=FLAGS, required=True)
 
 
-@dataclass(frozen=True)
-class SearchSweepConfig:
-    """A study: the policies, which a sweep trains on the tasks, and what is searched with them."""
-
-    name: str = "search"
-    policies: SweepConfig = field(default_factory=SweepConfig)
-    study: StudyConfig = field(default_factory=StudyConfig)
-    budgets: int = 6  # FLOPs per problem, from one sample of the cheapest policy on
-    budget_factor: float = 4.0
-
-    def __post_init__(self) -> None:
-        require(self.budgets >= 1, "budgets", f"is {self.budgets}", "give a positive number")
-        require(self.budget_factor > 1, "budget_factor", f"is {self.budget_factor}", "give a number above 1")
-
-
 def kinds() -> tuple[type, ...]:
+    from search.study import SearchSweepConfig
+
     return (SearchSweepConfig,)
 
 
@@ -73,6 +58,7 @@ def _claim(file: Path, resolved: Any) -> None:
     """Write the resolved study, or refuse a directory that holds another one."""
     import json
 
+    from models.errors import require
     from scaling.sweep.results import write_atomically
 
     text = json.dumps(resolved, indent=2, sort_keys=True)

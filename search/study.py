@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 from models import counts
 from models.config import ModelConfig
 from models.errors import require
+from scaling.sweep.config import SweepConfig
 from scaling.tasks import CharTokenizer, Problem, Task, task_by_name
 from search.config import SearchConfig
 from search.decoder import TransformerDecoder, ValueHead
@@ -63,6 +64,21 @@ class StudyConfig:
     def problem_sets(self) -> dict[str, list[Problem]]:
         """The test problems of every task, by its text."""
         return {text: task_by_name(text).generate(self.seed, self.problems, "test") for text in self.tasks}
+
+
+@dataclass(frozen=True)
+class SearchSweepConfig:
+    """A study: the policies, which a sweep trains on the tasks, and what is searched with them."""
+
+    name: str = "search"
+    policies: SweepConfig = field(default_factory=SweepConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
+    budgets: int = 6  # FLOPs per problem, from one sample of the cheapest policy on
+    budget_factor: float = 4.0
+
+    def __post_init__(self) -> None:
+        require(self.budgets >= 1, "budgets", f"is {self.budgets}", "give a positive number")
+        require(self.budget_factor > 1, "budget_factor", f"is {self.budget_factor}", "give a number above 1")
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 
 from launch import cli, distributed
 from models.errors import ConfigError, require
-from scaling.sweep import lease
+
+if TYPE_CHECKING:
+    from scaling.sweep import lease
 
 EXECUTORS = ("local", "slurm", "ray")
 PATIENCE = 3  # deaths of one worker without any progress of the directory in between
@@ -126,11 +128,15 @@ class Pulse:
 
     def started(self, name: str) -> None:
         """The worker with this name starts anew; what it wrote before says nothing any more."""
+        from scaling.sweep import lease
+
         self.watches[name] = lease.Watch()
         self.past |= {path.name for path in self.directory.glob(f"{name}-*")}
 
     def stands_still(self, name: str) -> bool:
         """Whether a worker that had begun to count has stopped for longer than a live one can."""
+        from scaling.sweep import lease
+
         paths = [path for path in self.directory.glob(f"{name}-*") if path.name not in self.past]
         found = [said for path in paths if (said := lease.read_worker(path)) is not None and not said.ended]
         newest = max(found, key=lambda worker: worker.started, default=None)
@@ -171,6 +177,8 @@ def said(log: Path) -> tuple[str, str, str]:
 
 def ending(code: int) -> str:
     """An exit code in words."""
+    from scaling.sweep import lease
+
     words = {
         distributed.SAVED: "was stopped from outside",
         lease.LOST: "was silent for too long",

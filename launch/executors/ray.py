@@ -23,6 +23,7 @@ from models.errors import ConfigError, require
 
 KILLED = -9  # exit code of a task that Ray lost: its process or its node died
 STOP_S = 120.0
+ATTEMPTS = 3  # to start a cluster here
 PASSED_ON = ("JAX_", "XLA_", "ISOFLOP_", "XDG_CACHE_HOME")  # variables of the launcher that a worker elsewhere needs
 
 
@@ -66,7 +67,13 @@ class RayExecutor(Executor):
         if not self.address:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else it writes a token into the home directory
             cpus = len(environment.available_cpus())
-            self.ray.init(num_cpus=cpus, include_dashboard=False, **settings)
+            for attempt in range(ATTEMPTS):
+                try:
+                    self.ray.init(num_cpus=cpus, include_dashboard=False, **settings)
+                    break
+                except Exception as error:  # a bare Exception after 30 s, which a busy machine may need
+                    if "timed out" not in str(error) or attempt == ATTEMPTS - 1:
+                        raise
             self.ours = True
             return
         try:

@@ -34,7 +34,6 @@ from launch.executors.executor import (
 )
 from launch.executors.local import cpu_devices
 from models.errors import ConfigError, nearest, require
-from scaling.sweep.results import write_atomically
 
 POLL_S = 2.0  # between questions to the controller
 PATIENCE_S = 600.0  # how long a controller may not answer while workers run
@@ -150,6 +149,8 @@ class SlurmExecutor(Executor):
         require(done.returncode == 0, "--sbatch", problem, "see sinfo, or correct --partition and --sbatch")
         self.jobs |= dict.fromkeys(names, done.stdout.split(";")[0].strip())
         self.alive |= set(names)
+        from scaling.sweep.results import write_atomically
+
         write_atomically(logs / "slurm.json", json.dumps(self.jobs))
         self.answered = time.monotonic()
 

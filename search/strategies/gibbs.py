@@ -151,7 +151,9 @@ class _Gibbs:
         target = weighed(self.log_target, view)
         whole = slice(self.trials, self.trials + n)
         log_suffix = view.logprob[whole] - view.logprob[:n]
-        able = ~view.ended[:n] & view.complete[whole]
+        rest = (self.suffix(view, self.reference(state), state.step, None) >= 0).sum()
+        # A past after which the suffix does not fit, or ends before its last token, is none.
+        able = ~view.ended[:n] & view.complete[whole] & (view.length[whole] == view.length[:n] + rest)
         past = jnp.where(able, log_weight + log_suffix + target[whole] - target[:n], -jnp.inf)
         ancestor = at(jax.random.uniform(key, (1,)), past)[0]
         ancestor = jnp.where(able.any(), ancestor, 0)

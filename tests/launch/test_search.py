@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from configs.search_quickstart import policies
-from launch.search import SearchSweepConfig, run_study
+from launch.search import run_study
 from models.errors import ConfigError
 from scaling.tasks import task_by_name
-from search.study import Study, StudyConfig
+from search.study import SearchSweepConfig, Study, StudyConfig
 
 TASK = "modular:modulus=5,operations=2"
 STUDY = SearchSweepConfig(
