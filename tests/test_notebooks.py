@@ -19,7 +19,7 @@ from tests.shown import difference
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDER = REPOSITORY / "notebooks"
-NAMES = ("own_sweep", "published_runs")
+NAMES = ("own_sweep", "published_runs", "test_time_compute")
 LARGEST = 300_000  # bytes: outputs are kept so that a reader on a code host sees the pictures, and must stay small
 REFRESH = "to execute and save them again: ISOFLOP_DATA=... python -m tests.test_notebooks"
 KERNEL = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "language": "python"}
@@ -74,6 +74,11 @@ def assert_same(executed: NotebookNode, committed: NotebookNode) -> None:
 @pytest.mark.slow
 def test_own_sweep_computes_what_it_shows(tmp_path: Path) -> None:
     assert_same(execute("own_sweep", None, tmp_path), read("own_sweep"))
+
+
+@pytest.mark.slow
+def test_test_time_compute_computes_what_it_shows(tmp_path: Path) -> None:
+    assert_same(execute("test_time_compute", None, tmp_path), read("test_time_compute"))
 
 
 @pytest.mark.slow

@@ -66,7 +66,8 @@ def metropolis(
 
     def select(key: jax.Array, state: Chains, view: View) -> tuple[Choice, Chains]:
         decide, cut = jax.random.split(jax.random.wrap_key_data(key, impl="threefry2x32"))
-        state = _decided(decide, state, view)
+        worth = view.score if reward == "score" else jnp.log(view.score)
+        state = _decided(decide, state, view, worth, beta, burn_in)
         places = view.round * chains + rows if record else jnp.where(state.current < chains, chains, 0) + rows
         places = jnp.where(view.round == 0, rows, places)
         length = view.length[state.current]
@@ -82,23 +83,6 @@ def metropolis(
         )
         return choice, state._replace(proposed=places)
 
-    def _decided(key: jax.Array, state: Chains, view: View) -> Chains:
-        """Accept or reject what was tried in the last round. What a budget cut short was not tried."""
-        worth = view.score if reward == "score" else jnp.log(view.score)
-        old, new = state.current, state.proposed
-        finished = view.ended[new] & (view.round > 0)
-        chance = acceptance(worth[old], worth[new], view.length[old], view.length[new], beta)
-        taken = finished & ((view.round == 1) | (jax.random.uniform(key, (chains,)) < chance))
-        current = jnp.where(taken, new, old)
-        visited = finished & (view.round > burn_in)
-        tried = finished & (view.round > 1)
-        return state._replace(
-            current=current,
-            visits=state.visits.at[current].add(visited.astype(jnp.int32)),
-            accepted=state.accepted + (taken & tried).sum(),
-            tried=state.tried + tried.sum(),
-        )
-
     def answer(state: Chains, view: View) -> Answer:
         # An anytime curve asks before the last proposals are decided: they then count as not yet made.
         standing = jnp.zeros(store, jnp.int32).at[state.current].add(1)
@@ -113,3 +97,21 @@ def metropolis(
 
     strategy = Strategy("metropolis", chains, store, init, select, answer, replaces=False, cuts=True, report=report)
     return strategy
+
+
+def _decided(key: jax.Array, state: Chains, view: View, worth: jax.Array, beta: float, burn_in: int) -> Chains:
+    """Accept or reject what was tried in the last round; worth `[store]`: the rewards. What a budget cut short was
+    not tried."""
+    old, new = state.current, state.proposed
+    finished = view.ended[new] & (view.round > 0)
+    chance = acceptance(worth[old], worth[new], view.length[old], view.length[new], beta)
+    taken = finished & ((view.round == 1) | (jax.random.uniform(key, old.shape) < chance))
+    current = jnp.where(taken, new, old)
+    visited = finished & (view.round > burn_in)
+    tried = finished & (view.round > 1)
+    return state._replace(
+        current=current,
+        visits=state.visits.at[current].add(visited.astype(jnp.int32)),
+        accepted=state.accepted + (taken & tried).sum(),
+        tried=state.tried + tried.sum(),
+    )

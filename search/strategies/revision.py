@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -46,23 +47,13 @@ def revision(
     require(pick != "majority" or answer_of is not None, "answer_of", "is missing for the majority", "give one")
     require(pick != "verifier" or scored, "scored", "is False, but the verifier picks", "leave it True")
     chains = samples // attempts
-    rows, index = jnp.arange(chains), jnp.arange(max_tokens)
-
-    def remembered(tokens: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(cut, forced `[max_tokens]`, whether there is room) for the attempt after this one."""
-        kept = length - (tokens[jnp.maximum(length - 1, 0)] == end)
-        parted = tokens == separator
-        drop = parted.sum() >= window
-        start = jnp.where(drop, jnp.argmax(parted) + 1, kept)  # from here on it is read anew
-        moved = jnp.take(tokens, index + start, mode="clip")
-        forced = jnp.where(index < kept - start, moved, jnp.where(index == kept - start, separator, -1))
-        cut = jnp.where(drop, 0, kept)
-        return cut, forced, cut + kept - start + 1 < max_tokens
+    rows = jnp.arange(chains)
+    remembered = jax.vmap(partial(_remembered, separator=separator, end=end, window=window))
 
     def select(key: jax.Array, state: Any, view: View) -> tuple[Choice, Any]:
         first = view.round == 0
         last = jnp.where(first, rows, (view.round - 1) * chains + rows)
-        cut, forced, room = jax.vmap(remembered)(view.tokens[last], view.length[last])
+        cut, forced, room = remembered(view.tokens[last], view.length[last])
         live = first | (view.complete[last] & room)
         choice = strategy.choice(
             last,
@@ -79,16 +70,11 @@ def revision(
     def control(token: jax.Array, length: jax.Array, aux: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.where(token == separator, end, token), aux
 
-    def alone(tokens: jax.Array, length: jax.Array) -> jax.Array:
-        assert answer_of is not None
-        start = jnp.max(jnp.where(tokens == separator, index + 1, 0))
-        own = jnp.where(index < length - start, jnp.take(tokens, index + start, mode="clip"), -1)
-        return answer_of(own, length - start)
-
     def answer(state: Any, view: View) -> Answer:
         if pick == "verifier":
             return by_score(state, view)
-        found = codes(alone, view)
+        assert answer_of is not None
+        found = codes(partial(_last_answer, answer_of, separator), view)
         weight = (found != UNREAD).astype(jnp.float32)
         table, votes = found.reshape(attempts, chains), weight.reshape(attempts, chains)
         best = jax.vmap(leader, in_axes=1)(table, votes)  # [chains], -1 for a chain that nobody can read
@@ -101,6 +87,29 @@ def revision(
         replaces=False, cuts=True, forced=max_tokens, control=control, scored=scored,
     )  # fmt: skip
     return strategy
+
+
+def _remembered(
+    tokens: jax.Array, length: jax.Array, separator: int, end: int, window: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(cut, forced `[max_tokens]`, whether there is room) for the attempt after this one."""
+    max_tokens, index = len(tokens), jnp.arange(len(tokens))
+    kept = length - (tokens[jnp.maximum(length - 1, 0)] == end)
+    parted = tokens == separator
+    drop = parted.sum() >= window
+    start = jnp.where(drop, jnp.argmax(parted) + 1, kept)  # from here on it is read anew
+    moved = jnp.take(tokens, index + start, mode="clip")
+    forced = jnp.where(index < kept - start, moved, jnp.where(index == kept - start, separator, -1))
+    cut = jnp.where(drop, 0, kept)
+    return cut, forced, cut + kept - start + 1 < max_tokens
+
+
+def _last_answer(answer_of: AnswerOf, separator: int, tokens: jax.Array, length: jax.Array) -> jax.Array:
+    """`answer_of` of what stands behind the last separator."""
+    index = jnp.arange(len(tokens))
+    start = jnp.max(jnp.where(tokens == separator, index + 1, 0))
+    own = jnp.where(index < length - start, jnp.take(tokens, index + start, mode="clip"), -1)
+    return answer_of(own, length - start)
 
 
 def last_attempt(tokens: Sequence[int], separator: int) -> tuple[int, ...]:

@@ -83,16 +83,7 @@ def smc(
     token (the whole vocabulary, numbered from 0), weighted with its probability. accumulates: False takes the
     log-target itself as the weight of a step.
     """
-    require(samples >= 1, "samples", f"is {samples}", "give a positive number")
-    require(ess_threshold >= 0, "ess_threshold", f"is {ess_threshold}", "give 0 (never) to 1 (always)")
-    require(resampling in get_args(Resampling), "resampling", f"is {resampling!r}", f"use {get_args(Resampling)}")
-    require(pick in get_args(Pick), "pick", f"is {pick!r}", f"use {get_args(Pick)}")
-    require(
-        candidates >= 1 and (candidates == 1 or not actions),
-        "candidates",
-        f"is {candidates}",
-        "give 1 or more, or actions",
-    )
+    _check(samples, ess_threshold, resampling, pick, candidates, actions)
     group = actions or candidates
     width = samples * group
 
@@ -101,16 +92,7 @@ def smc(
         return SMCState(zeros, zeros, zeros > 0, zeros.astype(jnp.int32), jnp.float32(0), jnp.int32(0))
 
     def log_weights(state: SMCState, view: View) -> jax.Array:
-        """Of every candidate, `[samples, group]`: they sum to the particles'."""
-        target = weighed(log_target, view).reshape(samples, group)
-        old = state.log_target[:, None] if accumulates else 0.0
-        share = jnp.full((samples, group), -jnp.log(group))
-        if actions:
-            first = jnp.repeat(state.length, group)[:, None]
-            of_token = jnp.take_along_axis(view.logprobs, jnp.minimum(first, view.logprobs.shape[1] - 1), 1)
-            share = jnp.where(state.ended[:, None] | (view.round == 0), share, of_token.reshape(samples, group))
-        before = state.log_weight[:, None] if accumulates else 0.0
-        return before + share + target - old
+        return _candidate_weights(log_target, state, view, samples, group, actions > 0, accumulates)
 
     def select(key: jax.Array, state: SMCState, view: View) -> tuple[Choice, Any]:
         inner, outer, final = jax.random.split(key, 3)
@@ -149,6 +131,36 @@ def smc(
 
     strategy = Strategy(name, width, width, init, select, answer, forced=1 if actions else 0, report=report)
     return strategy
+
+
+def _check(
+    samples: int, ess_threshold: float, resampling: Resampling, pick: Pick, candidates: int, actions: int
+) -> None:
+    require(samples >= 1, "samples", f"is {samples}", "give a positive number")
+    require(ess_threshold >= 0, "ess_threshold", f"is {ess_threshold}", "give 0 (never) to 1 (always)")
+    require(resampling in get_args(Resampling), "resampling", f"is {resampling!r}", f"use {get_args(Resampling)}")
+    require(pick in get_args(Pick), "pick", f"is {pick!r}", f"use {get_args(Pick)}")
+    require(
+        candidates >= 1 and (candidates == 1 or not actions),
+        "candidates",
+        f"is {candidates}",
+        "give 1 or more, or actions",
+    )
+
+
+def _candidate_weights(
+    log_target: LogTarget, state: SMCState, view: View, samples: int, group: int, actions: bool, accumulates: bool
+) -> jax.Array:
+    """Of every candidate, `[samples, group]`: they sum to the particles'."""
+    target = weighed(log_target, view).reshape(samples, group)
+    old = state.log_target[:, None] if accumulates else 0.0
+    share = jnp.full((samples, group), -jnp.log(group))
+    if actions:
+        first = jnp.repeat(state.length, group)[:, None]
+        of_token = jnp.take_along_axis(view.logprobs, jnp.minimum(first, view.logprobs.shape[1] - 1), 1)
+        share = jnp.where(state.ended[:, None] | (view.round == 0), share, of_token.reshape(samples, group))
+    before = state.log_weight[:, None] if accumulates else 0.0
+    return before + share + target - old
 
 
 def steered(potential: Potential, reward: Reward, temperature: float) -> LogTarget:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -56,37 +57,12 @@ def spawn_join(children: int, calls: Calls, max_tokens: int, most_calls: int = 8
     """
     require(children >= 1, "children", f"is {children}", "give 1 or more")
     require(most_calls >= 1, "most_calls", f"is {most_calls}", "give 1 or more")
-    index, rows = jnp.arange(max_tokens), jnp.arange(1 + children)
-
-    def lines(tokens: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(start of the last call, each child's line `[children, max_tokens]`, -1 after it, their lengths)."""
-        start = jnp.max(jnp.where(tokens == calls.call, index, -1))
-        opens = (tokens == calls.child) & (index > start) & (start >= 0)
-        number = jnp.cumsum(opens) - 1  # of the line that each token belongs to
-
-        def line(child: jax.Array) -> tuple[jax.Array, jax.Array]:
-            begin = jnp.argmax(opens & (number == child)) + 1
-            inside = (number == child) & ~opens & (index < length - 1)
-            count = jnp.where((opens & (number == child)).any(), inside.sum(), -1)
-            own = jnp.take(tokens, index + begin, mode="clip")
-            return jnp.where(index < count, own, -1), count
-
-        own, counts = jax.vmap(line)(jnp.arange(children))
-        return start, own, counts
-
-    def told(tokens: jax.Array, length: jax.Array, line: jax.Array, complete: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(a child's reply `[1 + answer_len]`, -1 after it, its length)."""
-        marked = jnp.max(jnp.where((tokens == calls.answer) & (index >= line), index + 1, line))
-        stop = length - (tokens[jnp.maximum(length - 1, 0)] == calls.end)
-        begin = jnp.maximum(marked, stop - answer_len)
-        count = jnp.where(complete, jnp.maximum(stop - begin, 0), 0)
-        place = jnp.arange(answer_len)
-        text = jnp.where(place < count, jnp.take(tokens, place + begin, mode="clip"), -1)
-        return jnp.concatenate([jnp.full(1, calls.result), text]), 1 + count
+    rows = jnp.arange(1 + children)
 
     def replied(state: Family, view: View) -> jax.Array:
         """What the parent reads in the place of its call, `[max_tokens]`, -1 after it."""
-        texts, counts = jax.vmap(told)(view.tokens[1:], view.length[1:], state.lines, view.complete[1:])
+        told = jax.vmap(partial(_told, calls, answer_len))
+        texts, counts = told(view.tokens[1:], view.length[1:], state.lines, view.complete[1:])
         counts = jnp.where(state.lines >= 0, counts, 0)
         begin = 1 + jnp.cumsum(counts) - counts
         whole = jnp.full(max_tokens, -1).at[0].set(calls.reply)
@@ -97,7 +73,7 @@ def spawn_join(children: int, calls: Calls, max_tokens: int, most_calls: int = 8
 
     def select(key: jax.Array, state: Family, view: View) -> tuple[Choice, Family]:
         tokens, length = view.tokens[0], view.length[0]
-        start, own, counts = lines(tokens, length)
+        start, own, counts = _lines(calls, children, tokens, length)
         closed = (length > 0) & (tokens[jnp.maximum(length - 1, 0)] == calls.close) & ~view.ended[0]
         spawn = ~state.spawned & closed & (counts >= 0).any() & (state.calls < most_calls)
         join = state.spawned
@@ -129,3 +105,35 @@ def spawn_join(children: int, calls: Calls, max_tokens: int, most_calls: int = 8
         cuts=True, forced=max_tokens, scored=False, report=report,
     )  # fmt: skip
     return strategy
+
+
+def _lines(calls: Calls, children: int, tokens: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(start of the last call, each child's line `[children, max_tokens]`, -1 after it, their lengths)."""
+    index = jnp.arange(len(tokens))
+    start = jnp.max(jnp.where(tokens == calls.call, index, -1))
+    opens = (tokens == calls.child) & (index > start) & (start >= 0)
+    number = jnp.cumsum(opens) - 1  # of the line that each token belongs to
+
+    def line(child: jax.Array) -> tuple[jax.Array, jax.Array]:
+        begin = jnp.argmax(opens & (number == child)) + 1
+        inside = (number == child) & ~opens & (index < length - 1)
+        count = jnp.where((opens & (number == child)).any(), inside.sum(), -1)
+        own = jnp.take(tokens, index + begin, mode="clip")
+        return jnp.where(index < count, own, -1), count
+
+    own, counts = jax.vmap(line)(jnp.arange(children))
+    return start, own, counts
+
+
+def _told(
+    calls: Calls, answer_len: int, tokens: jax.Array, length: jax.Array, line: jax.Array, complete: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(a child's reply `[1 + answer_len]`, -1 after it, its length)."""
+    index = jnp.arange(len(tokens))
+    marked = jnp.max(jnp.where((tokens == calls.answer) & (index >= line), index + 1, line))
+    stop = length - (tokens[jnp.maximum(length - 1, 0)] == calls.end)
+    begin = jnp.maximum(marked, stop - answer_len)
+    count = jnp.where(complete, jnp.maximum(stop - begin, 0), 0)
+    place = jnp.arange(answer_len)
+    text = jnp.where(place < count, jnp.take(tokens, place + begin, mode="clip"), -1)
+    return jnp.concatenate([jnp.full(1, calls.result), text]), 1 + count

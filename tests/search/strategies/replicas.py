@@ -66,6 +66,17 @@ def best_values(trees: Trees) -> Trees:
     return Trees(trees.child, trees.log_prob, value, trees.reward, trees.depth)
 
 
+def optimistic(trees: Trees, seed: int) -> Trees:
+    """The same trees with scores that promise more than can be reached and only ever fall on the way to a leaf."""
+    value = best_values(trees).value
+    inner = (trees.child >= 0).any(-1)
+    value = np.where(inner, value + np.random.default_rng(seed).uniform(0, 0.3, value.shape), value)
+    for tree, node in zip(*np.nonzero(inner)):
+        below = trees.child[tree, node]
+        value[tree, below] = np.minimum(value[tree, below], value[tree, node])
+    return Trees(trees.child, trees.log_prob, np.clip(value, 0, 0.99), trees.reward, trees.depth)
+
+
 def optimum(trees: Trees, tree: int) -> Text:
     """The text of the highest score."""
     return max(continuations(trees, tree), key=lambda text: trees.reward[tree, trees.walk(tree, text)])
@@ -105,7 +116,7 @@ class Outcome:
 
 
 class Replicas:
-    """Searches of one tree by one strategy, `count` at a time."""
+    """Searches by one strategy, `count` at a time: replica i is about tree i % trees."""
 
     def __init__(self, trees: Trees, strategy: Strategy, count: int = 2048, max_rounds: int = 64):
         config = SearchConfig(
@@ -116,20 +127,22 @@ class Replicas:
         self.rounds = Rounds(self.decoder, strategy, ValueScorer(), config)
         self._search = jax.jit(self._from)
 
-    def run(self, tree: int = 0, first: int = 0) -> Outcome:
-        """Problems `first` and following, all of them the same tree."""
-        weight, best, report, p, strategy = jax.device_get(self._search(np.int32(tree), np.uint32(first)))
+    def run(self, trees: Trees | None = None, first: int = 0) -> Outcome:
+        """Problems `first` and following, dealt to the trees in turn; `trees`: others of the same shapes."""
+        params = (self.decoder.params if trees is None else trees.decoder.params, ())
+        weight, best, report, p, strategy = jax.device_get(self._search(params, np.uint32(first)))
         texts = [
             [tuple(map(int, row[:n])) if why == ENDED else None for row, n, why in zip(*particles)]
             for particles in zip(p.tokens, p.length, p.reason)
         ]
         return Outcome(texts, weight, best, p.score, report, strategy)
 
-    def _from(self, tree: jax.Array, first: jax.Array) -> tuple:
+    def _from(self, params: tuple, first: jax.Array) -> tuple:
         rounds, state = self.rounds, self.rounds.empty()
-        params = (self.decoder.params, ())
-        one = self.decoder.admit(params[0], state.contexts, 0, (tree, 0))
-        contexts = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), one)
+        trees, contexts = len(params[0][0]), state.contexts
+        for tree in range(trees):
+            contexts = self.decoder.admit(params[0], contexts, jnp.int32(tree), (jnp.int32(tree), jnp.int32(0)))
+        contexts = jax.tree.map(lambda x: x[jnp.arange(self.count) % trees], contexts)
         outputs = at_start(self.decoder.start(contexts), state.population.length.shape)
         state = state._replace(
             contexts=contexts,

