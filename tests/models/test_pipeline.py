@@ -167,7 +167,8 @@ def test_1f1b_needs_less_memory_for_activations_than_gpipe(remat: Any) -> None:
 
     few, all_of_them = temporaries(Schedule("1f1b", 2, 16)), temporaries(Schedule("gpipe", 2, 16))
     print(f"remat {remat}: 1f1b {few} bytes, gpipe {all_of_them} bytes")
-    assert few < all_of_them / 2
+    times = {"none": 2, "full": 1}[remat]  # computed again, a block keeps its input only, under either schedule
+    assert few < all_of_them / times
 
 
 @pytest.mark.parametrize(

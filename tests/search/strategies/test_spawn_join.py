@@ -17,8 +17,8 @@ from search.strategies.spawn_join import Calls, spawn_join
 from tests.search.strategies.enumeration import Text, by_number, essence
 
 CALLS = Calls(call=6, child=7, close=8, reply=9, result=10, done=11, answer=12, end=13)
-VOCAB, LONG, CHILDREN, ANSWER, MOST, SCRIPTS = 14, 40, 3, 4, 2, 60
-SHARES = np.array([0.12] * 4 + [0.0, 0.0, 0.13, 0.15, 0.12, 0.0, 0.0, 0.0, 0.07, 0.05])
+VOCAB, LONG, CHILDREN, ANSWER, MOST, SCRIPTS = 14, 40, 3, 4, 2, 120
+SHARES = np.array([0.08] * 4 + [0.0, 0.0, 0.2, 0.2, 0.16, 0.0, 0.0, 0.0, 0.07, 0.04])
 TABLE = np.random.default_rng(0).choice(VOCAB, size=(SCRIPTS, VOCAB, VOCAB, LONG), p=SHARES / SHARES.sum())
 CONFIG = SearchConfig(
     problems=8, prompt_len=1, max_tokens=LONG, max_steps=LONG, max_rounds=40, delimiters=(CALLS.close,),
