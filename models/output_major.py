@@ -1,9 +1,9 @@
 """OutputMajor: a matrix stored with its outputs in rows, which a CPU multiplies by a few rows fastest.
 
 With the inputs in rows, as weights are declared, XLA's CPU backend multiplies a few rows by a large matrix well below
-the speed of memory (why is not known; it may copy the matrix first). Stored the other way the matrix is read as it lies,
-which pays as long as weights come from memory: a whole 124M model decodes 11 % faster for 1 row, 13 % for 8, 5 % for
-64. What stays in a cache between steps is better left alone.
+the speed of memory (why is not known; it may copy the matrix first). Stored the other way the matrix is read as it
+lies, which pays as long as weights come from memory: a whole 124M model decodes 11 % faster for 1 row, 13 % for 8, 5 %
+for 64. What stays in a cache between steps is better left alone.
 """
 
 from __future__ import annotations
