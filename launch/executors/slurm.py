@@ -81,12 +81,13 @@ class SlurmExecutor(Executor):
         """ConfigError without SLURM, without its controller, for an unknown partition, and for what sbatch refuses."""
         fix = "run this on a login node of the cluster, or use another --executor"
         require(shutil.which("sbatch") is not None, "--executor", "slurm needs sbatch, which is not in PATH", fix)
+        up = "see that the cluster is up: sinfo has to work here"
         try:
             done = _slurm("sinfo", "--noheader", "--format=%R")
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise ConfigError("--executor", f"SLURM does not answer ({type(error).__name__})", "try sinfo") from None
-        problem = f"no SLURM controller answers ({one_line(done.stderr)})"
-        require(done.returncode == 0, "--executor", problem, "see that the cluster is up: sinfo has to work here")
+            problem = f"no SLURM controller answers ({one_line(str(error))})"
+            raise ConfigError("--executor", problem, up) from None
+        require(done.returncode == 0, "--executor", f"no SLURM controller answers ({one_line(done.stderr)})", up)
         known = sorted(set(done.stdout.split()))
         guess = nearest(self.partition, known)
         fix = f"did you mean {guess}?" if guess else f"this cluster has {', '.join(known)}"

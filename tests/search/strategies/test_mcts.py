@@ -51,7 +51,9 @@ def replayed(mctx: Any, tree: Any, score: np.ndarray, depth: int) -> np.ndarray:
     def step(params: Any, key: jax.Array, action: jax.Array, place: jax.Array) -> tuple[Any, jax.Array]:
         child = jnp.maximum(first[rows[:, 0], place], 0) + action
         zeros = jnp.zeros(count)
-        return mctx.RecurrentFnOutput(zeros, zeros + 1, logits(child), score[rows[:, 0], child]), child
+        return mctx.RecurrentFnOutput(
+            reward=zeros, discount=zeros + 1, prior_logits=logits(child), value=score[rows[:, 0], child]
+        ), child
 
     def values(node: Any, index: jax.Array) -> jax.Array:
         """The mean of visited children, the score of others; what repeats a sibling is no action."""
@@ -62,8 +64,9 @@ def replayed(mctx: Any, tree: Any, score: np.ndarray, depth: int) -> np.ndarray:
 
     select = partial(mctx.muzero_action_selection, qtransform=values)
     root = jnp.zeros(count, jnp.int32)
+    start = mctx.RootFnOutput(prior_logits=logits(root), value=jnp.zeros(count), embedding=root)
     found = mctx.search(
-        (), jax.random.key(0), root=mctx.RootFnOutput(logits(root), jnp.zeros(count), root), recurrent_fn=step,
+        (), jax.random.key(0), root=start, recurrent_fn=step,
         root_action_selection_fn=partial(select, depth=0), interior_action_selection_fn=select,
         num_simulations=SIMULATIONS, max_depth=depth, extra_data=(first, prior, score),
     )  # fmt: skip
