@@ -1,6 +1,6 @@
 """Test-time compute in ten minutes on a CPU: two small policies, two tasks, seven strategies, at equal FLOPs.
 
-python -m launch.quickstart --part search --workdir runs/search
+python -m launch.quickstart --part search
 """
 
 from models.presets import ladder

@@ -3,6 +3,7 @@
     python -m launch.quickstart --workdir runs/quickstart
 
 `--part search` does the same for test-time compute: train small policies, search with them, compare at equal FLOPs.
+Where both were run without --workdir, runs/quickstart/report.html shows both.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from launch import cli
 from launch.overrides import load_config
 
 FLAGS = cli.new_flags()
-cli.DEFINE_string("workdir", "", "run directory: made, or continued (default: runs/PART)", flag_values=FLAGS)
+cli.DEFINE_string("workdir", "", "made, or continued (default: runs/quickstart[/search])", flag_values=FLAGS)
 cli.DEFINE_enum("part", "quickstart", ["quickstart", "search"], "training, or test-time compute", flag_values=FLAGS)
 cli.DEFINE_integer("seed", 0, "of initialisation and data order", flag_values=FLAGS)
 
 
 def main(workdir: str, part: str, seed: int) -> int:
     path = Path(__file__).resolve().parents[1] / "configs" / f"{'search_' * (part == 'search')}quickstart.py"
-    directory = Path(workdir or f"runs/{part}")
+    directory = Path(workdir or ("runs/quickstart/search" if part == "search" else "runs/quickstart"))
     return search(path, directory, seed) if part == "search" else train(path, directory, seed)
 
 

@@ -1,9 +1,11 @@
-"""Write the report of a run directory: report.html and figures/*.png.
+"""Write the report of a run directory, a sweep's or a study's: report.html and figures/*.png.
 
     python -m launch.report --workdir runs/quickstart
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from launch import cli
 
@@ -12,14 +14,25 @@ cli.DEFINE_string("workdir", None, "run directory of a sweep", flag_values=FLAGS
 
 
 def main(workdir: str) -> int:
-    from pathlib import Path
-
-    from scaling import report
     from scaling.sweep.directory import RunDirectory
+    from search.report import is_study
 
-    RunDirectory(Path(workdir)).config()  # a directory that is none says so here
-    print(report.write(workdir))
+    if not is_study(Path(workdir)):
+        RunDirectory(Path(workdir)).config()  # a directory that is none says so here
+    print(write_report(Path(workdir)))
     return 0
+
+
+def write_report(directory: Path) -> Path:
+    """The report of a sweep with the study in its folder `search/` if there is one, or of a study with its policies."""
+    from scaling import report
+    from search.report import is_study, study_part
+
+    if is_study(directory):
+        return report.write(directory, part=study_part(directory), runs=directory / "policies")
+    inner = directory / "search"
+    finished = is_study(inner) and (inner / "findings.json").is_file()
+    return report.write(directory, part=study_part(inner) if finished else None)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ def main(config: SearchSweepConfig, workdir: str, **_: Any) -> int:
 
 def run_study(config: SearchSweepConfig, path: Path) -> int:
     """Policies, searches, table and findings in one directory; 0, or 1 when a policy failed to train."""
+    from launch.report import write_report
     from launch.sweep import run_sweep
     from models.serialize import to_json
     from scaling.sweep.results import write_atomically
@@ -46,11 +47,13 @@ def run_study(config: SearchSweepConfig, path: Path) -> int:
     rows, table, findings = find(samples, searches, config.budgets, config.budget_factor)
     _write(rows, path / "results.parquet")
     write_atomically(path / "table.csv", table.to_csv(index=False))
-    text = findings.markdown()
-    write_atomically(path / "findings.md", text)
-    findings.plot(path / "figures")
-    print(text)
+    write_atomically(path / "findings.md", findings.markdown())
+    write_atomically(path / "findings.json", findings.to_json())
+    print(findings.summary())
     print(f"\n{path / 'table.csv'}: {len(table)} rows; {path / 'results.parquet'}: {len(rows)} rows")
+    print(write_report(path))
+    if path.name == "search" and (path.parent / "results.parquet").is_file():  # in the directory of a sweep
+        print(write_report(path.parent))
     return failed
 
 

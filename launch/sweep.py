@@ -224,10 +224,10 @@ def foretell(config: SweepConfig, directory: RunDirectory) -> None:
 
 def conclude(directory: RunDirectory) -> int:
     """Write the report, print the table's essence, and say whether trials failed."""
+    from launch.report import write_report
     from launch.summary import print_summary
-    from scaling import report
 
-    report.write(directory.path)
+    write_report(directory.path)
     return print_summary(directory)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -31,10 +31,14 @@ class Finding:
     seen: pd.DataFrame
     holds: float
 
+    @property
+    def share(self) -> str:
+        """In how many of the cases it holds, in words."""
+        return "no case could tell" if np.isnan(self.holds) else f"holds in {self.holds:.0%} of the cases"
+
     def markdown(self) -> str:
         """A heading, the claim, the share of cases, the table."""
-        share = "no case could tell" if np.isnan(self.holds) else f"holds in {self.holds:.0%} of the cases"
-        return f"### {self.title}\n\n{self.claim} **Here: {share}.**\n\n{_shown(self.seen)}\n"
+        return f"### {self.title}\n\n{self.claim} **Here: {self.share}.**\n\n{_shown(self.seen)}\n"
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,26 @@ class Findings:
             )
         return "\n".join([*parts, "## Against the literature\n", *(f.markdown() for f in self.found)])
 
-    def plot(self, folder: Path) -> list[Path]:
-        """Accuracy against FLOPs, one panel per task and policy; the files."""
-        from search.plots import plot_table
+    def summary(self) -> str:
+        """A line per task and policy with the leading strategy at the largest budget, and a line per finding."""
+        lines = []
+        real = self.table[self.table["strategy"] != "coverage"]
+        for (task, params), group in real.groupby(["task", "params"], sort=False):
+            best = group.sort_values(["budget", "accuracy"]).iloc[-1]
+            found = f"{best['accuracy']:.2f} [{best['low']:.2f}, {best['high']:.2f}] {best['strategy']}"
+            lines.append(f"{task}, {params:,} parameters, {best['budget']:.2g} FLOPs per problem: {found}")
+        return "\n".join([*lines, "", "Against the literature", *(f"  {f.title}: {f.share}" for f in self.found)])
 
-        return plot_table(self.table, folder)
+    def to_json(self) -> str:
+        """The findings without the table, for `from_json`."""
+        found = [dict(title=f.title, claim=f.claim, holds=f.holds, seen=f.seen.to_dict("list")) for f in self.found]
+        return json.dumps(found, indent=1, default=lambda number: number.item())
+
+
+def from_json(text: str, table: pd.DataFrame) -> Findings:
+    """What `Findings.to_json` wrote, with its table."""
+    found = json.loads(text)
+    return Findings(tuple(Finding(f["title"], f["claim"], pd.DataFrame(f["seen"]), f["holds"]) for f in found), table)
 
 
 def find(
@@ -113,7 +132,8 @@ def plateau(table: pd.DataFrame) -> Finding:
     for key, group in table.groupby(KEYS, sort=False):
         gains = {}
         for name in ("majority", "best_of_n", "coverage"):
-            curve = group[group["strategy"] == name].sort_values("budget")["accuracy"].to_numpy()
+            mine = group[group["strategy"] == name].sort_values("budget").drop_duplicates("flops")
+            curve = mine["accuracy"].to_numpy()
             gains[name] = curve[-1] - curve[-2] if len(curve) > 1 else np.nan
         seen.append(dict(zip(KEYS[1:], key[1:]), **{f"gain_{name}": gain for name, gain in gains.items()}))
     out = pd.DataFrame(seen)

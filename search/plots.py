@@ -1,45 +1,102 @@
-"""Pictures of a study: accuracy against FLOPs at test time."""
+"""Pictures of a study: accuracy against FLOPs at test time, by strategy and by policy."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 
-import matplotlib.pyplot as plt
+import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-STYLES = ("-", "--", ":", "-.")
+from scaling.report import numbers, style
+from scaling.report.figures import Drawing
 
-
-def plot_table(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """One figure per task, one panel per policy: accuracy of every strategy against FLOPs per problem; the files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for task, group in table.groupby("task", sort=False):
-        sizes = sorted(group["params"].unique())
-        figure, axes = plt.subplots(1, len(sizes), figsize=(4.2 * len(sizes), 4.0), sharey=True, squeeze=False)
-        for axis, params in zip(axes[0], sizes):
-            _panel(axis, group[group["params"] == params])
-            axis.set_title(f"{params:,} parameters", fontsize=10)
-        axes[0, 0].set_ylabel("accuracy")
-        handles, labels = axes[0, -1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
-        figure.suptitle(str(task), fontsize=11)
-        figure.tight_layout()
-        name = "".join(c if c.isalnum() else "-" for c in str(task))
-        files.append(folder / f"search-{name}.png")
-        figure.savefig(files[-1], dpi=120, bbox_inches="tight")
-        plt.close(figure)
-    return files
+# Best-of-N, votes and coverage come from one set of samples; each search has a look of its own everywhere.
+SAMPLED = {"best_of_n": "-", "weighted_vote": "--", "majority": ":", "coverage": "-."}
+MARKERS = "osD^v<>Pp*hX"
+COLOURS = ("#0072B2", "#D55E00", "#00805D", "#B3375A", "#B07A00", "#6A51A3", "#3A9AB2", "#8C6D31", "#E377C2", "#7F7F7F")
 
 
-def _panel(axis: Axes, group: pd.DataFrame) -> None:
-    for i, (strategy, mine) in enumerate(group.groupby("strategy", sort=False)):
-        mine = mine.sort_values("budget")
-        color = f"C{i % 10}"
-        axis.plot(mine["budget"], mine["accuracy"], STYLES[i // 10], marker="o", ms=3, color=color, label=str(strategy))
-        axis.fill_between(mine["budget"], mine["low"], mine["high"], color=color, alpha=0.08, lw=0)
-    axis.set_xscale("log")
-    axis.set_ylim(-0.02, 1.02)
-    axis.set_xlabel("FLOPs per problem")
-    axis.grid(alpha=0.2)
+def drawings(table: pd.DataFrame) -> dict[str, Drawing]:
+    """The figures of a study's table: one per task with a panel per policy, and one that compares the policies."""
+    found = {}
+    for i, (task, group) in enumerate(table.groupby("task", sort=False)):
+        panels = group["params"].nunique()
+        alt = f"Accuracy of every strategy on {task} against FLOPs per problem, one panel per policy."
+        size = (max(2.9 * min(panels, 4), 5.8) + 2.0, 4.3 * -(-panels // 4))
+        found[f"strategies-{i + 1}"] = Drawing(f"strategies-{i + 1}", alt, size, partial(plot_strategies, group))
+    tasks = table["task"].nunique()
+    alt = "The best accuracy that each policy reaches at each budget, one panel per task."
+    size = (4.2 * min(tasks, 2) + 1.0, 3.6 * -(-tasks // 2) + 0.5)
+    found["policies"] = Drawing("policies", alt, size, partial(plot_policies, table))
+    return found
+
+
+def plot_strategies(table: pd.DataFrame, figure: Figure) -> None:
+    """Accuracy of every strategy against FLOPs per problem on one task, one panel per policy."""
+    sizes = sorted(table["params"].unique())
+    columns = min(len(sizes), 4)
+    axes = figure.subplots(-(-len(sizes) // columns), columns, sharex=True, sharey=True, squeeze=False)
+    names = list(dict.fromkeys(table["strategy"]))
+    for axis, params in zip(axes.flat, sizes):
+        for strategy, mine in table[table["params"] == params].groupby("strategy", sort=False):
+            mine = mine.sort_values("budget")
+            axis.plot(mine["budget"], mine["accuracy"], **_look(axis, str(strategy), names))
+        _finish(axis, f"{numbers.count(params)} parameters")
+    handles = [Line2D([], [], label=name.replace("_", " "), **_look(axes[0, 0], name, names)) for name in names]
+    figure.legend(handles=handles, loc="outside right center")
+    _label(axes)
+
+
+def plot_policies(table: pd.DataFrame, figure: Figure, without: Sequence[str] = ("coverage",)) -> None:
+    """The best strategy of each policy at each budget with its interval, one panel per task; dashed: coverage."""
+    tasks = list(dict.fromkeys(table["task"]))
+    columns = min(len(tasks), 2)
+    axes = figure.subplots(-(-len(tasks) // columns), columns, sharex=True, sharey=True, squeeze=False)
+    sizes = sorted(table["params"].unique())
+    for axis, task in zip(axes.flat, tasks):
+        for i, params in enumerate(sizes):
+            mine = table[(table["task"] == task) & (table["params"] == params)]
+            colour = style.ramp(axis)(i / max(len(sizes) - 1, 1))
+            real = mine[~mine["strategy"].isin(without)]
+            best = real.loc[real.groupby("budget")["accuracy"].idxmax()].sort_values("budget")
+            axis.plot(best["budget"], best["accuracy"], color=colour, marker="o", ms=3.5)
+            axis.fill_between(best["budget"], best["low"], best["high"], color=colour, alpha=0.15, lw=0)
+            upper = mine[mine["strategy"] == "coverage"].sort_values("budget")
+            axis.plot(upper["budget"], upper["accuracy"], color=colour, ls="--", lw=1)
+        _finish(axis, task)
+    for axis in axes.flat[len(tasks) :]:
+        axis.set_visible(False)
+    ramp = style.ramp(axes[0, 0])
+    handles = [
+        Line2D([], [], color=ramp(i / max(len(sizes) - 1, 1)), marker="o", ms=3.5, label=numbers.count(n))
+        for i, n in enumerate(sizes)
+    ]
+    handles.append(Line2D([], [], color=style.ink(axes[0, 0]), ls="--", lw=1, label="coverage"))
+    figure.legend(handles=handles, loc="outside right center", title="parameters")
+    _label(axes)
+
+
+def _look(axis: Axes, name: str, names: Sequence[str]) -> dict:
+    if name in SAMPLED:
+        return {"color": style.ink(axis), "ls": SAMPLED[name], "lw": 1.4}
+    place = [n for n in names if n not in SAMPLED].index(name)
+    lighter = 0.45 if style.is_dark(axis) else 0.0  # so that it shows
+    colour = tuple((1 - lighter) * c + lighter for c in mpl.colors.to_rgb(COLOURS[place % len(COLOURS)]))
+    return {"color": colour, "lw": 1.2, "marker": MARKERS[place % len(MARKERS)], "ms": 4, "alpha": 0.9}
+
+
+def _finish(axis: Axes, title: str) -> None:
+    axis.set_title(title, fontsize=10)
+    axis.set_ylim(-0.03, 1.03)
+    style.log_axis(axis, "x", "flops")
+
+
+def _label(axes) -> None:
+    for axis in axes[-1]:
+        axis.set_xlabel("FLOPs per problem")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("accuracy")

@@ -2,6 +2,7 @@
 
 Best-of-N, votes and coverage come from one set of independent samples, exactly or over all their subsets; a search
 takes part at a budget with the largest of its sizes whose mean cost the budget pays for, which no outcome decides.
+Above the largest size, or the samples that were drawn, `flops` says how much less was spent.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def budgets_from(samples: pd.DataFrame, count: int = 6, factor: float = 4.0) -> 
 def strategy_rows(samples: pd.DataFrame, searches: pd.DataFrame, budgets: Sequence[float]) -> pd.DataFrame:
     """One row per policy, task, strategy, budget and problem: `correct`, an expectation, and `flops` spent, a mean.
 
-    samples, searches: as `Study` gives them, with columns `policy` and `params`. A budget that a strategy cannot use
-    has no rows: it is below its cheapest size, or above the samples that were drawn.
+    samples, searches: as `Study` gives them, with columns `policy` and `params`. A budget below a strategy's cheapest
+    size has no rows.
     """
     parts = [part for _, group in samples.groupby(KEYS, sort=False) for part in _sampled(group, budgets)]
     parts += [
@@ -62,8 +63,8 @@ def _sampled(group: pd.DataFrame, budgets: Sequence[float]) -> Iterator[pd.DataF
     samples, price = samples_of(group), float(group["flops"].mean())
     rng = np.random.default_rng(0)
     for budget in budgets:
-        k = int(budget // price)
-        if not 1 <= k <= samples.counts.min():
+        k = min(int(budget // price), int(samples.counts.min()))
+        if k < 1:
             continue
         values: dict[str, list[float]] = {name: [] for name in SAMPLED}
         for row, correct in enumerate(samples.correct):

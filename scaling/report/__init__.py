@@ -15,6 +15,7 @@ from scaling.report.plots import plot_training as plot_training  # training curv
 from scaling.report.record import RunRecord as RunRecord  # what a report reads, damaged parts as notes
 from scaling.report.record import budgets as budgets  # which compute budget each run belongs to
 from scaling.report.record import read as read  # a run directory as RunRecord
+from scaling.report.report import Part as Part  # what another package adds to a report
 from scaling.report.report import plot_overview as plot_overview  # the wide picture of a README
 from scaling.report.report import write as write  # report.html and figures/*.png
 from scaling.report.style import theme as theme  # the report's light and dark looks, as a context

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import ConfigError
 from scaling.report import figures, sections
-from scaling.report.html import page
+from scaling.report.figures import Drawing, Picture
+from scaling.report.html import Section, page
 from scaling.report.record import read
 
 INPUTS = ("config.json", "results.parquet", "predictions.jsonl", "fit.json", "trials/*/metrics.jsonl")
 
 
-def write(workdir: str | Path) -> Path:
+@dataclass(frozen=True)
+class Part:
+    """A part of a report that another package writes: the files it follows from, its figures, its sections."""
+
+    inputs: tuple[Path, ...]
+    drawings: Mapping[str, Drawing]
+    sections: Callable[[Mapping[str, Picture]], Sequence[Section]]
+
+
+def write(workdir: str | Path, *, part: Part | None = None, runs: str | Path | None = None) -> Path:
     """Write DIR/figures/*.png and DIR/report.html from what DIR holds; returns the path of the report.
 
+    part: comes after what training shows, or before it where the trained runs lie in another directory, `runs`.
     Nothing is required but the directory: a part without data says why it is absent. When neither the inputs nor this
     package have changed since the last report, it is left as it is. ConfigError when `workdir` is no directory.
     """
     directory = Path(workdir)
-    run = read(directory)
-    digest = _digest(directory)
+    run = read(directory if runs is None else runs)
+    digest = _digest(run.path, part.inputs if part else ())
     report = directory / "report.html"
     drawings, overview = figures.drawings(run), figures.overview(run)
+    drawings |= part.drawings if part else {}
     files = {name: directory / "figures" / f"{name}.png" for name in (*drawings, *(["overview"] if overview else []))}
     if _is_current(report, digest) and all(path.is_file() for path in files.values()):
         return report
@@ -33,9 +47,12 @@ def write(workdir: str | Path) -> Path:
         _replace(files[name], picture.png)
     if overview is not None:
         _replace(files["overview"], overview.png())
-    parts = [section(run, pictures) for section in sections.ALL]
-    subtitle = f"Scaling-law report of {run.path}"
-    _replace(report, page(run.name, subtitle, parts, digest).encode("utf-8"))
+    training = [section(run, pictures) for section in sections.ALL]
+    more = list(part.sections(pictures)) if part else []
+    parts = more + training if runs is not None else training + more
+    title = run.name if runs is None else directory.resolve().name
+    subtitle = f"Scaling-law report of {directory}"
+    _replace(report, page(title, subtitle, parts, digest).encode("utf-8"))
     return report
 
 
@@ -53,13 +70,13 @@ def plot_overview(workdir: str | Path, path: str | Path | None = None) -> Path:
     return target
 
 
-def _digest(directory: Path) -> str:
+def _digest(directory: Path, more: Sequence[Path]) -> str:
     """sha256 of every input file and of this package's own source: what the report is a function of."""
     own = sorted(Path(__file__).parent.glob("*.py"))
     files = [path for pattern in INPUTS for path in sorted(directory.glob(pattern))]
     total = hashlib.sha256(str(directory).encode())
-    for path in [*own, *files]:
-        name = path.name if path in own else path.relative_to(directory).as_posix()
+    for path in [*own, *files, *more]:
+        name = path.relative_to(directory).as_posix() if path in files else path.name
         total.update(f"\0{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
 

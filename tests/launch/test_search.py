@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -42,18 +44,29 @@ def test_a_study_gives_rows_a_table_and_findings(done: Path) -> None:
     assert {"best_of_n", "majority", "coverage"} <= set(table["strategy"])
     assert (table["flops"] <= table["budget"]).all()
     assert "## Against the literature" in (done / "findings.md").read_text()
-    assert list((done / "figures").glob("*.png"))
+    assert {file.stem for file in (done / "figures").glob("*.png")} >= {"policies", "strategies-1", "training"}
+    report = (done / "report.html").read_text()
+    assert report.index('id="test-time"') < report.index('id="training"') and TASK in report
 
 
 @pytest.mark.slow
 def test_recorded_samples_are_verified_by_the_task(done: Path) -> None:
     samples = pd.read_parquet(next((done / "cells").glob("*-samples.parquet")))
     assert len(samples) == 12 * 8
-    task = task_by_name(TASK)
+    exact = [_evaluated(problem.prompt) for problem in task_by_name(TASK).generate(0, 12, "test")]
     right = samples[samples["correct"] == 1]
-    problems = task.generate(0, 12, "test")
-    assert all(task.answer(answer) is None or problems[i] for i, answer in zip(right["problem"], right["answer"]))
+    assert [int(answer) for answer in right["answer"]] == [exact[i] for i in right["problem"]]
     assert (samples[samples["correct"] == 1]["answer"].notna()).all()
+
+
+def _evaluated(prompt: str) -> int:
+    """The result of `5:3+2*4=`: from left to right, modulo the number before the colon."""
+    modulus, _, text = prompt.rstrip("=").partition(":")
+    value, *rest = re.split(r"([-+*])", text)
+    result = int(value)
+    for sign, operand in zip(rest[::2], rest[1::2]):
+        result = {"+": operator.add, "-": operator.sub, "*": operator.mul}[sign](result, int(operand)) % int(modulus)
+    return result
 
 
 @pytest.mark.slow

@@ -1,0 +1,100 @@
+"""What a study of test-time compute adds to the report of a run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from models.errors import ConfigError
+from scaling.report import Part, numbers
+from scaling.report.figures import Picture
+from scaling.report.html import Html, Section, badge, code, element, join, paragraph, picture, table
+from search import plots
+from search.findings import Finding, Findings, from_json
+
+FILES = ("table.csv", "findings.json")
+
+
+def is_study(directory: Path) -> bool:
+    """Whether a study was started in this directory."""
+    return (directory / "study.json").is_file()
+
+
+def study_part(directory: Path) -> Part:
+    """The study in this directory as a part of a report; ConfigError when it has not ended."""
+    files = tuple(directory / name for name in FILES)
+    for file in files:
+        if not file.is_file():
+            fix = f"run python -m launch.search --workdir {directory} with its config again: it goes on"
+            raise ConfigError(str(directory), f"has no {file.name} yet", fix)
+    rows = pd.read_csv(files[0])
+    findings = from_json(files[1].read_text(encoding="utf-8"), rows)
+    drawings = plots.drawings(rows)
+    return Part(
+        (*files, Path(__file__), Path(plots.__file__)), drawings, lambda pictures: _sections(findings, pictures)
+    )
+
+
+def _sections(findings: Findings, pictures: Mapping[str, Picture]) -> list[Section]:
+    rows = findings.table
+    tasks = list(dict.fromkeys(rows["task"]))
+    policies = paragraph(
+        f"{numbers.plural(rows['params'].nunique(), 'policy', 'policies')}, {numbers.plural(len(tasks), 'task')}, "
+        f"{numbers.plural(rows['strategy'].nunique(), 'strategy', 'strategies')}, "
+        f"{numbers.plural(rows['budget'].nunique(), 'budget')} from {numbers.scientific(rows['budget'].min(), 2)} to "
+        f"{numbers.scientific(rows['budget'].max(), 2)} FLOPs per problem, what a search threw away included."
+    )
+    caption = (
+        "Solid: the best strategy of each policy at each budget, with its interval over problems. Dashed: coverage, "
+        "which a verifier that never errs would reach."
+    )
+    each = [
+        join([element("h3", task), picture(pictures[f"strategies-{i}"], "One panel per policy."), _best(rows, task)])
+        for i, task in enumerate(tasks, 1)
+    ]
+    return [
+        Section("test-time", "Test-time compute", join([policies, picture(pictures["policies"], caption)])),
+        Section("strategies", "Strategies at equal FLOPs", join(each)),
+        Section("literature", "Against the literature", join(map(_finding, findings.found))),
+    ]
+
+
+def _best(rows: pd.DataFrame, task: str) -> Html:
+    """Which strategy leads at each budget, per policy."""
+    mine = rows[(rows["task"] == task) & (rows["strategy"] != "coverage")]
+    lines = []
+    for budget, group in mine.groupby("budget"):
+        best = group.loc[group.groupby("params")["accuracy"].idxmax()]
+        line: dict[str, object] = {"FLOPs per problem": numbers.scientific(budget, 2)}
+        for params in sorted(rows["params"].unique()):
+            found = best[best["params"] == params]
+            line[f"{numbers.count(params)} parameters"] = (
+                numbers.MISSING if found.empty else f"{found['accuracy'].iloc[0]:.2f} {found['strategy'].iloc[0]}"
+            )
+        lines.append(line)
+    return element(
+        "details", element("summary", "The leading strategy at each budget"), table(lines, words=list(lines[0])[1:])
+    )
+
+
+def _finding(finding: Finding) -> Html:
+    kind = "plain" if np.isnan(finding.holds) else "good" if finding.holds >= 0.5 else "bad"
+    marked = [code(part) if i % 2 else part for i, part in enumerate(finding.claim.split("`"))]
+    said = paragraph(*marked, " Here: ", badge(finding.share, kind), ".")
+    parts: list[object] = [element("h3", finding.title), said]
+    if len(finding.seen):
+        seen = finding.seen
+        words = [name for name in seen if seen[name].dtype == object or str(seen[name].dtype).startswith("str")]
+        lines = [{str(name): _cell(row[name]) for name in seen} for _, row in seen.iterrows()]
+        parts.append(element("details", element("summary", "The numbers"), table(lines, words=words)))
+    return join(parts)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return numbers.MISSING if np.isnan(value) else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, (int, np.integer)) else str(value)
