@@ -237,19 +237,25 @@ def _moments(share: Share, weights: Mapping[Path, Weight], specs: Specs) -> int:
 
 
 def _padding(share: Share, weights: Mapping[Path, Weight], specs: Specs) -> int:
-    """Bytes that short heads waste where the features of attention's moments are split too far to fill the lanes.
+    """Bytes that tiles waste where features are split too far to fill the lanes.
 
-    The heads' dim then lies last, padded to the lanes, in the moments and in the weights that are updated from them.
+    Attention: short heads lie last then, padded to the lanes, in the moments and in the weights that are updated from
+    them. The token table: its features do.
     """
     assert share.model.head_dim
-    wasted = -share.model.head_dim % LANES / share.model.head_dim
-    some: dict[Path, Weight] = {}
-    for path, weight in weights.items():
-        if "attention" in path and weight.role == "matrix":
-            features = local_shape(weight, specs.moments[path], share.sizes)[weight.axes.index("embed")]
-            some |= {path: weight} if features % LANES else {}
     itemsize = jnp.dtype(share.model.param_dtype).itemsize
-    return round(wasted * (local_bytes(some, specs.params, share.sizes, itemsize) + _moments(share, some, specs)))
+    total = 0.0
+    for path, weight in weights.items():
+        if weight.role == "matrix" and "attention" in path:
+            last = share.model.head_dim
+        elif weight.axes == ("vocab", "embed"):
+            last = local_shape(weight, specs.moments[path], share.sizes)[1]
+        else:
+            continue
+        if local_shape(weight, specs.moments[path], share.sizes)[weight.axes.index("embed")] % LANES:
+            mine = local_bytes({path: weight}, specs.params, share.sizes, itemsize)
+            total += -last % LANES / last * (mine + _moments(share, {path: weight}, specs))
+    return round(total)
 
 
 def gathered_bytes(share: Share, weights: Iterable[Weight]) -> int:
@@ -301,6 +307,12 @@ def _chunks(share: Share, platform: str) -> int:
     return min(share.train.seq_len, -(-whole // limit))
 
 
+def _in_rings(share: Share) -> bool:
+    """Whether gradients are scattered in rings. Shards that do not fill the lanes are cut from a gradient reduced whole."""
+    ways = share.sizes["fsdp"] * (share.sizes["data"] if share.train.zero >= 2 else 1)
+    return share.sizes["fsdp"] >= RING_FROM and share.model.d_model // ways % LANES == 0
+
+
 def _loss(share: Share, platform: str) -> int:
     """Logits of a chunk and the head's gradient, beside the gathered head and the hidden states."""
     c, fsdp, item, chunks = share.model, share.sizes["fsdp"], share.itemsize, _chunks(share, platform)
@@ -310,7 +322,7 @@ def _loss(share: Share, platform: str) -> int:
     logits = FLOAT32 * tokens * share.vocab // chunks // stages  # which share the positions
     head = c.d_model * share.vocab
     shard = FLOAT32 * head // fsdp
-    if fsdp >= RING_FROM:
+    if _in_rings(share):
         peak = max(1.5 * logits if chunks > 1 else logits, 0.5 * logits + RING_SHARDS * shard)
     else:
         peak = logits + FLOAT32 * head
@@ -329,7 +341,7 @@ def _block(share: Share, platform: str) -> int:
     hidden = (HIDDEN_COPIES if c.gated else HIDDEN_COPIES - 2) * share.hidden
     stream = STREAM_COPIES * c.d_model + 2 * share.attention + 2 * share.key_values
     largest = max(gathered_bytes(share, [w]) for w in parts["attention"] + parts["feedforward"]) * FLOAT32 // item
-    reduced = RING_SHARDS * largest // fsdp if fsdp >= RING_FROM else largest + largest // fsdp
+    reduced = RING_SHARDS * largest // fsdp if _in_rings(share) else largest + largest // fsdp
     return (hidden + stream) * tokens * item + _scores(share, platform) + gathered + reduced
 
 
