@@ -73,8 +73,9 @@ class SweepDisplay:
         if not self.console.is_terminal and time.time() - self.last_line > LINE_EVERY_S:
             self.last_line = time.time()
             elapsed = time.time() - self.begin
-            left = elapsed * (self.total - done) / done if done else float("nan")
-            print(f"{self.label}: {done / self.total:.0%} {speed}, {left:.0f} s left", file=sys.stderr, flush=True)
+            left = f"{elapsed * (self.total - done) / done:.0f} s left" if done else ""
+            said = ", ".join(part for part in (f"{done / self.total:.0%}", speed, left) if part)
+            print(f"{self.label}: {said}", file=sys.stderr, flush=True)
 
     @staticmethod
     def _speed(reports: Sequence[dict]) -> str:
