@@ -157,22 +157,23 @@ class Rounds:
 
     # ---- rounds ----------------------------------------------------------------------------------------------------
 
-    def run(self, params: Any, state: State, until_all: jax.Array) -> State:
-        """Rounds until some problem's search has ended (`until_all` `[]` bool: until all have)."""
+    def run(self, params: Any, state: State, until_all: jax.Array, most: jax.Array) -> State:
+        """Rounds, `most` `[]` int32 of them, or until some search has ended (`until_all` `[]` bool: until all have)."""
 
-        def going(state: State) -> jax.Array:
+        def going(carry: tuple[State, jax.Array]) -> jax.Array:
+            state, left = carry
             running = state.occupied & ~state.done
-            return running.any() & (until_all | ~(state.occupied & state.done).any())
+            return (left > 0) & running.any() & (until_all | ~(state.occupied & state.done).any())
 
-        def round(state: State) -> State:
-            state, rows = self.advance(params, state)
-            return self.settle(state, rows, self.scores(params, state, rows))
+        def round(carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
+            state, rows = self.advance(params, carry[0])
+            return self.settle(state, rows, self.scores(params, state, rows)), carry[1] - 1
 
-        return jax.lax.while_loop(going, round, state)
+        return jax.lax.while_loop(going, round, (state, most))[0]
 
     def advance(self, params: Any, state: State) -> tuple[State, Rows]:
         """Select, and extend what was selected; the rows are not yet scored."""
-        state, choice = self._select(state)
+        state, choice = self.select(state)
         p, s = state.population, self.strategy
         if s.replaces:
             still = jnp.broadcast_to(jnp.arange(s.width), choice.parents.shape)
@@ -250,7 +251,7 @@ class Rounds:
             return jnp.ones(state.done.shape)
         return jnp.clip(1 - self.spent(state.costs, state.contexts) / budget.amount, 0, 1)
 
-    def _select(self, state: State) -> tuple[State, Choice]:
+    def select(self, state: State) -> tuple[State, Choice]:
         """Ask the strategy; a problem that has ended keeps everything as it is."""
         stop = state.broke | (state.costs.rounds >= self.config.max_rounds)
         view = particles.view(state.population, state.costs.rounds, self._left(state), stop)
