@@ -21,7 +21,7 @@ import safetensors.numpy
 from models.errors import ConfigError, require
 from scaling.sweep.results import write_atomically
 from search import population as particles
-from search.rounds import Rounds, State
+from search.rounds import Rounds, Rows, State
 
 FORMAT = 1
 DIGITS = 64  # of the sha256
@@ -52,9 +52,10 @@ def identity(rounds: Rounds, params: Any, host: bool) -> dict[str, Any]:
     strategy, decoder, scorer = rounds.strategy, rounds.decoder, rounds.scorer
     state = jax.eval_shape(rounds.empty)
     shape = (rounds.config.problems, strategy.width)
-    ints = jax.ShapeDtypeStruct(shape, jnp.int32)
+    ints: Any = jax.ShapeDtypeStruct(shape, jnp.int32)
     caches = jax.eval_shape(lambda: decoder.caches(*shape, rounds.config.max_tokens))
-    rows = jax.eval_shape(particles.take, state.population, ints)
+    taken = jax.eval_shape(particles.take, state.population, ints)
+    rows = Rows(taken, taken, *[ints] * (len(Rows._fields) - 2))
     plain = {f.name: getattr(strategy, f.name) for f in dataclasses.fields(strategy)}
     programs: list[tuple[Callable[..., Any], tuple[Any, ...]]]
     programs = [(rounds.empty, ()), (rounds.select, (state,)), (rounds.outcome, (state,))]
@@ -71,7 +72,7 @@ def identity(rounds: Rounds, params: Any, host: bool) -> dict[str, Any]:
         "verifier": {
             "kind": "of the host" if host else type(scorer).__name__,
             "params": _params(params[1]),
-            "program": _program((scorer.score, (params[1], state.contexts, rows))),
+            "program": _program((rounds.scores, (params, state, rows))),
         },
         "strategy": {name: x for name, x in plain.items() if not callable(x)} | {"program": _program(*programs)},
     }

@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from search.population import ENDED, FORCED
 from search.rounds import Rounds, Rows, State
 from search.saved import Keep, identity, read, write
 from search.strategies.strategy import Strategy
-from search.verifiers.scorer import Scorer, Unscored
+from search.verifiers.scorer import Judge, Scorer, Unscored
 
 # (payload of each row's problem, tokens of each row) -> scores in (0, 1), one per row
 HostScores = Callable[[Sequence[Any], Sequence[tuple[int, ...]]], Any]
@@ -113,7 +113,7 @@ class Searcher:
         decoder: Decoder,
         strategy: Strategy,
         config: SearchConfig,
-        scorer: Scorer | HostScores | None = None,
+        scorer: Scorer | Judge | HostScores | None = None,
         mesh: Mesh | None = None,
     ):
         on_device = scorer is None or hasattr(scorer, "flops_per_token")
@@ -122,15 +122,22 @@ class Searcher:
         require(not strategy.scored or scorer is not None, "scorer", f"{strategy.name} needs one", "give a scorer")
         self.config, self.strategy, self.decoder = config, strategy, decoder
         self.rounds = Rounds(decoder, strategy, device_scorer, config)
-        self.params = (decoder.params, device_scorer.params)
+        self.params: Any = (decoder.params, device_scorer.params)
         self.ledger = Ledger()
         self._scorer_flops = device_scorer.flops_per_token
-        self._mesh = mesh
-        self._admit = Program(self.rounds.admit, donate_argnums=1)
-        self._run = Program(self.rounds.run, donate_argnums=1)
-        self._advance = Program(self.rounds.advance, donate_argnums=1)
-        self._settle = Program(self.rounds.settle, donate_argnums=(0, 1) if strategy.replaces else 0)
-        self._answers = Program(self.rounds.outcome)
+        self._sharding: NamedSharding | None = None
+        if mesh is not None:
+            shards, problem = mesh.shape["data"], f"{config.problems} do not divide into {mesh.shape['data']} shards"
+            require(config.problems % shards == 0, "search.problems", problem, f"give a multiple of {shards}")
+            self._sharding = NamedSharding(mesh, PartitionSpec("data"))
+            self.params = jax.device_put(self.params, NamedSharding(mesh, PartitionSpec()))
+        # Everything that comes out leads with the problems, and stays where it was put.
+        compiled = partial(Program, out_shardings=self._sharding)
+        self._admit = compiled(self.rounds.admit, donate_argnums=1)
+        self._run = compiled(self.rounds.run, donate_argnums=1)
+        self._advance = compiled(self.rounds.advance, donate_argnums=1)
+        self._settle = compiled(self.rounds.settle, donate_argnums=(0, 1) if strategy.replaces else 0)
+        self._answers = compiled(self.rounds.outcome)
         self._slots: list[_Slot | None] = [None] * config.problems
         self._course = _Course()
         self._state = self._placed(jax.jit(self.rounds.empty)())
@@ -193,7 +200,8 @@ class Searcher:
             slot and dict(place=slot.place, elapsed=now - slot.began, seconds=slot.seconds, failed=slot.failed)
             for slot in self._slots
         ]
-        found = [(i, dataclasses.asdict(dataclasses.replace(f, problem=SearchProblem(0, None)))) for i, f in self._course.found]
+        none = SearchProblem(0, None)  # its place says which it is
+        found = [(i, dataclasses.asdict(dataclasses.replace(f, problem=none))) for i, f in self._course.found]
         host = {"taken": self._course.taken, "slots": slots, "found": found}
         write(keep.path, self._identity, self._state, host)
         self._course.kept = time.perf_counter()
@@ -244,12 +252,13 @@ class Searcher:
             self._state = self._state._replace(broke=self._state.broke | late)
         state, rows = self._advance(self.params, self._state)
         if self._host_scores is None:
-            scores: Any = self.rounds.scores(self.params, state, rows)
+            scored: Any = self.rounds.scores(self.params, state, rows)
         else:
             scores, broken = self._ask(rows)
+            scored = scores, np.zeros(scores.shape, np.int32)
             if broken.any():
                 state = state._replace(broke=state.broke | broken)
-        self._state = self._settle(state, rows, scores)
+        self._state = self._settle(state, rows, scored)
 
     def _ask(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """The host's scores `[problems, width]` float32, and the problems `[problems]` that it could not score."""
@@ -291,7 +300,7 @@ class Searcher:
             self._slots[i], occupied[i] = None, False
             self.ledger.charge(slot.problem.number, **vars(found.cost))
             yield slot.place, found
-        self._state = self._state._replace(occupied=jnp.asarray(occupied))
+        self._state = self._state._replace(occupied=self._placed(jnp.asarray(occupied)))
 
     def _found(self, slot: _Slot, i: int, host: State, weights: np.ndarray, best: int) -> Found:
         p = host.population
@@ -341,13 +350,9 @@ class Searcher:
             seconds=slot.seconds,
         )
 
-    def _placed(self, state: State) -> State:
-        if self._mesh is None:
-            return state
-        shards = self._mesh.shape["data"]
-        problem = f"{self.config.problems} do not divide into {shards} shards"
-        require(self.config.problems % shards == 0, "search.problems", problem, f"give a multiple of {shards}")
-        return jax.device_put(state, NamedSharding(self._mesh, PartitionSpec("data")))
+    def _placed(self, tree: Any) -> Any:
+        """Arrays `[problems, ...]` where their problems are."""
+        return tree if self._sharding is None else jax.device_put(tree, self._sharding)
 
 
 def _digest(problem: SearchProblem, prompt: Any) -> str:
