@@ -89,7 +89,9 @@ def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd
             if not file.exists():
                 policy = load_policy(path / "policies" / "trials" / trial)
                 study = study or Study(policy, config.study, _Printer(f"policy of {params:,} parameters"))
-                _write(study.samples() if part == "samples" else study.search(part), file)
+                state = file.with_suffix(".state")  # of a part that a kill may interrupt
+                _write(study.samples(state) if part == "samples" else study.search(part, state), file)
+                state.unlink(missing_ok=True)
             found = pd.read_parquet(file).assign(policy=trial, params=params)
             (samples if part == "samples" else searches).append(found)
     return pd.concat(samples, ignore_index=True), pd.concat(searches, ignore_index=True)

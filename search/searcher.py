@@ -126,18 +126,24 @@ class Searcher:
         self.ledger = Ledger()
         self._scorer_flops = device_scorer.flops_per_token
         self._sharding: NamedSharding | None = None
+        whole, mine = PartitionSpec(), PartitionSpec("data")
         if mesh is not None:
             shards, problem = mesh.shape["data"], f"{config.problems} do not divide into {mesh.shape['data']} shards"
             require(config.problems % shards == 0, "search.problems", problem, f"give a multiple of {shards}")
-            self._sharding = NamedSharding(mesh, PartitionSpec("data"))
-            self.params = jax.device_put(self.params, NamedSharding(mesh, PartitionSpec()))
-        # Everything that comes out leads with the problems, and stays where it was put.
-        compiled = partial(Program, out_shardings=self._sharding)
-        self._admit = compiled(self.rounds.admit, donate_argnums=1)
-        self._run = compiled(self.rounds.run, donate_argnums=1)
-        self._advance = compiled(self.rounds.advance, donate_argnums=1)
-        self._settle = compiled(self.rounds.settle, donate_argnums=(0, 1) if strategy.replaces else 0)
-        self._answers = compiled(self.rounds.outcome)
+            self._sharding = NamedSharding(mesh, mine)
+            self.params = jax.device_put(self.params, NamedSharding(mesh, whole))
+
+        def each(f: Callable[..., Any], *specs: PartitionSpec) -> Callable[..., Any]:
+            """`f` on every device for its own problems: they never wait for one another inside of a program."""
+            return f if mesh is None else jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=mine, check_vma=False)
+
+        rounds, compiled = self.rounds, partial(Program, out_shardings=self._sharding)
+        self._admit = compiled(rounds.admit, donate_argnums=1)
+        self._run = compiled(each(rounds.run, whole, mine, whole, whole), donate_argnums=1)
+        self._advance = compiled(each(rounds.advance, whole, mine), donate_argnums=1)
+        given = (0, 1) if strategy.replaces else 0
+        self._settle = compiled(each(rounds.settle, mine, mine, mine), donate_argnums=given)
+        self._answers = compiled(each(rounds.outcome, mine))
         self._slots: list[_Slot | None] = [None] * config.problems
         self._course = _Course()
         self._state = self._placed(jax.jit(self.rounds.empty)())

@@ -63,10 +63,14 @@ def mesh(devices: int):
 
 
 def test_walks_on_several_devices_are_those_on_one() -> None:
-    config, walks = dataclasses.replace(WALK, problems=4), [SearchProblem(i, i % 2) for i in range(10)]
+    config, walks = dataclasses.replace(WALK, problems=4), [SearchProblem(i, i % 2, i % 2) for i in range(10)]
     found = []
-    for devices in (1, 2, 4):
-        search = Searcher(TREES.decoder, beam(4, 2), config, ValueScorer(), mesh(devices))
+
+    def table(payloads: list, texts: list) -> np.ndarray:
+        return np.array([TREES.value[tree, TREES.walk(tree, text)] for tree, text in zip(payloads, texts)])
+
+    for devices, scorer in ((1, ValueScorer()), (2, ValueScorer()), (4, table)):
+        search = Searcher(TREES.decoder, beam(4, 2), config, scorer, mesh(devices))
         found.append(sorted(map(essence, search.run(walks))))
         compiled = search.compilations
         assert sorted(map(essence, search.run(walks[::-1]))) == found[-1] and search.compilations == compiled
@@ -86,7 +90,7 @@ def test_a_transformer_on_several_devices_differs_in_near_ties_alone() -> None:
     prompts = [tuple(np.random.default_rng(i).integers(0, 16, 2 + i % 6).tolist()) for i in range(12)]
     found = []
     for devices in (1, 4):
-        decoder = TransformerDecoder(model, params, config.prompt_len, "layercast")
+        decoder = TransformerDecoder(model, params, config.prompt_len)
         search = Searcher(decoder, greedy(), config, mesh=mesh(devices))
         texts = {f.problem.number: f.candidates[0].tokens for f in search.run(map(SearchProblem, range(12), prompts))}
         found.append([texts[i] for i in range(12)])
