@@ -50,7 +50,7 @@ def identity(rounds: Rounds, params: Any, host: bool) -> dict[str, Any]:
     from a function of the host, of which nothing can be known.
     """
     strategy, decoder, scorer = rounds.strategy, rounds.decoder, rounds.scorer
-    state = jax.eval_shape(rounds.empty)
+    state, shapes = jax.eval_shape(lambda: (rounds.empty(), params))
     shape = (rounds.config.problems, strategy.width)
     ints: Any = jax.ShapeDtypeStruct(shape, jnp.int32)
     caches = jax.eval_shape(lambda: decoder.caches(*shape, rounds.config.max_tokens))
@@ -67,12 +67,12 @@ def identity(rounds: Rounds, params: Any, host: bool) -> dict[str, Any]:
         "policy": {
             "kind": type(decoder).__name__,
             "params": _params(params[0]),
-            "program": _program((decoder.step, (params[0], state.contexts, caches, ints, ints))),
+            "program": _program((decoder.step, (shapes[0], state.contexts, caches, ints, ints))),
         },
         "verifier": {
             "kind": "of the host" if host else type(scorer).__name__,
             "params": _params(params[1]),
-            "program": _program((rounds.scores, (params, state, rows))),
+            "program": _program((rounds.scores, (shapes, state, rows))),
         },
         "strategy": {name: x for name, x in plain.items() if not callable(x)} | {"program": _program(*programs)},
     }

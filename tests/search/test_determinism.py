@@ -53,8 +53,7 @@ def test_answers_do_not_depend_on_order_neighbours_or_resume_point(text: str, tm
     together = sorted(map(essence, search.run(WALKS)))
     backwards = [f for given in (WALKS[::-1][:2], WALKS[::-1][2:]) for f in search.run(given)]
     assert sorted(map(essence, backwards)) == together
-    for _, _found in zip(range(3), search.run(WALKS, keep)):  # left while others are on their way
-        pass
+    assert len(list(zip(range(3), search.run(WALKS, keep)))) == 3 and keep.path.exists()  # others are on their way
     assert sorted(map(essence, search.run(WALKS, keep))) == together
 
 
@@ -62,9 +61,9 @@ def mesh(devices: int):
     return make_mesh(MeshConfig(data=devices), jax.devices()[:devices])
 
 
-def test_walks_on_several_devices_are_those_on_one() -> None:
+def test_walks_on_several_devices_are_those_on_one(tmp_path: Path) -> None:
     config, walks = dataclasses.replace(WALK, problems=4), [SearchProblem(i, i % 2, i % 2) for i in range(10)]
-    found = []
+    found, keep = [], Keep(tmp_path / "state", 0, 1)
 
     def table(payloads: list, texts: list) -> np.ndarray:
         return np.array([TREES.value[tree, TREES.walk(tree, text)] for tree, text in zip(payloads, texts)])
@@ -74,6 +73,10 @@ def test_walks_on_several_devices_are_those_on_one() -> None:
         found.append(sorted(map(essence, search.run(walks))))
         compiled = search.compilations
         assert sorted(map(essence, search.run(walks[::-1]))) == found[-1] and search.compilations == compiled
+        if devices == 1:
+            assert len(list(zip(range(6), search.run(walks, keep)))) == 6 and keep.path.exists()
+        if devices == 2:  # they go on with what one device left in the middle
+            assert sorted(map(essence, search.run(walks, keep))) == found[-1]
         assert len(search._state.population.tokens.sharding.device_set) == devices
     assert found == found[:1] * 3
     with pytest.raises(ConfigError, match="search.problems: 4 do not divide into 3 shards"):
