@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 from rich.console import Console
@@ -28,28 +29,16 @@ def measured_cpu_peak() -> float:
     return 2 * 768**3 / best
 
 
-class SweepDisplay:
-    """Follows the workers' reports; use as a context manager and call `update()` a few times a second."""
+class _Display:
+    """A bar where there is a terminal, a line now and then where there is none; use as a context manager."""
 
-    def __init__(self, directory: RunDirectory, stacks: Sequence[Stack], label: str):
-        self.directory, self.label = directory, label
-        self.work = {stack.id: stack.work for stack in stacks}
-        self.total = sum(self.work.values()) or 1.0
-        self.finished = {stack.id for stack in stacks if directory.is_done(stack)}
-        self.stacks = [stack for stack in stacks if stack.id not in self.finished]
+    def __init__(self, amount: str):
         self.console = Console(stderr=True)
         self.begin = self.last_line = time.time()
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}% {task.fields[speed]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=self.console,
-        )
-        self.task = self.bar.add_task(label, total=self.total, speed="")
+        columns = TextColumn("{task.description}"), BarColumn(), TextColumn(amount), TimeElapsedColumn()
+        self.bar = Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=self.console)
 
-    def __enter__(self) -> SweepDisplay:
+    def __enter__(self) -> Self:
         if self.console.is_terminal:
             self.bar.start()
         return self
@@ -57,6 +46,29 @@ class SweepDisplay:
     def __exit__(self, *exception: object) -> None:
         if self.console.is_terminal:
             self.bar.stop()
+
+    def say(self, label: str, *parts: str) -> None:
+        """The line, unless there is a terminal or one was written just now."""
+        if not self.console.is_terminal and time.time() - self.last_line > LINE_EVERY_S:
+            self.last_line = time.time()
+            print(f"{label}: {', '.join(part for part in parts if part)}", file=sys.stderr, flush=True)
+
+    def left(self, done: float, total: float) -> str:
+        """Time left at the speed so far, in words; nothing while nothing is done."""
+        return f"{(time.time() - self.begin) * (total - done) / done:.0f} s left" if done else ""
+
+
+class SweepDisplay(_Display):
+    """Follows the workers' reports; call `update()` a few times a second."""
+
+    def __init__(self, directory: RunDirectory, stacks: Sequence[Stack], label: str):
+        self.directory, self.label = directory, label
+        self.work = {stack.id: stack.work for stack in stacks}
+        self.total = sum(self.work.values()) or 1.0
+        self.finished = {stack.id for stack in stacks if directory.is_done(stack)}
+        self.stacks = [stack for stack in stacks if stack.id not in self.finished]
+        super().__init__("{task.percentage:>3.0f}% {task.fields[speed]}")
+        self.task = self.bar.add_task(label, total=self.total, speed="")
 
     def update(self) -> None:
         """Read the reports and redraw."""
@@ -70,12 +82,7 @@ class SweepDisplay:
         done += sum(self.work[i] * f for i, f in current.items() if i not in self.finished)
         speed = self._speed([r for r in reports if r["time"] > self.begin])
         self.bar.update(self.task, completed=done, speed=speed)
-        if not self.console.is_terminal and time.time() - self.last_line > LINE_EVERY_S:
-            self.last_line = time.time()
-            elapsed = time.time() - self.begin
-            left = f"{elapsed * (self.total - done) / done:.0f} s left" if done else ""
-            said = ", ".join(part for part in (f"{done / self.total:.0%}", speed, left) if part)
-            print(f"{self.label}: {said}", file=sys.stderr, flush=True)
+        self.say(self.label, f"{done / self.total:.0%}", speed, self.left(done, self.total))
 
     @staticmethod
     def _speed(reports: Sequence[dict]) -> str:
@@ -88,39 +95,19 @@ class SweepDisplay:
         return f"{tokens / 1e3:,.0f}k tokens/s, MFU {flops / peak:.0%} of {peak / 1e9:,.0f} GFLOP/s"
 
 
-class JobDisplay:
-    """Samples done, tokens/s and time left of an inference job; use as a context manager."""
+class JobDisplay(_Display):
+    """Samples done, tokens/s and time left of an inference job."""
 
     def __init__(self, samples: int):
         self.samples, self.done, self.tokens = samples, 0, 0
-        self.console = Console(stderr=True)
-        self.begin = self.last_line = time.time()
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total} samples {task.fields[speed]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=self.console,
-        )
+        super().__init__("{task.completed}/{task.total} samples {task.fields[speed]}")
         self.task = self.bar.add_task("generate", total=samples, speed="")
-
-    def __enter__(self) -> JobDisplay:
-        if self.console.is_terminal:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.console.is_terminal:
-            self.bar.stop()
 
     def show(self, done: int) -> None:
         """Redraw with so many samples done, by other processes."""
         self.done = done
         self.bar.update(self.task, completed=done, speed="")
-        if not self.console.is_terminal and time.time() - self.last_line > LINE_EVERY_S:
-            self.last_line = time.time()
-            print(f"generate: {done}/{self.samples} samples", file=sys.stderr, flush=True)
+        self.say("generate", f"{self.done}/{self.samples} samples")
 
     def add(self, tokens: int) -> None:
         """Count one more sample of so many generated tokens, and redraw."""
@@ -128,11 +115,31 @@ class JobDisplay:
         elapsed = time.time() - self.begin
         speed = f"{self.tokens / elapsed:,.0f} tokens/s" if elapsed > 0 else ""
         self.bar.update(self.task, completed=self.done, speed=speed)
-        if not self.console.is_terminal and time.time() - self.last_line > LINE_EVERY_S:
-            self.last_line = time.time()
-            left = elapsed * (self.samples - self.done) / self.done
-            line = f"generate: {self.done}/{self.samples} samples, {speed}, {left:.0f} s left"
-            print(line, file=sys.stderr, flush=True)
+        self.say("generate", f"{self.done}/{self.samples} samples", speed, self.left(self.done, self.samples))
+
+
+class StudyDisplay(_Display):
+    """Which part of a study is being searched, how much of all of it is done, and time left.
+
+    cells: every part still to do -> what it costs, in any unit.
+    """
+
+    def __init__(self, cells: Mapping[Any, float]):
+        self.cells, self.total, self.before, self.now = cells, sum(cells.values()) or 1.0, 0.0, 0.0
+        super().__init__("{task.percentage:>3.0f}%")
+        self.task = self.bar.add_task("search", total=self.total)
+        self.label = "search"
+
+    def start(self, cell: Any, label: str) -> None:
+        """The next part; the one before it has ended."""
+        self.before, self.now, self.label = self.before + self.now, float(self.cells[cell]), label
+        self.bar.update(self.task, completed=self.before, description=label)
+
+    def update(self, fraction: float) -> None:
+        """How much of the part is done."""
+        done = self.before + fraction * self.now
+        self.bar.update(self.task, completed=done)
+        self.say(self.label, f"{done / self.total:.0%} of the study", self.left(done, self.total))
 
 
 def peak_of(device_kind: str, devices: int) -> float:

@@ -76,25 +76,34 @@ def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd
     """Every policy's samples and searches, each part read where it is already there."""
     import pandas as pd
 
+    from launch.progress import StudyDisplay
     from scaling.sweep.directory import RunDirectory
     from search.policy import load_policy
     from search.study import Study
 
     results = RunDirectory(path / "policies").results.frame()
     done = results[results["status"] == "done"].sort_values("params")
-    samples: list[pd.DataFrame] = []
-    searches: list[pd.DataFrame] = []
-    for trial, params in zip(done["trial"], done["params"], strict=True):
-        parts = ["samples", *config.study.strategies]
-        files = {part: path / "cells" / f"{trial}-{_safe(part)}.parquet" for part in parts}
-        study = None
-        for part, file in files.items():
-            if not file.exists():
-                policy = load_policy(path / "policies" / "trials" / trial)
-                study = study or Study(policy, config.study, _Printer(f"policy of {params:,} parameters"))
-                _write(study.samples() if part == "samples" else study.search(part), file)
-            found = pd.read_parquet(file).assign(policy=trial, params=params)
-            (samples if part == "samples" else searches).append(found)
+    parts = ["samples", *config.study.strategies]
+    cells = {
+        (trial, params, part): path / "cells" / f"{trial}-{_safe(part)}.parquet"
+        for trial, params in zip(done["trial"], done["params"], strict=True)
+        for part in parts
+    }
+    with StudyDisplay({cell: cell[1] for cell, file in cells.items() if not file.exists()}) as display:
+        for trial, params in zip(done["trial"], done["params"], strict=True):
+            todo = {cell: file for cell, file in cells.items() if cell[0] == trial and not file.exists()}
+            if not todo:
+                continue
+            policy = load_policy(path / "policies" / "trials" / trial)
+            study = Study(policy, config.study, lambda what, done, total: display.update(done / total))
+            for (_, _, part), file in todo.items():
+                display.start((trial, params, part), f"{part}, policy of {params:,} parameters")
+                state = file.with_suffix(".state")  # of a part that a kill may interrupt
+                _write(study.samples(state) if part == "samples" else study.search(part, state), file)
+                state.unlink(missing_ok=True)
+    frames = {cell: pd.read_parquet(file).assign(policy=cell[0], params=cell[1]) for cell, file in cells.items()}
+    samples = [frame for (_, _, part), frame in frames.items() if part == "samples"]
+    searches = [frame for (_, _, part), frame in frames.items() if part != "samples"]
     return pd.concat(samples, ignore_index=True), pd.concat(searches, ignore_index=True)
 
 
@@ -107,36 +116,6 @@ def _write(table: pd.DataFrame, file: Path) -> None:
 
 def _safe(text: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in text)
-
-
-class _Printer:
-    """One line per part of a policy's study, with problems done and an ETA."""
-
-    def __init__(self, title: str):
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TaskID,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )  # fmt: skip
-
-        self._title = title
-        self._task = TaskID(0)
-        self._shown = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            disable=not os.isatty(2),
-        )  # fmt: skip
-        self._shown.start()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if done == 0:
-            self._task = self._shown.add_task(f"{self._title}: {what}", total=total)
-        else:
-            self._shown.update(self._task, completed=done)
 
 
 if __name__ == "__main__":

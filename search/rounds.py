@@ -21,9 +21,10 @@ from search.engine.decode import lineage_keys
 from search.engine.sampling import SamplingRows
 from search.population import ENDED, FORCED, FULL, GOING, Population
 from search.strategies.strategy import Choice, Strategy
-from search.verifiers.scorer import Scorer
+from search.verifiers.scorer import Judge, Scorer
 
 STRATEGY = jnp.uint32(0xFFFFFFFE)  # the lineage of a strategy's own random numbers
+JUDGEMENT = jnp.uint32(0xFFFFFFFD)  # the step of a lineage whose random numbers are those of a scorer that draws
 
 
 class Costs(NamedTuple):
@@ -94,7 +95,7 @@ class Rows(NamedTuple):
 class Rounds:
     """The pure functions of a search; see `search.searcher.Searcher` for what runs them."""
 
-    def __init__(self, decoder: Decoder, strategy: Strategy, scorer: Scorer, config: SearchConfig):
+    def __init__(self, decoder: Decoder, strategy: Strategy, scorer: Scorer | Judge, config: SearchConfig):
         self.decoder, self.strategy, self.scorer, self.config = decoder, strategy, scorer, config
         self._settings = sampling.stack_rows([config.sampling], decoder.vocab_size)
         if strategy.lookahead or strategy.tempers:  # the program must know other temperatures
@@ -157,22 +158,23 @@ class Rounds:
 
     # ---- rounds ----------------------------------------------------------------------------------------------------
 
-    def run(self, params: Any, state: State, until_all: jax.Array) -> State:
-        """Rounds until some problem's search has ended (`until_all` `[]` bool: until all have)."""
+    def run(self, params: Any, state: State, until_all: jax.Array, most: jax.Array) -> State:
+        """Rounds, `most` `[]` int32 of them, or until some search has ended (`until_all` `[]` bool: until all have)."""
 
-        def going(state: State) -> jax.Array:
+        def going(carry: tuple[State, jax.Array]) -> jax.Array:
+            state, left = carry
             running = state.occupied & ~state.done
-            return running.any() & (until_all | ~(state.occupied & state.done).any())
+            return (left > 0) & running.any() & (until_all | ~(state.occupied & state.done).any())
 
-        def round(state: State) -> State:
-            state, rows = self.advance(params, state)
-            return self.settle(state, rows, self.scores(params, state, rows))
+        def round(carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
+            state, rows = self.advance(params, carry[0])
+            return self.settle(state, rows, self.scores(params, state, rows)), carry[1] - 1
 
-        return jax.lax.while_loop(going, round, state)
+        return jax.lax.while_loop(going, round, (state, most))[0]
 
     def advance(self, params: Any, state: State) -> tuple[State, Rows]:
         """Select, and extend what was selected; the rows are not yet scored."""
-        state, choice = self._select(state)
+        state, choice = self.select(state)
         p, s = state.population, self.strategy
         if s.replaces:
             still = jnp.broadcast_to(jnp.arange(s.width), choice.parents.shape)
@@ -187,17 +189,25 @@ class Rounds:
         state, picked = self._extend(params, state, picked)
         return self._look_ahead(params, state, picked) if s.lookahead and s.scored else (state, picked)
 
-    def scores(self, params: Any, state: State, rows: Rows) -> jax.Array:
-        """Scores `[problems, width]` float32 in (0, 1) of the rows; those of rows that were not live are not used."""
+    def scores(self, params: Any, state: State, rows: Rows) -> tuple[jax.Array, jax.Array]:
+        """Scores float32 in (0, 1) of the rows and tokens int32 that they took, `[problems, width]`; those of rows that
+        were not live are not used."""
+        judged = rows.judged
         if not self.strategy.scored:
-            return jnp.full(rows.live.shape, 0.5)
-        return self.scorer.score(params[1], state.contexts, rows.judged)
+            return jnp.full(rows.live.shape, 0.5), jnp.zeros_like(judged.length)
+        if not isinstance(self.scorer, Judge):
+            scores = self.scorer.score(params[1], state.contexts, judged)
+            return scores, self.scorer.tokens(state.contexts, judged)
+        streams = _streams(state, self.config.seed, judged.lineage).reshape(-1, 3)
+        keys = sampling.step_keys(lineage_keys(streams), jnp.full(len(streams), JUDGEMENT))
+        keys = sampling.step_keys(keys, judged.length.reshape(-1))
+        return self.scorer.judge(params[1], state.contexts, judged, keys.reshape(*judged.length.shape, 2))
 
-    def settle(self, state: State, picked: Rows, scores: jax.Array) -> State:
+    def settle(self, state: State, picked: Rows, scored: tuple[jax.Array, jax.Array]) -> State:
         """Write the scores down and put the rows where they belong."""
-        rows, live = picked.rows, picked.live
+        rows, live, (scores, read) = picked.rows, picked.live, scored
         costs = state.costs._replace(
-            verifier=state.costs.verifier + self._to_read(state, picked.judged, live).sum(-1),
+            verifier=state.costs.verifier + jnp.where(live, read, 0).sum(-1),
             scored=state.costs.scored + (live.sum(-1) if self.strategy.scored else 0),
             rounds=state.costs.rounds + (state.occupied & ~state.done),
         )
@@ -239,7 +249,7 @@ class Rounds:
     # ---- parts of a round ------------------------------------------------------------------------------------------
 
     def _to_read(self, state: State, rows: Population, live: jax.Array) -> jax.Array:
-        """Tokens that the scorer reads to score these rows, `[problems, width]` int32."""
+        """The most tokens that scoring these rows takes, `[problems, width]` int32."""
         if not self.strategy.scored:
             return jnp.zeros_like(rows.length)
         return jnp.where(live, self.scorer.tokens(state.contexts, rows), 0)
@@ -250,7 +260,7 @@ class Rounds:
             return jnp.ones(state.done.shape)
         return jnp.clip(1 - self.spent(state.costs, state.contexts) / budget.amount, 0, 1)
 
-    def _select(self, state: State) -> tuple[State, Choice]:
+    def select(self, state: State) -> tuple[State, Choice]:
         """Ask the strategy; a problem that has ended keeps everything as it is."""
         stop = state.broke | (state.costs.rounds >= self.config.max_rounds)
         view = particles.view(state.population, state.costs.rounds, self._left(state), stop)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -12,15 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from models.errors import require
+from models.errors import ConfigError, require
 from search.config import SearchConfig
 from search.decoder import Decoder
 from search.engine.program import Program
 from search.ledger import Cost, Ledger
 from search.population import ENDED, FORCED
 from search.rounds import Rounds, Rows, State
+from search.saved import Keep, identity, read, write
 from search.strategies.strategy import Strategy
-from search.verifiers.scorer import Scorer, Unscored
+from search.verifiers.scorer import Judge, Scorer, Unscored
 
 # (payload of each row's problem, tokens of each row) -> scores in (0, 1), one per row
 HostScores = Callable[[Sequence[Any], Sequence[tuple[int, ...]]], Any]
@@ -82,10 +86,19 @@ class Found:
 @dataclass
 class _Slot:
     problem: SearchProblem
+    place: int  # of the problem among all that were taken
     began: float
     seconds: float = 0.0
     failed: str | None = None
-    extra: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class _Course:
+    """One call of `Searcher.run`: digests of the problems that were taken, and what was found, with their places."""
+
+    taken: list[str] = field(default_factory=list)
+    found: list[tuple[int, Found]] = field(default_factory=list)
+    kept: float = 0.0  # when the state was last written
 
 
 class Searcher:
@@ -100,7 +113,7 @@ class Searcher:
         decoder: Decoder,
         strategy: Strategy,
         config: SearchConfig,
-        scorer: Scorer | HostScores | None = None,
+        scorer: Scorer | Judge | HostScores | None = None,
         mesh: Mesh | None = None,
     ):
         on_device = scorer is None or hasattr(scorer, "flops_per_token")
@@ -109,16 +122,30 @@ class Searcher:
         require(not strategy.scored or scorer is not None, "scorer", f"{strategy.name} needs one", "give a scorer")
         self.config, self.strategy, self.decoder = config, strategy, decoder
         self.rounds = Rounds(decoder, strategy, device_scorer, config)
-        self.params = (decoder.params, device_scorer.params)
+        self.params: Any = (decoder.params, device_scorer.params)
         self.ledger = Ledger()
         self._scorer_flops = device_scorer.flops_per_token
-        self._mesh = mesh
-        self._admit = Program(self.rounds.admit, donate_argnums=1)
-        self._run = Program(self.rounds.run, donate_argnums=1)
-        self._advance = Program(self.rounds.advance, donate_argnums=1)
-        self._settle = Program(self.rounds.settle, donate_argnums=(0, 1) if strategy.replaces else 0)
-        self._answers = Program(self.rounds.outcome)
+        self._sharding: NamedSharding | None = None
+        whole, mine = PartitionSpec(), PartitionSpec("data")
+        if mesh is not None:
+            shards, problem = mesh.shape["data"], f"{config.problems} do not divide into {mesh.shape['data']} shards"
+            require(config.problems % shards == 0, "search.problems", problem, f"give a multiple of {shards}")
+            self._sharding = NamedSharding(mesh, mine)
+            self.params = jax.device_put(self.params, NamedSharding(mesh, whole))
+
+        def each(f: Callable[..., Any], *specs: PartitionSpec) -> Callable[..., Any]:
+            """`f` on every device for its own problems: they never wait for one another inside of a program."""
+            return f if mesh is None else jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=mine, check_vma=False)
+
+        rounds, compiled = self.rounds, partial(Program, out_shardings=self._sharding)
+        self._admit = compiled(rounds.admit, donate_argnums=1)
+        self._run = compiled(each(rounds.run, whole, mine, whole, whole), donate_argnums=1)
+        self._advance = compiled(each(rounds.advance, whole, mine), donate_argnums=1)
+        given = (0, 1) if strategy.replaces else 0
+        self._settle = compiled(each(rounds.settle, mine, mine, mine), donate_argnums=given)
+        self._answers = compiled(each(rounds.outcome, mine))
         self._slots: list[_Slot | None] = [None] * config.problems
+        self._course = _Course()
         self._state = self._placed(jax.jit(self.rounds.empty)())
 
     @property
@@ -126,12 +153,23 @@ class Searcher:
         """Programs compiled so far."""
         return sum(p.compilations for p in (self._admit, self._run, self._advance, self._settle, self._answers))
 
-    def run(self, problems: Iterable[SearchProblem]) -> Iterator[Found]:
+    def run(self, problems: Iterable[SearchProblem], keep: Keep | None = None) -> Iterator[Found]:
         """Every problem as its search ends; problems are taken from the iterable as room appears.
 
-        Raises ConfigError for a prompt that the decoder refuses, when it is taken.
+        keep: where the state is written between rounds. If it is there, the search goes on from it: give the same
+        problems; what was found before comes again first, and everything is as if nothing had interrupted it.
+
+        Raises ConfigError for a prompt that the decoder refuses, when it is taken; for a state that is damaged or of
+        another search.
         """
         waiting, source = True, iter(problems)
+        self._course = _Course(kept=time.perf_counter())
+        if any(self._slots):  # of a run that nobody finished
+            self._slots = [None] * self.config.problems
+            self._state = self._state._replace(occupied=jnp.zeros_like(self._state.occupied))
+        if keep is not None and keep.path.exists():
+            self._go_on(keep, source)
+            yield from [found for _, found in self._course.found]
         while True:
             while waiting and None in self._slots:
                 problem = next(source, None)
@@ -140,21 +178,71 @@ class Searcher:
                     self._enter(self._slots.index(None), problem)
             if not any(self._slots):
                 return
-            self._go(until_all=not waiting)
-            yield from self._leave()
+            self._go(until_all=not waiting, most=2**30 if keep is None else keep.rounds)
+            for place, found in self._leave():
+                if keep is not None:
+                    self._course.found.append((place, found))
+                yield found
+            if keep is not None and time.perf_counter() - self._course.kept >= keep.seconds:
+                self._keep(keep)
 
     def _enter(self, slot: int, problem: SearchProblem) -> None:
         prompt = self.decoder.encode(problem.prompt)
         number = np.uint32(problem.number)
         self._state = self._admit(self.params, self._state, np.int32(slot), number, prompt)
-        self._slots[slot] = _Slot(problem, time.perf_counter())
+        self._slots[slot] = _Slot(problem, len(self._course.taken), time.perf_counter())
+        self._course.taken.append(_digest(problem, prompt))
 
-    def _go(self, until_all: bool) -> None:
-        """Rounds until some search has ended."""
+    # ---- kept states -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        return identity(self.rounds, self.params, self._host_scores is not None)
+
+    def _keep(self, keep: Keep) -> None:
+        """Write down all that a new process needs."""
+        now = time.perf_counter()
+        slots = [
+            slot and dict(place=slot.place, elapsed=now - slot.began, seconds=slot.seconds, failed=slot.failed)
+            for slot in self._slots
+        ]
+        none = SearchProblem(0, None)  # its place says which it is
+        found = [(i, dataclasses.asdict(dataclasses.replace(f, problem=none))) for i, f in self._course.found]
+        host = {"taken": self._course.taken, "slots": slots, "found": found}
+        write(keep.path, self._identity, self._state, host)
+        self._course.kept = time.perf_counter()
+
+    def _go_on(self, keep: Keep, source: Iterator[SearchProblem]) -> None:
+        """Stand where the state that was kept stood."""
+        state, host = read(keep.path, self._identity, self._state)
+        taken: list[SearchProblem] = []
+        for i, digest in enumerate(host["taken"]):
+            problem = next(source, None)
+            fix = "delete it, or give the same problems in the same order"
+            if problem is None:
+                raise ConfigError(str(keep.path), f"has {len(host['taken'])} problems, and here are {i}", fix)
+            same = _digest(problem, self.decoder.encode(problem.prompt)) == digest
+            require(same, str(keep.path), f"has another problem than number {problem.number} in place {i}", fix)
+            taken.append(problem)
+        now = time.perf_counter()
+        self._state = self._placed(state)
+        self._slots = [
+            slot and _Slot(taken[slot["place"]], slot["place"], now - slot["elapsed"], slot["seconds"], slot["failed"])
+            for slot in host["slots"]
+        ]
+        self._course.taken = host["taken"]
+        self._course.found = [(i, _found_again(taken[i], found)) for i, found in host["found"]]
+        for _, found in self._course.found:
+            self.ledger.charge(found.problem.number, **vars(found.cost))
+
+    # ---- rounds ----------------------------------------------------------------------------------------------------
+
+    def _go(self, until_all: bool, most: int) -> None:
+        """At most so many rounds, until some search has ended."""
         began = time.perf_counter()
         seconds = self.config.budget is not None and self.config.budget.unit == "seconds"
         if self._host_scores is None and not seconds:
-            self._state = self._run(self.params, self._state, np.bool_(until_all))
+            self._state = self._run(self.params, self._state, np.bool_(until_all), np.int32(most))
             jax.block_until_ready(self._state.done)
         else:
             self._round_on_host()
@@ -170,12 +258,13 @@ class Searcher:
             self._state = self._state._replace(broke=self._state.broke | late)
         state, rows = self._advance(self.params, self._state)
         if self._host_scores is None:
-            scores: Any = self.rounds.scores(self.params, state, rows)
+            scored: Any = self.rounds.scores(self.params, state, rows)
         else:
             scores, broken = self._ask(rows)
+            scored = scores, np.zeros(scores.shape, np.int32)
             if broken.any():
                 state = state._replace(broke=state.broke | broken)
-        self._state = self._settle(state, rows, scores)
+        self._state = self._settle(state, rows, scored)
 
     def _ask(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """The host's scores `[problems, width]` float32, and the problems `[problems]` that it could not score."""
@@ -198,8 +287,8 @@ class Searcher:
                 scores[p, mine] = np.clip(given, 1e-6, 1 - 1e-6)
         return scores, broken
 
-    def _leave(self) -> Iterator[Found]:
-        """What has ended."""
+    def _leave(self) -> Iterator[tuple[int, Found]]:
+        """What has ended, with its place among all problems."""
         done = np.asarray(self._state.done)
         ended = [i for i, slot in enumerate(self._slots) if slot is not None and done[i]]
         if not ended:
@@ -216,8 +305,8 @@ class Searcher:
             found.report.update({name: float(values[i]) for name, values in reports.items()})
             self._slots[i], occupied[i] = None, False
             self.ledger.charge(slot.problem.number, **vars(found.cost))
-            yield found
-        self._state = self._state._replace(occupied=jnp.asarray(occupied))
+            yield slot.place, found
+        self._state = self._state._replace(occupied=self._placed(jnp.asarray(occupied)))
 
     def _found(self, slot: _Slot, i: int, host: State, weights: np.ndarray, best: int) -> Found:
         p = host.population
@@ -267,10 +356,23 @@ class Searcher:
             seconds=slot.seconds,
         )
 
-    def _placed(self, state: State) -> State:
-        if self._mesh is None:
-            return state
-        shards = self._mesh.shape["data"]
-        problem = f"{self.config.problems} do not divide into {shards} shards"
-        require(self.config.problems % shards == 0, "search.problems", problem, f"give a multiple of {shards}")
-        return jax.device_put(state, NamedSharding(self._mesh, PartitionSpec("data")))
+    def _placed(self, tree: Any) -> Any:
+        """Arrays `[problems, ...]` where their problems are."""
+        return tree if self._sharding is None else jax.device_put(tree, self._sharding)
+
+
+def _digest(problem: SearchProblem, prompt: Any) -> str:
+    """sha256 of a problem's number and its prompt as arrays."""
+    total = hashlib.sha256(str(problem.number).encode())
+    for leaf in jax.tree.leaves(prompt):
+        total.update(f" {np.shape(leaf)} ".encode() + np.asarray(leaf, order="C").tobytes())
+    return total.hexdigest()
+
+
+def _found_again(problem: SearchProblem, kept: dict[str, Any]) -> Found:
+    """A Found from JSON."""
+    candidates = tuple(Candidate(**{**c, "tokens": tuple(c["tokens"])}) for c in kept["candidates"])
+    curve = kept["anytime"]
+    anytime = curve and Anytime(tuple(tuple(t) for t in curve["tokens"]), tuple(curve["cost"]))
+    again = {"problem": problem, "candidates": candidates, "cost": Cost(**kept["cost"]), "anytime": anytime}
+    return Found(**{**kept, **again})

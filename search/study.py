@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,7 @@ from search.config import SearchConfig
 from search.decoder import TransformerDecoder, ValueHead
 from search.engine.sampling import Sampling
 from search.policy import Policy
+from search.saved import Keep
 from search.searcher import Found, Searcher, SearchProblem
 from search.strategies.best_of_n import best_of_n
 from search.strategies.catalogue import strategy_by_name
@@ -123,13 +125,16 @@ class Study:
             self._head = self._fitted_head()
         return self._head
 
-    def samples(self) -> pd.DataFrame:
-        """Independent samples: task, problem, sample, correct, score, answer, generated_tokens, flops."""
+    def samples(self, keep: Path | None = None) -> pd.DataFrame:
+        """Independent samples: task, problem, sample, correct, score, answer, generated_tokens, flops.
+
+        keep: a file in which the search is kept once a minute, and from which it goes on.
+        """
         config = self.config
         rounds = config.samples // config.width
         given = [(posed, part) for posed in self.posed for part in range(rounds)]
         rows = []
-        for (posed, part), found in self._run(best_of_n(config.width), given, "independent samples"):
+        for (posed, part), found in self._run(best_of_n(config.width), given, "independent samples", keep):
             price = found.cost.flops / max(found.cost.generated_tokens, 1)
             for i, c in enumerate(found.candidates):
                 text = self.policy.tokenizer.decode(c.tokens)
@@ -141,10 +146,11 @@ class Study:
                 ))  # fmt: skip
         return pd.DataFrame(rows).sort_values(["task", "problem", "sample"], ignore_index=True)
 
-    def search(self, strategy: str) -> pd.DataFrame:
-        """One row per problem: what the strategy answered and what it cost (columns of the results table)."""
-        rows = []
-        for (posed, _), found in self._run(strategy_by_name(strategy), [(p, 0) for p in self.posed], strategy):
+    def search(self, strategy: str, keep: Path | None = None) -> pd.DataFrame:
+        """One row per problem: what the strategy answered and what it cost (columns of the results table); see
+        `samples` for keep."""
+        rows, given = [], [(p, 0) for p in self.posed]
+        for (posed, _), found in self._run(strategy_by_name(strategy), given, strategy, keep):
             text = None if found.answer is None else self.policy.tokenizer.decode(found.answer)
             cost = found.cost
             rows.append(dict(
@@ -158,7 +164,7 @@ class Study:
         return pd.DataFrame(rows).sort_values(["task", "problem"], ignore_index=True)
 
     def _run(
-        self, strategy: Strategy, given: Sequence[tuple[Posed, int]], what: str
+        self, strategy: Strategy, given: Sequence[tuple[Posed, int]], what: str, keep: Path | None
     ) -> Iterator[tuple[tuple[Posed, int], Found]]:
         """Search all of these; a number per (task, problem, part) makes their random numbers."""
         searcher = Searcher(
@@ -171,7 +177,7 @@ class Study:
         names = list(self._tasks)
         numbered = {(names.index(p.task_name) * 2**20 + p.index) * 2**6 + part: (p, part) for p, part in given}
         problems = (SearchProblem(n, self._tokens(p.problem.prompt)) for n, (p, _) in numbered.items())
-        for done, found in enumerate(searcher.run(problems), 1):
+        for done, found in enumerate(searcher.run(problems, None if keep is None else Keep(keep)), 1):
             self._progress(what, done, len(given))
             yield numbered[found.problem.number], found
 

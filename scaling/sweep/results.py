@@ -37,13 +37,13 @@ COLUMNS: dict[str, tuple[str, pa.DataType]] = {
 TIMES_AND_DEVICES = ("wall_s", "device", "devices")  # outside bit-equality
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that a reader or a crash sees the old file or the new one, never a part."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write text or bytes so that a reader or a crash sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "w", encoding="utf-8") as f:
-            f.write(text)
+        with open(partial, "wb") as f:
+            f.write(content.encode() if isinstance(content, str) else content)
             f.flush()
             os.fsync(f.fileno())
         os.replace(partial, path)

@@ -308,7 +308,7 @@ def _chunks(share: Share, platform: str) -> int:
 
 
 def _in_rings(share: Share) -> bool:
-    """Whether gradients are scattered in rings. Shards that do not fill the lanes are cut from a gradient reduced whole."""
+    """Whether gradients are scattered in rings; shards that do not fill the lanes are cut from one reduced whole."""
     ways = share.sizes["fsdp"] * (share.sizes["data"] if share.train.zero >= 2 else 1)
     return share.sizes["fsdp"] >= RING_FROM and share.model.d_model // ways % LANES == 0
 

@@ -1,8 +1,8 @@
 """RewardModel: a model of its own that reads a prompt and a completion and says how likely it is to end right.
 
 Fitted to labels of steps it is a process reward model, fitted to those of whole answers an outcome reward model; both
-are a trained trunk with a logistic head (search/verifiers/value_head.py). Unlike the policy's value head it costs a
-forward pass over the whole text for every score, which the ledger counts as verifier tokens.
+are a trained trunk with a logistic head (search/verifiers/reward_training.py). Unlike the policy's value head it costs
+a forward pass over the whole text for every score, which the ledger counts as verifier tokens.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ PADDING = -1  # the segment of places without a token, which nothing attends to
 class RewardModel:
     """A scorer for the particles of a `TransformerDecoder`.
 
-    model, params: the trunk. head: as `fit_value_head` fits it on that trunk. vocab_size: the policy's, which must be
-    the model's, since it reads the policy's tokens. longest: tokens of the longest text, for the price of one token.
+    model, params: the trunk. head: as `train_reward_model` trains both, or `fit_value_head` fits it on a trunk.
+    vocab_size: the policy's, which must be the model's, since it reads the policy's tokens. longest: tokens of the
+    longest text, for the price of one token.
 
     Raises:
       ConfigError: another vocabulary.

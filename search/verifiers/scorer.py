@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,20 @@ class Scorer(Protocol):
 
     def tokens(self, contexts: Any, rows: Population) -> jax.Array:
         """Tokens that scoring each row reads, `[problems, particles]` int32, the ledger's verifier tokens."""
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """A scorer that draws random numbers and only then knows how many tokens it took; it is asked for no `score`."""
+
+    params: Any
+    flops_per_token: float
+
+    def tokens(self, contexts: Any, rows: Population) -> jax.Array:
+        """The most tokens that judging each row may take, `[problems, particles]` int32; a budget sets them aside."""
+
+    def judge(self, params: Any, contexts: Any, rows: Population, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(scores float32, tokens int32) `[problems, particles]`; keys `[problems, particles, 2]` uint32."""
 
 
 class Unscored:

@@ -6,6 +6,7 @@ import dataclasses
 import operator
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ from configs.search_quickstart import policies
 from launch.search import run_study
 from models.errors import ConfigError
 from scaling.tasks import task_by_name
+from search import saved, searcher, study
 from search.study import SearchSweepConfig, Study, StudyConfig
 
 TASK = "modular:modulus=5,operations=2"
@@ -79,6 +81,34 @@ def test_a_finished_study_is_left_as_it_is_and_another_is_refused(done: Path) ->
     other = dataclasses.replace(STUDY, study=dataclasses.replace(STUDY.study, problems=13))
     with pytest.raises(ConfigError, match="holds another study"):
         run_study(other, done)
+
+
+@pytest.mark.slow
+def test_a_study_that_was_killed_inside_of_a_search_goes_on_from_there(done: Path, monkeypatch) -> None:
+    cell = next((done / "cells").glob("*-beam*.parquet"))
+    before = cell.read_bytes()
+    cell.unlink()
+    written, opened = [], []
+
+    def write(path: Path, *arguments: Any) -> None:
+        saved.write(path, *arguments)
+        written.append(path)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+
+    def read(path: Path, *arguments: Any) -> Any:
+        opened.append(path)
+        return saved.read(path, *arguments)
+
+    monkeypatch.setattr(study, "Keep", lambda path: saved.Keep(path, seconds=0, rounds=1))
+    monkeypatch.setattr(searcher, "write", write)
+    monkeypatch.setattr(searcher, "read", read)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(STUDY, done)
+    state = cell.with_suffix(".state")
+    assert state.exists() and not cell.exists()
+    assert run_study(STUDY, done) == 0
+    assert cell.read_bytes() == before and opened == [state] and not state.exists()
 
 
 @pytest.mark.slow

@@ -151,7 +151,7 @@ class Replicas:
             done=jnp.zeros(self.count, bool),
             population=state.population._replace(outputs=outputs),
         )
-        state = rounds.run(params, state, jnp.bool_(True))
+        state = rounds.run(params, state, jnp.bool_(True), jnp.int32(2**30))
         weight, best, report = rounds.outcome(state)
         return weight, best, report, state.population._replace(caches=None, outputs=None), state.strategy
 
