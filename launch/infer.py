@@ -37,6 +37,8 @@ cli.DEFINE_string("out", None, "directory of the job: made, or continued", flag_
 cli.DEFINE_integer("samples", None, "per prompt (default: the config's)", flag_values=FLAGS)
 cli.DEFINE_integer("max_tokens", None, "per sample (default: the config's)", flag_values=FLAGS)
 cli.DEFINE_float("temperature", None, "0 is greedy (default: the config's)", flag_values=FLAGS)
+words = "keys and values in the compute dtype, or in int8 (default: the config's)"
+cli.DEFINE_enum("kv_cache", None, ["compute", "int8"], words, flag_values=FLAGS)
 cli.DEFINE_integer("seed", None, "of the random numbers (default: the config's)", flag_values=FLAGS)
 words = "workers to start; 0: with the local executor this process does the work, on a cluster it is one worker"
 cli.DEFINE_integer("workers", 0, words, flag_values=FLAGS)
@@ -62,6 +64,7 @@ def main(
     samples: int | None,
     max_tokens: int | None,
     temperature: float | None,
+    kv_cache: str | None,
     seed: int | None,
     workers: int,
     threads: int,
@@ -79,7 +82,8 @@ def main(
         chosen = executors.make(where)
         order = executors.Order(Path(out), workers, threads, where.devices_per_worker, where.nodes_per_worker)
         chosen.check(order)
-    given = {"samples": samples, "max_tokens": max_tokens, "sampling.temperature": temperature, "seed": seed}
+    given: dict[str, Any] = {"samples": samples, "max_tokens": max_tokens, "sampling.temperature": temperature}
+    given |= {"seed": seed, "engine.kv_cache": kv_cache}
     config = override(config, {name: value for name, value in given.items() if value is not None})
     file = PromptFile(prompts)
     policy = load_policy(checkpoint)

@@ -165,7 +165,7 @@ class Device:
         return jax.device_put(params, weight_shardings(transformer.weights(self.model), rules, self.mesh))
 
     def _zeros(self, leading: int, length: int) -> Layers:
-        make = partial(cache.empty, self.model, leading, length)
+        make = partial(cache.empty, self.model, leading, length, self.config.quantized_cache)
         if self.mesh is None:
             return jax.jit(make)()
         return jax.jit(make, out_shardings=NamedSharding(self.mesh, PartitionSpec(None, DEFAULT_RULES.kv_heads)))()

@@ -78,7 +78,7 @@ class Engine:
         self.scheduler = Scheduler(config, self.pool)
         self.ledger = Ledger()
         self.statistics = Statistics()
-        self.prices = Prices(self.model, config.max_len)
+        self.prices = Prices(self.model, config.max_len, config.quantized_cache)
         self._tile_room = tile_room(config.max_len, config.prefill_chunk, config.page_size)
         self._weight_bytes = counts.param_bytes(self.model)
 
