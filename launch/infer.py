@@ -70,10 +70,14 @@ def main(
     threads: int,
     **flags: Any,
 ) -> int:
+    import jax
+
     from launch.jobs import Job
+    from launch.preflight import check_devices
     from launch.prompts import PromptFile
     from launch.worker import StopRequest
     from scaling.sweep.trial import override
+    from search.engine.placement import engine_mesh, rules_for
     from search.policy import load_policy
 
     where = executors.options(flags)
@@ -86,7 +90,11 @@ def main(
     given |= {"seed": seed, "engine.kv_cache": kv_cache}
     config = override(config, {name: value for name, value in given.items() if value is not None})
     file = PromptFile(prompts)
-    policy = load_policy(checkpoint)
+    devices = jax.local_device_count() if chosen is None else chosen.devices(order)
+    check_devices([config.mesh], devices)
+    policy = load_policy(checkpoint, engine_mesh(config.mesh) if chosen is None else None)
+    if devices is not None:
+        rules_for(policy.model, config.mesh.fit(devices).sizes)
     job = Job.open(Path(out), config, file, policy.digest, checkpoint)
     stop = StopRequest()
     if not job.is_finished():
@@ -128,12 +136,13 @@ def help_with(out: Path, name: str, stop: Any) -> int:
     from launch.distributed import DISK_FULL
     from launch.jobs import Job
     from models.errors import require
+    from search.engine.placement import engine_mesh
     from search.policy import load_policy
 
     job, checkpoint = Job.find(out)
     if job.is_finished():
         return 0
-    policy = load_policy(checkpoint)
+    policy = load_policy(checkpoint, engine_mesh(job.config.mesh))
     problem = f"is not the model that the job in {out} was started with"
     require(policy.digest == job.identity["model"], checkpoint, problem, "restore it, or start a new job")
     try:
@@ -187,12 +196,13 @@ def make_engine(job: JobConfig, config: EngineConfig, policy: Policy) -> Engine:
     """The engine that a job asks for."""
     from models.quantize import quantize
     from search.engine.engine import Engine
+    from search.engine.placement import engine_mesh
     from search.engine.speculative import Speculation, SpeculativeEngine
 
-    params = quantize(policy.params, policy.model, job.quantize)
+    params, mesh = quantize(policy.params, policy.model, job.quantize), engine_mesh(job.mesh)
     if job.speculate == "none":
-        return Engine(policy.model, params, config)
-    return SpeculativeEngine(policy.model, params, config, Speculation(drafter=job.speculate))
+        return Engine(policy.model, params, config, mesh)
+    return SpeculativeEngine(policy.model, params, config, Speculation(drafter=job.speculate), mesh=mesh)
 
 
 class Feed:

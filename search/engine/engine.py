@@ -64,8 +64,9 @@ class Statistics:
 class Engine:
     """A slot-based generation engine with static shapes.
 
-    model, params: as models.transformer.init makes them, stacked or not, numpy or device arrays. mesh: shard weights
-    and key-value heads over its `tensor` axis. `ledger` is what every problem cost; `compilations` counts programs.
+    model, params: as models.transformer.init makes them, stacked or not, numpy or device arrays. mesh: split slots
+    over its `data` axis, weights and key-value heads over `tensor`. `ledger` is what every problem cost;
+    `compilations` counts programs.
     """
 
     def __init__(self, model: ModelConfig, params: Params, config: EngineConfig, mesh: Mesh | None = None):
