@@ -37,6 +37,8 @@ cli.DEFINE_string("out", None, "directory of the job: made, or continued", flag_
 cli.DEFINE_integer("samples", None, "per prompt (default: the config's)", flag_values=FLAGS)
 cli.DEFINE_integer("max_tokens", None, "per sample (default: the config's)", flag_values=FLAGS)
 cli.DEFINE_float("temperature", None, "0 is greedy (default: the config's)", flag_values=FLAGS)
+words = "keys and values in the compute dtype, or in int8 (default: the config's)"
+cli.DEFINE_enum("kv_cache", None, ["compute", "int8"], words, flag_values=FLAGS)
 cli.DEFINE_integer("seed", None, "of the random numbers (default: the config's)", flag_values=FLAGS)
 words = "workers to start; 0: with the local executor this process does the work, on a cluster it is one worker"
 cli.DEFINE_integer("workers", 0, words, flag_values=FLAGS)
@@ -62,15 +64,20 @@ def main(
     samples: int | None,
     max_tokens: int | None,
     temperature: float | None,
+    kv_cache: str | None,
     seed: int | None,
     workers: int,
     threads: int,
     **flags: Any,
 ) -> int:
+    import jax
+
     from launch.jobs import Job
+    from launch.preflight import check_devices
     from launch.prompts import PromptFile
     from launch.worker import StopRequest
     from scaling.sweep.trial import override
+    from search.engine.placement import engine_mesh, rules_for
     from search.policy import load_policy
 
     where = executors.options(flags)
@@ -79,10 +86,15 @@ def main(
         chosen = executors.make(where)
         order = executors.Order(Path(out), workers, threads, where.devices_per_worker, where.nodes_per_worker)
         chosen.check(order)
-    given = {"samples": samples, "max_tokens": max_tokens, "sampling.temperature": temperature, "seed": seed}
+    given: dict[str, Any] = {"samples": samples, "max_tokens": max_tokens, "sampling.temperature": temperature}
+    given |= {"seed": seed, "engine.kv_cache": kv_cache}
     config = override(config, {name: value for name, value in given.items() if value is not None})
     file = PromptFile(prompts)
-    policy = load_policy(checkpoint)
+    devices = jax.local_device_count() if chosen is None else chosen.devices(order)
+    check_devices([config.mesh], devices)
+    policy = load_policy(checkpoint, engine_mesh(config.mesh) if chosen is None else None)
+    if devices is not None:
+        rules_for(policy.model, config.mesh.fit(devices).sizes)
     job = Job.open(Path(out), config, file, policy.digest, checkpoint)
     stop = StopRequest()
     if not job.is_finished():
@@ -124,12 +136,13 @@ def help_with(out: Path, name: str, stop: Any) -> int:
     from launch.distributed import DISK_FULL
     from launch.jobs import Job
     from models.errors import require
+    from search.engine.placement import engine_mesh
     from search.policy import load_policy
 
     job, checkpoint = Job.find(out)
     if job.is_finished():
         return 0
-    policy = load_policy(checkpoint)
+    policy = load_policy(checkpoint, engine_mesh(job.config.mesh))
     problem = f"is not the model that the job in {out} was started with"
     require(policy.digest == job.identity["model"], checkpoint, problem, "restore it, or start a new job")
     try:
@@ -183,12 +196,13 @@ def make_engine(job: JobConfig, config: EngineConfig, policy: Policy) -> Engine:
     """The engine that a job asks for."""
     from models.quantize import quantize
     from search.engine.engine import Engine
+    from search.engine.placement import engine_mesh
     from search.engine.speculative import Speculation, SpeculativeEngine
 
-    params = quantize(policy.params, policy.model, job.quantize)
+    params, mesh = quantize(policy.params, policy.model, job.quantize), engine_mesh(job.mesh)
     if job.speculate == "none":
-        return Engine(policy.model, params, config)
-    return SpeculativeEngine(policy.model, params, config, Speculation(drafter=job.speculate))
+        return Engine(policy.model, params, config, mesh)
+    return SpeculativeEngine(policy.model, params, config, Speculation(drafter=job.speculate), mesh=mesh)
 
 
 class Feed:

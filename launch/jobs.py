@@ -29,10 +29,12 @@ from launch.samples import SampleTable
 from models.errors import ConfigError, require
 from models.quantize import MODES, QuantizeMode
 from models.serialize import from_json, to_json
+from models.sharding import MeshConfig
 from scaling.sweep.card import card
 from scaling.sweep.lease import Presence
 from scaling.sweep.results import write_atomically
 from search.engine.config import EngineConfig
+from search.engine.placement import check_slots
 from search.engine.sampling import Sampling
 
 LEDGER = ("prompt_tokens", "generated_tokens", "flops", "bytes")
@@ -52,6 +54,7 @@ class JobConfig:
     quantize: QuantizeMode = "float32"  # how weights are kept; see models.quantize
     speculate: Speculate = "none"  # guess tokens ahead; they come out as without guesses, in fewer passes
     engine: EngineConfig = field(default_factory=EngineConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)  # of a worker's devices: data splits slots, tensor the model
     shard_size: int = 256  # prompts that one process claims at a time
 
     def __post_init__(self) -> None:
@@ -63,6 +66,7 @@ class JobConfig:
             value = getattr(self, name)
             require(value in allowed, name, f"is {value!r}", f"use one of {', '.join(allowed)}")
         require(all(self.stop), "stop", "holds an empty text", "remove it")
+        check_slots(self.mesh.sizes, self.engine.slots)
 
 
 class Job:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from models import counts
 from models.errors import ConfigError
 from models.serialize import digest
+from models.sharding import MeshConfig
 from scaling.data import Dataset, check_vocabulary, prepare
 from scaling.sweep.trial import Trial
 from scaling.train.initial import check_initial
@@ -35,13 +35,12 @@ def check_trials(trials: Sequence[Trial]) -> str:
     return hashlib.sha256("".join(sorted(d.digest for d in datasets.values())).encode()).hexdigest()
 
 
-def check_devices(trials: Sequence[Trial], devices: int | None) -> None:
-    """ConfigError when a trial's mesh needs more devices than a worker has; None: only the worker can tell."""
+def check_devices(meshes: Iterable[MeshConfig], devices: int | None) -> None:
+    """ConfigError when a mesh needs more devices than a worker has; None: only the worker can tell."""
     if devices is None:
         return
-    for mesh in {trial.mesh for trial in trials}:
-        if -1 in mesh.sizes.values() or math.prod(mesh.sizes.values()) > devices:
-            mesh.resolve(devices)
+    for mesh in set(meshes):
+        mesh.fit(devices)
 
 
 def bytes_needed(trials: Sequence[Trial], stack_size: int) -> float:

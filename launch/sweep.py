@@ -156,7 +156,7 @@ def prepare_data(crew: Crew, trials: Sequence[Trial], by_workers: bool) -> str:
     digest = check_trials(trials)
     crew.directory.check_data(digest)
     if by_workers:
-        check_devices(trials, crew.executor.devices(crew.order()))
+        check_devices((trial.mesh for trial in trials), crew.executor.devices(crew.order()))
     check_disk(crew.directory.path, trials, crew.config.stack_size)
     return digest
 

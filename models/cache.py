@@ -5,6 +5,9 @@ value (`Partial`), merged by log-sum-exp (Dao et al. 2022; Juravsky et al. 2024 
 tiles of fixed sizes in the order of their positions, and a masked key adds exactly 0. So what a query gets does not
 depend, to the last bit, on how many blocks a row's cache has, on which tiles of other prompts lie between its own, or
 on the other rows; only the shape of the products can change it.
+
+Keys and values are kept in the compute dtype, or in int8 with a scale per token and head (`QuantizedCache`). Integers
+are multiplied as they lie and the scales put on scores and weights: one product per key instead of one per entry.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from models.config import ModelConfig
+from models.quantized import dequantize_rows, quantize_rows
 
 MASKED = -1e30  # below every score, and finite, so that MASKED - MASKED is 0
 Ints = Any  # an int32 array: jax.Array inside of a program, numpy.ndarray where the host makes it
@@ -29,13 +33,48 @@ class Limits(NamedTuple):
     softcap: float | None = None
 
 
+class QuantizedCache(NamedTuple):
+    """Keys or values in int8: values `[..., head_dim]` int8, scale `[..., 1]` float32 per token and head."""
+
+    values: jax.Array
+    scale: jax.Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the keys or values."""
+        return self.values.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both arrays."""
+        return self.values.nbytes + self.scale.nbytes
+
+
+Stored = jax.Array | QuantizedCache  # keys or values as a cache keeps them
+
+
+def quantize_cache(x: jax.Array) -> QuantizedCache:
+    """Keys or values `[..., head_dim]` in int8; each entry is off by at most 1 / 254 of its vector's largest."""
+    return QuantizedCache(*quantize_rows(x))
+
+
+def dequantize_cache(cache: QuantizedCache, dtype: Any = jnp.float32) -> jax.Array:
+    """`[..., head_dim]` in `dtype`."""
+    return dequantize_rows(cache.values, cache.scale, dtype)
+
+
 class Layers(NamedTuple):
     """Keys and values of every layer: pages `[pages, kv_heads, page, head_dim]` or rows `[rows, kv_heads, ...]`."""
 
-    k: tuple[jax.Array, ...]
-    v: tuple[jax.Array, ...]
+    k: tuple[Stored, ...]
+    v: tuple[Stored, ...]
 
-    def replace(self, layer: int, k: jax.Array, v: jax.Array) -> Layers:
+    @property
+    def quantized(self) -> bool:
+        """Whether they are kept in int8."""
+        return isinstance(self.k[0], QuantizedCache)
+
+    def replace(self, layer: int, k: Stored, v: Stored) -> Layers:
         """The same with one layer's keys and values exchanged."""
         return Layers(
             (*self.k[:layer], k, *self.k[layer + 1 :]),
@@ -84,14 +123,15 @@ class Tiles(NamedTuple):
     count: Ints
 
 
-def empty(config: ModelConfig, leading: int, length: int) -> Layers:
-    """Zeros `[leading, kv_heads, length, head_dim]` for keys and values of every layer, in the compute dtype."""
+def empty(config: ModelConfig, leading: int, length: int, quantized: bool = False) -> Layers:
+    """Zeros `[leading, kv_heads, length, head_dim]` for keys and values of all layers, in the compute dtype or int8."""
     c = config.resolved()
     assert c.n_kv_heads and c.head_dim
     shape = (leading, c.n_kv_heads, length, c.head_dim)
 
-    def layer() -> jax.Array:
-        return jnp.zeros(shape, jnp.dtype(c.dtype))
+    def layer() -> Stored:
+        zeros = jnp.zeros(shape, jnp.dtype(c.dtype))
+        return quantize_cache(zeros) if quantized else zeros
 
     return Layers(tuple(layer() for _ in range(c.n_layers)), tuple(layer() for _ in range(c.n_layers)))
 
@@ -128,7 +168,15 @@ def finish(part: Partial) -> jax.Array:
     return part.value / jnp.maximum(part.total, 1e-30)[..., None]
 
 
-def write_block(block: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
+def stored_as(place: Stored, new: Stored) -> Stored:
+    """New keys or values as `place` keeps its own."""
+    if isinstance(place, QuantizedCache):
+        return new if isinstance(new, QuantizedCache) else quantize_cache(new)
+    assert not isinstance(new, QuantizedCache), "what was rounded to int8 stays in int8"
+    return new.astype(place.dtype)
+
+
+def write_block(block: Stored, new: Stored, at: jax.Array) -> Stored:
     """block `[rows, kv_heads, length, head_dim]` with new `[rows, n, kv_heads, head_dim]` at `at` `[rows, n]`.
 
     Places outside of the block are dropped.
@@ -136,39 +184,49 @@ def write_block(block: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
     rows, heads = jnp.arange(block.shape[0])[:, None, None], jnp.arange(block.shape[1])
     at = jnp.where(at < 0, block.shape[2], at)[..., None]  # a negative index would count from the end
     # One index per head: XLA rewrites the scatter of a single row in a way that copies the whole block.
-    return block.at[rows, heads, at].set(new.astype(block.dtype), mode="drop")
+    return jax.tree.map(lambda old, x: old.at[rows, heads, at].set(x, mode="drop"), block, stored_as(block, new))
 
 
-def write_pages(pages: jax.Array, new: jax.Array, page: jax.Array, offset: jax.Array) -> jax.Array:
+def write_pages(pages: Stored, new: jax.Array, page: jax.Array, offset: jax.Array) -> Stored:
     """pages `[pages, kv_heads, page, head_dim]` with new `[n, kv_heads, head_dim]` at page, offset `[n]`.
 
     Pages outside of the pool are dropped.
     """
-    return pages.at[page, :, offset].set(new.astype(pages.dtype), mode="drop")
+    return jax.tree.map(lambda old, x: old.at[page, :, offset].set(x, mode="drop"), pages, stored_as(pages, new))
 
 
-def own_block(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array, limits: Limits) -> Partial:
+def _factors(x: Stored, dtype: Any) -> tuple[jax.Array, jax.Array | float]:
+    """(what is multiplied `[..., keys, head_dim]`, what each key's products count `[..., 1, keys]`)."""
+    if isinstance(x, QuantizedCache):
+        return x.values.astype(dtype), x.scale.mT  # exact: bfloat16 holds every integer of 8 bits
+    return x, 1.0
+
+
+def own_block(q: jax.Array, k: Stored, v: Stored, visible: jax.Array, limits: Limits) -> Partial:
     """Every row's queries over one block of its own keys.
 
     q `[rows, kv_heads, m, head_dim]`; k, v `[rows, kv_heads, block, head_dim]`; visible `[rows, m, block]` bool.
     """
+    keys, per_key = _factors(k, q.dtype)
+    values, per_value = _factors(v, q.dtype)
     if q.shape[2] == 1:  # matrix-vector products, which XLA's CPU backend streams; as matrices they are copied first
-        scores = jnp.einsum("skd,skld->skl", q[:, :, 0], k, preferred_element_type=jnp.float32)[:, :, None]
-        weights, highest = _weights(scores, visible[:, None], limits)
-        chosen = weights[:, :, 0].astype(v.dtype)
-        value = jnp.einsum("skl,skld->skd", chosen, v, preferred_element_type=jnp.float32)[:, :, None]
+        scores = jnp.einsum("skd,skld->skl", q[:, :, 0], keys, preferred_element_type=jnp.float32)[:, :, None]
+        weights, highest = _weights(scores * per_key, visible[:, None], limits)
+        chosen = (weights * per_value)[:, :, 0].astype(values.dtype)
+        value = jnp.einsum("skl,skld->skd", chosen, values, preferred_element_type=jnp.float32)[:, :, None]
     else:
-        scores = jnp.einsum("skmd,skld->skml", q, k, preferred_element_type=jnp.float32)
-        weights, highest = _weights(scores, visible[:, None], limits)
-        value = jnp.einsum("skml,skld->skmd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        scores = jnp.einsum("skmd,skld->skml", q, keys, preferred_element_type=jnp.float32)
+        weights, highest = _weights(scores * per_key, visible[:, None], limits)
+        chosen = (weights * per_value).astype(values.dtype)
+        value = jnp.einsum("skml,skld->skmd", chosen, values, preferred_element_type=jnp.float32)
     return Partial(highest, weights.sum(-1), value)
 
 
 def shared_prefix(
     q: jax.Array,
     positions: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    k: Stored,
+    v: Stored,
     groups: Groups,
     limits: Limits,
     start: Partial,
@@ -207,8 +265,8 @@ def paged_chunk(
     q: jax.Array,
     positions: jax.Array,
     segments: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    k: Stored,
+    v: Stored,
     tiles: Tiles,
     limits: Limits,
 ) -> jax.Array:
@@ -237,19 +295,24 @@ def paged_chunk(
 def _next_tile(
     part: Partial,
     q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    k: Stored,
+    v: Stored,
     page: jax.Array,
     visible: jax.Array,
     limits: Limits,
 ) -> Partial:
     """`part` with one more page: q `[kv_heads, m, head_dim]`, k, v all pages, visible `[m, page]`."""
-    keys = jax.lax.dynamic_index_in_dim(k, page, 0, keepdims=False)
-    values = jax.lax.dynamic_index_in_dim(v, page, 0, keepdims=False)
+
+    def tile(x: Stored) -> tuple[jax.Array, jax.Array | float]:
+        part = jax.tree.map(lambda pages: jax.lax.dynamic_index_in_dim(pages, page, 0, keepdims=False), x)
+        return _factors(part, q.dtype)
+
+    (keys, per_key), (values, per_value) = tile(k), tile(v)
     scores = jnp.einsum("kmd,ktd->kmt", q, keys, preferred_element_type=jnp.float32)
-    weights, highest = _weights(scores, visible[None], limits, part.highest)
+    weights, highest = _weights(scores * per_key, visible[None], limits, part.highest)
     before = jnp.exp(part.highest - highest)
-    value = jnp.einsum("kmt,ktd->kmd", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    chosen = (weights * per_value).astype(values.dtype)
+    value = jnp.einsum("kmt,ktd->kmd", chosen, values, preferred_element_type=jnp.float32)
     return Partial(highest, part.total * before + weights.sum(-1), part.value * before[..., None] + value)
 
 

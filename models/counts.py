@@ -142,11 +142,12 @@ def optimizer_bytes(config: ModelConfig, optimizer: Literal["adamw", "muon"] = "
     return sum(4 * weight.size * moments.get(weight.role, 2) for weight in declarations(config))
 
 
-def kv_cache_bytes_per_token(config: ModelConfig) -> int:
-    """Bytes of one token's keys and values in all layers, in the compute dtype."""
+def kv_cache_bytes_per_token(config: ModelConfig, quantized: bool = False) -> int:
+    """Bytes of one token's keys and values in all layers: in the compute dtype, or int8 with a float32 scale each."""
     c = config.resolved()
     assert c.n_kv_heads and c.head_dim
-    return 2 * c.n_layers * c.n_kv_heads * c.head_dim * jnp.dtype(c.dtype).itemsize
+    per_head = c.head_dim + 4 if quantized else c.head_dim * jnp.dtype(c.dtype).itemsize
+    return 2 * c.n_layers * c.n_kv_heads * per_head
 
 
 def _block_flops(config: ModelConfig) -> int:

@@ -86,10 +86,8 @@ def import_weights(
 ) -> tuple[ModelConfig, Params]:
     """`import_model` of a folder that need not hold a tokenizer."""
     path = _existing(folder)
-    file = path / "config.json"
-    data = read_json(file)
-    family, text = family_of(data, str(file))
-    config = replace(read_config(family, text, str(file)), dtype=dtype, scan_layers=scan_layers)
+    family, config = _config(path)
+    config = replace(config, dtype=dtype, scan_layers=scan_layers)
     with Checkpoint(path) as checkpoint:
         prefix = _prefix(family, checkpoint)
         table = prefix + family.prefixed("tokens", 0)[0].removeprefix(family.prefix)
@@ -103,6 +101,17 @@ def import_weights(
             sharding = SingleDeviceSharding(jax.local_devices()[0]) if shardings is None else _leaf(shardings, place)
             _set(params, place, _place(checkpoint, weight, slots[place], sharding, jnp.dtype(config.param_dtype)))
     return config, params
+
+
+def import_config(folder: str | Path) -> ModelConfig:
+    """The model of a local Hugging Face folder, without reading its weights."""
+    return _config(_existing(folder))[1]
+
+
+def _config(path: Path) -> tuple[Family, ModelConfig]:
+    file = path / "config.json"
+    family, text = family_of(read_json(file), str(file))
+    return family, read_config(family, text, str(file))
 
 
 def _existing(folder: str | Path) -> Path:

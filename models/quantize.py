@@ -6,7 +6,7 @@ import resource
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from models.config import ModelConfig
 from models.contraction import contract
 from models.errors import nearest, require
 from models.platform import on_cpu
-from models.quantized import Mode, QuantizedWeight, dequantize_rows, quantize_rows, quantize_weight
+from models.quantized import Mode, QuantizedWeight, quantize_weight
 from models.weight import Stacked, Weight, walk
 
 QuantizeMode = Literal["float32", "int8", "w8a8", "int4"]
@@ -147,36 +147,3 @@ def fastest(seconds: Mapping[str, float], within: float = 0.03) -> QuantizeMode:
         if seconds.get(mode, float("inf")) <= best * (1 + within):
             return mode
     raise AssertionError("unreachable: the fastest mode is within any share of itself")
-
-
-# -- the cache ----------------------------------------------------------------------------------------------------
-
-
-class QuantizedCache(NamedTuple):
-    """Keys or values of a cache in int8: values `[..., head_dim]` int8, scale `[..., 1]` float32 per token and head."""
-
-    values: jax.Array
-    scale: jax.Array
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both arrays."""
-        return self.values.nbytes + self.scale.nbytes
-
-
-def quantize_cache(x: jax.Array) -> QuantizedCache:
-    """Keys or values `[..., head_dim]` in int8; each entry is off by at most 1 / 254 of its vector's largest."""
-    return QuantizedCache(*quantize_rows(x))
-
-
-def dequantize_cache(cache: QuantizedCache, dtype: Any = jnp.float32) -> jax.Array:
-    """`[..., head_dim]` in `dtype`."""
-    return dequantize_rows(cache.values, cache.scale, dtype)
-
-
-def write_cache(cache: QuantizedCache, new: jax.Array, index: tuple[Any, ...]) -> QuantizedCache:
-    """The cache with `new` `[..., head_dim]` quantised into `cache[index]`; places outside are dropped."""
-    values, scale = quantize_rows(new)
-    return QuantizedCache(
-        cache.values.at[index].set(values, mode="drop"), cache.scale.at[index].set(scale, mode="drop")
-    )

@@ -67,6 +67,11 @@ class MeshConfig:
         require(not free and fixed == devices, "mesh", f"{given} does not make {devices} devices", fix)
         return self
 
+    def fit(self, devices: int) -> MeshConfig:
+        """As `resolve`, but a mesh without a -1 axis may leave some of the devices unused."""
+        sizes = self.sizes.values()
+        return self if -1 not in sizes and math.prod(sizes) <= devices else self.resolve(devices)
+
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The Auto mesh of `config` over `devices` (default: all); every axis exists, most have size 1."""

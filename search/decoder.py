@@ -162,9 +162,7 @@ class TransformerDecoder:
         last = jax.lax.dynamic_slice_in_dim(hidden, length - 1, 1, axis=1)
         after = self._outputs(last, table, head)
         outputs = jax.tree.map(lambda all, one: all.at[slot].set(one[0, 0]), contexts.outputs, after)
-        layers = contexts.layers
-        for layer, (k, v) in enumerate(kept):
-            layers = layers.replace(layer, layers.k[layer].at[slot].set(k[0]), layers.v[layer].at[slot].set(v[0]))
+        layers = jax.tree.map(lambda all, one: all.at[slot].set(one[0]), contexts.layers, Layers(*zip(*kept)))
         return Context(layers, contexts.length.at[slot].set(length), outputs, contexts.tokens.at[slot].set(tokens))
 
     def start(self, contexts: Context) -> Outputs:

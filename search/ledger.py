@@ -78,12 +78,13 @@ class Ledger:
 class Prices:
     """FLOPs and bytes of decoding and reading with one model, summed ahead so that a range of tokens costs a lookup.
 
-    config: the model as it runs, `dtype` being that of its cache. max_len: the longest context.
+    config: the model as it runs, `dtype` being that of its cache unless that is `quantized` to int8. max_len: the
+    longest context.
     """
 
-    def __init__(self, config: ModelConfig, max_len: int):
+    def __init__(self, config: ModelConfig, max_len: int, quantized: bool = False):
         self._config = config
-        self.cache_bytes = counts.kv_cache_bytes_per_token(config)
+        self.cache_bytes = counts.kv_cache_bytes_per_token(config, quantized)
         per_token = [counts.decode_flops(config, n) for n in (0, 1, max_len)]
         slope = per_token[1] - per_token[0]
         if per_token[2] == per_token[0] + slope * max_len:

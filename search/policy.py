@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
+from models import transformer
 from models.config import ModelConfig
 from models.errors import ConfigError, require
 from models.serialize import from_json
+from models.sharding import DEFAULT_RULES, weight_shardings
 from scaling.data import DataConfig, Tokenizer, check_vocabulary, tokenizer_of
 from scaling.train.initial import load_initial
+from search.engine.placement import rules_for
 
 FIELD = "--checkpoint"
 
@@ -37,11 +42,13 @@ class Policy:
         return tuple(int(token) for token in chat(messages))
 
 
-def load_policy(directory: str | Path) -> Policy:
+def load_policy(directory: str | Path, mesh: Mesh | None = None) -> Policy:
     """A trial's directory (runs/x/trials/0123456789ab) or a local folder of a Hugging Face model.
 
+    mesh: of the engine; every device then gets its share of each parameter, and none a whole one.
+
     Raises:
-      ConfigError: neither; missing, unknown or damaged tensors; no tokenizer.
+      ConfigError: neither; missing, unknown or damaged tensors; no tokenizer; a mesh that does not divide the model.
     """
     path = Path(directory)
     fix = "give the directory of a trial, as in runs/x/trials/0123456789ab, or a folder of a Hugging Face model"
@@ -53,23 +60,27 @@ def load_policy(directory: str | Path) -> Policy:
     except ValueError as error:
         raise ConfigError(str(config), f"is not JSON ({error})", "copy the model again") from None
     if "model_type" in written or "architectures" in written:
-        return _hugging_face(path)
+        return _hugging_face(path, mesh)
     require("model" in written and "data" in written, FIELD, f"{directory} is no trial and no model", fix)
-    return _trial(path, written)
+    return _trial(path, written, mesh)
 
 
-def _trial(path: Path, written: dict[str, Any]) -> Policy:
+def _trial(path: Path, written: dict[str, Any], mesh: Mesh | None) -> Policy:
     model = from_json(ModelConfig, written["model"], "model")
     tokenizer = tokenizer_of(from_json(DataConfig, written["data"], "data"))
     check_vocabulary(model.vocab_size, tokenizer.vocab_size)
-    params, digest = load_initial(path, model, FIELD)
+    shardings = None
+    if mesh is not None:
+        shardings = weight_shardings(transformer.weights(model), rules_for(model, mesh.shape), mesh)
+    params, digest = load_initial(path, model, FIELD, shardings)
     return Policy(model, params, tokenizer, (tokenizer.end_of_document,), digest, str(path))
 
 
-def _hugging_face(path: Path) -> Policy:
-    from models.huggingface import import_model
+def _hugging_face(path: Path, mesh: Mesh | None) -> Policy:
+    from models.huggingface import import_config, import_model
 
-    model, params, tokenizer = import_model(path)
+    rules = DEFAULT_RULES if mesh is None else rules_for(import_config(path), mesh.shape)
+    model, params, tokenizer = import_model(path, mesh=mesh, rules=rules)
     total = hashlib.sha256()
     for file in sorted([path / "config.json", *path.glob("*.safetensors")]):
         with open(file, "rb") as f:

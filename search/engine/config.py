@@ -10,6 +10,7 @@ from models.errors import require
 
 Precision = Literal["float32", "bfloat16", "layercast"]
 Share = Literal["model", "always", "never"]
+KVCache = Literal["compute", "int8"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class EngineConfig:
     share: Share = "model"  # whether samples read their prompt together: as a cost model says, or always or never
     share_rows: int = 64  # most samples of one prompt that read its cache in one product
     precision: Precision = "float32"  # "layercast": weights kept in bfloat16, everything computed in float32
+    kv_cache: KVCache = "compute"  # keys and values in the compute dtype, or int8 with a scale per token and head
     ends: tuple[int, ...] = ()  # tokens that end a sample
     stop_sequences: int = 4  # most stop sequences of a request
     stop_length: int = 8  # most tokens of a stop sequence
@@ -44,7 +46,7 @@ class EngineConfig:
         for name in ("pages", "quantum"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"engine.{name}", f"is {value}", "give a positive integer, or None")
-        for name, kind in (("precision", Precision), ("share", Share)):
+        for name, kind in (("precision", Precision), ("share", Share), ("kv_cache", KVCache)):
             value, allowed = getattr(self, name), get_args(kind)
             require(value in allowed, f"engine.{name}", f"is {value!r}", f"use one of {', '.join(allowed)}")
         # A sample and its prompt, each with a page that is not full, and a copy of one that is about to be written.
@@ -56,6 +58,11 @@ class EngineConfig:
             f"give at least {need}",
         )
         require(self.near_tie >= 0, "engine.near_tie", f"is {self.near_tie}", "give 0 or more")
+
+    @property
+    def quantized_cache(self) -> bool:
+        """Whether keys and values are kept in int8."""
+        return self.kv_cache == "int8"
 
     @property
     def page_count(self) -> int:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from models import cache, transformer
+from models import cache
 from models.cache import Blocks, Layers
 from models.config import ModelConfig
-from models.errors import require
 from models.output_major import arrange
 from models.platform import on_cpu
-from models.quantized import QuantizedWeight
-from models.sharding import DEFAULT_RULES, weight_shardings
 from models.transformer import Params
 from search.engine.config import EngineConfig
 from search.engine.decode import Drawn, Prefixes, Rows, make_stage
+from search.engine.placement import cache_sharding, check_slots
 from search.engine.precision import running_config, stored_params
 from search.engine.prefill import Chunk, make_prefill
 from search.engine.program import Program
@@ -41,13 +38,17 @@ class Device:
 
     def __init__(self, model: ModelConfig, params: Params, config: EngineConfig, mesh: Mesh | None):
         self.config, self.mesh = config, mesh
+        if mesh is not None:
+            check_slots(mesh.shape, config.slots)
         self.model = running_config(model, config.precision)
         self.compilations = 0
         self.block_pages = block_pages(config.max_len, config.page_size, config.slots)
         self._room = max(16, config.slots)  # moves between pages and blocks in one call
         with self._placed():
-            self.params = self._shard(stored_params(self.model, params))
-            self.pages = self._zeros(config.page_count, config.page_size)
+            self.params = stored_params(self.model, params, mesh)
+            if mesh is None and on_cpu():
+                self.params = arrange(self.params, self.model)
+            self.pages = self._zeros(config.page_count, config.page_size, own=False)
         self.blocks: Blocks = ()
         self.fit(1)
         gaps = config.precision == "layercast"
@@ -83,7 +84,7 @@ class Device:
         self.blocks = self.blocks[:needed]
         with self._placed():
             for pages in self.block_pages[len(self.blocks) : needed]:
-                self.blocks = (*self.blocks, self._zeros(self.config.slots, pages * size))
+                self.blocks = (*self.blocks, self._zeros(self.config.slots, pages * size, own=True))
 
     def store(self, moves: Moves) -> None:
         """Copy pages' worth of slots' own caches into pages."""
@@ -128,7 +129,8 @@ class Device:
     @property
     def cache_bytes(self) -> int:
         """Bytes of pages and slots' caches on all devices together."""
-        return sum(x.nbytes for x in jax.tree.leaves((self.pages, self.blocks)))
+        shards = (shard for x in jax.tree.leaves((self.pages, self.blocks)) for shard in x.addressable_shards)
+        return sum(shard.data.nbytes for shard in shards)
 
     def _batches(self, moves: Moves) -> Iterator[tuple[int, np.ndarray, np.int32]]:
         """(block, the moves in it `[room, 3]`, how many) until all are done; pages are counted inside the block."""
@@ -153,26 +155,11 @@ class Device:
     def _placed(self) -> Any:
         return jax.set_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext()
 
-    def _shard(self, params: Params) -> Params:
-        if self.mesh is None:
-            return arrange(params, self.model) if on_cpu() else params
-        quantized = any(_is_quantized(x) for x in jax.tree.leaves(params, is_leaf=_is_quantized))
-        fix = "give floating-point parameters, or no mesh"
-        require(not quantized, "engine.mesh", "splits weights, which quantised ones cannot be yet", fix)
-        rules = DEFAULT_RULES
-        if self.model.vocab_size % self.mesh.shape["tensor"]:  # GPT-2's 50257 tokens, for one: keep the table whole
-            rules = dataclasses.replace(rules, vocab=None)
-        return jax.device_put(params, weight_shardings(transformer.weights(self.model), rules, self.mesh))
-
-    def _zeros(self, leading: int, length: int) -> Layers:
-        make = partial(cache.empty, self.model, leading, length)
+    def _zeros(self, leading: int, length: int, own: bool) -> Layers:
+        make = partial(cache.empty, self.model, leading, length, self.config.quantized_cache)
         if self.mesh is None:
             return jax.jit(make)()
-        return jax.jit(make, out_shardings=NamedSharding(self.mesh, PartitionSpec(None, DEFAULT_RULES.kv_heads)))()
-
-
-def _is_quantized(x: Any) -> bool:
-    return isinstance(x, QuantizedWeight)
+        return jax.jit(make, out_shardings=cache_sharding(self.mesh, own))()
 
 
 def block_pages(max_len: int, page_size: int, slots: int) -> list[int]:

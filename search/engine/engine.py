@@ -64,8 +64,9 @@ class Statistics:
 class Engine:
     """A slot-based generation engine with static shapes.
 
-    model, params: as models.transformer.init makes them, stacked or not, numpy or device arrays. mesh: shard weights
-    and key-value heads over its `tensor` axis. `ledger` is what every problem cost; `compilations` counts programs.
+    model, params: as models.transformer.init makes them, stacked or not, numpy or device arrays. mesh: split slots
+    over its `data` axis, weights and key-value heads over `tensor`. `ledger` is what every problem cost;
+    `compilations` counts programs.
     """
 
     def __init__(self, model: ModelConfig, params: Params, config: EngineConfig, mesh: Mesh | None = None):
@@ -78,7 +79,7 @@ class Engine:
         self.scheduler = Scheduler(config, self.pool)
         self.ledger = Ledger()
         self.statistics = Statistics()
-        self.prices = Prices(self.model, config.max_len)
+        self.prices = Prices(self.model, config.max_len, config.quantized_cache)
         self._tile_room = tile_room(config.max_len, config.prefill_chunk, config.page_size)
         self._weight_bytes = counts.param_bytes(self.model)
 

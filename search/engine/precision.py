@@ -7,11 +7,13 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from models.config import ModelConfig
 from models.quantized import QuantizedWeight
 from models.transformer import Params, unstack_layers
 from search.engine.config import Precision
+from search.engine.placement import place
 
 
 def running_config(model: ModelConfig, precision: Precision) -> ModelConfig:
@@ -26,11 +28,12 @@ def running_config(model: ModelConfig, precision: Precision) -> ModelConfig:
     return dataclasses.replace(model, dtype=dtype, param_dtype=stored, scan_layers=False, remat="none", moe=moe)
 
 
-def stored_params(config: ModelConfig, params: Params) -> Params:
-    """Parameters as the engine keeps them: unrolled, floating ones in the config's `param_dtype`."""
+def stored_params(config: ModelConfig, params: Params, mesh: Mesh | None = None) -> Params:
+    """Parameters as the engine keeps them: unrolled, split over `mesh`, floating ones in `param_dtype`."""
     if "blocks" in params:
         params = unstack_layers(params, config.n_layers)
-    return _cast(jax.tree.map(jnp.asarray, params), config.param_dtype)
+    placed = jax.tree.map(jnp.asarray, params) if mesh is None else place(params, config, mesh)
+    return _cast(placed, config.param_dtype)
 
 
 def computed(config: ModelConfig, params: Params) -> Params:

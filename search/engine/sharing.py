@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from models import counts
 from models.config import ModelConfig
 from models.platform import on_cpu
 from search.engine.config import EngineConfig
@@ -17,19 +18,17 @@ class DeviceCosts:
     bytes_per_second: float
     flops_per_second: float  # of products with few rows
 
-    def together(self, model: ModelConfig, page_size: int, rows: int) -> float:
+    def together(self, model: ModelConfig, config: EngineConfig, rows: int) -> float:
         """Seconds for a group of `rows` rows over one page of keys and values in one layer."""
         c = model.resolved()
         assert c.head_dim
-        flops = 4 * rows * page_size * c.n_heads * c.head_dim
-        return self.seconds_per_tile + max(self.alone(model, page_size), flops / self.flops_per_second)
+        flops = 4 * rows * config.page_size * c.n_heads * c.head_dim
+        return self.seconds_per_tile + max(self.alone(model, config), flops / self.flops_per_second)
 
-    def alone(self, model: ModelConfig, page_size: int) -> float:
-        """Seconds for one row over a page's worth of its own copy: what reading it from memory takes."""
-        c = model.resolved()
-        assert c.n_kv_heads and c.head_dim
-        size = 2 if c.dtype == "bfloat16" else 4
-        return 2 * page_size * c.n_kv_heads * c.head_dim * size / self.bytes_per_second
+    def alone(self, model: ModelConfig, config: EngineConfig) -> float:
+        """Seconds for one row over a page's worth of its own copy in one layer: what reading it from memory takes."""
+        per_token = counts.kv_cache_bytes_per_token(model, config.quantized_cache) / model.n_layers
+        return config.page_size * per_token / self.bytes_per_second
 
 
 CPU = DeviceCosts(1.2e-5, 25e9, 60e9)  # one core: measured at 64 keys of 6 heads of 64 dims and 1, 8, 16, 64 rows
@@ -51,11 +50,9 @@ def lanes(samples: int, model: ModelConfig, config: EngineConfig) -> int:
     if config.share == "never":
         return 0
     device = CPU if on_cpu() else ACCELERATOR
-    seconds = {
-        width: -(-samples // width) * device.together(model, config.page_size, width) for width in widths(config)
-    }
+    seconds = {width: -(-samples // width) * device.together(model, config, width) for width in widths(config)}
     best = min(seconds, key=lambda width: seconds[width])
-    pays = config.share == "always" or seconds[best] < samples * device.alone(model, config.page_size)
+    pays = config.share == "always" or seconds[best] < samples * device.alone(model, config)
     return best if pays else 0
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from models import cache
 from models.attention import Attend, attention_scale
-from models.cache import Blocks, Layers, Limits
+from models.cache import Blocks, Layers, Limits, Stored
 from models.config import ModelConfig
 from models.transformer import Params, hidden_and_head, logits
 from search.engine.decode import Prefixes
@@ -44,7 +44,7 @@ def forward_tree(
     """
     c = config.resolved()
     slots, _, total = path.shape
-    held = [nodes if nodes is not None else cache.empty(c, slots, total)]
+    held = [nodes if nodes is not None else cache.empty(c, slots, total, blocks[0].quantized)]
     assert nodes is not None or depth.shape[1] == total, "without earlier nodes a pass covers the whole tree"
     depths = depth if nodes is None else None
     scale = attention_scale(c)
@@ -90,8 +90,8 @@ def commit(blocks: Blocks, nodes: Layers, path: jax.Array, count: jax.Array, len
     index = jnp.arange(path.shape[1])
     at = jnp.where(index < count[:, None], length[:, None] + index, NOWHERE)
 
-    def taken(x: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(x, path[:, None, :, None], axis=2).swapaxes(1, 2)
+    def taken(x: Stored) -> Stored:
+        return jax.tree.map(lambda x: jnp.take_along_axis(x, path[:, None, :, None], axis=2).swapaxes(1, 2), x)
 
     first, written = 0, []
     for block in blocks:
@@ -108,6 +108,7 @@ def chain_path(slots: int, nodes: int) -> tuple[jax.Array, jax.Array]:
     return depth, jnp.broadcast_to(jnp.tril(jnp.ones((nodes, nodes), bool)), (slots, nodes, nodes))
 
 
-def _put(nodes: jax.Array, new: jax.Array, place: jax.Array | int) -> jax.Array:
+def _put(nodes: Stored, new: jax.Array, place: jax.Array | int) -> Stored:
     """nodes `[slots, kv_heads, t, head_dim]` with new `[slots, m, kv_heads, head_dim]` from `place` on."""
-    return jax.lax.dynamic_update_slice_in_dim(nodes, new.swapaxes(1, 2).astype(nodes.dtype), place, axis=2)
+    added = cache.stored_as(nodes, new.swapaxes(1, 2))
+    return jax.tree.map(lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, place, axis=2), nodes, added)

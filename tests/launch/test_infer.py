@@ -10,8 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 
+from models.errors import ConfigError
+from models.sharding import MeshConfig
+from search.engine.placement import engine_mesh
+from search.policy import load_policy
 from tests.launch import commands
 
 pytestmark = pytest.mark.slow
@@ -130,6 +136,27 @@ def test_quantised_weights_generate(root: Path, trial: Path, whole: list[dict[st
         assert line["tokens"] != other["tokens"] or line["logprobs"] == pytest.approx(other["logprobs"], abs=0.1)
 
 
+def test_a_mesh_draws_the_same_samples(root: Path, trial: Path, whole: list[dict[str, Any]]) -> None:
+    arguments = (f"--checkpoint={trial}", f"--prompts={root}/p.jsonl", f"--out={root}/mesh", *SIZES)
+    devices = commands.environment() | {"JAX_NUM_CPU_DEVICES": "8"}
+    job = commands.start("infer", *arguments, "--config.mesh.data=2", "--config.mesh.tensor=2", env=devices)
+    _, err = job.communicate()
+    assert job.returncode == 0, err
+    # float32 sums in another order move logits by 1e-6, and no choice here is as close as that
+    assert [line["tokens"] for line in samples(root / "mesh")] == [line["tokens"] for line in whole]
+
+
+def test_parameters_are_read_into_their_shards(trial: Path) -> None:
+    mesh = engine_mesh(MeshConfig(tensor=2))
+    one, two = load_policy(trial), load_policy(trial, mesh)
+    assert one.digest == two.digest
+    jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
+    table = two.params["tokens"]
+    assert table.sharding.shard_shape(table.shape)[0] == table.shape[0] // 2
+    with pytest.raises(ConfigError, match="mesh.tensor: 4 does not divide the kv_heads dim 2 of "):
+        load_policy(trial, engine_mesh(MeshConfig(tensor=4)))
+
+
 def test_workers_do_the_job_and_one_that_is_killed_is_replaced(
     root: Path, trial: Path, whole: list[dict[str, Any]]
 ) -> None:
@@ -170,6 +197,8 @@ def test_a_bad_line_is_reported_and_stops_nothing(root: Path, trial: Path, whole
         (("--temperature=-1",), "sampling.temperature: is -1.0"),
         (("--config.engine.page_size=0",), "engine.page_size: is 0"),
         (("--config.quantize=int9",), "quantize: "),
+        (("--config.mesh.tensor=3",), "mesh: tensor=3 does not make 1 devices: choose axes whose product is 1"),
+        (("--config.mesh.fsdp=2",), "mesh.fsdp: splits nothing that an engine has: use data and tensor"),
         (("--config.stop=abcdefghijklmnop", "--out={root}/new2"), "can never match"),
     ],
 )

@@ -107,6 +107,49 @@ def test_a_packed_chunk_attends_as_its_sequences_do_one_by_one(limits: Limits) -
         at += stop - start
 
 
+def test_int8_entries_are_off_by_at_most_half_a_step() -> None:
+    x = normal(0, 2, KV, 5, HEAD_DIM)
+    x[0, 0, 0], x[1, 1, 2, 3] = 0, 100.0
+    kept = cache.quantize_cache(jnp.asarray(x))
+    back = np.asarray(cache.dequantize_cache(kept), np.float64)
+    assert (np.abs(back - x) <= np.abs(x).max(-1, keepdims=True) / 254 * (1 + 1e-5)).all()
+    assert kept.nbytes == x.size + 4 * x.size // HEAD_DIM
+    new, at = normal(1, 2, 2, KV, HEAD_DIM), jnp.asarray([[1, 9], [-1, 4]])
+    written = np.asarray(cache.dequantize_cache(cache.write_block(kept, jnp.asarray(new), at)))
+    rounded = np.asarray(cache.dequantize_cache(cache.quantize_cache(jnp.asarray(new))))
+    assert (written[0, :, 1] == rounded[0, 0]).all() and (written[1, :, 4] == rounded[1, 1]).all()
+    assert (np.delete(written[0], 1, 1) == np.delete(back[0], 1, 1)).all()
+    assert (written[1, :, :4] == back[1, :, :4]).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("m", [1, 3])
+def test_attention_over_int8_is_attention_over_what_it_stands_for(m: int, dtype: str) -> None:
+    rows, limits = 3, Limits(0.3, softcap=2.0)
+    q = jnp.asarray(normal(0, rows, KV, m, HEAD_DIM), dtype)
+    kept = [cache.quantize_cache(jnp.asarray(normal(i, rows, KV, PAGE, HEAD_DIM) * 3)) for i in (1, 2)]
+    exact = [cache.dequantize_cache(x) for x in kept]
+    seen = jnp.asarray(np.random.default_rng(3).random((rows, m, PAGE)) < 0.7)
+    groups = Groups(*map(jnp.asarray, (np.array([[0, 2, 1]]), np.array([[2, 0]]), [2], [2 * PAGE - 1], 1)))
+    tiles = Tiles(*(jnp.asarray(x, jnp.int32) for x in ([1, 2], [0, 0], [0, PAGE], [PAGE, 2], 2)))
+    packed, at = jnp.asarray(normal(4, 6, HEADS, HEAD_DIM), dtype), jnp.arange(6)
+    atol = 2e-6 if dtype == "float32" else 0.05  # weights are rounded to 8 bits before they meet the values
+    for found, expected in (
+        (cache.own_block(q, *kept, seen, limits), cache.own_block(q.astype("float32"), *exact, seen, limits)),
+        (
+            cache.shared_prefix(q, at[:m] + jnp.zeros((rows, 1), int), *kept, groups, limits, cache.nothing(q)),
+            cache.shared_prefix(
+                q.astype("float32"), at[:m] + jnp.zeros((rows, 1), int), *exact, groups, limits, cache.nothing(q)
+            ),
+        ),
+    ):
+        np.testing.assert_allclose(cache.finish(found), cache.finish(expected), atol=atol)
+    found = cache.paged_chunk(packed, at, at * 0, *kept, tiles, limits)
+    np.testing.assert_allclose(
+        found, cache.paged_chunk(packed.astype("float32"), at, at * 0, *exact, tiles, limits), atol=atol
+    )
+
+
 def test_merging_is_the_softmax_over_both_and_nothing_is_neutral_to_the_bit() -> None:
     q = jnp.asarray(normal(0, 3, KV, 2, HEAD_DIM))
     k, v = (jnp.asarray(normal(i, 3, KV, 8, HEAD_DIM)) for i in (1, 2))

@@ -263,6 +263,7 @@ def test_bytes_follow_dtypes_and_optimizer():
     assert counts.optimizer_bytes(config) == 8 * n
     assert counts.optimizer_bytes(config, "muon") == 8 * n - 4 * hidden
     assert counts.kv_cache_bytes_per_token(config) == 2 * 2 * 2 * 4 * 2  # k and v, layers, heads, head_dim, bytes
+    assert counts.kv_cache_bytes_per_token(config, quantized=True) == 2 * 2 * 2 * (4 * 1 + 4)  # and a scale per head
 
 
 def test_the_walk_multiplies_scans_takes_the_worst_branch_and_refuses_unknown_lengths():

@@ -8,9 +8,7 @@ import pytest
 
 from models import transformer
 from models.config import ModelConfig
-from models.errors import ConfigError
 from models.quantize import quantize
-from models.sharding import MeshConfig, make_mesh
 from search.engine.config import EngineConfig
 from search.engine.engine import Engine
 from search.engine.request import Request
@@ -33,10 +31,3 @@ def test_greedy_tokens_have_the_quantised_models_best_logits(mode):
         chosen = logits[np.arange(len(done.tokens)), list(done.tokens)]
         # a sum in another order can round an activation to the next integer, so the best two may change places
         assert (logits.max(-1) - chosen).max() < (0.1 if mode == "w8a8" else 1e-3)
-
-
-def test_quantised_weights_on_a_mesh_are_refused():
-    params = quantize(transformer.init(MODEL, jax.random.key(0)), MODEL, "int8")
-    mesh = make_mesh(MeshConfig(tensor=2), jax.devices()[:2])
-    with pytest.raises(ConfigError, match=r"engine.mesh: splits weights"):
-        Engine(MODEL, params, CONFIG, mesh)

@@ -1,0 +1,178 @@
+"""With keys and values in int8, samples are those of the model with rounded keys and values, whatever runs beside."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import cache, counts, transformer
+from models.attention import attention_scale
+from models.cache import Limits
+from models.errors import ConfigError
+from models.transformer import hidden_and_head
+from search.engine.config import EngineConfig
+from search.engine.engine import Engine
+from search.engine.request import Completion, Request
+from search.engine.speculative import Speculation, SpeculativeEngine
+from search.particles import Particles
+from tests.search.test_engine import MAX_LEN, MODEL, MOST, SAMPLINGS, SMALL, VOCAB, run, same
+
+INT8 = dataclasses.replace(SMALL, kv_cache="int8")
+FEWEST = MAX_LEN // SMALL.page_size + 2
+
+
+@pytest.fixture(scope="module")
+def params() -> dict:
+    return transformer.init(MODEL, jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def work() -> list[Request]:
+    """Prompts of random lengths, many with a common head, each with several samples."""
+    rng = np.random.default_rng(11)
+    head = tuple(rng.integers(0, VOCAB, 20).tolist())
+    return [
+        Request(
+            p, head[: 20 * (p % 3 > 0)] + tuple(rng.integers(0, VOCAB, rng.integers(1, 13)).tolist()),
+            int(rng.integers(1, 6)), MOST, SAMPLINGS[p % len(SAMPLINGS)], seed=p % 2,
+        )
+        for p in range(20)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def engine(params: dict) -> Engine:
+    return _engine(params, INT8)
+
+
+def _engine(params: dict, config: EngineConfig) -> Engine:
+    """An engine that knows all filters from the start, so that one program serves every request."""
+    made = Engine(MODEL, params, config)
+    for settings in SAMPLINGS:
+        made.slots.admit(settings)
+    return made
+
+
+@pytest.fixture(scope="module")
+def one_by_one(engine: Engine, work: list[Request]) -> dict[tuple[int, int], Completion]:
+    """Every prompt alone in the engine."""
+    return {key: done for request in work for key, done in run(engine, [request]).items()}
+
+
+def test_samples_are_those_of_one_prompt_at_a_time(params: dict, work: list[Request], one_by_one: dict) -> None:
+    """To the bit: full slots, shared and reused prefixes, the fewest pages, swaps to the host, interruptions."""
+    busy = _engine(params, dataclasses.replace(INT8, pages=FEWEST, quantum=2))
+    order = np.random.default_rng(0).permutation(len(work))
+    assert same(run(busy, [work[i] for i in order]), one_by_one)
+    assert busy.statistics.preempted > 20 and busy.pool.swapped_in > 5 and busy.pool.reused_tokens > 50
+    assert busy.pool.available == FEWEST
+
+
+@pytest.fixture(scope="module")
+def check_rounded(params: dict) -> Callable[[list[tuple[Sequence[int], Sequence[int], Sequence[float]]]], None]:
+    """Checks (prompt, tokens, log-probabilities) against the model that rounds its keys and values."""
+    score = jax.jit(partial(_logprobs, jax.tree.map(jnp.asarray, params)))
+
+    def check(samples: list[tuple[Sequence[int], Sequence[int], Sequence[float]]]) -> None:
+        apart, unrounded = [], []
+        for prompt, tokens, logprobs in samples:
+            sequence = [*prompt, *tokens]
+            padded = np.zeros(MAX_LEN, np.int32)
+            padded[: len(sequence)] = sequence
+            places = np.arange(len(prompt) - 1, len(sequence) - 1)
+            for errors, rounded in ((apart, True), (unrounded, False)):
+                errors.extend(np.abs(np.asarray(score(padded, rounded))[places, list(tokens)] - np.array(logprobs)))
+        # Where float32 sums in another order round a digit the other way, that digit is a step off.
+        assert np.median(apart) < 2e-6 and np.max(apart) < 0.02
+        assert np.median(unrounded) > 2e-4
+
+    return check
+
+
+def test_tokens_are_the_choices_of_the_model_with_rounded_keys_and_values(
+    check_rounded: Callable, work: list[Request], one_by_one: dict
+) -> None:
+    done = [(request.prompt, one_by_one[request.problem, 0]) for request in work]
+    check_rounded([(prompt, sample.tokens, sample.logprobs) for prompt, sample in done])
+
+
+def test_forks_and_continuations_copy_what_they_share(check_rounded: Callable, engine: Engine) -> None:
+    """Clones write on in a page that they had in common, and given tokens go behind a page that is not full."""
+    prompt = tuple(np.random.default_rng(4).integers(0, VOCAB, 13).tolist())
+    particles = Particles(engine, Request(77, prompt, 2, MOST, SAMPLINGS[1]))
+    particles.extend(cap=3)
+    particles.fork([0, 1, 0, 0, 1])
+    particles.append([(2, (1, 2, 4)), (3, (8,))])
+    particles.extend(cap=5)
+    ends = [particles[i] for i in range(len(particles))]
+    assert len({p.tokens for p in ends}) == 5 and ends[2].tokens[3:6] == (1, 2, 4)
+    check_rounded([(prompt, p.tokens, p.logprobs) for p in ends])
+    tail = (3, 1, 4, 1)
+    scored = particles.score([(i, tail) for i in range(5)])
+    check_rounded([(prompt, p.tokens + tail, p.logprobs + s) for p, s in zip(ends, scored)])
+    particles.close()
+    assert engine.pool.available == SMALL.page_count
+
+
+def _logprobs(params: dict, tokens: jax.Array, rounded: jax.Array) -> jax.Array:
+    """Log-probabilities `[length, vocab]` without a cache, keys and values rounded to int8 and back if `rounded`."""
+    n, scale = tokens.shape[0], attention_scale(MODEL.resolved())
+    seen = jnp.tile(jnp.tri(n, dtype=bool), (MODEL.n_heads // 2, 1))[None]
+
+    def attend(layer: int, q: jax.Array, k: jax.Array, v: jax.Array, **_: Any) -> jax.Array:
+        k, v = (jnp.where(rounded, cache.dequantize_cache(cache.quantize_cache(x)), x).swapaxes(1, 2) for x in (k, v))
+        part = cache.own_block(cache.split_queries(q, 2), k, v, seen, Limits(scale))
+        return cache.join_queries(cache.finish(part), n)
+
+    attends = [partial(attend, layer) for layer in range(MODEL.n_layers)]
+    model = dataclasses.replace(MODEL, scan_layers=False)
+    unrolled = transformer.unstack_layers(params, MODEL.n_layers) if "blocks" in params else params
+    hidden, head = hidden_and_head(model, unrolled, tokens[None], jnp.arange(n)[None], None, attends)
+    return jax.nn.log_softmax(transformer.logits(model, hidden, head)[0])
+
+
+def test_pages_hold_the_float_engines_keys_and_values_within_half_a_step(params: dict) -> None:
+    """In the first layer, whose keys do not depend on what is in the cache."""
+    prompt = tuple(np.random.default_rng(1).integers(0, VOCAB, 30).tolist())
+    held = []
+    for config in (SMALL, INT8):
+        made = Engine(MODEL, params, config)
+        read = made.prompt(0, prompt, 2)
+        made.ensure_read([read])
+        places = made.pool.places(read.pages[:3])
+        held.append([x[0] for x in (made.device.pages.k, made.device.pages.v)])
+    for exact, rounded in zip(*held):
+        x, y = (np.asarray(a)[list(places)] for a in (exact, cache.dequantize_cache(rounded)))
+        assert x.any() and (np.abs(x - y) <= np.abs(x).max(-1, keepdims=True) / 254 * (1 + 1e-4)).all()
+
+
+def test_the_cache_and_its_ledger_are_smaller_by_what_int8_saves(params: dict, engine: Engine) -> None:
+    float32 = Engine(MODEL, params, SMALL)
+    engine.device.fit(1)
+    head_dim = MODEL.resolved().head_dim
+    assert head_dim == 8
+    assert engine.device.cache_bytes * 4 * head_dim == float32.device.cache_bytes * (head_dim + 4)
+    assert engine.prices.cache_bytes == 2 * 2 * 2 * (head_dim + 4)
+    wide = dataclasses.replace(MODEL, n_heads=2, n_kv_heads=1, head_dim=128)
+    made = counts.kv_cache_bytes_per_token(wide, quantized=True)
+    assert made / counts.kv_cache_bytes_per_token(wide) == 132 / 512
+    assert made / counts.kv_cache_bytes_per_token(dataclasses.replace(wide, dtype="bfloat16")) == 132 / 256
+
+
+def test_guesses_find_the_tokens_of_plain_decoding(params: dict, work: list[Request], one_by_one: dict) -> None:
+    guessing = SpeculativeEngine(MODEL, params, INT8, Speculation("text", nodes=4))
+    found = run(guessing, [request for request in work if request.sampling in SAMPLINGS[:2]])
+    assert all(found[key].tokens == one_by_one[key].tokens for key in found)
+    assert guessing.speculated.accepted > 0
+
+
+def test_an_unknown_kind_of_cache_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"engine.kv_cache: is 'int9': use one of compute, int8"):
+        EngineConfig(kv_cache="int9")  # type: ignore[arg-type]
