@@ -213,6 +213,21 @@ def test_moments_that_rest_in_the_hosts_memory_train_alike() -> None:
     assert {s.memory_kind for s in jax.tree.leaves(placement.state.opt_state.momentum)} == {"pinned_host"}
 
 
+@pytest.mark.slow
+def test_activations_that_wait_in_the_hosts_memory_train_alike() -> None:
+    model, away = DENSE, dataclasses.replace(DENSE, remat="offload")
+    (want, want_losses, _), (got, losses, _) = (trained(m, TRAIN, "data=2") for m in (model, away))
+    np.testing.assert_allclose(losses, want_losses, rtol=1e-5)
+    for gradient, expected in zip(jax.tree.leaves(got.opt_state.momentum), jax.tree.leaves(want.opt_state.momentum)):
+        assert np.linalg.norm(gradient - expected) <= 1e-5 * np.linalg.norm(expected)
+    batch = {name: x[0, 0] for name, x in batches(1).items()}
+    params = one_initial(model).params
+    program = str(jax.make_jaxpr(partial(loss_and_gradient, away, TRAIN))(params, batch))
+    assert "<host>" in program and "<host>" not in str(
+        jax.make_jaxpr(partial(loss_and_gradient, model, TRAIN))(params, batch)
+    )
+
+
 class Described:
     """A device without host memory that it can reach."""
 
