@@ -14,18 +14,23 @@ import dataclasses
 import itertools
 import json
 import math
+import os
+import subprocess
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from launch.executors.executor import importable
 from launch.topology import Topology
 from models import counts
 from models.config import ModelConfig, divisors
 from models.devices import Device
 from models.errors import ConfigError
-from models.serialize import field_types, from_json
+from models.serialize import field_types, from_json, to_json
 from scaling.sweep.trial import Trial
 from scaling.train.memory import Memory, estimate_memory
 from scaling.train.step_time import StepTime, estimate_step
@@ -142,8 +147,8 @@ def choose_mesh(
     """Rank every way to run `trial` on `topology`.
 
     device: figures to use instead of the table's. verify: compile candidates from the fastest on until so many fit;
-    compile_one(trial, topology) gives peak bytes or raises DoesNotFit (default: the real compiler). sensible=False
-    keeps meshes that are legal but foolish. Raises ConfigError when no mesh is legal.
+    compile_one(trial, topology) gives peak bytes, or raises DoesNotFit or CompilerFailed (default: the real compiler).
+    sensible=False keeps meshes that are legal but foolish. Raises ConfigError when no mesh is legal.
     """
     device = device or topology.device
     platform = "tpu" if topology.is_tpu else "cpu" if topology.family == "cpu" else "gpu"
@@ -184,7 +189,7 @@ def choose_mesh(
 
 def verified(choice: Choice, count: int, compile_one: Callable[[Trial, Topology], int]) -> Choice:
     """The choice with candidates compiled from the fastest on, until `count` of them fit."""
-    from launch.program import DoesNotFit
+    from launch.program import CompilerFailed, DoesNotFit
 
     ranked, good = list(choice.ranked), 0
     for i, candidate in enumerate(ranked):
@@ -193,16 +198,33 @@ def verified(choice: Choice, count: int, compile_one: Callable[[Trial, Topology]
         try:
             ranked[i] = dataclasses.replace(candidate, compiled=compile_one(candidate.trial, choice.topology))
             good += 1
-        except DoesNotFit as error:
+        except (DoesNotFit, CompilerFailed) as error:
             ranked[i] = dataclasses.replace(candidate, rejected=f"the compiler: {error}")
     return dataclasses.replace(choice, ranked=tuple(ranked), verified=True)
 
 
 def peak_bytes(trial: Trial, topology: Topology) -> int:
-    """Bytes that a compiled step occupies on a device at its peak."""
-    from launch.program import compile_step
+    """Bytes that a compiled step occupies on a device at its peak.
 
-    return compile_step(trial, topology).footprint.peak
+    Compiled in a process of its own, since a compiler that meets a bug of its own ends the process that it runs in.
+    Raises DoesNotFit or CompilerFailed.
+    """
+    from launch.program import CompilerFailed, DoesNotFit
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.json"
+        config.write_text(json.dumps(to_json(trial)), encoding="utf-8")
+        command = [sys.executable, "-m", "launch.compile", f"--config={config}", f"--topology={topology.name}"]
+        made = os.environ | {"PYTHONPATH": importable(os.environ)}
+        done = subprocess.run(command, capture_output=True, text=True, env=made)
+    try:
+        report = json.loads(done.stdout)
+    except ValueError:
+        said = next((line for line in done.stderr.splitlines() if line.strip()), f"exit code {done.returncode}")
+        raise CompilerFailed(said[:300]) from None
+    if not report["fits"]:
+        raise DoesNotFit(report["needed"], report["available"])
+    return report["memory"]["peak"]
 
 
 def read_device_table(path: str | Path, base: Device) -> Device:

@@ -34,6 +34,10 @@ class DoesNotFit(Exception):
         super().__init__(f"needs {needed / 2**30:.2f} GiB on a device that has {available / 2**30:.2f} GiB")
 
 
+class CompilerFailed(Exception):
+    """The compiler ended without a program and without saying how much memory is missing."""
+
+
 @dataclass(frozen=True)
 class Footprint:
     """Bytes on one device, as the compiler reports them.

@@ -5,13 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.choose_mesh import as_json, as_table, choose_mesh, factorizations, nearest_fit, read_device_table
-from launch.program import DoesNotFit
+from launch.choose_mesh import (
+    as_json,
+    as_table,
+    choose_mesh,
+    factorizations,
+    nearest_fit,
+    peak_bytes,
+    read_device_table,
+)
+from launch.program import CompilerFailed, DoesNotFit, compile_step
 from launch.topology import parse_topology
 from models import presets
 from models.config import ModelConfig
@@ -78,14 +87,30 @@ def test_the_compiler_has_the_last_word():
         compiled.append(trial.mesh)
         if len(compiled) <= 3:
             raise DoesNotFit(2 * 2**30, 2**30)
+        if len(compiled) == 4:
+            raise CompilerFailed("F1121 check failed")
         return 12345
 
     choice = choose_mesh(TRIAL, topology, verify=2, compile_one=compile_one)
-    assert len(compiled) == 5 and choice.verified
+    assert len(compiled) == 6 and choice.verified
     assert [c.settings for c in choice.ranked[:3]] == refused
     assert all("needs 2.00 GiB on a device that has 1.00 GiB" in c.rejected for c in choice.ranked[:3])
-    assert choice.best is choice.ranked[3] and choice.best.compiled == 12345
+    assert choice.ranked[3].rejected == "the compiler: F1121 check failed"
+    assert choice.best is choice.ranked[4] and choice.best.compiled == 12345
     assert "compiler" in as_table(choice, 5) and json.dumps(as_json(choice, 5))
+
+
+@pytest.mark.slow
+def test_a_compiler_that_ends_its_process_is_an_error_and_another_gives_what_it_says(tmp_path, monkeypatch):
+    topology = parse_topology("cpu:2")
+    option = choose_mesh(TRIAL, topology).ranked[0].trial
+    assert peak_bytes(option, topology) == compile_step(option, topology).footprint.peak
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'F1121 check failed' >&2\nkill -ABRT $$\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with pytest.raises(CompilerFailed, match="F1121 check failed"):
+        peak_bytes(option, topology)
 
 
 def test_if_the_compiler_refuses_all_nothing_is_chosen():
