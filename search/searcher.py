@@ -154,7 +154,8 @@ class Searcher:
         return sum(p.compilations for p in (self._admit, self._run, self._advance, self._settle, self._answers))
 
     def run(self, problems: Iterable[SearchProblem], keep: Keep | None = None) -> Iterator[Found]:
-        """Every problem as its search ends; problems are taken from the iterable as room appears.
+        """Every problem as its search ends; problems are taken from the iterable as room appears. What an earlier run
+        left unfinished is forgotten.
 
         keep: where the state is written between rounds. If it is there, the search goes on from it: give the same
         problems; what was found before comes again first, and everything is as if nothing had interrupted it.

@@ -36,7 +36,7 @@ def order(scores: np.ndarray, right: np.ndarray) -> float:
 
 def test_an_outcome_reward_model_tells_right_answers_from_wrong_ones() -> None:
     shown = [outcome(tokens(p.prompt), tokens(text), TASK.verify(p, text)) for p, text in answered("train", 2000)]
-    params, head = train_reward_model(MODEL, shown, steps=450)
+    params, head = train_reward_model(MODEL, shown, steps=350)
     test = answered("test", 300)
     right = np.array([TASK.verify(p, text) for p, text in test])
     hidden = last_hidden(MODEL, params, [tokens(p.prompt + text) for p, text in test], 300)
