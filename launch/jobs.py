@@ -86,6 +86,7 @@ class Job:
         written = path / "job.json"
         if written.exists():
             record = json.loads(written.read_text(encoding="utf-8"))
+            record["config"] = to_json(from_json(JobConfig, record["config"]))  # what is newer than it has its default
             _check_same(path, record, identity)
             shards = [Shard(*shard) for shard in record["shards"]]
             return cls(path, config, prompts, shards, identity)

@@ -130,8 +130,9 @@ def empty(config: ModelConfig, leading: int, length: int, quantized: bool = Fals
     shape = (leading, c.n_kv_heads, length, c.head_dim)
 
     def layer() -> Stored:
-        zeros = jnp.zeros(shape, jnp.dtype(c.dtype))
-        return quantize_cache(zeros) if quantized else zeros
+        if quantized:
+            return QuantizedCache(jnp.zeros(shape, jnp.int8), jnp.zeros((*shape[:-1], 1), jnp.float32))
+        return jnp.zeros(shape, jnp.dtype(c.dtype))
 
     return Layers(tuple(layer() for _ in range(c.n_layers)), tuple(layer() for _ in range(c.n_layers)))
 

@@ -1,7 +1,7 @@
 """How an engine lies on several devices: slots split over `data`, key-value heads, features and tokens over `tensor`.
 
-Quantised weights are split like the floats that they stand for, each scale with its output, and what the inputs are
-split over is summed in integers: exactly.
+Quantised weights are split like the floats that they stand for, each scale with its output. Where their products are
+those of integers, sums over split inputs are exact.
 """
 
 from __future__ import annotations

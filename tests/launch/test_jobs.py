@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from launch.jobs import Job, JobConfig, ShardWriter, read_lines
 from launch.prompts import BadLine, PromptFile
 from models.errors import ConfigError
+from search.engine.config import EngineConfig
 
 LEDGER = {"prompt_tokens": 2, "generated_tokens": 3, "flops": 5, "bytes": 7, "depth": 3}
 
@@ -47,6 +48,16 @@ def test_a_shard_cut_anywhere_keeps_whole_samples_and_finishes(
             again.add(sample(*key))
     again.close()
     assert [(x["line"], x["sample"]) for x in read_lines(this.shard_path(0))] == sorted(order)
+
+
+def test_a_job_goes_on_in_a_version_with_more_settings(tmp_path: Path) -> None:
+    written = job(tmp_path).path / "job.json"
+    record = json.loads(written.read_text())
+    del record["config"]["mesh"], record["config"]["engine"]["kv_cache"]
+    written.write_text(json.dumps(record))
+    assert job(tmp_path).config == JobConfig(shard_size=2, samples=2)
+    with pytest.raises(ConfigError, match="engine.kv_cache was compute, is int8"):
+        job(tmp_path, engine=EngineConfig(kv_cache="int8"))
 
 
 def finished(folder: Path) -> Job:

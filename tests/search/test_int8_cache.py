@@ -14,13 +14,15 @@ import pytest
 
 from models import cache, counts, transformer
 from models.attention import attention_scale
-from models.cache import Limits
+from models.cache import Blocks, Limits
 from models.errors import ConfigError
 from models.transformer import hidden_and_head
 from search.engine.config import EngineConfig
+from search.engine.decode import forward
 from search.engine.engine import Engine
+from search.engine.precision import running_config, stored_params
 from search.engine.request import Completion, Request
-from search.engine.speculative import Speculation, SpeculativeEngine
+from search.engine.tree_pass import chain_path, commit, forward_tree
 from search.particles import Particles
 from tests.search.test_engine import MAX_LEN, MODEL, MOST, SAMPLINGS, SMALL, VOCAB, run, same
 
@@ -166,11 +168,26 @@ def test_the_cache_and_its_ledger_are_smaller_by_what_int8_saves(params: dict, e
     assert made / counts.kv_cache_bytes_per_token(dataclasses.replace(wide, dtype="bfloat16")) == 132 / 256
 
 
-def test_guesses_find_the_tokens_of_plain_decoding(params: dict, work: list[Request], one_by_one: dict) -> None:
-    guessing = SpeculativeEngine(MODEL, params, INT8, Speculation("text", nodes=4))
-    found = run(guessing, [request for request in work if request.sampling in SAMPLINGS[:2]])
-    assert all(found[key].tokens == one_by_one[key].tokens for key in found)
-    assert guessing.speculated.accepted > 0
+def test_guesses_see_and_leave_the_digits_of_plain_decoding(params: dict) -> None:
+    """Keys and values of guesses are rounded before it is known which of them stand, and copied as they are."""
+    text = np.random.default_rng(2).integers(0, VOCAB, (3, 8)).astype(np.int32)
+    config = running_config(MODEL, "float32")
+
+    @jax.jit
+    def both(params: dict) -> tuple[Any, Any]:
+        begin, length = jnp.zeros(3, jnp.int32), jnp.full(3, 5)
+        blocks: Blocks = tuple(cache.empty(config, 3, n, quantized=True) for n in (4, 8))
+        _, blocks = forward(config, params, blocks[0], blocks, (), text[:, :5], begin, begin)
+        depth, path = chain_path(3, 3)
+        scores, nodes = forward_tree(config, params, blocks, text[:, 5:], begin, length, depth, path)
+        guessed = scores, commit(blocks, nodes, depth, jnp.full(3, 3), length)
+        return forward(config, params, blocks[0], blocks, (), text[:, 5:], begin, length), guessed
+
+    (scores, plain), (found, left) = both(stored_params(config, params))
+    np.testing.assert_allclose(found, scores, atol=1e-5)
+    for x, y in zip(jax.tree.leaves(plain), jax.tree.leaves(left), strict=True):
+        assert x.dtype == y.dtype and np.asarray(x).any()
+        np.testing.assert_allclose(np.asarray(x, np.float32), np.asarray(y, np.float32), rtol=1e-5)
 
 
 def test_an_unknown_kind_of_cache_is_refused_by_name() -> None:
