@@ -1,7 +1,7 @@
 """What faults cost: steps lost and seconds until training is past where it was, for two processes of one run.
 
     python benchmarks/faults.py [--quick] [--cases sigkill_one,flipped] [--devices 4] [--keep]
-    python benchmarks/faults.py --campaign [--trials 60] [--steps 4000] [--prompts 5000] [--faults 50] [--seed 0]
+    python benchmarks/faults.py --campaign [--trials 60] [--steps 16000] [--prompts 5000] [--faults 50] [--seed 0]
 
 Every case trains the same tiny model in two processes of `--devices` virtual CPU devices each, under the supervisor,
 and disturbs it once. Seconds include the restart: starting Python, meeting, restoring and compiling. No peer: the
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import platform
 import random
@@ -213,7 +214,7 @@ def main() -> None:
     made.add_argument("--devices", type=int, default=4, help="virtual CPU devices of each process")
     made.add_argument("--keep", action="store_true", help="append the lines to benchmarks/results/ too")
     made.add_argument("--campaign", action="store_true", help="many faults of all kinds on a sweep and on a job")
-    sizes = {"trials": 60, "steps": 4000, "prompts": 5000, "faults": 50, "seed": 0}
+    sizes = {"trials": 60, "steps": 16000, "prompts": 5000, "faults": 50, "seed": 0}
     for name, value in sizes.items():
         made.add_argument(f"--{name}", type=int, default=value, help=f"of the campaign (default {value})")
     options = made.parse_args()
@@ -246,32 +247,32 @@ def strike_all(options: argparse.Namespace, versions: dict[str, str]) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         sizes = (options.trials, options.steps, options.prompts, options.faults, options.seed)
-        for found in campaign(Path(folder) / "campaign", *sizes):
+        for found in itertools.chain.from_iterable(campaign(Path(folder) / "campaign", *sizes)):
             name = f"campaign: {found.pop('case')}, {found.pop('kind')}"
-            line = {
+            keep({
                 "bench": "faults", "case": name, "unit": "s to progress",
                 "ours": found.pop("seconds", None), "peer": None, "ratio": None, **found, "seed": options.seed,
                 "machine": harness._processor(), "versions": versions, "commit": harness._commit(),
-            }  # fmt: skip
-            print(json.dumps(line), flush=True)
-            if options.keep:
-                with (harness.ROOT / "benchmarks" / "results" / "faults.jsonl").open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+            }, options.keep)  # fmt: skip
+
+
+def keep(line: dict[str, Any], append: bool) -> None:
+    """Print a line, and append it to the results if asked."""
+    text = json.dumps(line)
+    print(text, flush=True)
+    if append:
+        with (harness.ROOT / "benchmarks" / "results" / "faults.jsonl").open("a") as file:
+            file.write(text + "\n")
 
 
 def emit(case: str, cost: Cost, options: argparse.Namespace, versions: dict[str, str]) -> None:
     """The lines of one case."""
     for unit, ours in (("steps lost", cost.steps_lost), ("s to recover", round(cost.seconds, 1))):
-        line = {
+        keep({
             "bench": "faults", "case": case, "unit": unit, "ours": ours, "peer": None, "ratio": None,
             "interval": INTERVAL, "processes": 2, "devices": options.devices, "note": cost.note,
             "machine": harness._processor(), "versions": versions, "commit": harness._commit(),
-        }  # fmt: skip
-        text = json.dumps(line)
-        print(text, flush=True)
-        if options.keep:
-            with (harness.ROOT / "benchmarks" / "results" / "faults.jsonl").open("a") as file:
-                file.write(text + "\n")
+        }, options.keep)  # fmt: skip
 
 
 if __name__ == "__main__":

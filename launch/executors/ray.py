@@ -120,7 +120,7 @@ class RayExecutor(Executor):
         )
         for name, task in list(self.tasks.items()):
             if task not in done:
-                if self.pulse.stands_still(name):
+                if self.pulse.stands_still(name, queued=True):
                     self.kill(name)
                 continue
             del self.tasks[name]

@@ -3,8 +3,8 @@
 The batch script is the whole interface: it starts `launch.worker`, turns SLURM's signals into SIGTERM, and keeps the
 exit code in the run directory, since a cluster need not keep accounts. USR1 (a minute before the time limit, and when
 SLURM preempts) and TERM mean: save and queue again; USR2 is ours and means: save and end. A job that ends in order in
-its grace time counts as completed, so the script asks for the requeue itself. After a plain scancel it does not: the
-job's state is then no longer RUNNING.
+its grace time counts as completed, so the script asks for the requeue itself, and leaves when SLURM's TERM says that it
+was heard. After a plain scancel it does not: the job's state is then no longer RUNNING.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ trap 'asked=end; pass_on' USR2
 child=$!
 while wait $child; code=$?; [ $code -gt 128 ] && kill -0 $child 2>/dev/null; do :; done
 if [ $code = {saved} ] && [ "$asked" = again ] && scontrol show job $SLURM_JOB_ID | grep -q JobState=RUNNING
-then scontrol requeue $SLURM_JOB_ID && trap '' USR1 USR2 TERM && sleep 60 && exit $code
+then trap '' USR1 USR2; trap 'exit $code' TERM; scontrol requeue $SLURM_JOB_ID && {{ sleep 60 & wait; exit $code; }}
 fi
 echo $code > "$end.partial" && mv "$end.partial" "$end"
 exit $code

@@ -47,8 +47,8 @@ def local(root: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with clusters.slurm(tmp_path_factory.mktemp("slurm") / "cluster") as variables:
-        yield commands.environment() | variables
+    with clusters.slurm(tmp_path_factory.mktemp("slurm") / "cluster") as cluster:
+        yield commands.environment() | cluster.variables
 
 
 @pytest.fixture(scope="module")
