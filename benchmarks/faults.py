@@ -249,29 +249,18 @@ def strike_all(options: argparse.Namespace, versions: dict[str, str]) -> None:
         sizes = (options.trials, options.steps, options.prompts, options.faults, options.seed)
         for found in itertools.chain.from_iterable(campaign(Path(folder) / "campaign", *sizes)):
             name = f"campaign: {found.pop('case')}, {found.pop('kind')}"
-            keep({
-                "bench": "faults", "case": name, "unit": "s to progress",
-                "ours": found.pop("seconds", None), "peer": None, "ratio": None, **found, "seed": options.seed,
-                "machine": harness._processor(), "versions": versions, "commit": harness._commit(),
+            harness.emit_alone("faults", {
+                "case": name, "unit": "s to progress", "ours": found.pop("seconds", None), **found,
+                "seed": options.seed, "versions": versions,
             }, options.keep)  # fmt: skip
-
-
-def keep(line: dict[str, Any], append: bool) -> None:
-    """Print a line, and append it to the results if asked."""
-    text = json.dumps(line)
-    print(text, flush=True)
-    if append:
-        with (harness.ROOT / "benchmarks" / "results" / "faults.jsonl").open("a") as file:
-            file.write(text + "\n")
 
 
 def emit(case: str, cost: Cost, options: argparse.Namespace, versions: dict[str, str]) -> None:
     """The lines of one case."""
     for unit, ours in (("steps lost", cost.steps_lost), ("s to recover", round(cost.seconds, 1))):
-        keep({
-            "bench": "faults", "case": case, "unit": unit, "ours": ours, "peer": None, "ratio": None,
-            "interval": INTERVAL, "processes": 2, "devices": options.devices, "note": cost.note,
-            "machine": harness._processor(), "versions": versions, "commit": harness._commit(),
+        harness.emit_alone("faults", {
+            "case": case, "unit": unit, "ours": ours, "interval": INTERVAL, "processes": 2,
+            "devices": options.devices, "note": cost.note, "versions": versions,
         }, options.keep)  # fmt: skip
 
 

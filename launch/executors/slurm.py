@@ -36,6 +36,7 @@ from launch.executors.local import cpu_devices
 from models.errors import ConfigError, nearest, require
 
 POLL_S = 2.0  # between questions to the controller
+ANSWER_S = 30.0  # what one question may take
 PATIENCE_S = 600.0  # how long a controller may not answer while workers run
 STOP_S = 180.0
 WARN_S = 60  # before the time limit
@@ -85,7 +86,8 @@ class SlurmExecutor(Executor):
         try:
             done = _slurm("sinfo", "--noheader", "--format=%R")
         except (OSError, subprocess.TimeoutExpired) as error:
-            problem = f"no SLURM controller answers ({one_line(str(error))})"
+            said = one_line(str(error)) if isinstance(error, OSError) else f"sinfo said nothing for {ANSWER_S:.0f} s"
+            problem = f"no SLURM controller answers ({said})"
             raise ConfigError("--executor", problem, up) from None
         require(done.returncode == 0, "--executor", f"no SLURM controller answers ({one_line(done.stderr)})", up)
         known = sorted(set(done.stdout.split()))
@@ -255,4 +257,4 @@ class SlurmExecutor(Executor):
 
 
 def _slurm(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)

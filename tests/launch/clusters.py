@@ -71,7 +71,7 @@ class Slurm:
 
     def __init__(self, root: Path, nodes: int = 2, cpus: int = 1, kill_wait_s: int = 60):
         (root / "state").mkdir(parents=True)
-        first = _free_ports(nodes + 1)
+        first = free_ports(nodes + 1)
         self.user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
         ports = str(first + 1) if nodes == 1 else f"[{first + 1}-{first + nodes}]"
         host = socket.gethostname().split(".")[0]
@@ -216,7 +216,7 @@ def _add_node(cluster: Any, size: dict[str, Any]) -> None:
                 pytest.skip("Ray did not start within its own 30 s, three times: this machine is too busy")
 
 
-def _free_ports(count: int) -> int:
+def free_ports(count: int) -> int:
     """The first of `count` consecutive ports that nobody listens on."""
     for first in range(20000 + os.getpid() % 10000, 60000, count):
         with contextlib.ExitStack() as held:

@@ -115,6 +115,22 @@ def test_a_machine_is_divided_into_disjoint_cpus_or_gpus(monkeypatch) -> None:
     assert local.shares(Order(Path("x")), True) == [([2, 3, 4, 5, 6], ())]  # jax takes all
 
 
+def test_a_worker_that_never_begins_is_noticed_unless_it_waits_for_its_turn(tmp_path: Path, monkeypatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(lease.time, "monotonic", lambda: now)
+    found: dict[bool, list[float]] = {}
+    for queued in (True, False):
+        pulse = Pulse(tmp_path)
+        pulse.started("0")
+        begin, found[queued] = now, []
+        for _ in range(200):
+            now += lease.BEAT_S
+            if pulse.stands_still("0", queued):
+                found[queued].append(now - begin)
+                pulse.started("0")
+    assert not found[True] and found[False][0] > 10 * lease.SILENCE_S
+
+
 def test_cpu_devices_are_those_that_jax_will_make() -> None:
     assert local.cpu_devices({}) == 1
     assert local.cpu_devices({"JAX_NUM_CPU_DEVICES": "8"}) == 8
