@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tests.launch.clusters import Slurm
 
 PATIENCE_S = 900.0
+CASES = ("sweep", "job", "slurm")
 LEASE_S = "20"  # silence after which a process counts as hung, so that hangs do not fill the campaign's time
 DAY_S = 86400.0
 SWEEP_FAULTS = ("worker SIGKILL", "worker SIGTERM", "worker hangs", "launcher SIGKILL", "launcher SIGTERM",
@@ -348,17 +349,26 @@ def survived(case: Case, faults: int, seed: int, expected: Any, units: int) -> l
 
 
 def campaign(
-    root: Path, trials: int, steps: int, prompts: int, faults: int, seed: int
+    root: Path, trials: int, steps: int, prompts: int, faults: int, seed: int, cases: Sequence[str] = CASES
 ) -> Iterator[list[dict[str, Any]]]:
-    """Run everything; the lines of each case as it ends. A sixth more faults strike where SLURM is installed."""
+    """Run `cases`; the lines of each as it ends. A sixth more faults strike where SLURM is installed."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else a command inherits that a shell's & ignores Ctrl-C
     shutil.rmtree(root, ignore_errors=True)
     prepare(root, trials, steps, prompts, seed)
     expected = quiet(sweep_case(root, "sweep-quiet"))
-    yield survived(sweep_case(root, "sweep-faults"), faults * 3 // 5, seed, expected, trials)
+    if "sweep" in cases:
+        yield survived(sweep_case(root, "sweep-faults"), faults * 3 // 5, seed, expected, trials)
+    if "job" in cases:
+        yield on_job(root, faults - faults * 3 // 5, seed, expected, prompts)
+    if "slurm" in cases:
+        yield from on_slurm(root, max(1, faults // 6), seed, expected, trials)
+
+
+def on_job(root: Path, faults: int, seed: int, expected: Any, prompts: int) -> list[dict[str, Any]]:
+    """An inference job with the model of a trial of the quiet sweep."""
     folder = root / "sweep-quiet" / "trials" / expected["rows"][0]["trial"]
     drawn = quiet(job_case(root, "job-quiet", folder, prompts))
-    yield survived(job_case(root, "job-faults", folder, prompts), faults - faults * 3 // 5, seed, drawn, prompts)
-    yield from on_slurm(root, max(1, faults // 6), seed, expected, trials)
+    return survived(job_case(root, "job-faults", folder, prompts), faults, seed, drawn, prompts)
 
 
 def on_slurm(root: Path, faults: int, seed: int, expected: Any, trials: int) -> Iterator[list[dict[str, Any]]]:
