@@ -162,7 +162,7 @@ def test_what_cannot_work_there_is_refused_and_nothing_is_written(root, slurm, f
     done = commands.sweep(root / "four.py", tmp_path / "run", *flags, env=slurm)
     assert done.returncode == 2 and done.stdout == "", done.stderr
     assert done.stderr.startswith(words) and done.stderr.count("\n") == 1
-    assert not (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 NO_CONTROLLER = """
@@ -195,7 +195,16 @@ def test_without_slurm_s_controller_the_error_says_so(root: Path, tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
-def test_without_ray_or_its_cluster_the_error_says_so(root: Path, tmp_path: Path) -> None:
+def test_without_a_ray_cluster_at_the_address_the_error_says_so(root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed; pip install 'isoflop[ray]'")
+    address = f"127.0.0.1:{clusters.free_ports(1)}"
+    done = commands.sweep(root / "four.py", tmp_path / "run", "--executor=ray", f"--ray_address={address}")
+    words = f"error: --ray_address: no Ray cluster answers at {address!r} ([Errno 111] Connection refused): start one"
+    assert done.returncode == 2 and done.stderr.startswith(words) and done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_ray_the_error_says_so(root: Path, tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / "ray.py").write_text("raise ModuleNotFoundError(\"No module named 'ray'\", name='ray')")

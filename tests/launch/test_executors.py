@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from launch import environment
 from launch.executors import executor as executors
 from launch.executors import local
 from launch.executors.executor import Options, Order, Pulse, Retries, make, one_line, options, progress_of, refuse, said
+from launch.executors.ray import check_port
 from launch.executors.slurm import SlurmExecutor
 from models.errors import ConfigError
 from scaling.sweep import lease
@@ -129,6 +131,20 @@ def test_a_worker_that_never_begins_is_noticed_unless_it_waits_for_its_turn(tmp_
                 found[queued].append(now - begin)
                 pulse.started("0")
     assert not found[True] and found[False][0] > 10 * lease.SILENCE_S
+
+
+def test_an_address_where_nobody_listens_is_known_at_once_and_others_are_left_to_ray() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        closed = listener.getsockname()[1]
+        with pytest.raises(ConnectionRefusedError):
+            check_port(f"127.0.0.1:{closed}")
+        listener.listen()
+        check_port(f"127.0.0.1:{closed}")
+        check_port(f"ray://127.0.0.1:{closed}")
+    check_port("auto")
+    with pytest.raises(ValueError):
+        check_port("127.0.0.1:head")
 
 
 def test_cpu_devices_are_those_that_jax_will_make() -> None:
