@@ -1,7 +1,7 @@
 """What faults cost: steps lost and seconds until training is past where it was, for two processes of one run.
 
     python benchmarks/faults.py [--quick] [--cases sigkill_one,flipped] [--devices 4] [--keep]
-    python benchmarks/faults.py --campaign [--trials 60] [--steps 8000] [--prompts 5000] [--faults 50] [--seed 0]
+    python benchmarks/faults.py --campaign [--trials 60] [--steps 16000] [--prompts 5000] [--faults 50] [--seed 0]
                                          [--cases sweep,job,slurm]
 
 Every case trains the same tiny model in two processes of `--devices` virtual CPU devices each, under the supervisor,
@@ -215,7 +215,7 @@ def main() -> None:
     made.add_argument("--devices", type=int, default=4, help="virtual CPU devices of each process")
     made.add_argument("--keep", action="store_true", help="append the lines to benchmarks/results/ too")
     made.add_argument("--campaign", action="store_true", help="many faults of all kinds on a sweep and on a job")
-    sizes = {"trials": 60, "steps": 8000, "prompts": 5000, "faults": 50, "seed": 0}
+    sizes = {"trials": 60, "steps": 16000, "prompts": 5000, "faults": 50, "seed": 0}
     for name, value in sizes.items():
         made.add_argument(f"--{name}", type=int, default=value, help=f"of the campaign (default {value})")
     options = made.parse_args()
