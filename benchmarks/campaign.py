@@ -183,6 +183,8 @@ def strike(case: Case, kind: str, launcher: subprocess.Popen[bytes], draw: rando
         target = victim if kind.startswith("worker") else launcher.pid
         names = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "hangs": signal.SIGSTOP, "Ctrl-C": signal.SIGINT}
         os.kill(target, names[kind.split()[1]])
+        if target == launcher.pid:
+            launcher.wait(PATIENCE_S)  # at once, or when its workers have saved: only then is the directory free
         return f"process {'of a worker' if target == victim else 'of the launcher'} struck"
     return ""
 
