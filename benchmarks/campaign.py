@@ -3,6 +3,7 @@
 Part of faults.py (--campaign). Two workers on this machine; every fault is drawn from --seed, strikes at a random
 moment of somebody's work, and must be followed by progress. Whatever ends the command, the same command is started
 again, as a person would. At the end every trial and every prompt must be there once, with the quiet run's values.
+Where SLURM is installed, the sweep runs once more on two nodes of a real cluster, which lose their power meanwhile.
 """
 
 from __future__ import annotations
@@ -19,16 +20,21 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.launch.clusters import Slurm
 
 PATIENCE_S = 900.0
+CASES = ("sweep", "job", "slurm")
 LEASE_S = "20"  # silence after which a process counts as hung, so that hangs do not fill the campaign's time
 DAY_S = 86400.0
 SWEEP_FAULTS = ("worker SIGKILL", "worker SIGTERM", "worker hangs", "launcher SIGKILL", "launcher SIGTERM",
                 "launcher Ctrl-C", "second launcher", "disk full", "damaged checkpoint", "clock jump")  # fmt: skip
+SLURM_FAULTS = ("node SIGKILL", "controller SIGKILL", "node SIGTERM", "worker SIGKILL", "launcher SIGKILL")
 JOB_FAULTS = tuple(kind for kind in SWEEP_FAULTS if kind not in ("damaged checkpoint", "second launcher"))
 CONFIG = '''"""The sweep of the campaign."""
 from models.config import ModelConfig
@@ -66,6 +72,7 @@ class Case:
     kinds: tuple[str, ...]
     result: Callable[[Path], Any]
     log: Path
+    cluster: Slurm | None = None
     strikes: list[Strike] = field(default_factory=list)
     starts: int = 0
     codes: Counter[str] = field(default_factory=Counter)
@@ -74,7 +81,7 @@ class Case:
         """The command in a session of its own, its output in a file."""
         self.starts += 1
         out = open(self.log, "ab")
-        made = os.environ | {"ISOFLOP_LEASE_S": LEASE_S}
+        made = os.environ | {"ISOFLOP_LEASE_S": LEASE_S} | (self.cluster.variables if self.cluster else {})
         return subprocess.Popen(self.command, stdout=out, stderr=out, env=made, start_new_session=True)
 
 
@@ -161,6 +168,8 @@ def strike(case: Case, kind: str, launcher: subprocess.Popen[bytes], draw: rando
     if not living:
         return ""
     victim = draw.choice(living)
+    if case.cluster is not None and kind.startswith(("node", "controller")):
+        return unplug(case.cluster, kind, victim, draw)
     with contextlib.suppress(ProcessLookupError):
         if kind == "disk full":
             resource.prlimit(victim, resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
@@ -174,6 +183,8 @@ def strike(case: Case, kind: str, launcher: subprocess.Popen[bytes], draw: rando
         target = victim if kind.startswith("worker") else launcher.pid
         names = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "hangs": signal.SIGSTOP, "Ctrl-C": signal.SIGINT}
         os.kill(target, names[kind.split()[1]])
+        if target == launcher.pid:
+            launcher.wait(PATIENCE_S)  # at once, or when its workers have saved: only then is the directory free
         return f"process {'of a worker' if target == victim else 'of the launcher'} struck"
     return ""
 
@@ -203,6 +214,19 @@ def jump(directory: Path, draw: random.Random) -> str:
         with contextlib.suppress(FileNotFoundError):
             os.utime(path, (now, now))
     return f"time stamps moved by {(now - time.time()) / DAY_S:+.0f} day"
+
+
+def unplug(cluster: Slurm, kind: str, victim: int, draw: random.Random) -> str:
+    """End the controller, or the node of a worker with all that runs there, and let it come back after a while."""
+    name = next((node for node in cluster.nodes if victim in cluster.processes(node)), "")
+    name = "slurmctld" if kind.startswith("controller") else name
+    if not name:
+        return ""  # the worker ended meanwhile
+    cluster.lose(name, signal.Signals[kind.split()[1]])
+    away = draw.uniform(1, 8)
+    time.sleep(away)
+    cluster.start(name)
+    return f"{'the controller' if name == 'slurmctld' else 'a node and its steps'} gone, back after 1 to 8 s"
 
 
 def second(case: Case) -> str:
@@ -274,10 +298,13 @@ def prepare(root: Path, trials: int, steps: int, prompts: int, seed: int) -> Non
     (root / "prompts.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def sweep_case(root: Path, name: str) -> Case:
-    """The sweep in DIR/<name>."""
+def sweep_case(root: Path, name: str, cluster: Slurm | None = None) -> Case:
+    """The sweep in DIR/<name>, on this machine or on a cluster."""
     command = [sys.executable, "-m", "launch.sweep", f"--config={root}/sweep.py", f"--workdir={root / name}"]
-    return Case("sweep", command, root / name, SWEEP_FAULTS, table, root / f"{name}.log")
+    log = root / f"{name}.log"
+    if cluster is None:
+        return Case("sweep", command, root / name, SWEEP_FAULTS, table, log)
+    return Case("slurm", [*command, "--executor=slurm"], root / name, SLURM_FAULTS, table, log, cluster)
 
 
 def job_case(root: Path, name: str, trial: Path, prompts: int) -> Case:
@@ -300,35 +327,58 @@ def quiet(case: Case) -> Any:
     return case.result(case.directory)
 
 
-def campaign(root: Path, trials: int, steps: int, prompts: int, faults: int, seed: int) -> list[dict[str, Any]]:
-    """Run everything; one line per case and kind of fault. AssertionError when anything is lost, twice or different."""
+def survived(case: Case, faults: int, seed: int, expected: Any, units: int) -> list[dict[str, Any]]:
+    """Run a case under faults; its lines. AssertionError when anything is lost, there twice, or different."""
     from scaling.sweep.results import Results
 
+    last = case.directory / ("manifest.json" if case.name == "job" else "report.html")
+    with nothing_left(case.directory):
+        disturb(case, faults, random.Random(seed), last.exists)
+    same = case.result(case.directory) == expected
+    if not same:
+        raise AssertionError(f"{case.directory} differs from the quiet run")
+    if case.name != "job" and len(Results(case.directory).frame()) != units:
+        raise AssertionError(f"{case.directory} has {len(Results(case.directory).frame())} rows, not {units}")
+    lines = []
+    for kind in case.kinds:
+        found = [s for s in case.strikes if s.kind == kind]
+        if found:
+            lines.append({"case": case.name, "kind": kind, "struck": len(found), "outcome": found[0].outcome,
+                          "seconds": sorted(s.seconds for s in found)[len(found) // 2]})  # fmt: skip
+    lines.append({"case": case.name, "kind": "all", "struck": len(case.strikes), "starts": case.starts,
+                  "exit codes": dict(case.codes), "units": units, "identical": same})  # fmt: skip
+    return lines
+
+
+def campaign(
+    root: Path, trials: int, steps: int, prompts: int, faults: int, seed: int, cases: Sequence[str] = CASES
+) -> Iterator[list[dict[str, Any]]]:
+    """Run `cases`; the lines of each as it ends. A sixth more faults strike where SLURM is installed."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else a command inherits that a shell's & ignores Ctrl-C
     shutil.rmtree(root, ignore_errors=True)
     prepare(root, trials, steps, prompts, seed)
-    expected = {"sweep": quiet(sweep_case(root, "sweep-quiet"))}
-    (trial,) = [row["trial"] for row in expected["sweep"]["rows"]][:1]
-    folder = root / "sweep-quiet" / "trials" / trial
-    expected["job"] = quiet(job_case(root, "job-quiet", folder, prompts))
-    lines = []
-    cases = {"sweep": (sweep_case(root, "sweep-faults"), faults * 3 // 5),
-             "job": (job_case(root, "job-faults", folder, prompts), faults - faults * 3 // 5)}  # fmt: skip
-    for name, (case, count) in cases.items():
-        done = {"sweep": lambda d=case.directory: (d / "report.html").exists(),
-                "job": lambda d=case.directory: (d / "manifest.json").exists()}[name]  # fmt: skip
-        with nothing_left(case.directory):
-            disturb(case, count, random.Random(seed), done)
-        same = case.result(case.directory) == expected[name]
-        if not same:
-            raise AssertionError(f"{case.directory} differs from the quiet run")
-        total = trials if name == "sweep" else prompts
-        if name == "sweep" and len(Results(case.directory).frame()) != total:
-            raise AssertionError(f"{case.directory} has {len(Results(case.directory).frame())} rows, not {total}")
-        for kind in case.kinds:
-            found = [s for s in case.strikes if s.kind == kind]
-            if found:
-                lines.append({"case": name, "kind": kind, "struck": len(found), "outcome": found[0].outcome,
-                              "seconds": sorted(s.seconds for s in found)[len(found) // 2]})  # fmt: skip
-        lines.append({"case": name, "kind": "all", "struck": len(case.strikes), "starts": case.starts,
-                      "exit codes": dict(case.codes), "units": total, "identical": same})  # fmt: skip
-    return lines
+    expected = quiet(sweep_case(root, "sweep-quiet"))
+    if "sweep" in cases:
+        yield survived(sweep_case(root, "sweep-faults"), faults * 3 // 5, seed, expected, trials)
+    if "job" in cases:
+        yield on_job(root, faults - faults * 3 // 5, seed, expected, prompts)
+    if "slurm" in cases:
+        yield from on_slurm(root, max(1, faults // 6), seed, expected, trials)
+
+
+def on_job(root: Path, faults: int, seed: int, expected: Any, prompts: int) -> list[dict[str, Any]]:
+    """An inference job with the model of a trial of the quiet sweep."""
+    folder = root / "sweep-quiet" / "trials" / expected["rows"][0]["trial"]
+    drawn = quiet(job_case(root, "job-quiet", folder, prompts))
+    return survived(job_case(root, "job-faults", folder, prompts), faults, seed, drawn, prompts)
+
+
+def on_slurm(root: Path, faults: int, seed: int, expected: Any, trials: int) -> Iterator[list[dict[str, Any]]]:
+    """The sweep on two nodes of a cluster that is started here; says so where it cannot be."""
+    from tests.launch import clusters
+
+    if clusters.missing():
+        print(f"no faults of nodes: {clusters.missing()}", file=sys.stderr, flush=True)
+        return
+    with clusters.slurm(root / "cluster", kill_wait_s=10) as cluster:
+        yield survived(sweep_case(root, "slurm-faults", cluster), faults, seed, expected, trials)

@@ -1,7 +1,8 @@
 """What faults cost: steps lost and seconds until training is past where it was, for two processes of one run.
 
     python benchmarks/faults.py [--quick] [--cases sigkill_one,flipped] [--devices 4] [--keep]
-    python benchmarks/faults.py --campaign [--trials 60] [--steps 4000] [--prompts 5000] [--faults 50] [--seed 0]
+    python benchmarks/faults.py --campaign [--trials 60] [--steps 16000] [--prompts 5000] [--faults 50] [--seed 0]
+                                         [--cases sweep,job,slurm]
 
 Every case trains the same tiny model in two processes of `--devices` virtual CPU devices each, under the supervisor,
 and disturbs it once. Seconds include the restart: starting Python, meeting, restoring and compiling. No peer: the
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import platform
 import random
@@ -209,11 +211,11 @@ def main() -> None:
     """Two lines per case: steps lost, and seconds to recover."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--quick", action="store_true", help="shorter runs")
-    made.add_argument("--cases", default=",".join(CASES), help="comma-separated; default all")
+    made.add_argument("--cases", default="", help="comma-separated; default all")
     made.add_argument("--devices", type=int, default=4, help="virtual CPU devices of each process")
     made.add_argument("--keep", action="store_true", help="append the lines to benchmarks/results/ too")
     made.add_argument("--campaign", action="store_true", help="many faults of all kinds on a sweep and on a job")
-    sizes = {"trials": 60, "steps": 4000, "prompts": 5000, "faults": 50, "seed": 0}
+    sizes = {"trials": 60, "steps": 16000, "prompts": 5000, "faults": 50, "seed": 0}
     for name, value in sizes.items():
         made.add_argument(f"--{name}", type=int, default=value, help=f"of the campaign (default {value})")
     options = made.parse_args()
@@ -228,7 +230,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), 60 if options.quick else 200, options.devices)
         template: Path | None = None
-        for case in options.cases.split(","):
+        for case in options.cases.split(",") if options.cases else CASES:
             if case in DAMAGE and template is None:
                 template = bench.planned("template")
                 with bench.running(template) as (boss, finish):
@@ -242,36 +244,27 @@ def main() -> None:
 
 def strike_all(options: argparse.Namespace, versions: dict[str, str]) -> None:
     """The campaign: one line for each kind of fault, and one for all."""
-    from campaign import campaign
+    import campaign
 
     with tempfile.TemporaryDirectory() as folder:
         sizes = (options.trials, options.steps, options.prompts, options.faults, options.seed)
-        for found in campaign(Path(folder) / "campaign", *sizes):
+        cases = options.cases.split(",") if options.cases else campaign.CASES
+        run = campaign.campaign(Path(folder) / "campaign", *sizes, cases)
+        for found in itertools.chain.from_iterable(run):
             name = f"campaign: {found.pop('case')}, {found.pop('kind')}"
-            line = {
-                "bench": "faults", "case": name, "unit": "s to progress",
-                "ours": found.pop("seconds", None), "peer": None, "ratio": None, **found, "seed": options.seed,
-                "machine": harness._processor(), "versions": versions, "commit": harness._commit(),
-            }  # fmt: skip
-            print(json.dumps(line), flush=True)
-            if options.keep:
-                with (harness.ROOT / "benchmarks" / "results" / "faults.jsonl").open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+            harness.emit_alone("faults", {
+                "case": name, "unit": "s to progress", "ours": found.pop("seconds", None), **found,
+                "seed": options.seed, "versions": versions,
+            }, options.keep)  # fmt: skip
 
 
 def emit(case: str, cost: Cost, options: argparse.Namespace, versions: dict[str, str]) -> None:
     """The lines of one case."""
     for unit, ours in (("steps lost", cost.steps_lost), ("s to recover", round(cost.seconds, 1))):
-        line = {
-            "bench": "faults", "case": case, "unit": unit, "ours": ours, "peer": None, "ratio": None,
-            "interval": INTERVAL, "processes": 2, "devices": options.devices, "note": cost.note,
-            "machine": harness._processor(), "versions": versions, "commit": harness._commit(),
-        }  # fmt: skip
-        text = json.dumps(line)
-        print(text, flush=True)
-        if options.keep:
-            with (harness.ROOT / "benchmarks" / "results" / "faults.jsonl").open("a") as file:
-                file.write(text + "\n")
+        harness.emit_alone("faults", {
+            "case": case, "unit": unit, "ours": ours, "interval": INTERVAL, "processes": 2,
+            "devices": options.devices, "note": cost.note, "versions": versions,
+        }, options.keep)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -235,6 +235,16 @@ def emit(
             file.write(text + "\n")
 
 
+def emit_alone(bench: str, line: dict[str, Any], keep: bool) -> None:
+    """Print the line of a benchmark that has no peer, and append it to its results if asked."""
+    head = {"bench": bench, "peer": None, "ratio": None}
+    text = json.dumps(head | line | {"machine": _processor(), "commit": _commit()})
+    print(text, flush=True)
+    if keep:
+        with (ROOT / "benchmarks" / "results" / f"{bench}.jsonl").open("a") as file:
+            file.write(text + "\n")
+
+
 def measured_peak(dtype: str, size: int = 1024) -> tuple[float, str]:
     """FLOP/s of the best of 10 products of two [size, size] matrices of `dtype` in float32, by CPU time."""
     import jax

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from launch import environment
 from launch.executors.executor import Options
-from launch.preflight import bytes_needed
+from launch.preflight import bytes_needed, free_bytes
 from models.devices import find_device
 from scaling.report.numbers import duration, plural
 from scaling.sweep.config import SweepConfig
@@ -69,11 +68,10 @@ def estimate(config: SweepConfig, path: Path, where: Options) -> Estimate:
     heldout = 0.0
     if config.prediction is not None and config.isoflop is not None and not directory.predictions():
         heldout = config.prediction.factor * max(config.isoflop.budgets)
-    folder = next(p for p in (path, *path.resolve().parents) if p.exists())
     return Estimate(
         len(trials), len(trials) - len(left), sum(stack.flops for stack in stacks), heldout,
         tuple(stack.work / speed for stack in stacks), workers, speed, source,
-        bytes_needed(left, config.stack_size) if left else 0.0, shutil.disk_usage(folder).free,
+        bytes_needed(left, config.stack_size) if left else 0.0, free_bytes(path),
     )  # fmt: skip
 
 

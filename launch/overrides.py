@@ -14,6 +14,7 @@ import traceback
 import typing
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar
@@ -63,8 +64,8 @@ def parse(text: str, annotation: Any, field: str) -> Any:
             return -1
         return order.index(option) if option in order else len(order) + (option is str)
 
-    plain = _explain(text, annotation, field)
-    return serialize.first_fit(sorted(options, key=rank), lambda option: _parse_one(text, option, field), plain)
+    explain = partial(_explain, text, annotation, field)
+    return serialize.first_fit(sorted(options, key=rank), lambda option: _parse_one(text, option, field), explain)
 
 
 def flatten(config: Any, path: str = "") -> dict[str, Any]:

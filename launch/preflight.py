@@ -53,8 +53,13 @@ def bytes_needed(trials: Sequence[Trial], stack_size: int) -> float:
 
 
 def check_disk(path: Path, trials: Sequence[Trial], stack_size: int) -> None:
-    """ConfigError when the run directory's disk has less room than the sweep takes."""
-    free, need = shutil.disk_usage(path).free, bytes_needed(trials, stack_size)
+    """ConfigError when the run directory's disk has less room than the sweep takes; the directory need not exist."""
+    free, need = free_bytes(path), bytes_needed(trials, stack_size)
     if free < need:
         problem = f"has {free / 1e6:,.0f} MB free, but the sweep takes up to {need / 1e6:,.0f} MB"
         raise ConfigError(str(path), problem, "make room, choose another --workdir, or lower train.keep_checkpoints")
+
+
+def free_bytes(path: Path) -> int:
+    """Room on the disk where `path` is or would be."""
+    return shutil.disk_usage(next(p for p in (path, *path.resolve().parents) if p.exists())).free

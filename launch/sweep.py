@@ -109,29 +109,23 @@ class Crew:
 
 def enter(held: contextlib.ExitStack, crew: Crew, trials: Sequence[Trial], by_workers: bool) -> None:
     """Hold the directory, unless all is done and nothing will be written, and write down what is to be done."""
-    directory = crew.directory
-    directory.check_owner(crew.config)
+    config, directory = crew.config, crew.directory
+    directory.check_owner(config)
     held.callback(crew.executor.close)
-    if not directory.is_finished(trials, crew.config.prediction is not None):
+    if not directory.is_finished(trials, config.prediction is not None):
         if by_workers:
             crew.executor.check(crew.order())
+        digest = check(crew, trials, by_workers)
         held.enter_context(directory.locked())
-    start(crew, trials, by_workers)
+        directory.check_data(digest)
+        directory.claim(config, digest)
+    labels = {trial.id: label(config, trial) for trial in trials}
+    directory.plan(trials, config.stack_size, labels, config.priorities)
     held.enter_context(crew.trackers)
 
 
 class Saved(Exception):
     """The processes of this run were asked to stop, and their state is saved."""
-
-
-def start(crew: Crew, trials: Sequence[Trial], by_workers: bool) -> None:
-    """Claim the directory and write down who trains with whom, unless that has been done."""
-    config, directory = crew.config, crew.directory
-    labels = {trial.id: label(config, trial) for trial in trials}
-    if not directory.is_finished(trials, config.prediction is not None):
-        check_fields(config, trials)
-        directory.claim(config, prepare_data(crew, trials, by_workers))
-    directory.plan(trials, config.stack_size, labels, config.priorities)
 
 
 def check_fields(config: SweepConfig, trials: Sequence[Trial]) -> None:
@@ -149,12 +143,15 @@ def label(config: SweepConfig, trial: Trial) -> dict[str, Any]:
     return {"split": "fit", "budget": near[0] if near else None}
 
 
-def prepare_data(crew: Crew, trials: Sequence[Trial], by_workers: bool) -> str:
-    """Tokenise once, and refuse what would fail later: data, vocabulary, batch size, disk space; the data's digest."""
+def check(crew: Crew, trials: Sequence[Trial], by_workers: bool) -> str:
+    """Tokenise once, and refuse what would fail later: fields, data, batch size, devices, disk; the data's digest.
+
+    Writes nothing but the cache of tokens.
+    """
     from launch.preflight import check_devices, check_disk, check_trials
 
+    check_fields(crew.config, trials)
     digest = check_trials(trials)
-    crew.directory.check_data(digest)
     if by_workers:
         check_devices((trial.mesh for trial in trials), crew.executor.devices(crew.order()))
     check_disk(crew.directory.path, trials, crew.config.stack_size)

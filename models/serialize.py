@@ -112,19 +112,19 @@ def mismatch(value: Any, annotation: Any, field: str) -> ConfigError:
     return Mismatch(field, f"{_short(value)} is not {expected}", fix)
 
 
-def first_fit(options: Iterable[Any], read: Callable[[Any], Value], plain: ConfigError) -> Value:
+def first_fit(options: Iterable[Any], read: Callable[[Any], Value], explain: Callable[[], ConfigError]) -> Value:
     """What `read` gives for the first alternative of a union that it accepts.
 
-    Raises the first error that says more than `plain`, the mismatch of the whole field; else that one.
+    Raises the first error that says more than the mismatch of the whole field, which `explain` makes; else that one.
     """
-    telling: ConfigError | None = None
+    errors: list[ConfigError] = []
     for option in options:
         try:
             return read(option)
         except ConfigError as error:
-            if not isinstance(error, Mismatch) or error.field != plain.field:
-                telling = telling or error
-    raise telling or plain
+            errors.append(error)
+    plain = explain()
+    raise next((e for e in errors if not isinstance(e, Mismatch) or e.field != plain.field), plain)
 
 
 def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
@@ -158,8 +158,8 @@ def decode(value: Any, annotation: Any, field: str) -> Any:
         return None
     if isinstance(value, Mapping) and (found := groups(annotation)):
         return from_json(*_pick_group(value, found, field), field=field)
-    plain = mismatch(value, annotation, field)
-    return first_fit(_nearest_type_first(value, options), lambda option: _decode_one(value, option, field), plain)
+    explain = functools.partial(mismatch, value, annotation, field)
+    return first_fit(_nearest_type_first(value, options), lambda option: _decode_one(value, option, field), explain)
 
 
 def _decode_one(value: Any, annotation: Any, field: str) -> Any:
@@ -185,8 +185,8 @@ def _encode(value: Any, annotation: Any, field: str) -> Any:
         if len(found) > 1 and _TAG in fields:
             raise TypeError(f"{field}: {type(value).__name__} is in a union, so it cannot have a field called {_TAG!r}")
         return ({_TAG: type(value).__name__} if len(found) > 1 else {}) | fields
-    plain = mismatch(value, annotation, field)
-    return first_fit(_nearest_type_first(value, options), lambda option: _encode_one(value, option, field), plain)
+    explain = functools.partial(mismatch, value, annotation, field)
+    return first_fit(_nearest_type_first(value, options), lambda option: _encode_one(value, option, field), explain)
 
 
 def _encode_one(value: Any, annotation: Any, field: str) -> Any:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 EXECUTORS = ("local", "slurm", "ray")
 PATIENCE = 3  # deaths of one worker without any progress of the directory in between
+START_SILENCES = 10  # times the silence that a running worker may keep: to start Python and to load its model
 BACK_OFF_S = (1.0, 60.0)  # before a restart, doubled for each death without progress, up to the second
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -133,14 +134,19 @@ class Pulse:
         self.watches[name] = lease.Watch()
         self.past |= {path.name for path in self.directory.glob(f"{name}-*")}
 
-    def stands_still(self, name: str) -> bool:
-        """Whether a worker that had begun to count has stopped for longer than a live one can."""
+    def stands_still(self, name: str, queued: bool = False) -> bool:
+        """Whether a worker has stopped counting for longer than a live one can, or never began.
+
+        queued: it may still wait for its turn, so that not having begun says nothing.
+        """
         from scaling.sweep import lease
 
         paths = [path for path in self.directory.glob(f"{name}-*") if path.name not in self.past]
         found = [said for path in paths if (said := lease.read_worker(path)) is not None and not said.ended]
         newest = max(found, key=lambda worker: worker.started, default=None)
-        if newest is None or self.watches[name].look(newest.count) <= lease.SILENCE_S:
+        if newest is None:
+            return self.watches[name].look(None) > START_SILENCES * lease.SILENCE_S and not queued
+        if self.watches[name].look(newest.count) <= lease.SILENCE_S:
             return False
         self.past.add(newest.id)
         return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from models.errors import ConfigError, require
 
 KILLED = -9  # exit code of a task that Ray lost: its process or its node died
 STOP_S = 120.0
+ANSWER_S = 5.0  # what a head may take to accept a connection
 ATTEMPTS = 3  # to start a cluster here
 PASSED_ON = ("JAX_", "XLA_", "ISOFLOP_", "XDG_CACHE_HOME")  # variables of the launcher that a worker elsewhere needs
 
@@ -77,8 +79,9 @@ class RayExecutor(Executor):
             self.ours = True
             return
         try:
+            check_port(self.address)
             self.ray.init(address=self.address, **settings)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             problem = f"no Ray cluster answers at {self.address!r} ({str(error).splitlines()[0][:120]})"
             raise ConfigError("--ray_address", problem, "start one with `ray start --head`, or leave it out") from None
 
@@ -120,7 +123,7 @@ class RayExecutor(Executor):
         )
         for name, task in list(self.tasks.items()):
             if task not in done:
-                if self.pulse.stands_still(name):
+                if self.pulse.stands_still(name, queued=True):
                     self.kill(name)
                 continue
             del self.tasks[name]
@@ -163,6 +166,17 @@ class RayExecutor(Executor):
         if self.ours or (self.address and self.ray.is_initialized()):
             self.ray.shutdown()
             self.ours = False
+
+
+def check_port(address: str) -> None:
+    """OSError unless somebody listens at host:port; Ray itself would try for minutes. Other addresses are left to it.
+
+    ValueError for a port that is no number.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        with socket.create_connection((host.strip("[]"), int(port)), ANSWER_S):
+            pass
 
 
 def run_worker(

@@ -3,8 +3,8 @@
 The batch script is the whole interface: it starts `launch.worker`, turns SLURM's signals into SIGTERM, and keeps the
 exit code in the run directory, since a cluster need not keep accounts. USR1 (a minute before the time limit, and when
 SLURM preempts) and TERM mean: save and queue again; USR2 is ours and means: save and end. A job that ends in order in
-its grace time counts as completed, so the script asks for the requeue itself. After a plain scancel it does not: the
-job's state is then no longer RUNNING.
+its grace time counts as completed, so the script asks for the requeue itself, and leaves when SLURM's TERM says that it
+was heard. After a plain scancel it does not: the job's state is then no longer RUNNING.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from launch.executors.local import cpu_devices
 from models.errors import ConfigError, nearest, require
 
 POLL_S = 2.0  # between questions to the controller
+ANSWER_S = 30.0  # what one question may take
 PATIENCE_S = 600.0  # how long a controller may not answer while workers run
 STOP_S = 180.0
 WARN_S = 60  # before the time limit
@@ -54,7 +55,7 @@ trap 'asked=end; pass_on' USR2
 child=$!
 while wait $child; code=$?; [ $code -gt 128 ] && kill -0 $child 2>/dev/null; do :; done
 if [ $code = {saved} ] && [ "$asked" = again ] && scontrol show job $SLURM_JOB_ID | grep -q JobState=RUNNING
-then scontrol requeue $SLURM_JOB_ID && trap '' USR1 USR2 TERM && sleep 60 && exit $code
+then trap '' USR1 USR2; trap 'exit $code' TERM; scontrol requeue $SLURM_JOB_ID && {{ sleep 60 & wait; exit $code; }}
 fi
 echo $code > "$end.partial" && mv "$end.partial" "$end"
 exit $code
@@ -85,7 +86,8 @@ class SlurmExecutor(Executor):
         try:
             done = _slurm("sinfo", "--noheader", "--format=%R")
         except (OSError, subprocess.TimeoutExpired) as error:
-            problem = f"no SLURM controller answers ({one_line(str(error))})"
+            said = one_line(str(error)) if isinstance(error, OSError) else f"sinfo said nothing for {ANSWER_S:.0f} s"
+            problem = f"no SLURM controller answers ({said})"
             raise ConfigError("--executor", problem, up) from None
         require(done.returncode == 0, "--executor", f"no SLURM controller answers ({one_line(done.stderr)})", up)
         known = sorted(set(done.stdout.split()))
@@ -255,4 +257,4 @@ class SlurmExecutor(Executor):
 
 
 def _slurm(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)

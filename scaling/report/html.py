@@ -123,10 +123,11 @@ a { color: var(--link); }
 nav { display: flex; flex-wrap: wrap; gap: .15rem 1rem; margin-top: .7rem; font-size: .9rem; }
 nav a { text-decoration: none; } nav a:hover { text-decoration: underline; }
 .subtitle, figcaption, .note { color: var(--soft); }
+.subtitle { max-width: none; }
 .headline { font-size: 1.12rem; }
 .absent { border-left: 3px solid var(--line); padding: .3rem .9rem; color: var(--soft); }
 .warning { border-left: 3px solid var(--bad); padding: .3rem .9rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.5rem, 1fr)); gap: .6rem; margin: 1rem 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .6rem; margin: 1rem 0; }
 .tile { background: var(--tint); border-radius: .5rem; padding: .6rem .8rem; }
 .tile b { display: block; font-size: 1.3rem; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: .85rem; }

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from models import counts, transformer
-from models.serialize import to_json
+from models.serialize import digest, to_json
 from models.sharding import DEFAULT_RULES, make_mesh, weight_shardings
 from scaling.data import Dataset, prepare
 from scaling.sweep.card import card
@@ -132,7 +132,12 @@ def _prepared(stack: Stack) -> dict[str, Dataset]:
     """The data of every trial. Process 0 tokenises what is not in the cache, and the others find it there."""
 
     def prepared() -> dict[str, Dataset]:
-        return {trial.id: prepare(trial.data, trial.model.vocab_size) for trial in stack.trials}
+        made: dict[str, Dataset] = {}
+        keys = {trial.id: digest(trial.data) for trial in stack.trials}
+        for trial in stack.trials:
+            key = keys[trial.id]
+            made[key] = made.get(key) or prepare(trial.data, trial.model.vocab_size)  # a stack has one model
+        return {name: made[key] for name, key in keys.items()}
 
     if jax.process_count() > 1:
         from_first(lambda: len(prepared()))

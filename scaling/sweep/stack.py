@@ -6,17 +6,16 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from models.serialize import digest
 from scaling.sweep.trial import Trial, override
+from scaling.train import config as train_config
 
-# What the compiled step takes as an input: trials that differ only here share a program.
-TRACED: dict[str, bool | int | float | str | None] = {
-    "train.steps": 1, "train.seed": 0, "train.learning_rate": 1.0, "train.warmup_fraction": 0.0,
-    "train.warmup_steps": None, "train.decay_fraction": 0.0, "train.final_learning_rate": 0.0, "train.beta1": 0.0,
-    "train.beta2": 0.0, "train.eps": 1.0, "train.momentum": 0.0, "train.weight_decay": 0.0, "train.grad_clip": 0.0,
-    "data.unique_tokens": None,
-}  # fmt: skip
+# Trials that differ only here share a program.
+TRACED: dict[str, Any] = {f"train.{name}": value for name, value in train_config.TRACED.items()} | {
+    "data.unique_tokens": None
+}
 
 STEP_OVERHEAD_FLOPS = 3e7  # a CPU step's dispatch and elementwise work in matmul time; only orders and weighs stacks
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -106,6 +106,14 @@ class TrainConfig:
     def tokens(self) -> int:
         """Scored tokens of the whole run."""
         return self.steps * self.tokens_per_step
+
+
+# What a compiled step takes as an input, and a value for each: trials that differ only here share a program.
+TRACED: dict[str, Any] = {
+    "steps": 1, "seed": 0, "learning_rate": 1.0, "warmup_fraction": 0.0, "warmup_steps": None, "decay_fraction": 0.0,
+    "final_learning_rate": 0.0, "beta1": 0.0, "beta2": 0.0, "eps": 1.0, "momentum": 0.0, "weight_decay": 0.0,
+    "grad_clip": 0.0,
+}  # fmt: skip
 
 
 class Hyperparameters(NamedTuple):

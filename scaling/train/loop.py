@@ -30,11 +30,12 @@ from scaling.train.evaluate import Score, score
 from scaling.train.feed import Feed
 from scaling.train.limits import Judge, Limits, Verdict
 from scaling.train.metrics import MetricsWriter
-from scaling.train.placement import Placement, check_mesh, trial_mode
+from scaling.train.placement import check_mesh, trial_mode
 from scaling.train.processes import fetch, from_first, is_first
+from scaling.train.programs import programs
 from scaling.train.schedule import learning_rate
 from scaling.train.state import TrainState
-from scaling.train.step import Metrics, advance, init_state, over_trials
+from scaling.train.step import Metrics
 
 log = logging.getLogger(__name__)
 CHUNK_FLOPS = 1e11  # device work per host visit: long enough to hide dispatch, short enough to stop within seconds
@@ -127,18 +128,14 @@ class Training:
         self.finished = {i for i, run in enumerate(runs) if run.name in done}
         self.hyper = jax.tree.map(lambda *xs: np.stack(xs), *[hyperparameters(run.train) for run in runs])
         self.seeds = np.array([run.train.seed for run in runs], np.uint32)
-        initial = over_trials(partial(init_state, self.model, self.train), mode)
-        self.abstract = jax.eval_shape(initial, self.seeds, self.hyper)
-        self.placement = Placement(self.model, mesh, self.abstract, zero=self.train.zero, offload=self.train.offload)
+        self.programs = programs(self.model, self.train, mode, mesh, len(runs))
+        self.placement = self.programs.placement
         self.flops_per_step = counts.train_flops(self.model, self.train.tokens_per_step, self.train.seq_len)
         self.chunk = self._chunk_steps()
         self.wall = np.zeros(len(runs))  # seconds of each run, those before a resume included
         self.seconds = 0.0  # of this process
         self.flops_done = 0.0
         self.feed = Feed([run.batches for run in runs], self.chunk, self.placement)
-        self._initial = self.placement.jit_init(initial)
-        stacked = over_trials(partial(advance, self.model, self.train), mode)
-        self._advance: Any = self.placement.jit_advance(stacked)
 
     def _chunk_steps(self) -> int:
         bytes_per_step = len(self.runs) * self.train.batch_size * (self.train.seq_len + 1) * 4
@@ -157,7 +154,7 @@ class Training:
             opened = [i for i in range(len(self.runs)) if i not in self.finished and is_first()]
             self.writers = {i: MetricsWriter(self.runs[i].directory, step) for i in opened}
             try:
-                self._compile(state)
+                self._advance = self._compiled(state)
                 self._loop(checkpoints, step, state)
             finally:
                 for writer in self.writers.values():
@@ -190,11 +187,11 @@ class Training:
                 checkpoints.wait()
                 raise Interrupted
 
-    def _compile(self, state: TrainState) -> None:
-        """Compile ahead of the first chunk, so that no run's seconds include it."""
+    def _compiled(self, state: TrainState) -> Callable[..., Any]:
+        """A chunk of steps, compiled ahead of the first one, so that no run's seconds include it."""
         steps = np.zeros(len(self.runs), np.int32)
         arguments = (state, self.feed.gather(0, ()), self.hyper, steps, steps)
-        self._advance = self.placement.compiled(self._advance, *arguments)
+        return self.programs.advance(*arguments)
 
     @staticmethod
     def _due(step: int, every: int) -> bool:
@@ -311,9 +308,9 @@ class Training:
 
     def _restore(self, checkpoints: Checkpoints) -> tuple[int, TrainState]:
         try:
-            restored = checkpoints.restore(self.placement.abstract(self.abstract))
+            restored = checkpoints.restore(self.placement.abstract(self.programs.abstract))
         except NoCheckpoint:
-            return 0, self._started(self._initial(self.seeds, self.hyper))
+            return 0, self._started(self.programs.initial(self.seeds, self.hyper))
         for run in self.runs:
             saved = restored.metadata["manifest"].get(run.name)
             check_manifest(saved, self.manifest[run.name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from launch import environment
 from launch.executors import executor as executors
 from launch.executors import local
 from launch.executors.executor import Options, Order, Pulse, Retries, make, one_line, options, progress_of, refuse, said
+from launch.executors.ray import check_port
 from launch.executors.slurm import SlurmExecutor
 from models.errors import ConfigError
 from scaling.sweep import lease
@@ -113,6 +115,36 @@ def test_a_machine_is_divided_into_disjoint_cpus_or_gpus(monkeypatch) -> None:
     assert groups == [("0", "3"), ("5", "7")]
     assert [d for _, d in local.shares(Order(Path("x"), workers=1, devices=2), True)] == [("0", "3")]
     assert local.shares(Order(Path("x")), True) == [([2, 3, 4, 5, 6], ())]  # jax takes all
+
+
+def test_a_worker_that_never_begins_is_noticed_unless_it_waits_for_its_turn(tmp_path: Path, monkeypatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(lease.time, "monotonic", lambda: now)
+    found: dict[bool, list[float]] = {}
+    for queued in (True, False):
+        pulse = Pulse(tmp_path)
+        pulse.started("0")
+        begin, found[queued] = now, []
+        for _ in range(200):
+            now += lease.BEAT_S
+            if pulse.stands_still("0", queued):
+                found[queued].append(now - begin)
+                pulse.started("0")
+    assert not found[True] and found[False][0] > 10 * lease.SILENCE_S
+
+
+def test_an_address_where_nobody_listens_is_known_at_once_and_others_are_left_to_ray() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        closed = listener.getsockname()[1]
+        with pytest.raises(ConnectionRefusedError):
+            check_port(f"127.0.0.1:{closed}")
+        listener.listen()
+        check_port(f"127.0.0.1:{closed}")
+        check_port(f"ray://127.0.0.1:{closed}")
+    check_port("auto")
+    with pytest.raises(ValueError):
+        check_port("127.0.0.1:head")
 
 
 def test_cpu_devices_are_those_that_jax_will_make() -> None:

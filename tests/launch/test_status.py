@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import socket
@@ -36,14 +37,16 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[RunDirectory]:
     """A sweep of 13 trials in its middle: 9 done at three budgets, one failed, one at work, two waiting."""
-    widths, steps = [8, 16, 32], [100, 200, 400]
-    points = [*grid({"train.steps": steps, "model.d_model": widths}), *grid({"train.seed": [1, 2, 3, 4]})]
+    one_step = {width: Trial(dataclasses.replace(tiny.MODEL, d_model=width)).flops / 1000 for width in (8, 16, 32)}
+    sizes = [(width, round(budget / flops)) for budget in (3e10, 6e10, 1.2e11) for width, flops in one_step.items()]
+    points = [{"train.steps": steps, "model.d_model": width} for width, steps in sizes]
+    points += grid({"train.seed": [1, 2, 3, 4]})
     sweep = SweepConfig("middle <b>of</b> it", tiny.MODEL, points=tuple(points), stack_size=1)
     directory = RunDirectory(tmp_path / "run")
     directory.claim(sweep, "digest")
     directory.plan(sweep.trials(), 1, {})
     for i, trial in enumerate(sweep.trials()[:11]):
-        finished(directory, trial, 1e9 * 2 ** (i // 3), failed=i == 9, unfinished=i == 10)
+        finished(directory, trial, float(trial.flops), failed=i == 9, unfinished=i == 10)
     with directory.presence("0") as presence:
         (stack,) = [s for s in directory.stacks() if s.trials[0].id == sweep.trials()[10].id]
         assert presence.claim(stack.id)
@@ -57,7 +60,7 @@ def finished(directory: RunDirectory, trial: Trial, flops: float, failed: bool, 
     """What a trial leaves behind."""
     folder = directory.path / "trials" / trial.id
     folder.mkdir(parents=True)
-    optimum = np.log(trial.model.d_model / 16) ** 2
+    optimum = np.log(trial.model.d_model / 16) ** 2 / 8 - 0.1 * np.log2(flops / 3e10)
     rows = [{"step": s, "tokens": s, "flops": flops * s / 100, "loss": 3 + 2 / s + optimum} for s in range(10, 101, 10)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     row = dict.fromkeys(COLUMNS) | {"trial": trial.id, "status": "done", "seed": 0, "params": trial.model.d_model,
