@@ -15,6 +15,7 @@ import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -221,7 +222,7 @@ def peak_bytes(trial: Trial, topology: Topology) -> int:
         report = json.loads(done.stdout)
     except ValueError:
         said = next((line for line in done.stderr.splitlines() if line.strip()), f"exit code {done.returncode}")
-        raise CompilerFailed(said[:300]) from None
+        raise CompilerFailed(re.sub(r"^F\d{4} .*?\] ", "", said)[:80]) from None  # without time, process and place
     if not report["fits"]:
         raise DoesNotFit(report["needed"], report["available"])
     return report["memory"]["peak"]

@@ -20,6 +20,11 @@ from models.errors import require
 XLA_FLAGS: tuple[str, ...] = ()
 """XLA flags that pay on CPU, each measured by benchmarks/train_step.py (notes in benchmarks/NOTES.md)."""
 
+SEVERAL_CPU_DEVICES = ("--xla_cpu_enable_concurrency_optimized_scheduler=false",)
+"""XLA flags of processes with several virtual CPU devices. With XLA's default scheduler, devices may start collectives
+that do not depend on each other in different orders, and then wait for each other without end (seen with
+`data=2 context=2 stage=2`, jax 0.10.2)."""
+
 MALLOC_TUNABLES: dict[str, str] = {}
 """glibc.malloc.* tunables of training processes; read at process start, so subprocesses and `restart` get them."""
 
@@ -124,7 +129,9 @@ def settings(environment: Mapping[str, str]) -> dict[str, str]:
     added = {name: value for name, value in defaults.items() if name not in environment}
     given = environment.get("XLA_FLAGS", "")
     names = {flag.split("=")[0] for flag in given.split()}
-    ours = [flag for flag in XLA_FLAGS if flag.split("=")[0] not in names]
+    several = environment.get("JAX_NUM_CPU_DEVICES", "1") != "1" or "--xla_force_host_platform_device_count" in names
+    wanted = (*XLA_FLAGS, *(SEVERAL_CPU_DEVICES if several else ()))
+    ours = [flag for flag in wanted if flag.split("=")[0] not in names]
     if ours:
         added["XLA_FLAGS"] = " ".join([*given.split(), *ours])
     return added

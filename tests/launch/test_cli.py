@@ -256,6 +256,17 @@ def test_what_the_user_set_wins_over_our_settings(monkeypatch: pytest.MonkeyPatc
     assert "JAX_PLATFORMS" not in environment.worker_environment(2, base={})
 
 
+def test_several_cpu_devices_keep_the_order_of_their_collectives() -> None:
+    """Without it, a program with independent collectives may wait for itself; one device is left as it is."""
+    flag = environment.SEVERAL_CPU_DEVICES[0]
+    assert flag not in environment.settings({"JAX_NUM_CPU_DEVICES": "1"}).get("XLA_FLAGS", "")
+    assert environment.settings({"JAX_NUM_CPU_DEVICES": "8"})["XLA_FLAGS"] == flag
+    forced = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    assert environment.settings(forced)["XLA_FLAGS"] == f"{forced['XLA_FLAGS']} {flag}"
+    asked = {"JAX_NUM_CPU_DEVICES": "8", "XLA_FLAGS": flag.replace("false", "true")}
+    assert "XLA_FLAGS" not in environment.settings(asked)
+
+
 def test_a_worker_needs_a_thread_and_a_cpu() -> None:
     with pytest.raises(ConfigError, match="threads: is 0: give"):
         environment.worker_environment(0)
