@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -16,7 +15,7 @@ from models.errors import require
 from scaling.sweep.config import SweepConfig
 from scaling.tasks import CharTokenizer, Problem, Task, task_by_name
 from search.config import SearchConfig
-from search.decoder import TransformerDecoder, ValueHead
+from search.decoder import TransformerDecoder
 from search.engine.sampling import Sampling
 from search.policy import Policy
 from search.saved import Keep
@@ -24,8 +23,7 @@ from search.searcher import Found, Searcher, SearchProblem
 from search.strategies.best_of_n import best_of_n
 from search.strategies.catalogue import strategy_by_name
 from search.strategies.strategy import Strategy
-from search.verifiers.scorer import ValueScorer
-from search.verifiers.value_head import fit_value_head
+from search.verifiers.confidence import Confidence, ConfidenceScorer, fit_confidence
 
 Progress = Callable[[str, int, int], None]  # what, problems done, problems in all
 
@@ -43,7 +41,7 @@ class StudyConfig:
     problems: int = 200  # test problems per task
     samples: int = 64  # independent samples of each
     width: int = 64  # of them side by side
-    head_problems: int = 128  # training problems per task for the value head, 8 samples each
+    head_problems: int = 128  # training problems per task for the verifier, 8 samples each
     max_tokens: int = 64
     max_steps: int = 16
     max_rounds: int = 48
@@ -114,16 +112,16 @@ class Study:
         ]
         prompts = [policy.tokenizer.encode(p.problem.prompt) for p in (*self.posed, *train)]
         self._prompt_len = max(map(len, prompts))
-        self._head: ValueHead | None = None
+        self._confidence: Confidence | None = None
         self._train = train
         self.params_count = counts.params(policy.model)
 
     @property
-    def head(self) -> ValueHead:
-        """The value head, fitted on first use to 8 samples of every training problem."""
-        if self._head is None:
-            self._head = self._fitted_head()
-        return self._head
+    def confidence(self) -> Confidence:
+        """What scores, fitted on first use to 8 samples of every training problem."""
+        if self._confidence is None:
+            self._confidence = self._fitted()
+        return self._confidence
 
     def samples(self, keep: Path | None = None) -> pd.DataFrame:
         """Independent samples: task, problem, sample, correct, score, answer, generated_tokens, flops.
@@ -168,10 +166,10 @@ class Study:
     ) -> Iterator[tuple[tuple[Posed, int], Found]]:
         """Search all of these; a number per (task, problem, part) makes their random numbers."""
         searcher = Searcher(
-            TransformerDecoder(self.policy.model, self.policy.params, self._prompt_len, head=self.head),
+            TransformerDecoder(self.policy.model, self.policy.params, self._prompt_len, head=self.confidence.head),
             strategy,
             self._search_config(strategy),
-            ValueScorer(),
+            ConfidenceScorer(self.confidence),
         )
         self._progress(what, 0, len(given))
         names = list(self._tasks)
@@ -193,7 +191,7 @@ class Study:
     def _tokens(self, text: str) -> tuple[int, ...]:
         return tuple(int(t) for t in self.policy.tokenizer.encode(text))
 
-    def _fitted_head(self) -> ValueHead:
+    def _fitted(self) -> Confidence:
         """Samples of training problems, every prefix that ends a step labelled with how its sample ended."""
         strategy = best_of_n(8, scored=False)
         searcher = Searcher(
@@ -202,7 +200,7 @@ class Study:
             self._search_config(strategy),
         )
         given = {2**31 + i: p for i, p in enumerate(self._train)}
-        texts, labels = [], []
+        texts, prompts, labels = [], [], []
         marks = {int(self._tokens(mark)[0]) for mark in (self._train[0].task.delimiter, self._train[0].task.end)}
         for found in searcher.run(SearchProblem(n, self._tokens(p.problem.prompt)) for n, p in given.items()):
             posed = given[found.problem.number]
@@ -210,14 +208,14 @@ class Study:
                 right = c.complete and posed.task.verify(posed.problem, self.policy.tokenizer.decode(c.tokens))
                 for stop in [i + 1 for i, token in enumerate(c.tokens) if token in marks]:
                     texts.append((*found.problem.prompt, *c.tokens[:stop]))
+                    prompts.append(len(found.problem.prompt))
                     labels.append(float(right))
         if len(set(labels)) < 2:  # a policy that is never right, or always: there is nothing to tell apart
             rate = (sum(labels) + 0.5) / (len(labels) + 1)
-            return ValueHead(jnp.zeros(self.policy.model.resolved().d_model), jnp.float32(np.log(rate / (1 - rate))))
+            return Confidence.constant(self.policy.model.resolved().d_model, rate)
         order = np.random.default_rng(self.config.seed).permutation(len(texts))[: 64 * 64]
-        return fit_value_head(
-            self.policy.model, self.policy.params, [texts[i] for i in order], [labels[i] for i in order]
-        )
+        chosen = ([each[i] for i in order] for each in (texts, prompts, labels))
+        return fit_confidence(self.policy.model, self.policy.params, *chosen)
 
 
 def check_vocabulary(policy: Policy, task: Task, name: str) -> None:

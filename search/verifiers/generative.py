@@ -112,9 +112,7 @@ class GenerativeVerifier:
             outputs, caches = judge.step(params, contexts, v.caches, jnp.maximum(v.token, 0), place)
             return self._say(v._replace(outputs=outputs, caches=caches, live=v.live & ~outputs.ended), votes)
 
-        return jax.lax.while_loop(
-            lambda v: v.live.any() & (v.step < self.most_tokens), write, self._say(first, votes)
-        )
+        return jax.lax.while_loop(lambda v: v.live.any() & (v.step < self.most_tokens), write, self._say(first, votes))
 
     def _say(self, v: _Votes, votes: jax.Array) -> _Votes:
         """One token more of every judgement that goes on."""

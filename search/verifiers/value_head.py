@@ -6,7 +6,7 @@ it estimates the probability that the policy, going on from there, ends right. T
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -46,35 +46,49 @@ def fit_value_head(
     features = last_hidden(model, params, texts, batch)
     mean, scale = features.mean(0), features.std(0) + 1e-6
     x = np.concatenate([(features - mean) / scale, np.ones((len(features), 1))], axis=1)
-    w = _logistic(x, np.asarray(labels, float), ridge)
+    w = logistic(x, np.asarray(labels, float), ridge)
     weight = w[:-1] / scale
     return ValueHead(jnp.asarray(weight, jnp.float32), jnp.asarray(w[-1] - weight @ mean, jnp.float32))
 
 
 def last_hidden(model: ModelConfig, params: Params, texts: Sequence[Sequence[int]], batch: int = 64) -> np.ndarray:
     """Hidden states `[texts, d_model]` float64 after the last token of every text."""
+    return in_batches(_hidden, model, params, texts, [0] * len(texts), batch)
+
+
+def in_batches(
+    read: Callable[..., jax.Array],
+    model: ModelConfig,
+    params: Params,
+    texts: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    batch: int,
+) -> np.ndarray:
+    """`read(config, weights, tokens, span)` of all texts `[texts, features]` float64, `batch` padded texts at a time.
+
+    tokens `[batch, length]` int32; span `[batch, 2]` int32: a start of each text, and one past its last token.
+    """
     config = running_config(model, "float32")
     weights = stored_params(config, params)
-    longest = max(map(len, texts))
-    found = []
+    longest, found = max(map(len, texts)), []
     for first in range(0, len(texts), batch):
         part = texts[first : first + batch]
-        tokens, last = np.zeros((batch, longest), np.int32), np.zeros(batch, np.int32)
+        tokens, span = np.zeros((batch, longest), np.int32), np.ones((batch, 2), np.int32)
         for i, text in enumerate(part):
-            tokens[i, : len(text)], last[i] = text, len(text) - 1
-        found.append(np.asarray(_hidden(config, weights, tokens, last))[: len(part)])
+            tokens[i, : len(text)], span[i] = text, (starts[first + i], len(text))
+        found.append(np.asarray(read(config, weights, tokens, span))[: len(part)])
     return np.concatenate(found).astype(np.float64)
 
 
 @partial(jax.jit, static_argnums=0)
-def _hidden(config: ModelConfig, params: Params, tokens: Any, last: Any) -> jax.Array:
-    """tokens `[batch, length]`, last `[batch]`: the hidden state there, `[batch, d_model]` float32."""
+def _hidden(config: ModelConfig, params: Params, tokens: Any, span: Any) -> jax.Array:
+    """The hidden state after every text, `[batch, d_model]` float32; see `in_batches`."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     hidden, _ = hidden_and_head(config, params, tokens, positions, None, None)
-    return jnp.take_along_axis(hidden, last[:, None, None], 1)[:, 0].astype(jnp.float32)
+    return jnp.take_along_axis(hidden, span[:, 1:, None] - 1, 1)[:, 0].astype(jnp.float32)
 
 
-def _logistic(x: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:
+def logistic(x: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:
     """Ridge logistic regression by Newton's method; x `[n, d + 1]` with a last column of ones, which is not shrunk."""
     penalty = ridge * len(x) * np.append(np.ones(x.shape[1] - 1), 0)
     w = np.zeros(x.shape[1])

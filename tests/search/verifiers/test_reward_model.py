@@ -16,7 +16,7 @@ from search.searcher import Searcher, SearchProblem
 from search.strategies.best_of_n import best_of_n
 from search.verifiers.reward_model import RewardModel
 from search.verifiers.scorer import ValueScorer
-from search.verifiers.value_head import _logistic, fit_value_head, last_hidden
+from search.verifiers.value_head import fit_value_head, last_hidden, logistic
 
 VOCAB, END = 17, 5
 MODEL = ModelConfig(vocab_size=VOCAB, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=48, max_seq_len=48)
@@ -98,7 +98,7 @@ def test_the_logistic_fit_is_at_its_optimum() -> None:
     rng = np.random.default_rng(2)
     x = np.concatenate([rng.standard_normal((200, 5)), np.ones((200, 1))], axis=1)
     y = (rng.random(200) < 0.3).astype(float)
-    w = _logistic(x, y, 0.01)
+    w = logistic(x, y, 0.01)
     p = 1 / (1 + np.exp(-x @ w))
     gradient = x.T @ (p - y) + 0.01 * 200 * w * np.append(np.ones(5), 0)
     assert np.abs(gradient).max() < 1e-6
