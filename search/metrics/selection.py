@@ -99,7 +99,7 @@ def vote_accuracy(codes: np.ndarray, weights: np.ndarray, correct: np.ndarray, p
     total = np.bincount(cell, weights[picks][keep], minlength=shape[0] * groups).reshape(shape)
     total = np.where(count > 0, total, -np.inf)
     best = total.max(1, keepdims=True)
-    share = np.where(_tied(total, np.where(np.isfinite(best), best, np.inf)), count, 0)
+    share = np.where(_tied(total, np.where(np.isfinite(best), best, 0.0)), count, 0)  # no vote at all: nobody wins
     return share @ value / np.maximum(share.sum(1), 1)
 
 
