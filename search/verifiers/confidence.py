@@ -28,28 +28,33 @@ STATISTICS = ("least", "mean", "sum")  # of the log-probabilities of what the po
 
 
 class Confidence(NamedTuple):
-    """A fitted regression: the part that the decoder computes, and weights `[3]` float32 of STATISTICS."""
+    """A fitted regression: the part that the decoder computes, and weights `[3]` float32 of STATISTICS less `mean`.
+
+    The decoder hands on a probability, which is precise only where it is not close to one: hence the mean.
+    """
 
     head: ValueHead
     weights: jax.Array
+    mean: jax.Array
 
     @classmethod
     def constant(cls, d_model: int, rate: float) -> Confidence:
         """The same score for everything."""
-        return cls(ValueHead(jnp.zeros(d_model), jnp.float32(logit(rate))), jnp.zeros(len(STATISTICS)))
+        return cls(ValueHead(jnp.zeros(d_model), jnp.float32(logit(rate))), *jnp.zeros((2, len(STATISTICS))))
 
 
 class ConfidenceScorer(Unscored):
     """Scores of a fitted `Confidence`, whose head the decoder must have."""
 
     def __init__(self, confidence: Confidence):
-        self.params = confidence.weights
+        self.params = confidence.weights, confidence.mean
 
     def score(self, params: Any, contexts: Any, rows: Population) -> jax.Array:
         """Probability `[problems, particles]` that a particle ends right."""
         value = jnp.clip(rows.outputs.value, 1e-6, 1 - 1e-6)
         written = jnp.arange(rows.tokens.shape[-1]) < rows.length[..., None]
-        own = statistics(rows.logprobs, written) @ params
+        weights, mean = params
+        own = (statistics(rows.logprobs, written) - mean) @ weights
         return jnp.clip(jax.nn.sigmoid(jnp.log(value) - jnp.log1p(-value) + own), 1e-6, 1 - 1e-6)
 
 
@@ -86,9 +91,9 @@ def fit_confidence(
     x = np.concatenate([(features - mean) / scale, np.ones((len(features), 1))], axis=1)
     w = logistic(x, np.asarray(labels, float), ridge)
     weight = w[:-1] / scale
-    own = len(STATISTICS)
-    head = ValueHead(jnp.asarray(weight[:-own], jnp.float32), jnp.asarray(w[-1] - weight @ mean, jnp.float32))
-    return Confidence(head, jnp.asarray(weight[-own:], jnp.float32))
+    (hidden, own), (middle, mean) = (np.split(each, [-len(STATISTICS)]) for each in (weight, mean))
+    head = ValueHead(jnp.asarray(hidden, jnp.float32), jnp.asarray(w[-1] - hidden @ middle, jnp.float32))
+    return Confidence(head, jnp.asarray(own, jnp.float32), jnp.asarray(mean, jnp.float32))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -42,7 +42,7 @@ def statistics(some: Sequence[Sequence[int]]) -> np.ndarray:
 def expected(confidence: Confidence, some: Sequence[Sequence[int]]) -> np.ndarray:
     """The regression on whole texts, `[texts]`."""
     z = last_hidden(MODEL, PARAMS, some) @ np.asarray(confidence.head.weight) + float(confidence.head.bias)
-    return 1 / (1 + np.exp(-(z + statistics(some) @ np.asarray(confidence.weights))))
+    return 1 / (1 + np.exp(-(z + (statistics(some) - np.asarray(confidence.mean)) @ np.asarray(confidence.weights))))
 
 
 @pytest.fixture(scope="module")
