@@ -27,6 +27,6 @@ def config() -> SearchSweepConfig:
         study=StudyConfig(
             tasks=TASKS,
             strategies=tuple(f"{name}:{size}" for name, each in sizes.items() for size in each),
-            problems=100, samples=256, width=64, max_tokens=48, max_steps=12, max_rounds=40, rows=256,
+            problems=60, samples=128, width=64, max_tokens=48, max_steps=12, max_rounds=40, rows=256,
         ),
     )  # fmt: skip
