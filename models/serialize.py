@@ -176,6 +176,8 @@ def _decode_one(value: Any, annotation: Any, field: str) -> Any:
 
 
 def _encode(value: Any, annotation: Any, field: str) -> Any:
+    if annotation is type(value) and annotation in (bool, int, str):  # most fields, and nothing to convert
+        return value
     options = members(annotation)
     if value is None and type(None) in options:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Stack:
     trials: tuple[Trial, ...]
     trunks: tuple[int | None, ...]
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Hash of the grouping: which trials, in which order, branching where."""
         return digest(StackKey(tuple(t.id for t in self.trials), self.trunks))[:12]
