@@ -95,6 +95,8 @@ def main(
     policy = load_policy(checkpoint, engine_mesh(config.mesh) if chosen is None else None)
     if devices is not None:
         rules_for(policy.model, config.mesh.fit(devices).sizes)
+    config = fitted(config, policy)
+    config.engine.check(policy.model)
     job = Job.open(Path(out), config, file, policy.digest, checkpoint)
     stop = StopRequest()
     if not job.is_finished():
@@ -107,6 +109,17 @@ def main(
         if stop():
             return SAVED
     return conclude(job)
+
+
+def fitted(config: JobConfig, policy: Policy) -> JobConfig:
+    """The job with the engine's default context cut down to what the model has positions for."""
+    from scaling.sweep.trial import override
+    from search.engine.config import EngineConfig
+
+    model, asked = policy.model, config.engine.max_len
+    if model.positions == "learned" and model.max_seq_len < asked == EngineConfig().max_len:
+        return override(config, {"engine.max_len": model.max_seq_len})
+    return config
 
 
 def oversee(job: Job, executor: executors.Executor, order: executors.Order, stop: Any) -> None:

@@ -31,6 +31,7 @@ from models.quantize import MODES, QuantizeMode
 from models.serialize import from_json, to_json
 from models.sharding import MeshConfig
 from scaling.sweep.card import card
+from scaling.sweep.directory import read_json
 from scaling.sweep.lease import Presence
 from scaling.sweep.results import write_atomically
 from search.engine.config import EngineConfig
@@ -85,7 +86,7 @@ class Job:
         identity = {"config": to_json(config), "model": model, "prompts": prompts.digest()}
         written = path / "job.json"
         if written.exists():
-            record = json.loads(written.read_text(encoding="utf-8"))
+            record = read_json(written)
             record["config"] = to_json(from_json(JobConfig, record["config"]))  # what is newer than it has its default
             _check_same(path, record, identity)
             shards = [Shard(*shard) for shard in record["shards"]]
@@ -109,7 +110,7 @@ class Job:
         """
         written = path / "job.json"
         require(written.exists(), str(path), "holds no job: job.json is missing", "check --workdir")
-        record = json.loads(written.read_text(encoding="utf-8"))
+        record = read_json(written)
         prompts = PromptFile(record["file"])
         fix = "restore the file, or start a new job"
         require(prompts.digest() == record["prompts"], str(prompts.path), "changed since the job began", fix)
@@ -189,7 +190,7 @@ class Job:
 
     def verify(self) -> dict[str, Any]:
         """The manifest of a finished job, after checking samples.jsonl against it; ConfigError when they differ."""
-        manifest = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(self.path / "manifest.json")
         samples = self.path / "samples.jsonl"
         found = "nothing"
         if samples.exists():

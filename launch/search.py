@@ -62,12 +62,14 @@ def _claim(file: Path, resolved: Any) -> None:
     import json
 
     from models.errors import require
+    from scaling.sweep.directory import differences, read_json
     from scaling.sweep.results import write_atomically
 
     text = json.dumps(resolved, indent=2, sort_keys=True)
     if file.exists():
-        same = file.read_text(encoding="utf-8") == text
-        require(same, str(file.parent), "holds another study", "give another --workdir")
+        changed = differences(read_json(file), json.loads(text))
+        problem = f"holds another study ({'; '.join(changed[:3])})"
+        require(not changed, str(file.parent), problem, "give another --workdir, or what it was started with")
         return
     write_atomically(file, text)
 
@@ -89,6 +91,8 @@ def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd
         for trial, params in zip(done["trial"], done["params"], strict=True)
         for part in parts
     }
+    for file in cells.values():
+        _set_aside_if_damaged(file)
     with StudyDisplay({cell: cell[1] for cell, file in cells.items() if not file.exists()}) as display:
         for trial, params in zip(done["trial"], done["params"], strict=True):
             todo = {cell: file for cell, file in cells.items() if cell[0] == trial and not file.exists()}
@@ -105,6 +109,22 @@ def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd
     samples = [frame for (_, _, part), frame in frames.items() if part == "samples"]
     searches = [frame for (_, _, part), frame in frames.items() if part != "samples"]
     return pd.concat(samples, ignore_index=True), pd.concat(searches, ignore_index=True)
+
+
+def _set_aside_if_damaged(file: Path) -> None:
+    """Rename a table that cannot be read, so that its part is searched again, and say so."""
+    import sys
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not file.exists():
+        return
+    try:
+        pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        os.replace(file, file.with_suffix(".damaged"))
+        print(f"{file} is damaged ({str(error).splitlines()[0]}): its part is searched again", file=sys.stderr)
 
 
 def _write(table: pd.DataFrame, file: Path) -> None:

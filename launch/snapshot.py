@@ -12,7 +12,7 @@ from typing import Any
 from models import counts
 from models.errors import ConfigError
 from scaling.sweep import lease
-from scaling.sweep.directory import RunDirectory
+from scaling.sweep.directory import RunDirectory, read_json
 from scaling.train.metrics import read_rows
 
 QUIET_S = 2 * lease.BEAT_S  # a counter this old belongs to a process that is silent, or whose clock differs
@@ -80,7 +80,9 @@ def snapshot(path: Path) -> Snapshot:
     if (path / "job.json").exists():
         return _job(path)
     if not (path / "config.json").exists():
-        raise ConfigError(str(path), "holds neither a sweep nor a job", "give its --workdir")
+        trained = path / "policies"
+        fix = f"give {trained}, which trains the policies of this study" if trained.is_dir() else "give its --workdir"
+        raise ConfigError(str(path), "holds neither a sweep nor a job", fix)
     return _sweep(RunDirectory(path))
 
 
@@ -125,7 +127,7 @@ def _trial(directory: RunDirectory, trial: Any, held: bool) -> TrialState:
 
 
 def _job(path: Path) -> Snapshot:
-    record = json.loads((path / "job.json").read_text(encoding="utf-8"))
+    record = read_json(path / "job.json")
     samples, finished = record["config"]["samples"], (path / "manifest.json").exists()
     work = done = 0.0
     for index, (_, _, rows) in enumerate(record["shards"]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,8 @@ class Finding:
 
     def markdown(self) -> str:
         """A heading, the claim, the share of cases, the table."""
-        return f"### {self.title}\n\n{self.claim} **Here: {self.share}.**\n\n{_shown(self.seen)}\n"
+        seen = _shown(self.seen) if len(self.seen) else "This study has no such case."
+        return f"### {self.title}\n\n{self.claim} **Here: {self.share}.**\n\n{seen}\n"
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,33 @@ class Findings:
 
     def to_json(self) -> str:
         """The findings without the table, for `from_json`."""
-        found = [dict(title=f.title, claim=f.claim, holds=f.holds, seen=f.seen.to_dict("list")) for f in self.found]
-        return json.dumps(found, indent=1, default=lambda number: number.item())
+        found = [
+            dict(title=f.title, claim=f.claim, holds=_written(f.holds),
+                 seen={str(name): [_written(value) for value in f.seen[name]] for name in f.seen})
+            for f in self.found
+        ]  # fmt: skip
+        return json.dumps(found, indent=1, allow_nan=False)
 
 
 def from_json(text: str, table: pd.DataFrame) -> Findings:
     """What `Findings.to_json` wrote, with its table."""
-    found = json.loads(text)
-    return Findings(tuple(Finding(f["title"], f["claim"], pd.DataFrame(f["seen"]), f["holds"]) for f in found), table)
+    found = []
+    for f in json.loads(text):
+        seen = pd.DataFrame({name: [_read(value) for value in column] for name, column in f["seen"].items()})
+        found.append(Finding(f["title"], f["claim"], seen, _read(f["holds"])))
+    return Findings(tuple(found), table)
+
+
+def _written(value: Any) -> Any:
+    """A number as JSON has it: null for NaN, "inf" for infinity."""
+    number = value.item() if isinstance(value, np.generic) else value
+    if isinstance(number, float) and not np.isfinite(number):
+        return None if np.isnan(number) else str(number)
+    return number
+
+
+def _read(value: Any) -> Any:
+    return {None: float("nan"), "inf": float("inf"), "-inf": float("-inf")}.get(value, value)
 
 
 def find(
@@ -100,7 +121,7 @@ def find(
 
 
 def coverage(samples: pd.DataFrame) -> Finding:
-    """log coverage = a k^b, fitted to half of the samples and tested on the rest."""
+    """log coverage = a k^b, fitted to a quarter of the samples and tested on the rest."""
     seen = []
     for key, group in samples.groupby(KEYS, sort=False):
         mine = samples_of(group)
@@ -222,9 +243,8 @@ def small_against_large(samples: pd.DataFrame, rows: pd.DataFrame) -> Finding:
                 task=task, difficulty=int(label), budget=max(budgets), small=values.iloc[0], large=values.iloc[-1],
                 smallest_params=sizes[0], largest_params=sizes[-1],
             ))  # fmt: skip
-    out = pd.DataFrame(seen)
-    if not len(out):
-        return Finding("Small against large", "", out, float("nan"))
+    sizes_of = ["smallest_params", "largest_params"]
+    out = pd.DataFrame(seen, columns=["task", "difficulty", "budget", "small", "large", *sizes_of])
     easy, hard = out["difficulty"] <= 2, out["difficulty"] == out["difficulty"].max()
     agrees = (easy & (out["small"] >= out["large"])) | (hard & (out["small"] <= out["large"]))
     return Finding(

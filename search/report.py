@@ -86,7 +86,9 @@ def _finding(finding: Finding) -> Html:
     marked = [code(part) if i % 2 else part for i, part in enumerate(finding.claim.split("`"))]
     said = paragraph(*marked, " Here: ", badge(finding.share, kind), ".")
     parts: list[object] = [element("h3", finding.title), said]
-    if len(finding.seen):
+    if not len(finding.seen):
+        parts.append(paragraph("This study has no such case.", class_="note"))
+    else:
         seen = finding.seen
         words = [name for name in seen if seen[name].dtype == object or str(seen[name].dtype).startswith("str")]
         lines = [{str(name): _cell(row[name]) for name in seen} for _, row in seen.iterrows()]

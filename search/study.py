@@ -54,8 +54,8 @@ class StudyConfig:
         for name in ("problems", "samples", "width", "head_problems", "max_tokens", "max_steps", "rows"):
             value = getattr(self, name)
             require(value >= 1, f"study.{name}", f"is {value}", "give a positive integer")
-        problem = f"{self.samples} samples are no multiple of {self.width}"
-        require(self.samples % self.width == 0, "study.width", problem, "give a divisor")
+        problem = f"is {self.width}, which does not divide the {self.samples} samples"
+        require(self.samples % self.width == 0, "study.width", problem, "give a divisor of study.samples")
         for text in self.strategies:
             strategy_by_name(text)
         for task in self.tasks:

@@ -68,7 +68,7 @@ class RunDirectory:
             require(not strangers, str(self.path), problem, "choose a new --workdir")
             return
         saved, given = (to_json(_placeless(c)) for c in (self.config(), config))
-        changed = _differences(saved, given)
+        changed = differences(saved, given)
         problem = f"belongs to another sweep ({'; '.join(changed[:3])})"
         require(not changed, str(self.path), problem, "choose a new --workdir, or give the config it was started with")
 
@@ -83,13 +83,13 @@ class RunDirectory:
         """The sweep that owns this directory."""
         path = self.path / "config.json"
         require(path.exists(), str(self.path), "is no run directory: config.json is missing", "check --workdir")
-        return from_json(SweepConfig, _read(path))
+        return from_json(SweepConfig, read_json(path))
 
     def check_data(self, digest: str) -> None:
         """Refuse data that changed since the sweep began."""
         path = self.path / "manifest.json"
         if path.exists():
-            saved = _read(path)["data"]
+            saved = read_json(path)["data"]
             problem = f"the data changed since this sweep began (digest {saved[:12]} is now {digest[:12]})"
             require(saved == digest, str(path), problem, "restore the files, or start a new --workdir")
 
@@ -118,7 +118,7 @@ class RunDirectory:
 
     def _entries(self) -> list[dict[str, Any]]:
         path = self.path / "stacks.json"
-        return _read(path) if path.exists() else []
+        return read_json(path) if path.exists() else []
 
     def stacks(self) -> list[Stack]:
         """Every stack, in the order in which workers take them."""
@@ -166,7 +166,7 @@ class RunDirectory:
     def predicted_trials(self) -> list[Trial]:
         """The runs that test the predictions."""
         paths = [self.path / "trials" / p["trial"] / "config.json" for p in self.predictions()]
-        return [from_json(Trial, _read(path)) for path in paths]
+        return [from_json(Trial, read_json(path)) for path in paths]
 
     def write_progress(self, worker: str, state: dict[str, Any]) -> None:
         """What a worker is doing, for displays; may be lost in a crash."""
@@ -185,11 +185,12 @@ class RunDirectory:
         return reports
 
 
-def _read(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """What a file of a run directory holds; ConfigError when it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as e:
-        raise ConfigError(str(path), f"is damaged ({e})", "restore it, or start a new --workdir") from None
+    except ValueError as e:
+        raise ConfigError(str(path), f"is damaged ({e})", "restore it, or start in a new directory") from None
 
 
 def _placeless(config: SweepConfig) -> SweepConfig:
@@ -197,13 +198,13 @@ def _placeless(config: SweepConfig) -> SweepConfig:
     return override(config, {"workers": 0} | {path: default_of(SweepConfig, path) for path in PLACEMENT})
 
 
-def _differences(saved: Any, given: Any, path: str = "") -> list[str]:
+def differences(saved: Any, given: Any, path: str = "") -> list[str]:
     """Dotted fields whose values differ, `field: saved, not given`."""
     if isinstance(saved, dict) and isinstance(given, dict):
         names = list(dict.fromkeys([*saved, *given]))
         return [
             line
             for name in names
-            for line in _differences(saved.get(name), given.get(name), f"{path}.{name}" if path else name)
+            for line in differences(saved.get(name), given.get(name), f"{path}.{name}" if path else name)
         ]
     return [] if saved == given else [f"{path} was {json.dumps(saved)[:40]}, now {json.dumps(given)[:40]}"]

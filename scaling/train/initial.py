@@ -65,6 +65,9 @@ def check_initial(trial_directory: str | Path, model: ModelConfig, field: str = 
 
 def _nothing(trial_directory: str | Path, field: str) -> ConfigError:
     fix = "name the directory of a finished trial, as in runs/x/trials/0123456789ab"
+    if any(Path(trial_directory).glob("checkpoints/*")):
+        problem = f"the parameters in {Path(trial_directory) / 'checkpoints'} are damaged"
+        return ConfigError(field, problem, "restore them, or delete the trial's directory and run its sweep again")
     return ConfigError(field, f"{trial_directory} holds no final parameters", fix)
 
 

@@ -95,7 +95,8 @@ def verified_curve(
     gains, losses = (np.mean(part, 0) for part in zip(*(first_accepted(x, a, every) for x, a in pairs)))
     best = int(np.argmax(np.concatenate([[0.0], gains - penalty * losses])))
     predicted = optimal_attempts(p, c, s, penalty, weights, most=max(int(every[-1]), 10_000))
-    return Verified(table, rates, verified_ceiling(p, c, s, weights), best, predicted, penalty)
+    ceiling = float(np.clip(verified_ceiling(p, c, s, weights), 0, 1))  # weights of the jackknife may be negative
+    return Verified(table, rates, ceiling, best, predicted, penalty)
 
 
 def genrm_grid(samples: Samples, verdicts: Sequence[np.ndarray], *, seed: int = 0, subsets: int = 256) -> pd.DataFrame:

@@ -49,7 +49,7 @@ def strategy_by_name(text: str) -> Strategy:
     try:
         return make(**given)
     except TypeError as error:
-        raise ConfigError(kind, f"does not take {listed!r} ({error})", "give numbers where it wants numbers") from None
+        raise ConfigError(kind, f"does not take {listed!r}", "give numbers where it wants numbers") from error
 
 
 def _value(text: str) -> int | float | str | bool:

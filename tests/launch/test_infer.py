@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,8 +15,11 @@ import jax
 import numpy as np
 import pytest
 
+from launch.infer import fitted
+from launch.jobs import Job, JobConfig
 from models.errors import ConfigError
 from models.sharding import MeshConfig
+from search.engine.config import EngineConfig
 from search.engine.placement import engine_mesh
 from search.policy import load_policy
 from tests.launch import commands
@@ -218,3 +222,34 @@ def test_a_checkpoint_without_a_tensor_is_refused(root: Path, trial: Path) -> No
     (broken / "config.json").write_text(json.dumps(config))
     done = infer(root, broken, "broken_out")
     assert done.returncode == 2 and "k_norm" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["job.json", "manifest.json"])
+def test_a_damaged_file_of_a_job_is_named(root: Path, whole: list[dict[str, Any]], name: str, tmp_path: Path) -> None:
+    shutil.copytree(root / "whole", tmp_path / "job")
+    job, _ = Job.find(tmp_path / "job")
+    assert job.verify()["samples"] == 18
+    file = tmp_path / "job" / name
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(ConfigError, match=rf"{name}: is damaged .*: restore it, or start in a new directory"):
+        Job.find(tmp_path / "job")[0].verify()
+
+
+def test_damaged_parameters_are_not_called_absent(trial: Path, tmp_path: Path) -> None:
+    shutil.copytree(trial, tmp_path / "trial")
+    largest = max((p for p in (tmp_path / "trial" / "checkpoints").rglob("*") if p.is_file()), key=os.path.getsize)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"the parameters in .*checkpoints are damaged: restore them, or delete"):
+        load_policy(str(tmp_path / "trial"))
+
+
+def test_a_default_context_is_cut_to_what_the_model_has(trial: Path) -> None:
+    policy = load_policy(str(trial))
+    for positions, most, asked, expected in (
+        ("learned", 64, 1024, 64), ("learned", 4096, 1024, 1024), ("learned", 64, 512, 512), ("rope", 64, 1024, 1024),
+    ):  # fmt: skip
+        model = dataclasses.replace(policy.model, positions=positions, max_seq_len=most)
+        job = JobConfig(engine=EngineConfig(max_len=asked, pages=4096))
+        assert fitted(job, dataclasses.replace(policy, model=model)).engine.max_len == expected

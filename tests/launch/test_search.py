@@ -72,14 +72,17 @@ def _evaluated(prompt: str) -> int:
 
 
 @pytest.mark.slow
-def test_a_finished_study_is_left_as_it_is_and_another_is_refused(done: Path) -> None:
+def test_a_finished_study_is_left_as_it_is_and_another_is_refused(done: Path, capsys) -> None:
     before = {file: file.read_bytes() for file in (done / "cells").glob("*.parquet")}
-    cell = min(before)
-    cell.unlink()  # as if it had been killed before this one
+    absent, cut = sorted(before)
+    absent.unlink()  # as if it had been killed before this one
+    cut.write_bytes(before[cut][:-100])
     assert run_study(STUDY, done) == 0
     assert {file: file.read_bytes() for file in before} == before
+    said = [line for line in capsys.readouterr().err.splitlines() if "is damaged" in line]
+    assert len(said) == 1 and str(cut) in said[0] and cut.with_suffix(".damaged").exists()
     other = dataclasses.replace(STUDY, study=dataclasses.replace(STUDY.study, problems=13))
-    with pytest.raises(ConfigError, match="holds another study"):
+    with pytest.raises(ConfigError, match=r"holds another study \(study.problems was 12, now 13\)"):
         run_study(other, done)
 
 
