@@ -127,7 +127,7 @@ def test_bad_studies_are_refused_before_anything_runs() -> None:
     for change, message in (
         (dict(tasks=("countdwn",)), "did you mean 'countdown'"),
         (dict(strategies=("baem:samples=4",)), "did you mean 'beam'"),
-        (dict(samples=10, width=4), "no multiple"),
+        (dict(samples=10, width=4), "does not divide the 10 samples"),
         (dict(problems=0), "give a positive"),
     ):
         with pytest.raises(ConfigError, match=message):
