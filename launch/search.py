@@ -45,7 +45,7 @@ def run_study(config: SearchSweepConfig, path: Path) -> int:
     failed = run_sweep(config.policies, path / "policies")
     samples, searches = _search_all(config, path)
     rows, table, findings = find(samples, searches, config.budgets, config.budget_factor)
-    _write(rows, path / "results.parquet")
+    write_atomically(path / "results.parquet", rows.to_parquet())
     write_atomically(path / "table.csv", table.to_csv(index=False))
     write_atomically(path / "findings.md", findings.markdown())
     write_atomically(path / "findings.json", findings.to_json())
@@ -80,6 +80,7 @@ def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd
 
     from launch.progress import StudyDisplay
     from scaling.sweep.directory import RunDirectory
+    from scaling.sweep.results import write_atomically
     from search.policy import load_policy
     from search.study import Study
 
@@ -103,7 +104,8 @@ def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd
             for (_, _, part), file in todo.items():
                 display.start((trial, params, part), f"{part}, policy of {params:,} parameters")
                 state = file.with_suffix(".state")  # of a part that a kill may interrupt
-                _write(study.samples(state) if part == "samples" else study.search(part, state), file)
+                found = study.samples(state) if part == "samples" else study.search(part, state)
+                write_atomically(file, found.to_parquet())
                 state.unlink(missing_ok=True)
     frames = {cell: pd.read_parquet(file).assign(policy=cell[0], params=cell[1]) for cell, file in cells.items()}
     samples = [frame for (_, _, part), frame in frames.items() if part == "samples"]
@@ -125,13 +127,6 @@ def _set_aside_if_damaged(file: Path) -> None:
     except (OSError, pa.ArrowException) as error:
         os.replace(file, file.with_suffix(".damaged"))
         print(f"{file} is damaged ({str(error).splitlines()[0]}): its part is searched again", file=sys.stderr)
-
-
-def _write(table: pd.DataFrame, file: Path) -> None:
-    file.parent.mkdir(exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    table.to_parquet(partial)
-    os.replace(partial, file)
 
 
 def _safe(text: str) -> str:
