@@ -268,6 +268,7 @@ def _row(candidate: Candidate, choice: Choice) -> dict[str, Any]:
         "step_s": time.total,
         "compute_s": time.compute,
         "memory_s": time.memory,
+        "elementwise_s": time.elementwise,
         "exposed_s": dict(time.exposed),
         "bubble_s": time.bubble,
         "overhead_s": time.overhead,
@@ -318,4 +319,4 @@ def nearest_fit(trial: Trial, choice: Choice) -> Candidate | None:
     return min((c for c in choice.ranked if not c.rejected), key=changes, default=None)
 
 
-_UNKNOWN = Memory(0, 0, 0, 0, 0, 0, 0, 0, 0, 0), StepTime(0, 0, {}, 0, 0)
+_UNKNOWN = Memory(0, 0, 0, 0, 0, 0, 0, 0, 0, 0), StepTime(0, 0, 0, {}, 0, 0)

@@ -20,10 +20,10 @@ from models.errors import require
 XLA_FLAGS: tuple[str, ...] = ()
 """XLA flags that pay on CPU, each measured by benchmarks/train_step.py (notes in benchmarks/NOTES.md)."""
 
-SEVERAL_CPU_DEVICES = ("--xla_cpu_enable_concurrency_optimized_scheduler=false",)
-"""XLA flags of processes with several virtual CPU devices. With XLA's default scheduler, devices may start collectives
-that do not depend on each other in different orders, and then wait for each other without end (seen with
-`data=2 context=2 stage=2`, jax 0.10.2)."""
+THREADS_PER_CPU_DEVICE = 4
+"""Threads of XLA's pool for each of several virtual CPU devices. Each collective blocks a thread until all its devices
+have come, and a device may wait in several at once: with a thread each, as by default, seven devices can hold the
+threads that the eighth needs (seen with `fsdp=2 stage=4` and `data=2 context=2 stage=2`, jax 0.10.2)."""
 
 MALLOC_TUNABLES: dict[str, str] = {}
 """glibc.malloc.* tunables of training processes; read at process start, so subprocesses and `restart` get them."""
@@ -71,8 +71,8 @@ def worker_environment(
     The thread count fixes how XLA splits a reduction, and so the last bits of a result.
     """
     require(threads >= 1, "threads", f"is {threads}", "give at least one thread for each worker")
-    environment = dict(base) | settings(base)
-    environment |= {name: str(threads) for name in _THREADS}
+    environment = dict(base) | {name: str(threads) for name in _THREADS}
+    environment |= settings(environment)
     environment.pop(_CPUS, None)
     if cpus is not None:
         require(len(cpus) > 0, "cpus", "is empty", "give at least one CPU for each worker")
@@ -85,6 +85,7 @@ def worker_environment(
 def limit_threads(threads: int) -> None:
     """Let this process compute with `threads` threads from the moment that jax starts its devices."""
     os.environ.update({name: str(threads) for name in _THREADS})
+    os.environ.update(settings(os.environ))
 
 
 def available_cpus() -> list[int]:
@@ -121,7 +122,8 @@ def compilation_cache() -> Path:
 
 
 def settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables to add to `environment`: compilation cache, and those of XLA_FLAGS that it does not set."""
+    """The variables to add to `environment`: compilation cache, those of XLA_FLAGS that it does not set, and as many
+    threads as several CPU devices need."""
     defaults = {
         "JAX_COMPILATION_CACHE_DIR": str(compilation_cache()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # the small models of a sweep compile in under a second
@@ -129,12 +131,22 @@ def settings(environment: Mapping[str, str]) -> dict[str, str]:
     added = {name: value for name, value in defaults.items() if name not in environment}
     given = environment.get("XLA_FLAGS", "")
     names = {flag.split("=")[0] for flag in given.split()}
-    several = environment.get("JAX_NUM_CPU_DEVICES", "1") != "1" or "--xla_force_host_platform_device_count" in names
-    wanted = (*XLA_FLAGS, *(SEVERAL_CPU_DEVICES if several else ()))
-    ours = [flag for flag in wanted if flag.split("=")[0] not in names]
+    ours = [flag for flag in XLA_FLAGS if flag.split("=")[0] not in names]
     if ours:
         added["XLA_FLAGS"] = " ".join([*given.split(), *ours])
+    devices = cpu_devices(environment)
+    if devices > 1 and int(environment.get("NPROC") or 0) < THREADS_PER_CPU_DEVICE * devices:
+        added["NPROC"] = str(THREADS_PER_CPU_DEVICE * devices)
     return added
+
+
+def cpu_devices(variables: Mapping[str, str]) -> int:
+    """How many CPU devices jax will make, from its own variables."""
+    flag = "--xla_force_host_platform_device_count="
+    flags: Sequence[str] = variables.get("XLA_FLAGS", "").split()
+    forced = [word.removeprefix(flag) for word in flags if word.startswith(flag)]
+    count = (forced or [""])[-1] or variables.get("JAX_NUM_CPU_DEVICES", "1")
+    return int(count) if count.isdigit() and int(count) > 0 else 1
 
 
 def _tunables(environment: Mapping[str, str]) -> str:

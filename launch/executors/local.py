@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,7 @@ class LocalExecutor(Executor):
         """GPUs of a worker's own, or the CPU devices that jax is told to make."""
         if environment.accelerators():
             return order.devices or len(visible_gpus(os.environ)) or None
-        return cpu_devices(os.environ)
+        return environment.cpu_devices(os.environ)
 
     def submit(self, order: Order, jobs: int) -> None:
         """Start the workers; each takes work from the directory until none is left."""
@@ -146,12 +146,3 @@ def visible_gpus(variables: Mapping[str, str]) -> list[str]:
         return [name for name in given.split(",") if name.strip()]
     found = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
     return sorted(found, key=int)
-
-
-def cpu_devices(variables: Mapping[str, str]) -> int:
-    """How many CPU devices jax will make, from its own variables."""
-    flag = "--xla_force_host_platform_device_count="
-    flags: Sequence[str] = variables.get("XLA_FLAGS", "").split()
-    forced = [word.removeprefix(flag) for word in flags if word.startswith(flag)]
-    count = (forced or [""])[-1] or variables.get("JAX_NUM_CPU_DEVICES", "1")
-    return int(count) if count.isdigit() and int(count) > 0 else 1

@@ -19,7 +19,6 @@ from typing import Any
 
 from launch import environment
 from launch.executors.executor import REPOSITORY, Executor, Order, Pulse, Retries, ending, progress_of, refuse
-from launch.executors.local import cpu_devices
 from models.errors import ConfigError, require
 
 KILLED = -9  # exit code of a task that Ray lost: its process or its node died
@@ -87,7 +86,7 @@ class RayExecutor(Executor):
 
     def devices(self, order: Order) -> int | None:
         """The GPUs asked for, or the CPU devices that jax is told to make."""
-        return order.devices or cpu_devices(os.environ)
+        return order.devices or environment.cpu_devices(os.environ)
 
     def submit(self, order: Order, jobs: int) -> None:
         """Start the workers as tasks, spread over the nodes."""

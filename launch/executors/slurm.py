@@ -10,6 +10,7 @@ was heard. After a plain scancel it does not: the job's state is then no longer 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -32,7 +33,6 @@ from launch.executors.executor import (
     refuse,
     wait,
 )
-from launch.executors.local import cpu_devices
 from models.errors import ConfigError, nearest, require
 
 POLL_S = 2.0  # between questions to the controller
@@ -100,7 +100,7 @@ class SlurmExecutor(Executor):
 
     def devices(self, order: Order) -> int | None:
         """The accelerators asked for on all nodes of a worker, or its CPU devices."""
-        return order.nodes * (order.devices or cpu_devices(environment.os.environ))
+        return order.nodes * (order.devices or environment.cpu_devices(os.environ))
 
     def options(self, order: Order) -> list[str]:
         """What sbatch is told about every worker."""

@@ -16,15 +16,21 @@ from scaling.train.memory import FLOAT32, Share, block_weights, gathered_bytes, 
 from scaling.train.traffic import Traffic, expected_traffic, runs
 
 OPTIMIZER_PASSES = 7  # AdamW reads parameter, gradient and two moments, and writes all but the gradient
+# How often a block's forward pass reads or writes what no product holds: its gate, the residual stream, and queries,
+# keys and values. A backward pass does so twice as often.
+HIDDEN_PASSES, STREAM_PASSES, HEAD_PASSES = 10, 8, 4
+SCORE_PASSES = 8  # of scores that no kernel fuses: masked, exponentials and sums taken; as often in the backward pass
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one step. compute: products; memory: optimiser state; exposed: axis -> collectives that nothing hides;
-    bubble: idle ticks of a pipeline; overhead: what layers cost beside their work."""
+    """Seconds of one step. compute: products; memory: optimiser state; elementwise: what blocks do between products;
+    exposed: axis -> collectives that nothing hides; bubble: idle ticks of a pipeline; overhead: what layers cost beside
+    their work."""
 
     compute: float
     memory: float
+    elementwise: float
     exposed: Mapping[str, float]
     bubble: float
     overhead: float
@@ -32,7 +38,8 @@ class StepTime:
     @property
     def total(self) -> float:
         """All of it."""
-        return self.compute + self.memory + sum(self.exposed.values()) + self.bubble + self.overhead
+        parts = self.compute, self.memory, self.elementwise, self.bubble, self.overhead
+        return sum(parts) + sum(self.exposed.values())
 
 
 def estimate_step(
@@ -55,6 +62,7 @@ def estimate_step(
     return StepTime(
         compute=compute,
         memory=_over(OPTIMIZER_PASSES * state, device.bandwidth),
+        elementwise=_over(elementwise_bytes(share, fused=bool(device.torus)), device.bandwidth),
         exposed=exposed,
         bubble=compute * idle / (1 - idle),
         overhead=device.overhead * 3 * share.layers * runs(share),
@@ -76,6 +84,21 @@ def executed_flops(share: Share, tokens: int) -> int:
         repeats = 3 if c.remat == "none" else 4
         flops += repeats * (tokens // seq) * round(counts.attention_flops(c, seq) * (1 - 1 / context))
     return flops
+
+
+def elementwise_bytes(share: Share, fused: bool) -> int:
+    """Bytes that a device's blocks read and write in a step beside those of products, a pipeline's idle ticks included.
+
+    fused: whether a kernel of the platform keeps the scores of divided positions; those of a ring never are.
+    """
+    c, tokens = share.model, share.tokens
+    block = HIDDEN_PASSES * tokens * share.hidden + STREAM_PASSES * share.stream
+    block += HEAD_PASSES * tokens * (share.attention + 2 * share.key_values)
+    total = 3 * block * share.itemsize
+    if share.sizes["context"] > 1 and not (fused and c.context == "gather"):
+        again = 3 if c.remat == "none" else 4  # forwards, once more for the backward pass, and that
+        total += again * SCORE_PASSES * FLOAT32 * tokens * share.heads * share.train.seq_len
+    return total * share.layers * runs(share)
 
 
 def _over(amount: float, rate: float) -> float:

@@ -16,6 +16,7 @@ import pytest
 from launch import cli, environment
 from models.config import ModelConfig
 from models.errors import ConfigError
+from tests.launch import commands
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLAGS = cli.new_flags(config=True)
@@ -232,7 +233,7 @@ def test_the_thread_count_of_a_worker_is_that_of_xla_pool() -> None:
         "print(sum('XLAEigen' in name for name in names))"
     )
     for threads in (1, 3):
-        given = environment.worker_environment(threads) | {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
+        given = environment.worker_environment(threads, base=commands.environment())
         done = subprocess.run([sys.executable, "-c", code], env=given, cwd=REPOSITORY, capture_output=True, text=True)
         assert done.stdout == f"{threads}\n", done.stderr
 
@@ -256,15 +257,21 @@ def test_what_the_user_set_wins_over_our_settings(monkeypatch: pytest.MonkeyPatc
     assert "JAX_PLATFORMS" not in environment.worker_environment(2, base={})
 
 
-def test_several_cpu_devices_keep_the_order_of_their_collectives() -> None:
-    """Without it, a program with independent collectives may wait for itself; one device is left as it is."""
-    flag = environment.SEVERAL_CPU_DEVICES[0]
-    assert flag not in environment.settings({"JAX_NUM_CPU_DEVICES": "1"}).get("XLA_FLAGS", "")
-    assert environment.settings({"JAX_NUM_CPU_DEVICES": "8"})["XLA_FLAGS"] == flag
-    forced = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    assert environment.settings(forced)["XLA_FLAGS"] == f"{forced['XLA_FLAGS']} {flag}"
-    asked = {"JAX_NUM_CPU_DEVICES": "8", "XLA_FLAGS": flag.replace("false", "true")}
-    assert "XLA_FLAGS" not in environment.settings(asked)
+def test_cpu_devices_are_those_that_jax_will_make() -> None:
+    assert environment.cpu_devices({}) == 1
+    assert environment.cpu_devices({"JAX_NUM_CPU_DEVICES": "8"}) == 8
+    assert environment.cpu_devices({"XLA_FLAGS": "--a --xla_force_host_platform_device_count=4"}) == 4
+
+
+def test_several_cpu_devices_have_threads_for_collectives_that_wait() -> None:
+    """Without them, the devices of a program may wait for each other without end; one device is left as it is."""
+    assert "NPROC" not in environment.settings({"JAX_NUM_CPU_DEVICES": "1"})
+    assert environment.settings({"JAX_NUM_CPU_DEVICES": "8"})["NPROC"] == "32"
+    few = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "NPROC": "2"}
+    assert environment.settings(few)["NPROC"] == "16"
+    assert "NPROC" not in environment.settings({"JAX_NUM_CPU_DEVICES": "8", "NPROC": "64"})
+    worker = environment.worker_environment(2, base={"JAX_NUM_CPU_DEVICES": "2"})
+    assert worker["NPROC"] == "8" and worker["OMP_NUM_THREADS"] == "2"
 
 
 def test_a_worker_needs_a_thread_and_a_cpu() -> None:

@@ -147,12 +147,6 @@ def test_an_address_where_nobody_listens_is_known_at_once_and_others_are_left_to
         check_port("127.0.0.1:head")
 
 
-def test_cpu_devices_are_those_that_jax_will_make() -> None:
-    assert local.cpu_devices({}) == 1
-    assert local.cpu_devices({"JAX_NUM_CPU_DEVICES": "8"}) == 8
-    assert local.cpu_devices({"XLA_FLAGS": "--a --xla_force_host_platform_device_count=4"}) == 4
-
-
 def test_more_threads_or_devices_than_there_are_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(environment, "accelerators", lambda *_: False)
     with pytest.raises(ConfigError, match="threads: 10000 threads per worker, but this machine lends "):
