@@ -13,8 +13,11 @@ from search.study import SearchSweepConfig, StudyConfig
 TASKS = ("countdown:numbers=3,largest=20", "modular:operations=5")
 
 
-def policies(tasks: tuple[str, ...], widths: tuple[int, ...], steps: int, examples: int = 50_000) -> SweepConfig:
-    """A ladder of policies, all trained on all of the tasks with a loss on the completions alone."""
+def policies(
+    tasks: tuple[str, ...], widths: tuple[int, ...], steps: int, examples: int = 50_000, rate: float = 0.64
+) -> SweepConfig:
+    """A ladder of policies, all trained on all of the tasks with a loss on the completions alone, at learning rates of
+    `rate` / width."""
     sources = tuple(
         Source(source="task", path=f"{task}{',' if ':' in task else ':'}examples={examples}") for task in tasks
     )
@@ -26,7 +29,7 @@ def policies(tasks: tuple[str, ...], widths: tuple[int, ...], steps: int, exampl
             steps=steps, batch_size=16, seq_len=128, learning_rate=0.02, final_learning_rate=0.0, eval_sequences=256,
             log_every=100, checkpoint_every=1000,
         ),
-        points=tuple({"model.d_model": width, "train.learning_rate": 0.64 / width} for width in widths),
+        points=tuple({"model.d_model": width, "train.learning_rate": rate / width} for width in widths),
         stack_size=1,
     )  # fmt: skip
 

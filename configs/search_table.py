@@ -6,7 +6,7 @@ python -m launch.search --config configs/search_table.py --workdir runs/search_t
 from configs.search_quickstart import policies
 from search.study import SearchSweepConfig, StudyConfig
 
-TASKS = ("countdown:numbers=3,largest=20", "countdown:numbers=4,largest=20", "modular:operations=6", "path_star")
+TASKS = ("countdown:numbers=3,largest=20", "countdown:numbers=4,largest=20", "modular:operations=8", "tag:steps=4")
 
 
 def config() -> SearchSweepConfig:
@@ -23,10 +23,10 @@ def config() -> SearchSweepConfig:
     }
     return SearchSweepConfig(
         name="search_table",
-        policies=policies(TASKS, (24, 40, 64, 104), steps=3000, examples=100_000),
+        policies=policies(TASKS, (24, 40, 64, 104), steps=3000, examples=100_000, rate=0.32),
         study=StudyConfig(
             tasks=TASKS,
             strategies=tuple(f"{name}:{size}" for name, each in sizes.items() for size in each),
-            problems=60, samples=128, width=64, max_tokens=48, max_steps=12, max_rounds=40, rows=256,
+            problems=60, samples=128, width=64, max_tokens=52, max_steps=12, max_rounds=40, rows=256,
         ),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Snapshot: where the directory of a sweep or an inference job stands at this moment, from its files alone."""
+"""Snapshot: where the directory of a sweep, an inference job or a study stands at this moment, from its files alone."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from scaling.sweep.directory import RunDirectory, read_json
 from scaling.train.metrics import read_rows
 
 QUIET_S = 2 * lease.BEAT_S  # a counter this old belongs to a process that is silent, or whose clock differs
+SEARCH_QUIET_S = 180  # a search is kept once a minute
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class WorkerState:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A directory at one moment. work: what is to be done, and done of it, in `unit` (FLOPs or samples)."""
+    """A directory at one moment. work: what is to be done, and done of it, in `unit` (FLOPs, samples, or searches: one
+    strategy with one policy). A study's trials and workers are those that train its policies."""
 
     path: Path
     name: str
@@ -76,13 +78,13 @@ class Snapshot:
 
 
 def snapshot(path: Path) -> Snapshot:
-    """Read a directory; ConfigError when it is neither a sweep's nor a job's."""
+    """Read a directory; ConfigError when it is not that of a sweep, a job or a study."""
     if (path / "job.json").exists():
         return _job(path)
+    if (path / "study.json").exists():
+        return _study(path)
     if not (path / "config.json").exists():
-        trained = path / "policies"
-        fix = f"give {trained}, which trains the policies of this study" if trained.is_dir() else "give its --workdir"
-        raise ConfigError(str(path), "holds neither a sweep nor a job", fix)
+        raise ConfigError(str(path), "holds no sweep, job or study", "give its --workdir")
     return _sweep(RunDirectory(path))
 
 
@@ -144,6 +146,20 @@ def _job(path: Path) -> Snapshot:
     rates = [reports[w.worker]["samples"] / reports[w.worker]["seconds"] for w in workers
              if w.state in ("working", "waiting") and reports.get(w.worker, {}).get("seconds", 0) > 0]  # fmt: skip
     return Snapshot(path, path.resolve().name, "job", "samples", work, done, sum(rates), finished, (), workers)
+
+
+def _study(path: Path) -> Snapshot:
+    study = read_json(path / "study.json")
+    trained = path / "policies"
+    policies = _sweep(RunDirectory(trained)) if (trained / "config.json").exists() else None
+    searches = len(policies.trials if policies else ()) * (1 + len(study["study"]["strategies"]))
+    ended = [file.stat().st_mtime for file in (path / "cells").glob("*.parquet")]
+    touched = max([*ended, *(file.stat().st_mtime for file in (path / "cells").glob("*.state"))], default=0.0)
+    finished = (path / "findings.json").exists()
+    busy = not finished and len(ended) > 1 and time.time() - touched < SEARCH_QUIET_S
+    rate = (len(ended) - 1) / max(touched - min(ended), 1.0) if busy else 0.0
+    found = (policies.trials, policies.workers) if policies else ((), ())
+    return Snapshot(path, study["name"], "study", "searches", searches, len(ended), rate, finished, *found)
 
 
 def _is_over(path: Path, worker: lease.Worker) -> bool:

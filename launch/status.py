@@ -1,4 +1,4 @@
-"""Show where a sweep or an inference job stands: what is done, who works on what, how fast, what failed and why.
+"""Show where a sweep, an inference job or a study stands: what is done, who works on it, how fast, what failed and why.
 
     python -m launch.status --workdir runs/quickstart                     # a table
     python -m launch.status --workdir runs/quickstart --serve             # a page on this machine that follows the run
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from launch.snapshot import Snapshot
 
 FLAGS = cli.new_flags()
-cli.DEFINE_string("workdir", None, "directory of the sweep or of the job", flag_values=FLAGS, required=True)
+cli.DEFINE_string("workdir", None, "directory of the sweep, job or study", flag_values=FLAGS, required=True)
 cli.DEFINE_bool("serve", False, "Serve a page that refreshes itself.", flag_values=FLAGS)
 cli.DEFINE_integer("port", 8017, "of the page; 0: any free one", flag_values=FLAGS)
 cli.DEFINE_string("host", "127.0.0.1", "address that the page is served at", flag_values=FLAGS)
@@ -56,6 +56,8 @@ def text(found: Snapshot) -> str:
         lines.append("finished")
     elif found.rate > 0:
         lines.append(f"{numbers.count(found.rate)} {found.unit}/s, {numbers.duration(found.left_s)} left")
+    elif any(worker.state == "working" for worker in found.workers):
+        lines.append("at work; no speed yet")
     else:
         lines.append("nobody works on it")
     if found.trials:

@@ -27,7 +27,8 @@ class Plan:
     """params, tokens and predicted loss of the best run for a budget; `intervals` has (low, high) of each at `level`.
 
     flops: the whole budget, training and serving; cost: the formula it was computed with. The loss interval is the
-    prediction interval of the run, the others are bootstrap percentiles; NaN where the fit supports none.
+    prediction interval of the run, the others are bootstrap percentiles; NaN where the fit supports none. reach: params
+    x tokens over those of the largest fitted run; above 1 the plan is an extrapolation.
     """
 
     params: float
@@ -40,6 +41,7 @@ class Plan:
     level: float
     cost: str
     warnings: tuple[str, ...] = ()
+    reach: float = np.nan
 
     def summary(self) -> str:
         lines = [f"budget {self.flops:.4g} FLOP, cost {self.cost}"]
@@ -47,6 +49,8 @@ class Plan:
             low, high = self.intervals[name]
             band = f"[{low:.4g}, {high:.4g}] at {self.level:.0%}" if np.isfinite(low) else "no interval"
             lines.append(f"  {name:<17}{getattr(self, name):<12.5g}{band}")
+        if self.reach > 1:
+            lines.append(f"  extrapolated: {self.reach:.3g} times the params x tokens of the largest fitted run")
         return "\n".join([*lines, *(f"! {w}" for w in self.warnings)])
 
     __repr__ = summary
@@ -115,6 +119,7 @@ def plan(
         interval,
         formula,
         (*fit.certificate.warnings, *_far(fit, params)),
+        params * tokens / float((fit.table.inputs["params"] * fit.table.inputs["tokens"]).max()),
     )
 
 

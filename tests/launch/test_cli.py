@@ -203,7 +203,7 @@ def command(tmp_path: Path) -> list[str]:
 
 
 def worker(**changes: Any) -> dict[str, str]:
-    return environment.worker_environment(1, **changes) | {"PYTHONPATH": str(REPOSITORY)}
+    return environment.worker_environment(1, base=commands.environment(), **changes) | {"PYTHONPATH": str(REPOSITORY)}
 
 
 def test_a_process_exits_with_the_code_and_says_how_to_go_on_after_ctrl_c(command: list[str]) -> None:

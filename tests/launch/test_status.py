@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import socket
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -116,8 +118,25 @@ def test_a_job_is_shown_in_samples(tmp_path: Path) -> None:
     job.shard_path(0).write_text("")
     found = snapshot(job.path)
     assert (found.kind, found.unit, found.work, found.done, found.trials) == ("job", "samples", 15, 6, ())
-    with pytest.raises(ConfigError, match="holds neither a sweep nor a job"):
+    with pytest.raises(ConfigError, match="holds no sweep, job or study"):
         snapshot(tmp_path)
+
+
+def test_a_study_is_shown_in_searches_with_its_policies(running: RunDirectory, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    (study / "cells").mkdir(parents=True)
+    (study / "policies").symlink_to(running.path)
+    (study / "study.json").write_text(json.dumps({"name": "mine", "study": {"strategies": ["beam", "mcts"]}}))
+    for name in ("a.parquet", "b.parquet", "c.state"):
+        (study / "cells" / name).write_text("")
+    os.utime(study / "cells" / "a.parquet", (time.time() - 100,) * 2)
+    found = snapshot(study)
+    assert (found.kind, found.unit, found.work, found.done) == ("study", "searches", 3 * 13, 2)
+    assert len(found.trials) == 13 and 0.009 < found.rate < 0.011 and not found.finished
+    os.utime(study / "cells" / "c.state", (time.time() - 1000,) * 2)
+    os.utime(study / "cells" / "b.parquet", (time.time() - 1000,) * 2)
+    os.utime(study / "cells" / "a.parquet", (time.time() - 1000,) * 2)
+    assert snapshot(study).rate == 0
 
 
 def test_the_page_shows_the_run_and_what_trials_wrote_stays_text(page: Page) -> None:

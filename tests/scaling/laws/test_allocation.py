@@ -42,6 +42,9 @@ def test_the_cheapest_budget_for_a_loss_is_that_of_a_bisection(fitted):
 
 def test_intervals_are_the_quantiles_of_every_resample_planned_alone(fitted):
     best = plan(fitted, flops=1e22, interval=0.8)
+    largest = float((fitted.table.inputs["params"] * fitted.table.inputs["tokens"]).max())
+    assert best.reach == pytest.approx(1e22 / 6 / largest)
+    assert ("extrapolated" in best.summary()) == (best.reach > 1)
     alone = [optimal_params(draw, 1e22) for _, draw in fitted.samples.iterrows()]
     assert list(best.intervals.params) == pytest.approx(list(np.quantile(alone, [0.1, 0.9])), rel=1e-4)
     target = plan(fitted, loss=2.2, interval=0.8)
