@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from models import counts
@@ -23,7 +23,7 @@ from search.searcher import Found, Searcher, SearchProblem
 from search.strategies.best_of_n import best_of_n
 from search.strategies.catalogue import strategy_by_name
 from search.strategies.strategy import Strategy
-from search.verifiers.confidence import Confidence, ConfidenceScorer, fit_confidence
+from search.verifiers.learned import Judged, Kind, Verifier, check_kind, fit_verifier
 
 Progress = Callable[[str, int, int], None]  # what, problems done, problems in all
 
@@ -41,6 +41,7 @@ class StudyConfig:
     problems: int = 200  # test problems per task
     samples: int = 64  # independent samples of each
     width: int = 64  # of them side by side
+    verifier: Kind = "confidence"  # what scores; see search/verifiers/learned.py
     head_problems: int = 128  # training problems per task for the verifier, 8 samples each
     max_tokens: int = 64
     max_steps: int = 16
@@ -56,6 +57,7 @@ class StudyConfig:
             require(value >= 1, f"study.{name}", f"is {value}", "give a positive integer")
         problem = f"is {self.width}, which does not divide the {self.samples} samples"
         require(self.samples % self.width == 0, "study.width", problem, "give a divisor of study.samples")
+        check_kind(self.verifier, "study.verifier")
         for text in self.strategies:
             strategy_by_name(text)
         for task in self.tasks:
@@ -112,16 +114,20 @@ class Study:
         ]
         prompts = [policy.tokenizer.encode(p.problem.prompt) for p in (*self.posed, *train)]
         self._prompt_len = max(map(len, prompts))
-        self._confidence: Confidence | None = None
+        self._verifier: Verifier | None = None
         self._train = train
         self.params_count = counts.params(policy.model)
 
     @property
-    def confidence(self) -> Confidence:
+    def verifier(self) -> Verifier:
         """What scores, fitted on first use to 8 samples of every training problem."""
-        if self._confidence is None:
-            self._confidence = self._fitted()
-        return self._confidence
+        if self._verifier is None:
+            c, longest = self.config, self._prompt_len + self.config.max_tokens
+            self._progress(f"the {c.verifier} verifier", 0, 1)
+            self._verifier = fit_verifier(
+                c.verifier, self.policy.model, self.policy.params, self._judged(), longest, c.seed
+            )
+        return self._verifier
 
     def samples(self, keep: Path | None = None) -> pd.DataFrame:
         """Independent samples: task, problem, sample, correct, score, answer, generated_tokens, flops.
@@ -166,10 +172,10 @@ class Study:
     ) -> Iterator[tuple[tuple[Posed, int], Found]]:
         """Search all of these; a number per (task, problem, part) makes their random numbers."""
         searcher = Searcher(
-            TransformerDecoder(self.policy.model, self.policy.params, self._prompt_len, head=self.confidence.head),
+            TransformerDecoder(self.policy.model, self.policy.params, self._prompt_len, head=self.verifier.head),
             strategy,
             self._search_config(strategy),
-            ConfidenceScorer(self.confidence),
+            self.verifier.scorer,
         )
         self._progress(what, 0, len(given))
         names = list(self._tasks)
@@ -191,31 +197,23 @@ class Study:
     def _tokens(self, text: str) -> tuple[int, ...]:
         return tuple(int(t) for t in self.policy.tokenizer.encode(text))
 
-    def _fitted(self) -> Confidence:
-        """Samples of training problems, every prefix that ends a step labelled with how its sample ended."""
+    def _judged(self) -> list[Judged]:
+        """8 samples of every training problem."""
         strategy = best_of_n(8, scored=False)
-        searcher = Searcher(
-            TransformerDecoder(self.policy.model, self.policy.params, self._prompt_len),
-            strategy,
-            self._search_config(strategy),
-        )
+        decoder = TransformerDecoder(self.policy.model, self.policy.params, self._prompt_len)
+        searcher = Searcher(decoder, strategy, self._search_config(strategy))
         given = {2**31 + i: p for i, p in enumerate(self._train)}
-        texts, prompts, labels = [], [], []
         marks = {int(self._tokens(mark)[0]) for mark in (self._train[0].task.delimiter, self._train[0].task.end)}
+        judged = []
         for found in searcher.run(SearchProblem(n, self._tokens(p.problem.prompt)) for n, p in given.items()):
-            posed = given[found.problem.number]
+            task, problem = given[found.problem.number].task, given[found.problem.number].problem
             for c in found.candidates:
-                right = c.complete and posed.task.verify(posed.problem, self.policy.tokenizer.decode(c.tokens))
-                for stop in [i + 1 for i, token in enumerate(c.tokens) if token in marks]:
-                    texts.append((*found.problem.prompt, *c.tokens[:stop]))
-                    prompts.append(len(found.problem.prompt))
-                    labels.append(float(right))
-        if len(set(labels)) < 2:  # a policy that is never right, or always: there is nothing to tell apart
-            rate = (sum(labels) + 0.5) / (len(labels) + 1)
-            return Confidence.constant(self.policy.model.resolved().d_model, rate)
-        order = np.random.default_rng(self.config.seed).permutation(len(texts))[: 64 * 64]
-        chosen = ([each[i] for i in order] for each in (texts, prompts, labels))
-        return fit_confidence(self.policy.model, self.policy.params, *chosen)
+                text = self.policy.tokenizer.decode(c.tokens)
+                ends = tuple(i + 1 for i, token in enumerate(c.tokens) if token in marks)
+                right = float(c.complete and task.verify(problem, text))
+                rewards = partial(task.step_rewards, problem, text)
+                judged.append(Judged(found.problem.prompt, tuple(c.tokens), right, ends, rewards))
+        return judged
 
 
 def check_vocabulary(policy: Policy, task: Task, name: str) -> None:

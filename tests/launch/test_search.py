@@ -16,7 +16,9 @@ from launch.search import run_study
 from models.errors import ConfigError
 from scaling.tasks import task_by_name
 from search import saved, searcher, study
+from search.policy import load_policy
 from search.study import SearchSweepConfig, Study, StudyConfig
+from search.verifiers.learned import Kind
 
 TASK = "modular:modulus=5,operations=2"
 STUDY = SearchSweepConfig(
@@ -116,14 +118,31 @@ def test_a_study_that_was_killed_inside_of_a_search_goes_on_from_there(done: Pat
 
 @pytest.mark.slow
 def test_a_policy_of_other_characters_is_refused(done: Path) -> None:
-    from search.policy import load_policy
-
     policy = load_policy(next((done / "policies" / "trials").iterdir()))
     with pytest.raises(ConfigError, match="does not know the characters"):
         Study(policy, dataclasses.replace(STUDY.study, tasks=("countdown",)))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["value", "process", "outcome"])
+def test_other_verifiers_can_be_trained_for_the_same_policy(done: Path, kind: Kind) -> None:
+    """Scores lie in (0, 1) and repeat; a model of its own reads tokens, which are charged, a value head reads none."""
+    (trial,) = (done / "policies" / "trials").iterdir()
+    policy = load_policy(trial)
+
+    def searched() -> pd.DataFrame:
+        config = dataclasses.replace(STUDY.study, verifier=kind, problems=4, head_problems=8)
+        return Study(policy, config).search("beam:samples=4,width=2")
+
+    rows = searched()
+    pd.testing.assert_frame_equal(rows, searched())
+    assert rows["score"].between(0, 1, inclusive="neither").all()
+    assert (rows["verifier_tokens"] > 0).all() == (kind != "value")
+
+
 def test_bad_studies_are_refused_before_anything_runs() -> None:
+    with pytest.raises(ConfigError, match=r"study.verifier: is 'proces': did you mean 'process'\?"):
+        StudyConfig(verifier="proces")  # type: ignore[arg-type]
     for change, message in (
         (dict(tasks=("countdwn",)), "did you mean 'countdown'"),
         (dict(strategies=("baem:samples=4",)), "did you mean 'beam'"),

@@ -18,10 +18,10 @@ from models.devices import DEVICES
 from models.sharding import MeshConfig, make_mesh
 from scaling.sweep.trial import Trial
 from scaling.train.config import TrainConfig, hyperparameters
-from scaling.train.memory import estimate_memory
+from scaling.train.memory import Share, estimate_memory
 from scaling.train.placement import Placement
 from scaling.train.step import init_state
-from scaling.train.step_time import estimate_step, executed_flops
+from scaling.train.step_time import elementwise_bytes, estimate_step, executed_flops
 from scaling.train.traffic import expected_traffic
 
 MODEL = ModelConfig(
@@ -92,6 +92,20 @@ def test_recomputing_more_saves_less_and_costs_more():
 
     saved, seconds = zip(*map(both, ("none", "dots", "full")), strict=True)
     assert saved[0] > saved[1] > saved[2] and seconds[0] < seconds[1] < seconds[2]
+
+
+def test_scores_that_no_kernel_fuses_pass_through_memory():
+    """A TPU's kernel keeps the scores of gathered positions, a ring's or a GPU's are written: 24 passes in float32."""
+    mesh, kept = MeshConfig(context=4), dataclasses.replace(MODEL, remat="none")
+
+    def work(fused, model):
+        return elementwise_bytes(Share.of(model, TRAIN, mesh), fused=fused)
+
+    ring = dataclasses.replace(kept, context="ring")
+    positions = TRAIN.batch_size * TRAIN.seq_len // 4
+    scores = 4 * positions * kept.n_heads * TRAIN.seq_len * kept.n_layers
+    assert work(False, kept) - work(True, kept) == 24 * scores
+    assert work(True, ring) == work(False, ring) == work(False, kept)
 
 
 def test_dividing_more_needs_less():

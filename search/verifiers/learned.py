@@ -1,0 +1,91 @@
+"""Learned verifiers: what a policy's own samples of training problems teach a scorer, by name.
+
+confidence  the policy's last hidden state and how likely it found what it wrote, in one regression; free
+value       the hidden state alone, a value head; free
+process     a model of its own that starts as the policy and learns the task's reward of every step
+outcome     the same, but it learns only how whole answers ended
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, get_args
+
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import logit
+
+from models.config import ModelConfig
+from models.errors import nearest, require
+from models.transformer import Params
+from search.decoder import ValueHead
+from search.verifiers.confidence import Confidence, ConfidenceScorer, fit_confidence
+from search.verifiers.reward_model import RewardModel
+from search.verifiers.reward_training import outcome, process, train_reward_model
+from search.verifiers.scorer import Scorer, ValueScorer
+from search.verifiers.value_head import fit_value_head
+
+Kind = Literal["confidence", "value", "process", "outcome"]
+MOST_PREFIXES = 64 * 64  # that a regression is fitted to: more change nothing that samples would show
+
+
+class Judged(NamedTuple):
+    """A sample of a training problem: tokens of prompt and completion, 1.0 where the completion is right, and how many
+    tokens of it each closed step ends after."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    right: float
+    ends: tuple[int, ...]
+    step_rewards: Callable[[], list[float]]  # the task's, one for each end; asked for only by `process`
+
+
+class Verifier(NamedTuple):
+    """A scorer, and the value head that the decoder must have for it."""
+
+    scorer: Scorer
+    head: ValueHead | None
+
+
+def check_kind(kind: str, field: str) -> None:
+    """ConfigError with near names when there is no such verifier."""
+    kinds = get_args(Kind)
+    near = nearest(kind, kinds)
+    fix = f"did you mean {near!r}?" if near else f"use one of {', '.join(kinds)}"
+    require(kind in kinds, field, f"is {kind!r}", fix)
+
+
+def fit_verifier(
+    kind: Kind, model: ModelConfig, params: Params, samples: Sequence[Judged], longest: int, seed: int = 0
+) -> Verifier:
+    """The verifier of this kind for a policy; the same arguments give the same one.
+
+    longest: tokens of the longest text that will be scored. A policy that is never right, or always, gets a constant
+    from a regression, since there is nothing to tell apart.
+    """
+    samples = [sample for sample in samples if sample.ends]
+    if kind in ("process", "outcome"):
+        examples = [
+            process(s.prompt, s.completion, s.ends, s.step_rewards())
+            if kind == "process"
+            else outcome(s.prompt, s.completion[: s.ends[-1]], s.right)
+            for s in samples
+        ]
+        trunk, head = train_reward_model(model, examples, params=params, seed=seed)
+        return Verifier(RewardModel(model, trunk, head, model.vocab_size, longest), None)
+    d_model = model.resolved().d_model
+    labels = [s.right for s in samples for _ in s.ends]
+    if len(set(labels)) < 2:
+        rate = (sum(labels) + 0.5) / (len(labels) + 1)
+        if kind == "confidence":
+            flat = Confidence.constant(d_model, rate)
+            return Verifier(ConfidenceScorer(flat), flat.head)
+        return Verifier(ValueScorer(), ValueHead(jnp.zeros(d_model), jnp.float32(logit(rate))))
+    texts = [(*s.prompt, *s.completion[:end]) for s in samples for end in s.ends]
+    prompts = [len(s.prompt) for s in samples for _ in s.ends]
+    order = np.random.default_rng(seed).permutation(len(texts))[:MOST_PREFIXES]
+    texts, prompts, labels = ([each[i] for i in order] for each in (texts, prompts, labels))
+    if kind == "value":
+        return Verifier(ValueScorer(), fit_value_head(model, params, texts, labels))
+    fitted = fit_confidence(model, params, texts, prompts, labels)
+    return Verifier(ConfidenceScorer(fitted), fitted.head)
