@@ -1,4 +1,4 @@
-"""The results table of the docs: four policies, four tasks, twelve strategies, six budgets, at equal FLOPs.
+"""The results table of the docs: four policies, four tasks, twelve strategies, six budgets or more, at equal FLOPs.
 
 python -m launch.search --config configs/search_table.py --workdir runs/search_table
 """
@@ -29,4 +29,6 @@ def config() -> SearchSweepConfig:
             strategies=tuple(f"{name}:{size}" for name, each in sizes.items() for size in each),
             problems=60, samples=128, width=64, max_tokens=52, max_steps=12, max_rounds=40, rows=256,
         ),
+        budgets=10,  # so that the largest policy, 18 times as dear as the smallest, has six
+        budget_factor=2.5,
     )  # fmt: skip

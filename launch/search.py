@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from search.study import SearchSweepConfig
 
+PER_SEARCH = 150_000  # parameters whose work takes as long as what a search costs beside them, on a CPU
 FLAGS = cli.new_flags(config=True)
 cli.DEFINE_string("workdir", None, "run directory: made, or continued", flag_values=FLAGS, required=True)
 
@@ -94,7 +95,8 @@ def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd
     }
     for file in cells.values():
         _set_aside_if_damaged(file)
-    with StudyDisplay({cell: cell[1] for cell, file in cells.items() if not file.exists()}) as display:
+    costs = {cell: cell[1] + PER_SEARCH for cell, file in cells.items() if not file.exists()}
+    with StudyDisplay(costs) as display:
         for trial, params in zip(done["trial"], done["params"], strict=True):
             todo = {cell: file for cell, file in cells.items() if cell[0] == trial and not file.exists()}
             if not todo:

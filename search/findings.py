@@ -51,14 +51,15 @@ class Findings:
     table: pd.DataFrame
 
     def markdown(self) -> str:
-        """The accuracy of every strategy at every budget, then every finding."""
-        parts = ["## Accuracy at equal FLOPs\n"]
-        for (task, params), group in self.table.groupby(["task", "params"], sort=False):
-            wide = group.pivot_table(index="strategy", columns="budget", values="accuracy", sort=False)
+        """The accuracy of every strategy at every budget with its interval, then every finding."""
+        parts = ["## Accuracy at equal FLOPs\n", "Columns: FLOPs per problem. Brackets: 90 % intervals.\n"]
+        cells = self.table.assign(cell=[
+            f"{row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in self.table.itertuples()
+        ])  # fmt: skip
+        for (task, params), group in cells.groupby(["task", "params"], sort=False):
+            wide = group.pivot(index="strategy", columns="budget", values="cell").reindex(group["strategy"].unique())
             wide.columns = [f"{budget:.2g}" for budget in wide.columns]
-            parts.append(
-                f"**{task}, {params:,} parameters** (columns: FLOPs per problem)\n\n{_shown(wide.reset_index())}\n"
-            )
+            parts.append(f"**{task}, {params:,} parameters**\n\n{_shown(wide.fillna('').reset_index())}\n")
         return "\n".join([*parts, "## Against the literature\n", *(f.markdown() for f in self.found)])
 
     def summary(self) -> str:
@@ -223,26 +224,24 @@ def optimal_choice(samples: pd.DataFrame, rows: pd.DataFrame) -> Finding:
 
 
 def small_against_large(samples: pd.DataFrame, rows: pd.DataFrame) -> Finding:
-    """The best search with each policy at the largest budget that all of them have, by difficulty."""
-    seen = []
+    """The best search with each policy at the least and the largest budget that all of them have, by difficulty."""
+    seen: list[dict[str, Any]] = []
     for task, group in rows[~rows["strategy"].isin(["coverage"])].groupby("task", sort=False):
         sizes = sorted(group["params"].unique())
         budgets = set.intersection(*(set(group[group["params"] == n]["budget"]) for n in sizes))
         if len(sizes) < 2 or not budgets:
             continue
-        at = group[group["budget"] == max(budgets)]
-        hardest = _same(samples, (at[at["params"] == sizes[-1]]["policy"].iloc[0], sizes[-1], task))
-        bins = difficulty(samples_of(hardest))
-        at = at.assign(difficulty=at["problem"].map(bins))
-        best = (
-            at.groupby(["difficulty", "params", "strategy"])["correct"].mean().groupby(["difficulty", "params"]).max()
-        )
-        for label, values in best.groupby("difficulty"):
-            values = values.droplevel("difficulty")
-            seen.append(dict(
-                task=task, difficulty=int(label), budget=max(budgets), small=values.iloc[0], large=values.iloc[-1],
-                smallest_params=sizes[0], largest_params=sizes[-1],
-            ))  # fmt: skip
+        hardest = group[group["params"] == sizes[-1]]["policy"].iloc[0]
+        bins = difficulty(samples_of(_same(samples, (hardest, sizes[-1], task))))
+        for budget in sorted({min(budgets), max(budgets)}):
+            at = group[group["budget"] == budget]
+            at = at.assign(difficulty=at["problem"].map(bins))
+            best = at.groupby(["difficulty", "params", "strategy"])["correct"].mean()
+            for label, values in best.groupby(["difficulty", "params"]).max().groupby("difficulty"):
+                seen.append(dict(
+                    task=task, difficulty=int(label), budget=budget, small=values.iloc[0], large=values.iloc[-1],
+                    smallest_params=sizes[0], largest_params=sizes[-1],
+                ))  # fmt: skip
     sizes_of = ["smallest_params", "largest_params"]
     out = pd.DataFrame(seen, columns=["task", "difficulty", "budget", "small", "large", *sizes_of])
     easy, hard = out["difficulty"] <= 2, out["difficulty"] == out["difficulty"].max()
