@@ -126,16 +126,10 @@ def test_a_policy_of_other_characters_is_refused(done: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["value", "process", "outcome"])
 def test_other_verifiers_can_be_trained_for_the_same_policy(done: Path, kind: Kind) -> None:
-    """Scores lie in (0, 1) and repeat; a model of its own reads tokens, which are charged, a value head reads none."""
+    """Scores lie in (0, 1); a model of its own reads tokens, which are charged, a value head reads none."""
     (trial,) = (done / "policies" / "trials").iterdir()
-    policy = load_policy(trial)
-
-    def searched() -> pd.DataFrame:
-        config = dataclasses.replace(STUDY.study, verifier=kind, problems=4, head_problems=8)
-        return Study(policy, config).search("beam:samples=4,width=2")
-
-    rows = searched()
-    pd.testing.assert_frame_equal(rows, searched())
+    config = dataclasses.replace(STUDY.study, verifier=kind, problems=4, head_problems=8)
+    rows = Study(load_policy(trial), config).search("beam:samples=4,width=2")
     assert rows["score"].between(0, 1, inclusive="neither").all()
     assert (rows["verifier_tokens"] > 0).all() == (kind != "value")
 
