@@ -197,7 +197,7 @@ def estimate_memory(model: ModelConfig, train: TrainConfig, mesh: MeshConfig, pl
         update=local_bytes(weights, specs.params, share.sizes, FLOAT32) if replicas else 0,
         host=offloaded,
         padding=_padding(share, weights, specs) if platform == "tpu" else 0,
-        forward=_forward(share),
+        forward=_forward(share, platform),
     )
 
 
@@ -299,8 +299,8 @@ def block_weights(share: Share) -> dict[str, list[Weight]]:
     return {part: [w for _, w in walk(tree[part]) if w.role == "matrix"] for part in ("attention", "feedforward")}
 
 
-def _saved(share: Share, platform: str) -> int:
-    """Activations kept from the forward pass to the backward pass."""
+def _layer(share: Share, platform: str) -> int:
+    """Activations that one layer keeps of one pass from the forward to the backward pass."""
     c, tokens, item = share.model, share.tokens, share.itemsize
     assert c.head_dim
     padded = -(-c.head_dim // LANES) * LANES / c.head_dim if platform == "tpu" else 1  # heads lie last
@@ -310,18 +310,27 @@ def _saved(share: Share, platform: str) -> int:
     if share.sizes["tensor"] > 1:  # what both products read is gathered over positions
         everything += 2 * tokens * c.d_model - share.stream
     extra = {"full": 0, "offload": 0, "dots": products, "none": everything}[c.remat]
-    layer = round((share.stream + extra) * item)
-    schedule = share.schedule
+    return round((share.stream + extra) * item)
+
+
+def _saved(share: Share, platform: str) -> int:
+    """Activations kept from the forward pass to the backward pass."""
+    tick, schedule = _tick(share, platform), share.schedule
     if schedule is None:
-        return share.layers * layer
-    stream = share.stream * item
+        return tick
+    stream = share.stream * share.itemsize
     ends = 2 * schedule.microbatches * stream  # what enters the first stage, and its gradient
     if schedule.kind != "1f1b":
-        return ends + (schedule.items + schedule.stages - 1) * share.layers // schedule.rounds * layer
+        return ends + (schedule.items + schedule.stages - 1) * tick
     inputs = (min(schedule.microbatches, 2 * schedule.stages - 1) + 2) * stream  # two are on their way
     # Two stages end with a single tick of backward work, which is no loop then, and XLA sets its activations aside
     # before the loop in front of it.
-    return ends + inputs + (2 if schedule.stages == 2 else 1) * share.layers * layer
+    return ends + inputs + (2 if schedule.stages == 2 else 1) * tick
+
+
+def _tick(share: Share, platform: str) -> int:
+    """What all layers that a stage runs in one tick, or one device in one pass, keep."""
+    return share.layers // (share.schedule.rounds if share.schedule else 1) * _layer(share, platform)
 
 
 def _gates(config: ModelConfig) -> int:
@@ -372,22 +381,24 @@ def _block(share: Share, platform: str) -> int:
     stream = STREAM_COPIES * c.d_model + 2 * share.attention + 2 * share.key_values
     largest = max(gathered_bytes(share, [w]) for w in parts["attention"] + parts["feedforward"]) * FLOAT32 // item
     reduced = RING_SHARDS * largest // fsdp if _in_rings(share) else largest + largest // fsdp
-    return (hidden + stream) * tokens * item + _scores(share, platform) + gathered + reduced
+    read = _tick(share, platform) if share.schedule and share.schedule.kind != "1f1b" else 0  # from those of all ticks
+    return (hidden + stream) * tokens * item + _scores(share, platform) + gathered + reduced + read
 
 
-def _forward(share: Share) -> int:
-    """What a GPipe pipeline holds in its forward ticks beside what it saves: gathered weights, a block's activations.
+def _forward(share: Share, platform: str) -> int:
+    """What a pipeline that JAX reverses holds in a forward tick: its activations, before they join those of all ticks,
+    a block's work and, under GPipe, gathered weights.
 
     The same weights serve all ticks, so JAX takes their gathers out of the loop: those of all layers of a stage are
     whole at once. Where rounds take turns on them, and in 1F1B's ticks, each layer gathers its own.
     """
     schedule = share.schedule
-    if schedule is None or schedule.kind != "gpipe" or share.sizes["fsdp"] == 1:
+    if schedule is None or schedule.kind == "1f1b":
         return 0
     parts = block_weights(share)
-    gathered = share.layers * gathered_bytes(share, parts["attention"] + parts["feedforward"])
-    features = (_gates(share.model) + 1) * share.hidden + 2 * share.model.d_model
-    return gathered + features * share.tokens * share.itemsize
+    once = schedule.kind == "gpipe" and share.sizes["fsdp"] > 1
+    gathered = share.layers * gathered_bytes(share, parts["attention"] + parts["feedforward"]) if once else 0
+    return gathered + _tick(share, platform) + _gates(share.model) * share.hidden * share.tokens * share.itemsize
 
 
 def _scores(share: Share, platform: str) -> int:
