@@ -24,6 +24,7 @@ import meshes
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 TOLERANCE = 0.10
+GPIPE = {"pipeline": "gpipe"}
 # name -> topology, preset, mesh, sequences, length, remat, other fields of TrainConfig
 CASES: dict[str, tuple[str, str, str, int, int, str, dict[str, Any]]] = {
     "350m fsdp dots": ("v5e:2x2", "LLAMA_350M", "fsdp=4", 8, 2048, "dots", {}),
@@ -35,6 +36,12 @@ CASES: dict[str, tuple[str, str, str, int, int, str, dict[str, Any]]] = {
     "1b data fsdp": ("v5e:4x4", "LLAMA_1B", "data=4,fsdp=4", 64, 4096, "full", {}),
     "1b fsdp context": ("v5e:4x4", "LLAMA_1B", "fsdp=8,context=2", 16, 8192, "full", {}),
     "1b fsdp stage": ("v5e:4x4", "LLAMA_1B", "fsdp=8,stage=2", 64, 2048, "full", {}),
+    "1b fsdp stage gpipe": ("v5e:4x8", "LLAMA_1B", "fsdp=16,stage=2", 64, 2048, "full", GPIPE | {"microbatches": 2}),
+    "350m stage gpipe dots": ("v5e:2x2", "LLAMA_350M", "stage=4", 16, 2048, "dots", GPIPE | {"microbatches": 8}),
+    "350m fsdp stage dots": ("v5e:2x4", "LLAMA_350M", "fsdp=4,stage=2", 32, 2048, "dots", {"microbatches": 4}),
+    "350m fsdp stage gpipe": ("v5e:2x4", "LLAMA_350M", "fsdp=4,stage=2", 32, 2048, "full", GPIPE | {"microbatches": 4}),
+    "8b fsdp stage dots": ("v6e:8x8", "LLAMA3_8B", "fsdp=16,stage=4", 256, 8192, "dots", {"microbatches": 16}),
+    "8b fsdp stage": ("v5e:8x8", "LLAMA3_8B", "fsdp=32,stage=2", 256, 8192, "full", {"microbatches": 8}),
     "8b fsdp": ("v5p:2x2x2", "LLAMA3_8B", "fsdp=8", 8, 8192, "full", {}),
     "8b fsdp tensor": ("v6e:4x4", "LLAMA3_8B", "fsdp=8,tensor=2", 16, 4096, "full", {}),
 }

@@ -212,9 +212,10 @@ def capacity_block(
         combine = combine + jnp.where(here, weight[..., k, None, None], 0)
     sums = partial(jnp.einsum, preferred_element_type=jnp.float32)
     sent = sums("bgtec,bgtd->ebgcd", dispatch, x).astype(x.dtype)
-    sent = relayout(constrain(sent, KEPT), SENT, KEPT)
+    # pinned on both sides of each move, gradients too: else XLA brings the experts' weights to the tokens
+    sent = constrain(relayout(constrain(sent, KEPT), SENT, KEPT), SENT)
     y = jax.vmap(contract)(_activated(config, jax.vmap(contract)(sent, up)), down)
-    y = relayout(constrain(y, SENT), KEPT, SENT)
+    y = constrain(relayout(constrain(y, SENT), KEPT, SENT), KEPT)
     out = sums("bgtec,ebgcd->bgtd", combine.astype(x.dtype), y).astype(x.dtype)
     dropped = (place >= slots).mean((1, 2, 3))
     return out.reshape(batch, seq, -1), dropped

@@ -30,7 +30,7 @@ from models.config import ModelConfig
 from models.cross_entropy import cross_entropy
 from models.errors import require
 from models.moe import ROUTING, Routing, collect
-from models.sharding import axis_size, constrain, summable
+from models.sharding import DEFAULT_RULES, axis_size, constrain, fitted, free_axes, summable
 
 Params = dict[str, Any]
 STAGE = "stage"
@@ -428,5 +428,14 @@ def _shared_head(config: ModelConfig, rest: Params, y: jax.Array, own: Micro) ->
         return _head_loss(config, rest, y, part(own.targets), part(own.weights))
 
     value, (d_rest, d_part) = jax.value_and_grad(loss, (0, 1))(rest, part(y))
-    d_y = jax.lax.all_gather(d_part, STAGE, axis=1, tiled=True)
-    return value, (d_rest, d_y[:, : y.shape[1]])
+    return value, (d_rest, _all_positions(d_part)[:, : y.shape[1]])
+
+
+def _all_positions(part: jax.Array) -> jax.Array:
+    """The stages' stretches of positions `[batch, length, d_model]`, joined to `[batch, stages x length, d_model]`.
+
+    By hand over the other axes too: XLA gathers over all of them what it gathers over one that alone is split by hand.
+    """
+    spec = fitted(DEFAULT_RULES.spec(("batch", "all", "residual")), part.shape)
+    gather = partial(jax.lax.all_gather, axis_name=STAGE, axis=1, tiled=True)
+    return jax.shard_map(gather, in_specs=spec, out_specs=spec, axis_names=set(free_axes()))(part)

@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec
 from models import transformer
 from models.config import ModelConfig
 from models.cross_entropy import ACCELERATOR_LOGITS, CPU_LOGITS
+from models.pipeline import Schedule
 from models.sharding import DEFAULT_RULES, MeshConfig, mesh_axes, state_specs
 from models.splash_attention import block_size
 from models.weight import Weight, walk
@@ -64,8 +65,8 @@ class Share:
         """The share of one device of a resolved mesh that divides the model and the batch."""
         c, sizes = model.resolved(), zero_sizes(mesh, train.zero)
         assert c.n_kv_heads and c.d_ff
-        stages, tensor, context = sizes["stage"], sizes["tensor"], sizes["context"]
-        micro = train.schedule_over(stages).microbatches if stages > 1 else 1
+        tensor, context = sizes["tensor"], sizes["context"]
+        micro = schedule.microbatches if (schedule := _schedule(train, sizes)) else 1
         rows = train.batch_size // train.accumulate // micro
         positions = train.seq_len // context
         return cls(
@@ -80,8 +81,13 @@ class Share:
             kv_heads=c.n_kv_heads // tensor,
             vocab=c.vocab_size // tensor,
             hidden=_hidden(c) // tensor,
-            layers=c.n_layers // stages,
+            layers=c.n_layers // sizes["stage"],
         )
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The pipeline's; None without stages."""
+        return _schedule(self.train, self.sizes)
 
     @property
     def tokens(self) -> int:
@@ -111,6 +117,10 @@ class Share:
         return self.kv_heads * self.model.head_dim
 
 
+def _schedule(train: TrainConfig, sizes: Mapping[str, int]) -> Schedule | None:
+    return train.schedule_over(sizes["stage"]) if sizes["stage"] > 1 else None
+
+
 def _hidden(config: ModelConfig) -> int:
     """Feed-forward features computed for one token: of all experts that it is sent to, empty slots included."""
     assert config.d_ff
@@ -135,8 +145,9 @@ class Memory:
 
     state: parameters and optimiser. saved: activations kept for the backward pass. copies: of the blocks' weights in
     the compute dtype. gradients: float32, accumulators included; early: those of them that are there during the loss.
-    loss, block, update: what else lives while the loss, a block's backward pass and the new parameters are computed.
-    host: of the state, in the host's memory instead. padding: what tiles that are not full add to the state.
+    loss, block, update: what else lives while the loss, a block's backward pass and the new parameters are computed;
+    forward: while a pipeline runs forwards. host: of the state, in the host's memory instead. padding: what tiles that
+    are not full add to the state.
     """
 
     state: int
@@ -150,11 +161,12 @@ class Memory:
     update: int
     host: int
     padding: int = 0
+    forward: int = 0
 
     @property
     def peak(self) -> int:
         """The most that lives at once."""
-        phases = self.early + self.loss, self.gradients + self.block
+        phases = self.early + max(self.loss, self.forward), self.gradients + self.block
         return self.state + self.padding + self.batch + max(self.saved + self.copies + max(phases), self.update)
 
 
@@ -170,25 +182,22 @@ def estimate_memory(model: ModelConfig, train: TrainConfig, mesh: MeshConfig, pl
     moments = _moments(share, weights, specs)
     offloaded = moments if train.offload == "optimizer" else 0
     blocks = {path: w for path, w in weights.items() if "blocks" in path and w.role == "matrix"}
-    gradients = {path: local_bytes({path: w}, specs.gradients, share.sizes, FLOAT32) for path, w in weights.items()}
-    accumulators = sum(gradients.values()) if train.accumulate > 1 else 0
-    # in the order that XLA chooses, zeros to add the blocks' gradients to come before any loop that the loss contains
-    loops = _chunks(share, platform) > 1 or share.sizes["fsdp"] >= RING_FROM
-    loops = loops or share.sizes["tensor"] > 1 or share.sizes["stage"] > 1
     copied = platform == "tpu" and share.model.param_dtype != share.model.dtype
     replicas = specs.params != specs.moments
+    gradients, early = _gradients(share, weights, specs, platform)
     return Memory(
         state=params + moments - offloaded,
         batch=train.batch_size // _ways(share.sizes) * (train.seq_len + 1) * 4,
         saved=_saved(share, platform),
         copies=local_bytes(blocks, specs.params, share.sizes, share.itemsize) if copied else 0,
-        gradients=sum(gradients.values()) + accumulators,
-        early=accumulators + (sum(gradients[path] for path in blocks) if loops else 0),
+        gradients=gradients,
+        early=early,
         loss=_loss(share, platform),
         block=_block(share, platform),
         update=local_bytes(weights, specs.params, share.sizes, FLOAT32) if replicas else 0,
         host=offloaded,
         padding=_padding(share, weights, specs) if platform == "tpu" else 0,
+        forward=_forward(share, platform),
     )
 
 
@@ -236,6 +245,23 @@ def _moments(share: Share, weights: Mapping[Path, Weight], specs: Specs) -> int:
     return sum(n * local_bytes(some, specs.moments, share.sizes, FLOAT32) for n, some in ((2, twice), (1, once)))
 
 
+def _gradients(share: Share, weights: Mapping[Path, Weight], specs: Specs, platform: str) -> tuple[int, int]:
+    """(bytes of gradients while the blocks' backward pass runs, while the loss is computed), accumulators included."""
+    each = {path: local_bytes({path: w}, specs.gradients, share.sizes, FLOAT32) for path, w in weights.items()}
+    blocks = sum(size for path, size in each.items() if "blocks" in path and weights[path].role == "matrix")
+    accumulators = sum(each.values()) if share.train.accumulate > 1 else 0
+    schedule = share.schedule
+    if schedule:  # each tick stacks its layers' gradients, which are then added to the sums over ticks
+        table = sum(size for path, size in each.items() if weights[path].role == "embedding")
+        late = 0 if share.model.tied_embeddings else table  # rows that were looked up get theirs after the last tick
+        whole = accumulators + sum(each.values()) - late + blocks
+        # 1F1B computes the loss in its ticks, where zeros to stack gradients in are there as well
+        return whole, whole if schedule.kind == "1f1b" else accumulators + blocks
+    # in the order that XLA chooses, zeros to add the blocks' gradients to come before any loop that the loss contains
+    loops = _chunks(share, platform) > 1 or share.sizes["fsdp"] >= RING_FROM or share.sizes["tensor"] > 1
+    return accumulators + sum(each.values()), accumulators + (blocks if loops else 0)
+
+
 def _padding(share: Share, weights: Mapping[Path, Weight], specs: Specs) -> int:
     """Bytes that tiles waste where features are split too far to fill the lanes.
 
@@ -273,8 +299,8 @@ def block_weights(share: Share) -> dict[str, list[Weight]]:
     return {part: [w for _, w in walk(tree[part]) if w.role == "matrix"] for part in ("attention", "feedforward")}
 
 
-def _saved(share: Share, platform: str) -> int:
-    """Activations kept from the forward pass to the backward pass."""
+def _layer(share: Share, platform: str) -> int:
+    """Activations that one layer keeps of one pass from the forward to the backward pass."""
     c, tokens, item = share.model, share.tokens, share.itemsize
     assert c.head_dim
     padded = -(-c.head_dim // LANES) * LANES / c.head_dim if platform == "tpu" else 1  # heads lie last
@@ -284,16 +310,27 @@ def _saved(share: Share, platform: str) -> int:
     if share.sizes["tensor"] > 1:  # what both products read is gathered over positions
         everything += 2 * tokens * c.d_model - share.stream
     extra = {"full": 0, "offload": 0, "dots": products, "none": everything}[c.remat]
-    layer = round((share.stream + extra) * item)
-    stages = share.sizes["stage"]
-    if stages == 1:
-        return share.layers * layer
-    schedule = share.train.schedule_over(stages)
-    stream = share.stream * item
+    return round((share.stream + extra) * item)
+
+
+def _saved(share: Share, platform: str) -> int:
+    """Activations kept from the forward pass to the backward pass."""
+    tick, schedule = _tick(share, platform), share.schedule
+    if schedule is None:
+        return tick
+    stream = share.stream * share.itemsize
     ends = 2 * schedule.microbatches * stream  # what enters the first stage, and its gradient
-    if schedule.kind == "1f1b":
-        return ends + min(schedule.microbatches, 2 * stages - 1) * stream + share.layers * layer
-    return ends + (schedule.items + stages - 1) * share.layers // schedule.rounds * layer
+    if schedule.kind != "1f1b":
+        return ends + (schedule.items + schedule.stages - 1) * tick
+    inputs = (min(schedule.microbatches, 2 * schedule.stages - 1) + 2) * stream  # two are on their way
+    # Two stages end with a single tick of backward work, which is no loop then, and XLA sets its activations aside
+    # before the loop in front of it.
+    return ends + inputs + (2 if schedule.stages == 2 else 1) * tick
+
+
+def _tick(share: Share, platform: str) -> int:
+    """What all layers that a stage runs in one tick, or one device in one pass, keep."""
+    return share.layers // (share.schedule.rounds if share.schedule else 1) * _layer(share, platform)
 
 
 def _gates(config: ModelConfig) -> int:
@@ -303,8 +340,10 @@ def _gates(config: ModelConfig) -> int:
 def _chunks(share: Share, platform: str) -> int:
     """Stretches of positions that `cross_entropy` cuts a pass into."""
     limit = CPU_LOGITS if platform == "cpu" else ACCELERATOR_LOGITS * math.prod(share.sizes.values())
-    whole = share.train.batch_size // share.train.accumulate * share.train.seq_len * share.model.vocab_size
-    return min(share.train.seq_len, -(-whole // limit))
+    rows, length, schedule = share.train.batch_size // share.train.accumulate, share.train.seq_len, share.schedule
+    if schedule and schedule.kind == "1f1b":  # a stage's stretch of one micro-batch
+        rows, length = rows // schedule.microbatches, -(-length // schedule.stages)
+    return min(length, -(-rows * length * share.model.vocab_size // limit))
 
 
 def _in_rings(share: Share) -> bool:
@@ -317,13 +356,13 @@ def _loss(share: Share, platform: str) -> int:
     """Logits of a chunk and the head's gradient, beside the gathered head and the hidden states."""
     c, fsdp, item, chunks = share.model, share.sizes["fsdp"], share.itemsize, _chunks(share, platform)
     stages, tokens = share.sizes["stage"], share.tokens
-    if stages > 1 and share.train.schedule_over(stages).kind != "1f1b":  # all micro-batches at once
-        tokens = tokens * share.train.schedule_over(stages).microbatches
+    if share.schedule and share.schedule.kind != "1f1b":  # all micro-batches at once
+        tokens = tokens * share.schedule.microbatches
     logits = FLOAT32 * tokens * share.vocab // chunks // stages  # which share the positions
     head = c.d_model * share.vocab
     shard = FLOAT32 * head // fsdp
-    if _in_rings(share):
-        peak = max(1.5 * logits if chunks > 1 else logits, 0.5 * logits + RING_SHARDS * shard)
+    if _in_rings(share):  # which read their gradient from memory, in half the bytes
+        peak = max(1.5 * logits, 0.5 * logits + RING_SHARDS * shard)
     else:
         peak = logits + FLOAT32 * head
     kept = shard if chunks > 1 else 0
@@ -342,7 +381,24 @@ def _block(share: Share, platform: str) -> int:
     stream = STREAM_COPIES * c.d_model + 2 * share.attention + 2 * share.key_values
     largest = max(gathered_bytes(share, [w]) for w in parts["attention"] + parts["feedforward"]) * FLOAT32 // item
     reduced = RING_SHARDS * largest // fsdp if _in_rings(share) else largest + largest // fsdp
-    return (hidden + stream) * tokens * item + _scores(share, platform) + gathered + reduced
+    read = _tick(share, platform) if share.schedule and share.schedule.kind != "1f1b" else 0  # from those of all ticks
+    return (hidden + stream) * tokens * item + _scores(share, platform) + gathered + reduced + read
+
+
+def _forward(share: Share, platform: str) -> int:
+    """What a pipeline that JAX reverses holds in a forward tick: its activations, before they join those of all ticks,
+    a block's work and, under GPipe, gathered weights.
+
+    The same weights serve all ticks, so JAX takes their gathers out of the loop: those of all layers of a stage are
+    whole at once. Where rounds take turns on them, and in 1F1B's ticks, each layer gathers its own.
+    """
+    schedule = share.schedule
+    if schedule is None or schedule.kind == "1f1b":
+        return 0
+    parts = block_weights(share)
+    once = schedule.kind == "gpipe" and share.sizes["fsdp"] > 1
+    gathered = share.layers * gathered_bytes(share, parts["attention"] + parts["feedforward"]) if once else 0
+    return gathered + _tick(share, platform) + _gates(share.model) * share.hidden * share.tokens * share.itemsize
 
 
 def _scores(share: Share, platform: str) -> int:

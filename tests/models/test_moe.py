@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
 from models import counts, moe, transformer
 from models.config import ModelConfig, MoEConfig
 from models.errors import ConfigError
 from models.moe import Choice
+from models.sharding import DEFAULT_RULES, MeshConfig, make_mesh
 from tests.models.test_counts import flops_of, plain_kernels
 
 BATCH, SEQ, D = 2, 12, 8
@@ -73,6 +75,26 @@ def test_output_and_gradient_are_those_of_the_definition(dispatch: str, stretch:
     np.testing.assert_allclose(got, want, rtol=1e-5)
     for name, expected in gradient.items():
         assert np.linalg.norm(got_gradient[name] - expected) <= 1e-5 * np.linalg.norm(expected), name
+
+
+def test_experts_stay_where_they_are_and_slots_travel() -> None:
+    """What goes over `expert` for the gradient: slots there and back, in each direction once; no weights."""
+    from launch.collectives import collectives
+
+    config = changed(capacity_factor=1.0)
+    arrays = drawn(config)
+    assert config.moe
+    _, slots = moe.capacity(config.moe, SEQ)
+    arrays["x"] = jnp.concatenate([arrays["x"]] * 2)
+    mesh = make_mesh(MeshConfig(fsdp=2, expert=2), jax.devices()[:4])
+    dims = {"x": ("batch",)} | {name: w.axes for name, w in moe.moe_weights(config).items()}
+    shardings = {name: NamedSharding(mesh, DEFAULT_RULES.spec(axes)) for name, axes in dims.items()}
+    gradient = jax.grad(lambda arrays: jnp.sum(block(config, arrays) ** 2))
+    with jax.set_mesh(mesh):
+        text = jax.jit(gradient, in_shardings=(shardings,), out_shardings=shardings).lower(arrays).compile().as_text()
+    sent = 4 * EXPERTS.experts * slots * D  # bytes of one sequence; all experts' weights are 3.75 times as many
+    found = [(c.kind, c.payload) for c in collectives(text, mesh.shape) if "expert" in c.axes and c.payload >= sent]
+    assert found == [("all-to-all", sent)] * 4
 
 
 def test_shared_experts_serve_every_token() -> None:

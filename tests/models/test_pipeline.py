@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from models import counts, transformer
 from models.config import ModelConfig
@@ -198,3 +198,25 @@ def test_micro_batches_of_devices_stay_on_them() -> None:
         split = jax.jit(partial(_split_rows, m=3), in_shardings=batch)
         text = split.lower(jax.ShapeDtypeStruct((BATCH, 4), jnp.float32)).compile().as_text()
     assert not any(op in text for op in ("all-gather", "all-to-all", "collective-permute"))
+
+
+def test_what_stages_gather_stays_divided_over_sequences() -> None:
+    """The head's gradients of all stages' positions: every device gets them for its own sequences only."""
+    from launch.collectives import collectives
+    from models.pipeline import _all_positions
+
+    mesh = make_mesh(MeshConfig(fsdp=2, stage=2), jax.devices()[:4])
+    x = np.random.default_rng(0).random((6, SEQ, 4), np.float32)
+
+    def parts(x: jax.Array) -> jax.Array:
+        return _all_positions(x)[None]
+
+    with jax.set_mesh(mesh):
+        split, stacked = PartitionSpec(None, "stage"), PartitionSpec("stage")
+        gather = jax.jit(jax.shard_map(parts, in_specs=split, out_specs=stacked, axis_names={"stage"}))
+        placed = jax.device_put(x, NamedSharding(mesh, PartitionSpec("fsdp", "stage")))
+        result, text = gather(placed), gather.lower(placed).compile().as_text()
+    np.testing.assert_array_equal(result, [x, x])
+    assert [(c.kind, c.axes, c.payload) for c in collectives(text, mesh.shape)] == [
+        ("all-gather", ("stage",), x.nbytes // 2)
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
 from functools import partial
@@ -70,7 +71,7 @@ def test_offloaded_moments_rest_on_the_host():
 COMPILED = Path(__file__).parents[3] / "benchmarks" / "results" / "compile_tpu.jsonl"
 
 
-@pytest.mark.parametrize("name", ["ladder_350m", "ladder_1b", "llama3_8b", "llama3_70b"])
+@pytest.mark.parametrize("name", ["ladder_350m", "ladder_1b", "llama3_8b", "llama3_70b", "mixtral_8x7b"])
 def test_large_configs_take_what_the_compiler_said(name):
     """Peaks compiled for whole pods (benchmarks/compile_tpu.py); without padding and whole gradients 8B is 23 % low."""
     config = load_config(COMPILED.parents[2] / "configs" / f"{name}.py", (Trial,)).resolved()
@@ -80,6 +81,19 @@ def test_large_configs_take_what_the_compiler_said(name):
     mesh = config.mesh.resolve(devices)
     assert {axis: size for axis, size in mesh.sizes.items() if size > 1} == found["mesh"]
     assert estimate_memory(config.model, config.train, mesh).peak == pytest.approx(found["peer"], rel=0.1)
+
+
+PIPELINES = ["pipeline", "350m fsdp stage dots", "350m fsdp stage gpipe", "8b fsdp stage", "8b fsdp stage dots"]
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_pipelines_take_what_the_compiler_said(name, monkeypatch):
+    """Both schedules, with and without fsdp, two rematerialisations (benchmarks/compile_tpu.py)."""
+    monkeypatch.syspath_prepend(COMPILED.parents[1])
+    _, trial = importlib.import_module("compile_tpu").case(name)
+    (found,) = (row for row in map(json.loads, COMPILED.read_text().splitlines()) if row["case"] == name)
+    assert {axis: size for axis, size in trial.mesh.sizes.items() if size > 1} == found["mesh"]
+    assert estimate_memory(trial.model, trial.train, trial.mesh).peak == pytest.approx(found["peer"], rel=0.1)
 
 
 def test_recomputing_more_saves_less_and_costs_more():
