@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,15 @@ from search.saved import Keep, identity, read, write
 from search.strategies.strategy import Strategy
 from search.verifiers.scorer import Judge, Scorer, Unscored
 
-# (payload of each row's problem, tokens of each row) -> scores in (0, 1), one per row
+# (payload of each row's problem, tokens of each row) -> scores in (0, 1), one per row, or Verdicts
 HostScores = Callable[[Sequence[Any], Sequence[tuple[int, ...]]], Any]
+
+
+class Verdicts(NamedTuple):
+    """What a verifier of the host may give instead of scores alone: with the tokens that each took, for the ledger."""
+
+    scores: Sequence[float]
+    tokens: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,8 @@ class Searcher:
 
     decoder: the policy. scorer: on the device, where whole searches then run as one program; or a function of the host
     (`HostScores`), which is asked once per round. mesh: problems are shared among the devices of its `data` axis.
+    host_flops: FLOPs of each token in a host function's `Verdicts`. What those took is known only afterwards, so that a
+    budget may be overrun by what the last round's verdicts cost.
     """
 
     def __init__(
@@ -115,10 +124,13 @@ class Searcher:
         config: SearchConfig,
         scorer: Scorer | Judge | HostScores | None = None,
         mesh: Mesh | None = None,
+        host_flops: float = 0.0,
     ):
         on_device = scorer is None or hasattr(scorer, "flops_per_token")
         self._host_scores: Any = None if on_device or not strategy.scored else scorer
         device_scorer: Any = scorer if on_device and scorer is not None else Unscored()
+        if not on_device:
+            device_scorer.flops_per_token = host_flops
         require(not strategy.scored or scorer is not None, "scorer", f"{strategy.name} needs one", "give a scorer")
         self.config, self.strategy, self.decoder = config, strategy, decoder
         self.rounds = Rounds(decoder, strategy, device_scorer, config)
@@ -261,16 +273,17 @@ class Searcher:
         if self._host_scores is None:
             scored: Any = self.rounds.scores(self.params, state, rows)
         else:
-            scores, broken = self._ask(rows)
-            scored = scores, np.zeros(scores.shape, np.int32)
+            *scored, broken = self._ask(rows)
             if broken.any():
                 state = state._replace(broke=state.broke | broken)
         self._state = self._settle(state, rows, scored)
 
-    def _ask(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """The host's scores `[problems, width]` float32, and the problems `[problems]` that it could not score."""
+    def _ask(self, rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The host's scores float32 and the tokens int32 that they took `[problems, width]`, and the problems
+        `[problems]` that it could not score."""
         live, tokens, length = jax.device_get((rows.live, rows.judged.tokens, rows.judged.length))
         scores, broken = np.full(live.shape, 0.5, np.float32), np.zeros(len(live), bool)
+        taken = np.zeros(live.shape, np.int32)
         asked = [(p, w) for p, w in np.argwhere(live)]
         for p in sorted({p for p, _ in asked}):
             slot = self._slots[p]
@@ -278,7 +291,11 @@ class Searcher:
             mine = [w for q, w in asked if q == p]
             texts = [tuple(int(t) for t in tokens[p, w, : length[p, w]]) for w in mine]
             try:
-                given = np.asarray(self._host_scores([slot.problem.payload] * len(mine), texts), np.float32)
+                answer = self._host_scores([slot.problem.payload] * len(mine), texts)
+                if isinstance(answer, Verdicts):
+                    taken[p, mine] = answer.tokens
+                    answer = answer.scores
+                given = np.asarray(answer, np.float32)
                 bad = "" if np.isfinite(given).all() else "gave a score that is not finite"
             except Exception as error:  # a verifier is the user's code: its problem is marked and the others go on
                 given, bad = np.zeros(len(mine), np.float32), f"raised {type(error).__name__}: {error}"
@@ -286,7 +303,7 @@ class Searcher:
                 slot.failed, broken[p] = f"the verifier {bad}", True
             else:
                 scores[p, mine] = np.clip(given, 1e-6, 1 - 1e-6)
-        return scores, broken
+        return scores, taken, broken
 
     def _leave(self) -> Iterator[tuple[int, Found]]:
         """What has ended, with its place among all problems."""

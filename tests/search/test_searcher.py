@@ -17,7 +17,7 @@ from search.engine.config import EngineConfig
 from search.engine.engine import Engine
 from search.engine.request import Request
 from search.engine.sampling import Sampling
-from search.searcher import Found, Searcher, SearchProblem
+from search.searcher import Found, Searcher, SearchProblem, Verdicts
 from search.strategies.beam import beam
 from search.strategies.best_of_n import best_of_n, greedy
 from search.verifiers.scorer import LikelihoodScorer, ValueScorer
@@ -159,6 +159,23 @@ def test_a_verifier_that_fails_marks_its_problem_and_the_others_go_on() -> None:
     assert found[2].failed == "the verifier raised ValueError: no such problem"
     assert found[3].failed == "the verifier gave a score that is not finite"
     assert all(found[i].failed is None and found[i].best is not None for i in (0, 1, 4, 5))
+
+
+def test_what_a_verifier_of_the_host_read_is_on_the_ledger() -> None:
+    read: dict[int, int] = {}
+
+    def verifier(payloads: list, texts: list) -> Verdicts:
+        took = [len(text) + 3 for text in texts]
+        read[payloads[0]] = read.get(payloads[0], 0) + sum(took)
+        return Verdicts([0.5] * len(texts), took)
+
+    given = [SearchProblem(i, i % 2, i) for i in range(3)]
+    free = by_number(list(Searcher(TREES.decoder, beam(8, 4), WALK, lambda _, texts: [0.5] * len(texts)).run(given)))
+    for f in Searcher(TREES.decoder, beam(8, 4), WALK, verifier, host_flops=10.0).run(given):
+        before = free[f.problem.number]
+        assert before.cost.verifier_tokens == 0 and f.answer == before.answer
+        assert f.cost.verifier_tokens == read[f.problem.number] > 0
+        assert f.cost.flops - before.cost.flops == 10 * f.cost.verifier_tokens
 
 
 def test_anytime_curves_only_grow_in_cost(params: dict) -> None:
