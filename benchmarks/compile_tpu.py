@@ -24,7 +24,7 @@ import meshes
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 TOLERANCE = 0.10
-GPIPE = {"pipeline": "gpipe"}
+GPIPE, CIRCULAR = {"pipeline": "gpipe"}, {"pipeline": "circular", "rounds": 2}
 # name -> topology, preset, mesh, sequences, length, remat, other fields of TrainConfig
 CASES: dict[str, tuple[str, str, str, int, int, str, dict[str, Any]]] = {
     "350m fsdp dots": ("v5e:2x2", "LLAMA_350M", "fsdp=4", 8, 2048, "dots", {}),
@@ -40,6 +40,8 @@ CASES: dict[str, tuple[str, str, str, int, int, str, dict[str, Any]]] = {
     "350m stage gpipe dots": ("v5e:2x2", "LLAMA_350M", "stage=4", 16, 2048, "dots", GPIPE | {"microbatches": 8}),
     "350m fsdp stage dots": ("v5e:2x4", "LLAMA_350M", "fsdp=4,stage=2", 32, 2048, "dots", {"microbatches": 4}),
     "350m fsdp stage gpipe": ("v5e:2x4", "LLAMA_350M", "fsdp=4,stage=2", 32, 2048, "full", GPIPE | {"microbatches": 4}),
+    "350m stage tensor": ("v5e:2x4", "LLAMA_350M", "stage=2,tensor=4", 32, 2048, "full", {"microbatches": 4}),
+    "350m circular": ("v5e:2x4", "LLAMA_350M", "fsdp=4,stage=2", 32, 2048, "full", CIRCULAR | {"microbatches": 4}),
     "8b fsdp stage dots": ("v6e:8x8", "LLAMA3_8B", "fsdp=16,stage=4", 256, 8192, "dots", {"microbatches": 16}),
     "8b fsdp stage": ("v5e:8x8", "LLAMA3_8B", "fsdp=32,stage=2", 256, 8192, "full", {"microbatches": 8}),
     "8b fsdp": ("v5p:2x2x2", "LLAMA3_8B", "fsdp=8", 8, 8192, "full", {}),

@@ -182,14 +182,13 @@ def estimate_memory(model: ModelConfig, train: TrainConfig, mesh: MeshConfig, pl
     moments = _moments(share, weights, specs)
     offloaded = moments if train.offload == "optimizer" else 0
     blocks = {path: w for path, w in weights.items() if "blocks" in path and w.role == "matrix"}
-    copied = platform == "tpu" and share.model.param_dtype != share.model.dtype
     replicas = specs.params != specs.moments
     gradients, early = _gradients(share, weights, specs, platform)
     return Memory(
         state=params + moments - offloaded,
         batch=train.batch_size // _ways(share.sizes) * (train.seq_len + 1) * 4,
         saved=_saved(share, platform),
-        copies=local_bytes(blocks, specs.params, share.sizes, share.itemsize) if copied else 0,
+        copies=_copies(share, local_bytes(blocks, specs.params, share.sizes, share.itemsize), platform),
         gradients=gradients,
         early=early,
         loss=_loss(share, platform),
@@ -243,6 +242,14 @@ def _moments(share: Share, weights: Mapping[Path, Weight], specs: Specs) -> int:
     twice = {p: w for p, w in weights.items() if share.train.optimizer == "adamw" or w.role != "matrix"}
     once = {path: weight for path, weight in weights.items() if path not in twice}
     return sum(n * local_bytes(some, specs.moments, share.sizes, FLOAT32) for n, some in ((2, twice), (1, once)))
+
+
+def _copies(share: Share, once: int, platform: str) -> int:
+    """Bytes of the blocks' weights in the compute dtype; `once`: of one copy."""
+    schedule = share.schedule
+    if schedule and schedule.kind == "circular":  # each tick slices its run of layers, which are kept for its reverse
+        return (schedule.items + schedule.stages - 1) * once // schedule.rounds
+    return once if platform == "tpu" and share.model.param_dtype != share.model.dtype else 0
 
 
 def _gradients(share: Share, weights: Mapping[Path, Weight], specs: Specs, platform: str) -> tuple[int, int]:

@@ -83,12 +83,15 @@ def test_large_configs_take_what_the_compiler_said(name):
     assert estimate_memory(config.model, config.train, mesh).peak == pytest.approx(found["peer"], rel=0.1)
 
 
-PIPELINES = ["pipeline", "350m fsdp stage dots", "350m fsdp stage gpipe", "8b fsdp stage", "8b fsdp stage dots"]
+PIPELINES = [
+    "pipeline", "pipeline 1F1B", "350m fsdp stage dots", "350m fsdp stage gpipe", "350m stage gpipe dots",
+    "350m stage tensor", "350m circular", "1b fsdp stage", "1b fsdp stage gpipe", "8b fsdp stage", "8b fsdp stage dots",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_pipelines_take_what_the_compiler_said(name, monkeypatch):
-    """Both schedules, with and without fsdp, two rematerialisations (benchmarks/compile_tpu.py)."""
+    """All schedules, with and without fsdp, two rematerialisations (benchmarks/compile_tpu.py)."""
     monkeypatch.syspath_prepend(COMPILED.parents[1])
     _, trial = importlib.import_module("compile_tpu").case(name)
     (found,) = (row for row in map(json.loads, COMPILED.read_text().splitlines()) if row["case"] == name)
