@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from search.decoder import Outputs
 from search.strategies.strategy import View
@@ -36,7 +37,7 @@ class Population(NamedTuple):
     caches: Any
 
 
-FORCED = jnp.uint32(0xFFFFFFFF)
+FORCED = np.uint32(0xFFFFFFFF)  # of numpy: the host compares with it
 
 
 def fresh(outputs: Outputs, caches: Any, shape: tuple[int, int], max_tokens: int, max_steps: int) -> Population:
