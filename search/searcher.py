@@ -312,15 +312,11 @@ class Searcher:
     def _found(self, slot: _Slot, i: int, host: State, weights: np.ndarray, best: int) -> Found:
         p = host.population
         lengths = p.length[i].tolist()
+        ended = (p.reason[i] == ENDED).tolist()
+        columns = p.tokens[i].tolist(), p.logprobs[i], lengths, p.score[i].tolist(), weights.tolist(), ended
         candidates = tuple(
-            Candidate(
-                tuple(p.tokens[i, m, :n].tolist()),
-                float(p.logprobs[i, m, :n].sum(dtype=np.float64)),
-                float(p.score[i, m]),
-                float(weights[m]),
-                bool(p.reason[i, m] == ENDED),
-            )
-            for m, n in enumerate(lengths)
+            Candidate(tuple(tokens[:n]), float(logprobs[:n].sum(dtype=np.float64)), score, weight, complete)
+            for tokens, logprobs, n, score, weight, complete in zip(*columns, strict=True)
         )
         place = np.arange(p.tokens.shape[-1])
         drawn = (place < p.length[i][:, None]) & (p.origins[i] != FORCED)
