@@ -118,17 +118,19 @@ def alone(decoder, width: int, prompt: tuple[int, ...], count: int):
     from search.engine.decode import lineage_keys
 
     settings = sampling.stack_rows([sampling.Sampling()] * width, VOCABULARY)
+    none = jnp.zeros(width, jnp.int32)  # lengths are one per row, or the compiler would share work among the rows
 
-    def step(params, contexts, caches, i, tokens):
-        return decoder.step(params, contexts, caches, tokens[None], jnp.full((1, width), i % NEW))
+    def step(params, contexts, caches, length, tokens):
+        return decoder.step(params, contexts, caches, tokens[None], length[None] % NEW)
 
     def steps(params, contexts, prompt, caches):
         def body(i, carry):
-            tokens, caches = carry
-            outputs, caches = step(params, contexts, caches, i, tokens)
-            return jnp.argmax(outputs.logits[0], axis=-1).astype(jnp.int32), caches
+            tokens, length, caches = carry
+            outputs, caches = step(params, contexts, caches, length, tokens)
+            return jnp.argmax(outputs.logits[0], axis=-1).astype(jnp.int32), length + 1, caches
 
-        return jax.lax.fori_loop(0, count, body, (jnp.zeros(width, jnp.int32), caches))
+        tokens, _, caches = jax.lax.fori_loop(0, count, body, (none, none, caches))
+        return tokens, caches
 
     def generation(params, contexts, prompt, caches):
         contexts = decoder.admit(params, contexts, 0, prompt)
@@ -136,14 +138,16 @@ def alone(decoder, width: int, prompt: tuple[int, ...], count: int):
         keys = lineage_keys(jnp.stack([jnp.zeros_like(rows), jnp.zeros_like(rows), rows], -1))
 
         def body(i, carry):
-            logits, tokens, logprobs, caches = carry
-            drawn = sampling.draw(sampling.step_keys(keys, jnp.full(width, i)), logits, settings)
-            outputs, caches = step(params, contexts, caches, i, drawn.token)
-            return outputs.logits[0], tokens.at[i].set(drawn.token), logprobs.at[i].set(drawn.logprob), caches
+            logits, length, tokens, logprobs, caches = carry
+            drawn = sampling.draw(sampling.step_keys(keys, length), logits, settings)
+            outputs, caches = step(params, contexts, caches, length, drawn.token)
+            tokens, logprobs = tokens.at[i].set(drawn.token), logprobs.at[i].set(drawn.logprob)
+            return outputs.logits[0], length + 1, tokens, logprobs, caches
 
         logits = jnp.broadcast_to(contexts.outputs.logits, (width, VOCABULARY))
-        none = jnp.zeros((count, width))
-        *_, tokens, logprobs, caches = jax.lax.fori_loop(0, count, body, (logits, none.astype(int), none, caches))
+        tokens, logprobs = jnp.zeros((count, width), jnp.int32), jnp.zeros((count, width))
+        start = logits, none, tokens, logprobs, caches
+        *_, tokens, logprobs, caches = jax.lax.fori_loop(0, count, body, start)
         return (tokens, logprobs), caches
 
     def compiled(f):
