@@ -103,6 +103,7 @@ class Rounds:
             self._settings = dataclasses.replace(self._settings, filters=filters)
         self._delimiter = jnp.isin(jnp.arange(decoder.vocab_size), jnp.asarray(config.delimiters or (-1,)))
         self._end = jnp.isin(jnp.arange(decoder.vocab_size), jnp.asarray(config.ends or (-1,)))
+        self._axes = particles.position_axes(decoder)
         self._prices = {u: decoder.price(u) for u in ("flops", "bytes") if config.budget and config.budget.unit == u}
 
     # ---- the state -------------------------------------------------------------------------------------------------
@@ -177,8 +178,7 @@ class Rounds:
         state, choice = self.select(state)
         p, s = state.population, self.strategy
         if s.replaces:
-            still = jnp.broadcast_to(jnp.arange(s.width), choice.parents.shape)
-            rows = jax.lax.cond((choice.parents != still).any(), lambda: particles.take(p, choice.parents), lambda: p)
+            rows = particles.rearrange(p, choice.parents, self._axes)
         else:
             rows = particles.take(p, choice.parents)
         state, rows = self._new_lineages(state, choice, rows)
@@ -216,7 +216,9 @@ class Rounds:
         rows = rows._replace(
             score=jnp.where(live, scores, rows.score), scores=jnp.where(here, scores[..., None], rows.scores)
         )
-        population = rows if self.strategy.replaces else particles.put(state.population, picked.targets, rows)
+        population = rows
+        if not self.strategy.replaces:
+            population = particles.put(state.population, picked.targets, rows, self._axes)
         return self._traced(state._replace(population=population, costs=costs))
 
     def answers(self, state: State) -> tuple[jax.Array, jax.Array]:

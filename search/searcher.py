@@ -328,19 +328,17 @@ class Searcher:
 
     def _found(self, slot: _Slot, i: int, host: State, weights: np.ndarray, best: int) -> Found:
         p = host.population
-        lengths = [int(n) for n in p.length[i]]
+        lengths = p.length[i].tolist()
+        ended = (p.reason[i] == ENDED).tolist()
+        columns = p.tokens[i].tolist(), p.logprobs[i], lengths, p.score[i].tolist(), weights.tolist(), ended
         candidates = tuple(
-            Candidate(
-                tuple(int(t) for t in p.tokens[i, m, : lengths[m]]),
-                float(p.logprobs[i, m, : lengths[m]].sum(dtype=np.float64)),
-                float(p.score[i, m]),
-                float(weights[m]),
-                bool(p.reason[i, m] == ENDED),
-            )
-            for m in range(len(lengths))
+            Candidate(tuple(tokens[:n]), float(logprobs[:n].sum(dtype=np.float64)), score, weight, complete)
+            for tokens, logprobs, n, score, weight, complete in zip(*columns, strict=True)
         )
-        written = [(o, t) for m, n in enumerate(lengths) for t, o in enumerate(p.origins[i, m, :n]) if o != FORCED]
-        cost = self._cost(jax.tree.map(lambda x: int(x[i]), host.costs), len(set(written)), slot, i)
+        place = np.arange(p.tokens.shape[-1])
+        drawn = (place < p.length[i][:, None]) & (p.origins[i] != FORCED)
+        kept = len(np.unique((p.origins[i].astype(np.uint64) * len(place) + place.astype(np.uint64))[drawn]))
+        cost = self._cost(jax.tree.map(lambda x: int(x[i]), host.costs), kept, slot, i)
         anytime = None
         if host.trace is not None and slot.failed is None:
             rounds = int(host.costs.rounds[i])
