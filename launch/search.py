@@ -2,7 +2,7 @@
 
     python -m launch.search --config configs/search_quickstart.py --workdir runs/search
 
-Running it again continues where it stopped; a finished directory is left as it is.
+Running it again continues where it stopped; what is finished is kept, and only the tables are made again.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def run_study(config: SearchSweepConfig, path: Path) -> int:
     from scaling.sweep.results import write_atomically
     from search.findings import find
 
+    config.check()
     path.mkdir(parents=True, exist_ok=True)
     _claim(path / "study.json", to_json(config))
     failed = run_sweep(config.policies, path / "policies")
@@ -80,6 +81,7 @@ def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd
     import pandas as pd
 
     from launch.progress import StudyDisplay
+    from launch.snapshot import SearchPulse
     from scaling.sweep.directory import RunDirectory
     from scaling.sweep.results import write_atomically
     from search.policy import load_policy
@@ -96,19 +98,25 @@ def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd
     for file in cells.values():
         _set_aside_if_damaged(file)
     costs = {cell: cell[1] + PER_SEARCH for cell, file in cells.items() if not file.exists()}
-    with StudyDisplay(costs) as display:
+    with StudyDisplay(costs) as display, SearchPulse(path, len(cells) - len(costs)) as pulse:
+
+        def progress(what: str, done: int, total: int) -> None:
+            display.update(done / total)
+            pulse.tell(done / total)
+
         for trial, params in zip(done["trial"], done["params"], strict=True):
             todo = {cell: file for cell, file in cells.items() if cell[0] == trial and not file.exists()}
             if not todo:
                 continue
             policy = load_policy(path / "policies" / "trials" / trial)
-            study = Study(policy, config.study, lambda what, done, total: display.update(done / total))
+            study = Study(policy, config.study, progress)
             for (_, _, part), file in todo.items():
                 display.start((trial, params, part), f"{part}, policy of {params:,} parameters")
                 state = file.with_suffix(".state")  # of a part that a kill may interrupt
                 found = study.samples(state) if part == "samples" else study.search(part, state)
                 write_atomically(file, found.to_parquet())
                 state.unlink(missing_ok=True)
+                pulse.done += 1
     frames = {cell: pd.read_parquet(file).assign(policy=cell[0], params=cell[1]) for cell, file in cells.items()}
     samples = [frame for (_, _, part), frame in frames.items() if part == "samples"]
     searches = [frame for (_, _, part), frame in frames.items() if part != "samples"]

@@ -13,10 +13,10 @@ from models import counts
 from models.errors import ConfigError
 from scaling.sweep import lease
 from scaling.sweep.directory import RunDirectory, read_json
+from scaling.sweep.results import write_atomically
 from scaling.train.metrics import read_rows
 
 QUIET_S = 2 * lease.BEAT_S  # a counter this old belongs to a process that is silent, or whose clock differs
-SEARCH_QUIET_S = 180  # a search is kept once a minute
 
 
 @dataclass(frozen=True)
@@ -153,13 +153,43 @@ def _study(path: Path) -> Snapshot:
     trained = path / "policies"
     policies = _sweep(RunDirectory(trained)) if (trained / "config.json").exists() else None
     searches = len(policies.trials if policies else ()) * (1 + len(study["study"]["strategies"]))
-    ended = [file.stat().st_mtime for file in (path / "cells").glob("*.parquet")]
-    touched = max([*ended, *(file.stat().st_mtime for file in (path / "cells").glob("*.state"))], default=0.0)
-    finished = (path / "findings.json").exists()
-    busy = not finished and len(ended) > 1 and time.time() - touched < SEARCH_QUIET_S
-    rate = (len(ended) - 1) / max(touched - min(ended), 1.0) if busy else 0.0
+    done: float = len(list((path / "cells").glob("*.parquet")))
+    finished, rate = (path / "findings.json").exists() and done >= searches, 0.0
+    file = path / SearchPulse.NAME
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        if time.time() - file.stat().st_mtime < SearchPulse.QUIET_S:
+            done, rate = max(done, report["done"]), report["rate"]
+    except (OSError, ValueError):
+        pass  # nobody searches
     found = (policies.trials, policies.workers) if policies else ((), ())
-    return Snapshot(path, study["name"], "study", "searches", searches, len(ended), rate, finished, *found)
+    return Snapshot(path, study["name"], "study", "searches", searches, done, rate, finished, *found)
+
+
+class SearchPulse:
+    """Tells how far the searches of a study are, every few seconds; what it wrote is gone when nobody searches.
+
+    done: searches that have ended.
+    """
+
+    NAME, EVERY_S, QUIET_S = "searching.json", 2.0, 180.0
+
+    def __init__(self, path: Path, done: int):
+        self.file, self.first, self.done = path / self.NAME, done, done
+        self.began = self.told = time.monotonic()
+
+    def tell(self, fraction: float) -> None:
+        """How much of the present search is done."""
+        now, done = time.monotonic(), self.done + fraction
+        if now - self.told >= self.EVERY_S:
+            self.told, rate = now, (done - self.first) / (now - self.began)
+            write_atomically(self.file, json.dumps({"done": done, "rate": rate}))
+
+    def __enter__(self) -> SearchPulse:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.unlink(missing_ok=True)
 
 
 def _is_over(path: Path, worker: lease.Worker) -> bool:

@@ -292,17 +292,15 @@ class Searcher:
             texts = [tuple(int(t) for t in tokens[p, w, : length[p, w]]) for w in mine]
             try:
                 answer = self._host_scores([slot.problem.payload] * len(mine), texts)
-                if isinstance(answer, Verdicts):
-                    taken[p, mine] = answer.tokens
-                    answer = answer.scores
-                given = np.asarray(answer, np.float32)
-                bad = "" if np.isfinite(given).all() else "gave a score that is not finite"
+                verdicts = answer if isinstance(answer, Verdicts) else Verdicts(answer, [0] * len(mine))
+                given, read = np.asarray(verdicts.scores, np.float32), np.asarray(verdicts.tokens, np.int32)
+                bad = _wrong(given, read, len(mine))
             except Exception as error:  # a verifier is the user's code: its problem is marked and the others go on
                 given, bad = np.zeros(len(mine), np.float32), f"raised {type(error).__name__}: {error}"
             if bad:
                 slot.failed, broken[p] = f"the verifier {bad}", True
             else:
-                scores[p, mine] = np.clip(given, 1e-6, 1 - 1e-6)
+                scores[p, mine], taken[p, mine] = np.clip(given, 1e-6, 1 - 1e-6), read
         return scores, taken, broken
 
     def _leave(self) -> Iterator[tuple[int, Found]]:
@@ -375,6 +373,17 @@ class Searcher:
     def _placed(self, tree: Any) -> Any:
         """Arrays `[problems, ...]` where their problems are."""
         return tree if self._sharding is None else jax.device_put(tree, self._sharding)
+
+
+def _wrong(scores: np.ndarray, tokens: np.ndarray, texts: int) -> str:
+    """What is wrong with a host verifier's answer for so many texts; empty when nothing is."""
+    if scores.shape != (texts,) or tokens.shape != (texts,):
+        return f"gave {scores.size} scores and {tokens.size} counts of tokens for {texts} texts"
+    if not np.isfinite(scores).all():
+        return "gave a score that is not finite"
+    if scores.min() < 0 or scores.max() > 1:
+        return f"gave a score of {scores[(scores < 0) | (scores > 1)][0]:.4g}, which is not in [0, 1]"
+    return "counted less than no tokens" if tokens.min() < 0 else ""
 
 
 def _digest(problem: SearchProblem, prompt: Any) -> str:

@@ -11,9 +11,10 @@ import pandas as pd
 
 from models import counts
 from models.config import ModelConfig
-from models.errors import require
+from models.errors import ConfigError, require
 from scaling.sweep.config import SweepConfig
 from scaling.tasks import CharTokenizer, Problem, Task, task_by_name
+from scaling.tasks.text import TaskText
 from search.config import SearchConfig
 from search.decoder import TransformerDecoder
 from search.engine.sampling import Sampling
@@ -52,7 +53,7 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         require(len(self.tasks) > 0, "study.tasks", "is empty", "name a task, such as 'countdown'")
-        for name in ("problems", "samples", "width", "head_problems", "max_tokens", "max_steps", "rows"):
+        for name in ("problems", "samples", "width", "head_problems", "max_tokens", "max_steps", "max_rounds", "rows"):
             value = getattr(self, name)
             require(value >= 1, f"study.{name}", f"is {value}", "give a positive integer")
         problem = f"is {self.width}, which does not divide the {self.samples} samples"
@@ -81,6 +82,24 @@ class SearchSweepConfig:
     def __post_init__(self) -> None:
         require(self.budgets >= 1, "budgets", f"is {self.budgets}", "give a positive number")
         require(self.budget_factor > 1, "budget_factor", f"is {self.budget_factor}", "give a number above 1")
+
+    def check(self) -> None:
+        """Refuse what would otherwise show only after the policies were trained: no strategies, fewer problems than
+        asked for, or tasks with characters that the policies never see."""
+        some = "name some, as '[\"beam:samples=4,width=2\"]'"
+        require(len(self.study.strategies) > 0, "study.strategies", "is empty", some)
+        try:
+            self.study.problem_sets()
+        except ConfigError as error:
+            raise ConfigError("study.problems", error.problem, error.fix) from None
+        mixture = self.policies.data.mixture
+        if self.policies.data.tokenizer != "characters" or any(source.source != "task" for source in mixture):
+            return
+        known = {character for source in mixture for character in TaskText.of(source.path or "").task.alphabet}
+        for text in self.study.tasks:
+            problem = f"{text!r} has characters that no task of policies.data.mixture has"
+            fix = "train the policies on it too, or search another task"
+            require(not mixture or set(task_by_name(text).alphabet) <= known, "study.tasks", problem, fix)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ def beam(samples: int, width: int = 4, lookahead: int = 0, agg: str = "last") ->
     Finished particles keep their place with their score, so that a later, better one can still displace them. Ties: the
     lower index. lookahead: greedy steps that the scorer sees beyond the step (Snell et al. 2024).
     """
-    require(width >= 1 and samples % width == 0, "width", f"{width} does not divide {samples}", "choose a divisor")
+    problem = f"is {width}, which does not divide samples={samples}"
+    require(width >= 1 and samples % width == 0, "width", problem, "choose a divisor")
     keep = samples // width
 
     def select(key: jax.Array, state: Any, view: View) -> tuple[Choice, Any]:
@@ -40,7 +41,8 @@ def dvts(samples: int, width: int = 4, lookahead: int = 0, agg: str = "last") ->
 
     With width 1 it is best-of-N: nothing is ever selected. The first of equals wins.
     """
-    require(width >= 1 and samples % width == 0, "width", f"{width} does not divide {samples}", "choose a divisor")
+    problem = f"is {width}, which does not divide samples={samples}"
+    require(width >= 1 and samples % width == 0, "width", problem, "choose a divisor")
 
     def select(key: jax.Array, state: Any, view: View) -> tuple[Choice, Any]:
         score = aggregate(view, agg).reshape(-1, width)

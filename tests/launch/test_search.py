@@ -134,7 +134,15 @@ def test_other_verifiers_can_be_trained_for_the_same_policy(done: Path, kind: Ki
     assert (rows["verifier_tokens"] > 0).all() == (kind != "value")
 
 
-def test_bad_studies_are_refused_before_anything_runs() -> None:
+def test_bad_studies_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    few = dataclasses.replace(STUDY, study=dataclasses.replace(STUDY.study, problems=10**5))
+    other = dataclasses.replace(STUDY, study=dataclasses.replace(STUDY.study, tasks=("countdown",)))
+    none = dataclasses.replace(STUDY, study=dataclasses.replace(STUDY.study, strategies=()))
+    for config, problem in ((few, "study.problems: .*has only"), (other, "study.tasks: 'countdown' has characters"),
+                            (none, "study.strategies: is empty")):  # fmt: skip
+        with pytest.raises(ConfigError, match=problem):
+            run_study(config, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
     with pytest.raises(ConfigError, match=r"study.verifier: is 'proces': did you mean 'process'\?"):
         StudyConfig(verifier="proces")  # type: ignore[arg-type]
     for change, message in (

@@ -22,7 +22,7 @@ import pytest
 from launch.jobs import Job, JobConfig
 from launch.page import Page
 from launch.prompts import PromptFile
-from launch.snapshot import snapshot
+from launch.snapshot import SearchPulse, snapshot
 from launch.status import text
 from models.errors import ConfigError
 from scaling.sweep.combinators import grid
@@ -127,16 +127,19 @@ def test_a_study_is_shown_in_searches_with_its_policies(running: RunDirectory, t
     (study / "cells").mkdir(parents=True)
     (study / "policies").symlink_to(running.path)
     (study / "study.json").write_text(json.dumps({"name": "mine", "study": {"strategies": ["beam", "mcts"]}}))
-    for name in ("a.parquet", "b.parquet", "c.state"):
+    for name in ("a.parquet", "b.parquet"):
         (study / "cells" / name).write_text("")
-    os.utime(study / "cells" / "a.parquet", (time.time() - 100,) * 2)
     found = snapshot(study)
-    assert (found.kind, found.unit, found.work, found.done) == ("study", "searches", 3 * 13, 2)
-    assert len(found.trials) == 13 and 0.009 < found.rate < 0.011 and not found.finished
-    os.utime(study / "cells" / "c.state", (time.time() - 1000,) * 2)
-    os.utime(study / "cells" / "b.parquet", (time.time() - 1000,) * 2)
-    os.utime(study / "cells" / "a.parquet", (time.time() - 1000,) * 2)
-    assert snapshot(study).rate == 0
+    assert (found.kind, found.unit, found.work, found.done, found.rate) == ("study", "searches", 3 * 13, 2, 0)
+    assert len(found.trials) == 13 and not found.finished
+    with SearchPulse(study, 2) as pulse:
+        pulse.told = pulse.began = time.monotonic() - 10
+        pulse.tell(0.5)
+        found = snapshot(study)
+        assert found.done == 2.5 and 0.04 < found.rate <= 0.05
+        os.utime(study / SearchPulse.NAME, (time.time() - 1000,) * 2)
+        assert snapshot(study).rate == 0
+    assert not (study / SearchPulse.NAME).exists()
 
 
 def test_the_page_shows_the_run_and_what_trials_wrote_stays_text(page: Page) -> None:

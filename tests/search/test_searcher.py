@@ -152,13 +152,17 @@ def test_a_verifier_that_fails_marks_its_problem_and_the_others_go_on() -> None:
     def verifier(payloads: list, texts: list) -> np.ndarray:
         if payloads[0] == 2:
             raise ValueError("no such problem")
-        return np.full(len(texts), np.nan if payloads[0] == 3 else 0.5)
+        if payloads[0] == 0:
+            return np.full(1, 0.5)
+        return np.full(len(texts), {3: np.nan, 1: 7.0}.get(payloads[0], 0.5))
 
     search = Searcher(TREES.decoder, beam(8, 4), WALK, verifier)
     found = by_number(list(search.run(SearchProblem(i, i % 2, i) for i in range(6))))
     assert found[2].failed == "the verifier raised ValueError: no such problem"
     assert found[3].failed == "the verifier gave a score that is not finite"
-    assert all(found[i].failed is None and found[i].best is not None for i in (0, 1, 4, 5))
+    assert found[0].failed == "the verifier gave 1 scores and 8 counts of tokens for 8 texts"
+    assert found[1].failed == "the verifier gave a score of 7, which is not in [0, 1]"
+    assert all(found[i].failed is None and found[i].best is not None for i in (4, 5))
 
 
 def test_what_a_verifier_of_the_host_read_is_on_the_ledger() -> None:
