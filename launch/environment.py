@@ -134,8 +134,8 @@ def settings(environment: Mapping[str, str]) -> dict[str, str]:
     ours = [flag for flag in XLA_FLAGS if flag.split("=")[0] not in names]
     if ours:
         added["XLA_FLAGS"] = " ".join([*given.split(), *ours])
-    devices = cpu_devices(environment)
-    if devices > 1 and int(environment.get("NPROC") or 0) < THREADS_PER_CPU_DEVICE * devices:
+    devices, threads = cpu_devices(environment), environment.get("NPROC", "")
+    if devices > 1 and (int(threads) if threads.isdecimal() else 0) < THREADS_PER_CPU_DEVICE * devices:
         added["NPROC"] = str(THREADS_PER_CPU_DEVICE * devices)
     return added
 

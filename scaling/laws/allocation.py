@@ -14,7 +14,7 @@ import numpy as np
 
 from models.errors import ConfigError, require
 from scaling.laws.fit import Fit, Interval, check_level
-from scaling.laws.law import Values
+from scaling.laws.law import Law, Values
 
 GOLDEN = 0.6180339887498949
 SECTIONS = 8
@@ -73,22 +73,9 @@ def plan(
     at: values of the law's other inputs, if it has any.
     """
     law = fit.law
-    for name in ("params", "tokens"):
-        if name not in law.inputs:
-            raise ConfigError("plan", f"the law {law.name} has no input {name!r}", "use a law of params and tokens")
-    for name in law.inputs:
-        if name not in ("params", "tokens") and name not in at:
-            raise ConfigError("plan", f"the law {law.name} also needs {name!r}", f"give {name}=...")
-    given = [value for value in (flops, loss) if value is not None]
-    if len(given) != 1:
-        raise ConfigError("plan", "give a budget or a loss", "plan(fit, flops=1e21) or plan(fit, loss=2.0)")
-    check_level(interval, "interval")
-    require(np.isfinite(given[0]) and given[0] > 0, "plan", f"{given[0]} is not a positive number",
-            "give FLOP, as 1e21" if loss is None else "give a loss above the law's floor")  # fmt: skip
-    require(np.isfinite(inference_tokens) and inference_tokens >= 0, "inference_tokens",
-            f"{inference_tokens} is no count", "give the tokens that the model will serve")  # fmt: skip
+    given = _checked(law, flops, loss, inference_tokens, interval, at)
     problem = _Problem(fit, inference_tokens, cost, at)
-    budget = float(given[0])
+    budget = given
     if loss is not None:
         budget = float(problem.cheapest(fit.z[None], loss)[0])
         if not np.isfinite(budget):
@@ -121,6 +108,27 @@ def plan(
         (*fit.certificate.warnings, *_far(fit, params)),
         params * tokens / float((fit.table.inputs["params"] * fit.table.inputs["tokens"]).max()),
     )
+
+
+def _checked(
+    law: Law, flops: float | None, loss: float | None, inference_tokens: float, interval: float, at: dict[str, float]
+) -> float:
+    """The one of `flops` and `loss` that was given; ConfigError for what no plan can be made of."""
+    for name in ("params", "tokens"):
+        if name not in law.inputs:
+            raise ConfigError("plan", f"the law {law.name} has no input {name!r}", "use a law of params and tokens")
+    for name in law.inputs:
+        if name not in ("params", "tokens") and name not in at:
+            raise ConfigError("plan", f"the law {law.name} also needs {name!r}", f"give {name}=...")
+    given = [value for value in (flops, loss) if value is not None]
+    if len(given) != 1:
+        raise ConfigError("plan", "give a budget or a loss", "plan(fit, flops=1e21) or plan(fit, loss=2.0)")
+    check_level(interval, "interval")
+    require(np.isfinite(given[0]) and given[0] > 0, "plan", f"{given[0]} is not a positive number",
+            "give FLOP, as 1e21" if loss is None else "give a loss above the law's floor")  # fmt: skip
+    require(np.isfinite(inference_tokens) and inference_tokens >= 0, "inference_tokens",
+            f"{inference_tokens} is no count", "give the tokens that the model will serve")  # fmt: skip
+    return float(given[0])
 
 
 def _far(fit: Fit, params: float) -> tuple[str, ...]:
