@@ -1,0 +1,68 @@
+"""What the verifiers of studies can tell apart: right answers from wrong ones, for a policy that a study trained.
+
+    python benchmarks/verifiers.py --study runs/search_table [--policy 1] [--kinds confidence,value]
+
+For every kind and task: the share of single samples that is right, the area under the curve between right and wrong
+samples, and how often the best of a problem's samples by score is right. One JSON line per kind; no peer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def main() -> None:
+    """Fit, sample, score, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", required=True, help="directory of a study whose policies are trained")
+    parser.add_argument("--policy", type=int, default=1, help="which of them, from the smallest on, counted from 0")
+    parser.add_argument("--kinds", default="confidence,value,process,outcome")
+    parser.add_argument("--problems", type=int, default=40)
+    parser.add_argument("--samples", type=int, default=32)
+    options = parser.parse_args()
+    import pandas as pd
+
+    from scaling.sweep.directory import read_json
+    from search.policy import load_policy
+    from search.study import Study, StudyConfig
+
+    path = Path(options.study)
+    given = read_json(path / "study.json")["study"]
+    lists = {name: tuple(given[name]) for name in ("tasks", "strategies")}
+    trained = pd.read_parquet(path / "policies" / "results.parquet").sort_values("params")
+    policy = load_policy(path / "policies" / "trials" / trained["trial"].iloc[options.policy])
+    for kind in options.kinds.split(","):
+        config = dataclasses.replace(
+            StudyConfig(**{**given, **lists}), verifier=kind,
+            problems=options.problems, samples=options.samples, width=options.samples,
+        )  # fmt: skip
+        samples = Study(policy, config).samples()
+        tasks = {str(task): told_apart(group) for task, group in samples.groupby("task")}
+        params = int(trained["params"].iloc[options.policy])
+        print(json.dumps({"bench": "verifiers", "case": kind, "params": params, "tasks": tasks}), flush=True)
+
+
+def told_apart(samples: Any) -> dict[str, float]:
+    """Shares of one task's samples (columns correct, score, problem), to three digits; no area without both kinds."""
+    from scipy.stats import rankdata
+
+    right = samples["correct"].to_numpy() > 0
+    n, ranks = int(right.sum()), rankdata(samples["score"])
+    pairs = n * (len(right) - n)
+    area = (ranks[right].sum() - n * (n + 1) / 2) / pairs if pairs else float("nan")
+    best = [group.loc[group["score"].idxmax(), "correct"] for _, group in samples.groupby("problem")]
+    shares = {"one_sample": right.mean(), "area": area, "best_of_all": np.mean(best)}
+    return {name: round(float(share), 3) for name, share in shares.items()}
+
+
+if __name__ == "__main__":
+    main()
