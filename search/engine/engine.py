@@ -17,7 +17,7 @@ from search.engine.config import EngineConfig
 from search.engine.decode import INVALID, RUNNING, Drawn, Rows
 from search.engine.device import Device
 from search.engine.pages import OutOfPages, PagePool
-from search.engine.prefill import Segment, pack, tile_room
+from search.engine.prefill import Layout, Segment, pack, tile_room
 from search.engine.request import REASONS, Completion, Request
 from search.engine.sample import Prompt, Sample
 from search.engine.sampling import Sampling
@@ -76,7 +76,8 @@ class Engine:
         self.model = self.device.model
         self.pool = PagePool(config.page_count, config.page_size, self.device.read, self.device.write)
         self.slots = Slots(config, self.model)
-        self.scheduler = Scheduler(config, self.pool)
+        self.layout = Layout.of(self.model, config.prefill_chunk, config.page_size)
+        self.scheduler = Scheduler(config, self.pool, self.layout)
         self.ledger = Ledger()
         self.statistics = Statistics()
         self.prices = Prices(self.model, config.max_len, config.quantized_cache)
@@ -185,14 +186,14 @@ class Engine:
         """Read one chunk of segments whose pages are pinned; log-probabilities `[tokens]` of targets if asked for."""
         began = time.perf_counter()
         config = self.config
-        chunk = pack(segments, config.prefill_chunk, config.page_size, self._tile_room, config.page_count)
+        chunk = pack(segments, self.layout, self._tile_room, config.page_count)
         logprobs = np.asarray(self.device.prefill(chunk, score))
         used = sum(len(segment.tokens) for segment in segments)
         s = self.statistics
         s.chunks, s.read_tokens, s.padding = s.chunks + 1, s.read_tokens + used, s.padding + config.prefill_chunk - used
         s.weight_bytes += self._weight_bytes
         s.prefill_seconds += time.perf_counter() - began
-        return logprobs[:used]
+        return logprobs[chunk.index]
 
     def store(self, sample: Sample, slot: int) -> None:
         """Copy what a slot holds of a sample into pages of its own; OutOfPages leaves everything as it was."""
@@ -200,7 +201,9 @@ class Engine:
         whole = sample.stored // size
         blocks = range(whole, -(-sample.own // size))
         new = self.pool.allocate(len(blocks))
-        self.device.store([(slot, block, page) for block, page in zip(blocks, self.pool.places(new))])
+        places = self.pool.places(new)
+        self.device.store([(slot, block, page) for block, page in zip(blocks, places)])
+        self.device.store_states([(slot, place) for place in places[-1:]])
         self.pool.unpin(new)
         self.pool.release(sample.pages[whole:])
         sample.pages[whole:] = new
@@ -234,6 +237,7 @@ class Engine:
         entering = list(zip(free, self.scheduler.next_samples(len(free))))
         for slot, sample in entering:
             self.slots.put(slot, sample)
+        self.device.load_states([(slot, self._state_place(sample)) for slot, sample in entering])
         back = [(slot, sample) for slot, sample in entering if sample.pages]
         if back:
             self._fit()
@@ -243,6 +247,12 @@ class Engine:
             for _, sample in back:
                 self.pool.unpin(sample.pages)
                 self._charge_move(sample, sample.stored)
+
+    def _state_place(self, sample: Sample) -> int | None:
+        """Where the page lies with the state that a sample goes on from; None at the beginning of a sequence."""
+        own = sample.own
+        pages, tokens = (sample.pages, own) if own else (sample.prompt.pages, sample.prompt.prefix)
+        return self.pool.places([pages[(tokens - 1) // self.config.page_size]])[0] if tokens else None
 
     def _fit(self) -> None:
         ahead = self.config.stage_tokens
