@@ -14,7 +14,7 @@ import numpy as np
 import tokenizers
 
 from models.errors import ConfigError, nearest, require
-from models.huggingface_tokenizer import token_bytes
+from models.huggingface.tokenizer import token_bytes
 from scaling.data.config import BYTE_VOCABULARY
 
 END_OF_DOCUMENT = "<|endoftext|>"

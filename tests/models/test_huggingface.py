@@ -17,13 +17,13 @@ import pytest
 import safetensors.numpy
 import tokenizers
 
-from models import huggingface, presets, transformer
+from models import presets, transformer
 from models.config import ModelConfig, RopeScaling
 from models.errors import ConfigError
 from models.huggingface import export_model, import_model, import_weights
-from models.huggingface_families import FAMILIES, read_config, write_config
-from models.huggingface_tensors import Checkpoint
-from models.huggingface_tokenizer import CheckpointTokenizer, load_checkpoint_tokenizer
+from models.huggingface.config import FAMILIES, family_of, read_config, write_config
+from models.huggingface.tensors import Checkpoint
+from models.huggingface.tokenizer import CheckpointTokenizer, load_checkpoint_tokenizer
 from tests.models import write_huggingface_golden as golden
 
 # float32: sums of a few dozen terms of order 1 through two layers; logits are of order 1
@@ -244,7 +244,7 @@ def test_tensors_are_found_under_the_names_of_bare_and_of_seeing_models(prefix, 
 
 def test_a_seeing_gemma_is_read_by_its_text_config():
     data = json.loads((golden.GOLDEN / "gemma3_text" / "config.json").read_text())
-    family, text = huggingface.family_of({"model_type": "gemma3", "text_config": data, "vision_config": {}}, "c")
+    family, text = family_of({"model_type": "gemma3", "text_config": data, "vision_config": {}}, "c")
     assert read_config(family, text, "c") == import_weights(golden.GOLDEN / "gemma3_text", param_dtype="float32")[0]
 
 

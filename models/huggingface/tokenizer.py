@@ -14,6 +14,7 @@ import numpy as np
 import tokenizers
 
 from models.errors import ConfigError, require
+from models.huggingface.files import read_json
 
 Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
 
@@ -127,19 +128,6 @@ def _ends(folder: Path, tokenizer: tokenizers.Tokenizer, settings: Mapping[str, 
     if id is None:
         raise ConfigError(str(folder / "config.json"), "names no token that ends a text (eos_token_id)", fix)
     return (id,)
-
-
-def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
-    """The object in a JSON file, {} if it may be missing; ConfigError when it is missing or no JSON object."""
-    if optional and not path.is_file():
-        return {}
-    require(path.is_file(), str(path), "does not exist", "give the folder of a Hugging Face model")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(str(path), f"is not JSON ({error})", "copy the file again") from None
-    require(isinstance(data, dict), str(path), "holds no JSON object", "copy the file again")
-    return data
 
 
 def token_bytes(tokenizer: tokenizers.Tokenizer) -> np.ndarray:
