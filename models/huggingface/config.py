@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from models.attention import attention_scale
 from models.config import ModelConfig
-from models.errors import ConfigError, nearest, require
+from models.errors import ConfigError, require
 from models.huggingface.families import FAMILIES
 from models.huggingface.family import Family
 from models.huggingface.files import Json, Keys
@@ -16,6 +18,8 @@ from models.transformer import embedding_multiplier, output_multiplier
 
 # ModelConfig fields that say how to compute, not what: a checkpoint has none of them
 NUMERICS = {"dtype", "param_dtype", "scan_layers", "remat", "context", "init_std", "mup_base_head_dim"}
+# model types that see and read, with the text model that is meant where theirs is not named
+SEEING = {"gemma3": "gemma3_text"}
 ROTARY = {"rope_theta", "rope_theta_local", "rope_scaling", "partial_rotary_factor"}
 # keys that change what is computed in any family, with the values that leave it as this package computes it
 NEUTRAL: dict[str, Any] = {
@@ -26,24 +30,33 @@ NEUTRAL: dict[str, Any] = {
 
 def family_of(data: Json, file: str) -> tuple[Family, Json]:
     """The family of a config.json and its part that describes the text model."""
-    kind = data.get("model_type")
-    if kind == "gemma3" and isinstance(data.get("text_config"), Mapping):  # with a vision tower, which is left out
-        return FAMILIES["gemma3_text"], data["text_config"]
+    kind, text = data.get("model_type"), data.get("text_config")
+    if kind in SEEING and isinstance(text, Mapping):  # with a vision tower, which is left out
+        outer = {key: data[key] for key in NEUTRAL if key in data}  # what holds for the whole model
+        kind, data = text.get("model_type", SEEING[kind]), {**outer, **text}
     if kind not in FAMILIES:
-        guess = nearest(str(kind), FAMILIES)
+        guess = _misspelt(str(kind))
         hint = f"did you mean {guess!r}? " if guess else ""
-        raise ConfigError(
-            file, f"model_type {kind!r} is none that can be read", f"{hint}use one of {', '.join(FAMILIES)}"
-        )
+        problem = f"model_type {kind!r} is none that can be read"
+        raise ConfigError(file, problem, f"{hint}use one of {', '.join(FAMILIES)}")
     return FAMILIES[kind], data
+
+
+def _misspelt(kind: str) -> str | None:
+    """The family whose name `kind` misspells, in case, signs or a letter; names as near as mixtral's are others'."""
+    plain = {re.sub(r"[^a-z0-9]", "", family): family for family in FAMILIES}
+    name = re.sub(r"[^a-z0-9]", "", kind.lower())
+    found = difflib.get_close_matches(name, plain, n=1, cutoff=0.89)
+    return plain[found[0]] if found and found[0][-1:] == name[-1:] else None
 
 
 def read_config(family: Family, data: Json, file: str) -> ModelConfig:
     """The ModelConfig of a config.json, in float32; ConfigError names the file and the key that cannot be read."""
     keys = Keys(data, file, family.defaults)
     for key, values in {**NEUTRAL, **family.neutral}.items():
-        if data.get(key, values[0]) not in values:
-            raise keys.error(key, f"is {data[key]!r}, which is not supported", "use a checkpoint without it")
+        value = data.get(key, family.defaults.get(key, values[0]))
+        if value not in values:
+            raise keys.error(key, f"is {value!r}, which is not supported", "use a checkpoint without it")
     try:
         fields = dict(family.fixed)
         for part in family.parts:

@@ -224,6 +224,43 @@ def test_every_dense_preset_can_be_exported_and_reads_back_as_itself(name):
     assert read_config(family, json.loads(json.dumps(written)), "config.json") == config
 
 
+GEMMA3_4B = {  # as published: what the family supplies is left out
+    "model_type": "gemma3", "eos_token_id": [1, 106], "vision_config": {"hidden_size": 1152},
+    "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
+                    "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+                    "sliding_window": 1024},
+}  # fmt: skip
+
+
+def test_a_published_config_that_leaves_out_what_its_family_supplies_is_read():
+    config = read_config(*family_of(GEMMA3_4B, "config.json"), "config.json")
+    assert (config.vocab_size, config.n_heads, config.n_kv_heads, config.head_dim) == (262_208, 8, 4, 256)
+    assert config.sliding == ((True,) * 5 + (False,)) * 5 + (True,) * 4
+    assert (config.rope_theta, config.rope_theta_local, config.tied_embeddings) == (1e6, 1e4, True)
+
+
+def supplied(model_type: str, keys: dict) -> ModelConfig | str:
+    """The model of these keys, or why there is none."""
+    try:
+        return read_config(FAMILIES[model_type], keys, "config.json")
+    except ConfigError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_what_a_config_leaves_out_is_what_transformers_takes_for_it(model_type):
+    kept = json.loads(golden.DEFAULTS.read_text())
+    assert supplied(model_type, {}) == supplied(model_type, kept[model_type])
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_kept_defaults_are_those_of_the_transformers_that_is_installed(model_type):
+    transformers = pytest.importorskip("transformers", reason="compares with transformers, which is left out")
+    if model_type not in transformers.CONFIG_MAPPING:
+        pytest.skip(f"transformers {transformers.__version__} has no {model_type}")
+    assert supplied(model_type, golden.defaults(model_type)) == supplied(model_type, {})
+
+
 # -- what names and files may look like ---------------------------------------------------------------------------
 
 
@@ -289,8 +326,12 @@ def test_a_wrong_tensor_is_named_with_its_file(change, told, folder):
     [
         (
             {"model_type": "qwen"},
-            "config.json: model_type 'qwen' is none that can be read: did you mean 'qwen3'? use one of llama, mistral, "
-            "qwen2, qwen3, gemma, gemma2, gemma3_text, gpt2",
+            f"config.json: model_type 'qwen' is none that can be read: use one of {', '.join(FAMILIES)}",
+        ),
+        (
+            {"model_type": "Gemma-2"},
+            "config.json: model_type 'Gemma-2' is none that can be read: did you mean 'gemma2'? "
+            f"use one of {', '.join(FAMILIES)}",
         ),
         ({"hidden_act": "relu"}, "config.json: hidden_act is 'relu': use a checkpoint with one of silu, "
          "gelu_pytorch_tanh, gelu"),
@@ -326,9 +367,12 @@ def test_a_wrong_key_of_config_json_is_named(change, told, folder):
     assert message(folder) == told
 
 
-def test_a_key_that_is_missing_is_named(folder):
+def test_a_key_that_is_missing_has_the_default_of_the_family(folder):
     rewrite(folder, keys=("hidden_size",))
-    assert message(folder) == "config.json: hidden_size is missing: copy the config.json of the model again"
+    assert message(folder) == (
+        f"model.safetensors: tensor {TABLE} has shape [64, 16], where config.json asks for [64, 4096]: "
+        "use the config.json that belongs to these tensors"
+    )
 
 
 def test_files_that_are_missing_damaged_or_unsafe_are_named(folder, tmp_path):

@@ -6,8 +6,9 @@ from models.huggingface.parts import RMS, SHAPE, Activation, Biases
 from models.huggingface.rope import Rope
 
 DEFAULTS = llama.DEFAULTS | {
-    "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "max_position_embeddings": 8192, "tie_word_embeddings": True,
-    "attention_bias": False,
+    "vocab_size": 256_000, "hidden_size": 3072, "intermediate_size": 24_576, "num_hidden_layers": 28,
+    "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
+    "max_position_embeddings": 8192, "tie_word_embeddings": True, "attention_bias": False,
 }  # fmt: skip
 FIXED = {**RMS, "norm_plus_one": True, "scale_embeddings": True}
 

@@ -21,8 +21,10 @@ PARTS = (
     Optional("final_logit_softcapping", "logit_softcap"),
 )
 DEFAULTS = {key: value for key, value in gemma.DEFAULTS.items() if key != "hidden_act"} | {
-    "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256, "attn_logit_softcapping": 50.0,
-    "final_logit_softcapping": 30.0, "sliding_window": 4096, "sliding_window_pattern": 2, "layer_types": None,
+    "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256,
+    "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "sliding_window": 4096,
+    "sliding_window_pattern": 2, "layer_types": None,
 }  # fmt: skip
 
 FAMILY = Family(

@@ -10,7 +10,8 @@ FAMILY = Family(
     names=gemma2.NAMES,
     parts=(*gemma2.PARTS, Rope(local=True)),
     defaults=gemma2.DEFAULTS | {
-        "max_position_embeddings": 131_072, "attn_logit_softcapping": None, "final_logit_softcapping": None,
+        "vocab_size": 262_208, "max_position_embeddings": 131_072, "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
         "sliding_window_pattern": 6, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
     },
     fixed={**gemma.FIXED, "post_norms": True, "qk_norm": True},

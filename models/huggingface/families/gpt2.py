@@ -54,6 +54,7 @@ PARTS = (
     Activation("activation_function", PLAIN),
 )
 DEFAULTS = {
+    "vocab_size": 50_257, "n_embd": 768, "n_layer": 12, "n_head": 12,
     "n_positions": 1024, "n_inner": None, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
     "tie_word_embeddings": True,
 }  # fmt: skip

@@ -26,8 +26,9 @@ MODEL: Names = {"tokens": "embed_tokens.weight", "final_norm/gain": "norm.weight
 NAMES = block_names("layers.{}.", NORMS | ATTENTION | MLP, MODEL)
 
 DEFAULTS = {
-    "num_key_value_heads": None, "head_dim": None, "hidden_act": "silu", "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "rope_theta": 1e4,
+    "vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": None, "head_dim": None, "hidden_act": "silu",
+    "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "rope_theta": 1e4,
 }  # fmt: skip
 
 FAMILY = Family(

@@ -10,6 +10,9 @@ FAMILY = Family(
     "MistralForCausalLM",
     names=llama.NAMES,
     parts=(*SHAPE, Activation(), Windows(), Rope()),
-    defaults=llama.DEFAULTS | {"num_key_value_heads": 8, "max_position_embeddings": 131_072, "sliding_window": 4096},
+    defaults=llama.DEFAULTS | {
+        "intermediate_size": 14_336, "num_key_value_heads": 8, "max_position_embeddings": 131_072,
+        "sliding_window": 4096,
+    },
     fixed=RMS,
-)
+)  # fmt: skip

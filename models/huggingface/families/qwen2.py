@@ -7,8 +7,8 @@ from models.huggingface.rope import Rope
 
 WINDOWS = Windows(switch="use_sliding_window", types=True, leading="max_window_layers")
 DEFAULTS = llama.DEFAULTS | {
-    "max_position_embeddings": 32_768, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28,
-    "layer_types": None,
+    "vocab_size": 151_936, "intermediate_size": 22_016, "num_key_value_heads": 32, "max_position_embeddings": 32_768,
+    "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28, "layer_types": None,
 }  # fmt: skip
 
 FAMILY = Family(
