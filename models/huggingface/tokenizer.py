@@ -15,6 +15,7 @@ import tokenizers
 
 from models.errors import ConfigError, require
 from models.huggingface.files import read_json
+from models.huggingface.tokenizer_config import configured, token_name
 
 Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
 
@@ -88,7 +89,7 @@ class CheckpointTokenizer:
             raise ConfigError("messages", f"do not fit the chat template ({error})", "change the messages") from None
 
     def _name(self, key: str) -> str | None:
-        return _token_name(self.settings, key)
+        return token_name(self.settings, key)
 
     def save(self, path: str | Path) -> None:
         """Write tokenizer.json at `path` and tokenizer_config.json beside it."""
@@ -114,20 +115,27 @@ def load_checkpoint_tokenizer(folder: Path) -> CheckpointTokenizer:
     template = folder / "chat_template.jinja"
     if template.is_file():
         settings["chat_template"] = template.read_text(encoding="utf-8")
+    tokenizer = configured(tokenizer, settings, str(folder / "tokenizer_config.json"))
     return CheckpointTokenizer(tokenizer, settings, _ends(folder, tokenizer, settings))
 
 
 def _ends(folder: Path, tokenizer: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> tuple[int, ...]:
-    for name in ("generation_config.json", "config.json"):
-        ids = read_json(folder / name, optional=True).get("eos_token_id")
-        if ids is not None:
-            return tuple(int(id) for id in (ids if isinstance(ids, list) else [ids]))
-    token = _token_name(settings, "eos_token")
-    id = None if token is None else tokenizer.token_to_id(token)
+    """Ids that end a text; with a chat template also the token that the tokenizer ends a turn with."""
+    name = token_name(settings, "eos_token")
+    own = None if name is None else tokenizer.token_to_id(name)
+    for file in ("generation_config.json", "config.json"):
+        ids = read_json(folder / file, optional=True).get("eos_token_id")
+        if ids is None:
+            continue
+        ids = ids if isinstance(ids, list) else [ids]
+        wrong = [id for id in ids if not isinstance(id, int) or isinstance(id, bool) or id < 0]
+        require(not wrong and bool(ids), str(folder / file), f"eos_token_id is {ids!r}", "give token ids")
+        more = own is not None and own not in ids and settings.get("chat_template") is not None
+        return (*ids, own) if more and own is not None else tuple(ids)
     fix = "set eos_token_id in config.json"
-    if id is None:
+    if own is None:
         raise ConfigError(str(folder / "config.json"), "names no token that ends a text (eos_token_id)", fix)
-    return (id,)
+    return (own,)
 
 
 def token_bytes(tokenizer: tokenizers.Tokenizer) -> np.ndarray:
@@ -152,12 +160,6 @@ def _bytes_of(name: str, byte_level: set[str]) -> int:
     return len(name.replace("▁", " ").encode())
 
 
-def _token_name(settings: Mapping[str, Any], key: str) -> str | None:
-    """A special token's text; older files keep it in an object."""
-    token = settings.get(key)
-    return token.get("content") if isinstance(token, Mapping) else token
-
-
 @functools.lru_cache(maxsize=8)
 def _compile(source: str) -> tuple[Any, type[Exception]]:
     """The compiled template and what rendering raises; sandboxed, as a template is foreign code."""
@@ -180,15 +182,18 @@ def _compile(source: str) -> tuple[Any, type[Exception]]:
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    def tojson(value: Any, indent: int | None = None, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+    def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+    def strftime_now(format: str) -> str:  # named as templates call it
+        return datetime.datetime.now().strftime(format)
 
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    environment.globals["strftime_now"] = strftime_now
     try:
         return environment.from_string(source), jinja2.TemplateError
     except jinja2.TemplateError as error:
