@@ -58,6 +58,11 @@ class CheckpointTokenizer:
         """Bytes of text that each id stands for [vocab_size] int32, 0 for special tokens."""
         return token_bytes(self._tokenizer)
 
+    @functools.cached_property
+    def spelling(self) -> tuple[bytes, ...]:
+        """What each id adds to a text that has begun."""
+        return spelling(self._tokenizer)
+
     @property
     def chat_template(self) -> str | None:
         """The Jinja template that turns a conversation into text, or None."""
@@ -149,6 +154,39 @@ def token_bytes(tokenizer: tokenizers.Tokenizer) -> np.ndarray:
         if id not in special:
             sizes[id] = _bytes_of(name, byte_level)
     return sizes
+
+
+def spelling(tokenizer: tokenizers.Tokenizer) -> tuple[bytes, ...]:
+    """What each id adds to a text that has begun: its bytes, of special tokens the text that stands for them."""
+    names = {id: name for name, id in tokenizer.get_vocab(with_added_tokens=True).items()}
+    ids = range(max(names) + 1)
+    lead = next((id for id in sorted(names) if tokenizer.decode([id]).strip().isalnum()), None)
+    if lead is None:
+        return tuple(_named_bytes(names.get(id, "")) for id in ids)
+    begun = tokenizer.decode([lead], skip_special_tokens=False)
+    texts = tokenizer.decode_batch([[lead, id] for id in ids], skip_special_tokens=False)
+    added = [text[len(begun) :] if text.startswith(begun) else "\ufffd" for text in texts]
+    # a byte of a longer character has no text of its own
+    return tuple(_named_bytes(names.get(id, "")) if "\ufffd" in text else text.encode() for id, text in zip(ids, added))
+
+
+def _named_bytes(name: str) -> bytes:
+    """The bytes that a token's name stands for."""
+    if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
+        return bytes.fromhex(name[3:5])
+    if name and all(letter in BYTE_LETTERS for letter in name):
+        return bytes(BYTE_LETTERS[letter] for letter in name)
+    return name.replace("▁", " ").encode()
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letters of byte-level vocabularies (GPT-2's): printable bytes are themselves, the others come after 255."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+BYTE_LETTERS = _byte_letters()
 
 
 def _bytes_of(name: str, byte_level: set[str]) -> int:
