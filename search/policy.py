@@ -34,6 +34,19 @@ class Policy:
     digest: str  # sha256 of the parameters
     source: str  # the directory they were read from
 
+    @property
+    def spelling(self) -> Sequence[bytes]:
+        """Bytes that each token adds to a text that has begun: what an engine and a search need to look for texts."""
+        return self.tokenizer.spelling
+
+    def text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+        """What tokens add to the text of their prompt: what comes after it decides spaces and cut characters."""
+        before = self.tokenizer.decode(prompt)
+        whole = self.tokenizer.decode([*prompt, *tokens])
+        if whole.startswith(before):
+            return whole[len(before) :]
+        return whole[next((i for i, (a, b) in enumerate(zip(before, whole)) if a != b), len(whole)) :]
+
     def chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
         """Token ids of a conversation that the model is to answer; ConfigError without a chat template."""
         chat = getattr(self.tokenizer, "chat", None)

@@ -18,7 +18,7 @@ from models.kept import Kept
 from models.past import Arrays, Past, Read, Step, keys_and_values, reach
 from models.span import Span
 from models.transformer import Params, logits
-from search.engine import sampling, stop
+from search.engine import sampling, stop, text_stop
 from search.engine.margin import gap_to_flip
 from search.engine.precision import computed
 from search.engine.program import Program
@@ -34,8 +34,9 @@ class Rows(NamedTuple):
     begin: tokens of its prompt that it keeps in its own cache, 0 for one that shares them; limit: how many it may draw;
     reason: RUNNING or why not;
     stream `[slots, 3]` uint32: seed, problem and lineage of its random stream; stops `[slots, count, width]` and the
-    last tokens `window` `[slots, width]` for them; history `[slots, max_len]`: all tokens, for the repetition penalty
-    (width 0 without one).
+    last tokens `window` `[slots, width]` for them; moves `[states, vocab]` int16 and where each row stands in it (see
+    `text_stop.Machines`; `[0, 0]` where no row looks for a text); history `[slots, max_len]`: all tokens, for the
+    repetition penalty (width 0 without one).
     """
 
     token: Ints
@@ -47,6 +48,8 @@ class Rows(NamedTuple):
     stream: Ints
     stops: Ints
     window: Ints
+    moves: Ints
+    state: Ints
     history: Ints
 
     @property
@@ -191,6 +194,10 @@ def settled(rows: Rows, token: jax.Array, live: jax.Array, ends: tuple[int, ...]
     window = stop.push(rows.window, token, live)
     reason = jnp.where(length >= rows.limit, LENGTH, RUNNING)
     reason = jnp.where(stop.matched(window, rows.stops) >= 0, STOP, reason)
+    state = rows.state
+    if rows.moves.shape[0]:
+        state, found = text_stop.move(jnp.asarray(rows.moves), rows.state, token)
+        reason = jnp.where(found, STOP, reason)
     for end in ends:
         reason = jnp.where(token == end, EOS, reason)
     reason = jnp.where(token < 0, INVALID, reason)
@@ -207,8 +214,14 @@ def settled(rows: Rows, token: jax.Array, live: jax.Array, ends: tuple[int, ...]
         length=keep(length, rows.length),
         reason=keep(reason, rows.reason),
         window=window,
+        state=keep(state, rows.state),
         history=history,
     )
+
+
+def without_moves(rows: Rows) -> Rows:
+    """The rows as a stage gives them back: the host has the table of moves."""
+    return rows._replace(moves=jnp.zeros((0, 0), jnp.int16))
 
 
 @lru_cache(maxsize=64)
@@ -253,6 +266,6 @@ def make_stage(config: ModelConfig, steps: int, ends: tuple[int, ...], gaps: boo
             return i + 1, blocks, states, rows, drawn
 
         i, blocks, states, rows, drawn = jax.lax.while_loop(going, step, (jnp.int32(0), blocks, states, rows, drawn))
-        return blocks, states, rows, drawn, i
+        return blocks, states, without_moves(rows), drawn, i
 
     return Program(stage, donate_argnums=(2, 3))

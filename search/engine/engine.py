@@ -24,6 +24,7 @@ from search.engine.sampling import Sampling
 from search.engine.scheduler import Scheduler
 from search.engine.sharing import lanes
 from search.engine.slots import Slots
+from search.engine.text_stop import Spelling
 from search.ledger import Ledger, Prices
 
 
@@ -65,17 +66,26 @@ class Engine:
     """A slot-based generation engine with static shapes.
 
     model, params: as models.transformer.init makes them, stacked or not, numpy or device arrays. mesh: split slots
-    over its `data` axis, weights and key-value heads over `tensor`. `ledger` is what every problem cost;
+    over its `data` axis, weights and key-value heads over `tensor`. spelling: bytes of every token, for stops given as
+    text (`Policy.spelling`). `ledger` is what every problem cost;
     `compilations` counts programs.
     """
 
-    def __init__(self, model: ModelConfig, params: Params, config: EngineConfig, mesh: Mesh | None = None):
+    def __init__(
+        self,
+        model: ModelConfig,
+        params: Params,
+        config: EngineConfig,
+        mesh: Mesh | None = None,
+        spelling: Spelling = (),
+    ):
         config.check(model)
         self.config = config
         self.device = Device(model, params, config, mesh)
         self.model = self.device.model
         self.pool = PagePool(config.page_count, config.page_size, self.device.read, self.device.write)
-        self.slots = Slots(config, self.model)
+        self.slots = Slots(config, self.model, spelling)
+        self._spelled = len(spelling) > 0
         self.layout = Layout.of(self.model, config.prefill_chunk, config.page_size)
         self.scheduler = Scheduler(config, self.pool, self.layout)
         self.ledger = Ledger()
@@ -92,6 +102,13 @@ class Engine:
     def check(self, request: Request) -> None:
         """Raise ConfigError when this engine cannot serve the request."""
         request.check(self.model.vocab_size, self.config)
+        self.check_texts(request.stop_texts, f"request {request.problem}.stop_texts")
+
+    def check_texts(self, texts: Sequence[str], field: str) -> None:
+        """Raise ConfigError when this engine cannot look for texts."""
+        problem, fix = "asks for texts, but the engine does not know them", "give Engine(spelling=policy.spelling)"
+        require(self._spelled or not texts, field, problem, fix)
+        require(all(texts), field, "holds an empty text", "remove it")
 
     def warm_up(self, samplings: Sequence[Sampling] = (), max_tokens: int | None = None) -> None:
         """Compile now what requests with these samplings and up to `max_tokens` new tokens (None: max_len) can need."""
@@ -217,7 +234,9 @@ class Engine:
         wanted = [i for i in range(request.samples) if i not in set(request.skip)]
         prompt.waiting = len(wanted)
         limit = min(request.max_tokens, self.config.max_len - len(request.prompt))
-        prompt.fresh = (Sample(prompt, i, request.seed, request.sampling, request.stop, limit) for i in wanted)
+        prompt.fresh = (
+            Sample(prompt, i, request.seed, request.sampling, request.stop, limit, request.stop_texts) for i in wanted
+        )
         return prompt
 
     def _completion(self, sample: Sample) -> Completion:
@@ -308,7 +327,7 @@ class Engine:
     def _collect(self, slot: int, sample: Sample, rows: Rows, drawn: Drawn, n: int) -> None:
         """Take over what a slot drew, and let its sample leave if it is done or its time is up."""
         sample.extend(drawn.tokens[slot, :n].tolist(), drawn.logprobs[slot, :n].tolist(), drawn.gaps[slot, :n].tolist())
-        sample.reason = int(rows.reason[slot])
+        sample.reason, sample.state = int(rows.reason[slot]), int(rows.state[slot])
         if sample.reason == INVALID:
             raise ConfigError(
                 f"request {sample.prompt.problem}.sampling",

@@ -24,13 +24,14 @@ from models.errors import require
 from models.transformer import Params
 from search.engine import drafters, sampling, stop
 from search.engine.config import EngineConfig
-from search.engine.decode import RUNNING, Drawn, Prefixes, Rows, lineage_keys, settled
+from search.engine.decode import RUNNING, Drawn, Prefixes, Rows, lineage_keys, settled, without_moves
 from search.engine.drafters import Guess, Node, Table, Tree
 from search.engine.engine import Engine
 from search.engine.margin import gap_to_flip
 from search.engine.precision import computed, running_config, stored_params
 from search.engine.sample import Prompt, Sample
 from search.engine.sampling import SamplingRows
+from search.engine.text_stop import Spelling
 from search.engine.tree_pass import chain_path, commit, forward_tree
 from search.engine.verify import Verdict, verify_rejection, verify_seeded
 from search.ledger import Prices
@@ -137,12 +138,13 @@ class SpeculativeEngine(Engine):
         speculation: Speculation,
         draft: DraftModel | None = None,
         mesh: Mesh | None = None,
+        spelling: Spelling = (),
     ):
         needed = speculation.drafter == "model"
         require(needed == (draft is not None), "speculation.drafter", f"is {speculation.drafter!r}",
                 "give a draft model" if needed else "set it to 'model', or give no draft model")  # fmt: skip
         refuse_states(model, "speculation")
-        super().__init__(model, params, config, mesh)
+        super().__init__(model, params, config, mesh, spelling)
         if draft is not None:
             config.check(draft.config)
             draft = DraftModel(
@@ -277,7 +279,7 @@ def make_stage(
         i, blocks, memory, rows, drawn, tally = jax.lax.while_loop(
             going, one_pass, (jnp.int32(0), blocks, memory, rows, drawn, tally)
         )
-        return blocks, memory, rows, drawn, i, tally
+        return blocks, memory, without_moves(rows), drawn, i, tally
 
     return jax.jit(stage, donate_argnums=(3, 4))
 

@@ -14,6 +14,8 @@ import numpy as np
 import tokenizers
 
 from models.errors import ConfigError, require
+from models.huggingface.files import read_json
+from models.huggingface.tokenizer_config import configured, token_name
 
 Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
 
@@ -56,6 +58,11 @@ class CheckpointTokenizer:
         """Bytes of text that each id stands for [vocab_size] int32, 0 for special tokens."""
         return token_bytes(self._tokenizer)
 
+    @functools.cached_property
+    def spelling(self) -> tuple[bytes, ...]:
+        """What each id adds to a text that has begun."""
+        return spelling(self._tokenizer)
+
     @property
     def chat_template(self) -> str | None:
         """The Jinja template that turns a conversation into text, or None."""
@@ -87,7 +94,7 @@ class CheckpointTokenizer:
             raise ConfigError("messages", f"do not fit the chat template ({error})", "change the messages") from None
 
     def _name(self, key: str) -> str | None:
-        return _token_name(self.settings, key)
+        return token_name(self.settings, key)
 
     def save(self, path: str | Path) -> None:
         """Write tokenizer.json at `path` and tokenizer_config.json beside it."""
@@ -113,33 +120,27 @@ def load_checkpoint_tokenizer(folder: Path) -> CheckpointTokenizer:
     template = folder / "chat_template.jinja"
     if template.is_file():
         settings["chat_template"] = template.read_text(encoding="utf-8")
+    tokenizer = configured(tokenizer, settings, str(folder / "tokenizer_config.json"))
     return CheckpointTokenizer(tokenizer, settings, _ends(folder, tokenizer, settings))
 
 
 def _ends(folder: Path, tokenizer: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> tuple[int, ...]:
-    for name in ("generation_config.json", "config.json"):
-        ids = read_json(folder / name, optional=True).get("eos_token_id")
-        if ids is not None:
-            return tuple(int(id) for id in (ids if isinstance(ids, list) else [ids]))
-    token = _token_name(settings, "eos_token")
-    id = None if token is None else tokenizer.token_to_id(token)
+    """Ids that end a text; with a chat template also the token that the tokenizer ends a turn with."""
+    name = token_name(settings, "eos_token")
+    own = None if name is None else tokenizer.token_to_id(name)
+    for file in ("generation_config.json", "config.json"):
+        ids = read_json(folder / file, optional=True).get("eos_token_id")
+        if ids is None:
+            continue
+        ids = ids if isinstance(ids, list) else [ids]
+        wrong = [id for id in ids if not isinstance(id, int) or isinstance(id, bool) or id < 0]
+        require(not wrong and bool(ids), str(folder / file), f"eos_token_id is {ids!r}", "give token ids")
+        more = own is not None and own not in ids and settings.get("chat_template") is not None
+        return (*ids, own) if more and own is not None else tuple(ids)
     fix = "set eos_token_id in config.json"
-    if id is None:
+    if own is None:
         raise ConfigError(str(folder / "config.json"), "names no token that ends a text (eos_token_id)", fix)
-    return (id,)
-
-
-def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
-    """The object in a JSON file, {} if it may be missing; ConfigError when it is missing or no JSON object."""
-    if optional and not path.is_file():
-        return {}
-    require(path.is_file(), str(path), "does not exist", "give the folder of a Hugging Face model")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(str(path), f"is not JSON ({error})", "copy the file again") from None
-    require(isinstance(data, dict), str(path), "holds no JSON object", "copy the file again")
-    return data
+    return (own,)
 
 
 def token_bytes(tokenizer: tokenizers.Tokenizer) -> np.ndarray:
@@ -155,6 +156,39 @@ def token_bytes(tokenizer: tokenizers.Tokenizer) -> np.ndarray:
     return sizes
 
 
+def spelling(tokenizer: tokenizers.Tokenizer) -> tuple[bytes, ...]:
+    """What each id adds to a text that has begun: its bytes, of special tokens the text that stands for them."""
+    names = {id: name for name, id in tokenizer.get_vocab(with_added_tokens=True).items()}
+    ids = range(max(names) + 1)
+    lead = next((id for id in sorted(names) if tokenizer.decode([id]).strip().isalnum()), None)
+    if lead is None:
+        return tuple(_named_bytes(names.get(id, "")) for id in ids)
+    begun = tokenizer.decode([lead], skip_special_tokens=False)
+    texts = tokenizer.decode_batch([[lead, id] for id in ids], skip_special_tokens=False)
+    added = [text[len(begun) :] if text.startswith(begun) else "\ufffd" for text in texts]
+    # a byte of a longer character has no text of its own
+    return tuple(_named_bytes(names.get(id, "")) if "\ufffd" in text else text.encode() for id, text in zip(ids, added))
+
+
+def _named_bytes(name: str) -> bytes:
+    """The bytes that a token's name stands for."""
+    if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
+        return bytes.fromhex(name[3:5])
+    if name and all(letter in BYTE_LETTERS for letter in name):
+        return bytes(BYTE_LETTERS[letter] for letter in name)
+    return name.replace("▁", " ").encode()
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letters of byte-level vocabularies (GPT-2's): printable bytes are themselves, the others come after 255."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+BYTE_LETTERS = _byte_letters()
+
+
 def _bytes_of(name: str, byte_level: set[str]) -> int:
     """Bytes of text behind a token's name: one character per byte in a byte-level vocabulary, else UTF-8."""
     if byte_level and byte_level.issuperset(name):
@@ -162,12 +196,6 @@ def _bytes_of(name: str, byte_level: set[str]) -> int:
     if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
         return 1
     return len(name.replace("▁", " ").encode())
-
-
-def _token_name(settings: Mapping[str, Any], key: str) -> str | None:
-    """A special token's text; older files keep it in an object."""
-    token = settings.get(key)
-    return token.get("content") if isinstance(token, Mapping) else token
 
 
 @functools.lru_cache(maxsize=8)
@@ -192,15 +220,18 @@ def _compile(source: str) -> tuple[Any, type[Exception]]:
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    def tojson(value: Any, indent: int | None = None, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+    def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+    def strftime_now(format: str) -> str:  # named as templates call it
+        return datetime.datetime.now().strftime(format)
 
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    environment.globals["strftime_now"] = strftime_now
     try:
         return environment.from_string(source), jinja2.TemplateError
     except jinja2.TemplateError as error:

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,50 +15,50 @@ import safetensors
 
 from models.config import ModelConfig
 from models.errors import ConfigError, require
-from models.huggingface_families import Family
-from models.huggingface_tokenizer import read_json
+from models.huggingface.family import Family
+from models.huggingface.files import read_json
 from models.weight import Stacked, Weight
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 AGAIN = "copy the checkpoint again"
+PARTS = {"qkv": 3, "gate": 2}  # of a dim along which weights are fused; the first part takes what the others leave
 Span = Sequence[tuple[int, int]]  # a box: (start, stop) along every dim
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One tensor of a checkpoint: the whole of a weight (of one layer), or the part of a fused one.
+    """What one tensor of a checkpoint holds of a weight (of one layer): all of it, or one part of a fused one.
 
-    weight: the declaration of the layer's whole weight. part: the stretch of its fused dim ("qkv" or "gate") that the
-    tensor holds; None: all of it. linear: matrices lie as `[out, in]` (torch's Linear), else as `[in, out]`.
+    weight: the declaration of the layer's whole weight. part: the stretch of its fused dim ("qkv" or "gate"); None: all
+    of it, in our own order. expert: the one of a weight of experts; None: the weight has none. offset, outputs: where
+    among the tensor's outputs the part begins, and how many the tensor has (None: those of the part). linear: matrices
+    lie as `[out, in]` (torch's Linear), else as `[in, out]`.
     """
 
     name: str
     weight: Weight
-    part: tuple[int, int] | None
     linear: bool
+    part: tuple[int, int] | None = None
+    expert: int | None = None
+    offset: int = 0
+    outputs: int | None = None
 
     @property
-    def fused(self) -> int | None:
-        """The fused dim of the weight."""
-        return next((i for i, axis in enumerate(self.weight.axes) if axis in ("qkv", "gate")), None)
-
-    @property
-    def index(self) -> tuple[slice, ...]:
+    def index(self) -> tuple[int | slice, ...]:
         """Where the tensor's values lie in the weight."""
+        lead = () if self.expert is None else (self.expert,)
         if self.part is None:
-            return ()
-        assert self.fused is not None
-        return (*(slice(None),) * self.fused, slice(*self.part))
+            return lead
+        return (*lead, *(slice(None),) * (fused_dim(self.weight) - len(lead)), slice(*self.part))
 
     @property
     def _ours(self) -> tuple[int, ...]:
-        """Shape of the values in our order, the fused dim first among the outputs where the tensor holds all of it."""
+        """Shape of the values in our order."""
         shape = list(self.weight.shape)
-        if self.fused is not None:
-            size = shape.pop(self.fused) if self.part is None else self.part[1] - self.part[0]
-            shape.insert(self._inputs, size) if self.part is None else shape.__setitem__(self.fused, size)
-        return tuple(shape)
+        if self.part is not None:
+            shape[fused_dim(self.weight)] = self.part[1] - self.part[0]
+        return tuple(shape if self.expert is None else shape[1:])
 
     @property
     def _inputs(self) -> int:
@@ -73,41 +73,43 @@ class Piece:
     def shape(self) -> tuple[int, ...]:
         """Shape of the tensor in the checkpoint."""
         ours, n = self._ours, self._inputs
+        fan_in, fan_out = math.prod(ours[:n]), self.outputs or math.prod(ours[n:])
         if n == 0:
-            return (int(np.prod(ours)),)
-        fan_in, fan_out = int(np.prod(ours[:n])), int(np.prod(ours[n:]))
+            return (fan_out,)
         return (fan_out, fan_in) if self.transposed else (fan_in, fan_out)
 
     @property
     def size(self) -> int:
-        """Number of elements."""
-        return int(np.prod(self.shape))
+        """Number of elements that the tensor holds of the weight."""
+        return math.prod(self._ours)
 
     def take(self, whole: np.ndarray) -> np.ndarray:
-        """The tensor out of the layer's whole weight, contiguous."""
-        values = whole[self.index]
-        if self.part is None and self.fused is not None:
-            values = np.moveaxis(values, self.fused, self._inputs)
-        shape = self.shape[::-1] if self.transposed else self.shape
-        values = values.reshape(shape)
-        return np.ascontiguousarray(values.T if self.transposed else values)
+        """What the tensor holds of the layer's whole weight, as it lies there."""
+        n = self._inputs
+        values = whole[self.index].reshape((-1,) if n == 0 else (math.prod(self._ours[:n]), -1))
+        return values.T if self.transposed else values
 
     def fill(self, shard: np.ndarray, span: Span, read: Callable[..., np.ndarray]) -> None:
         """Write what the tensor holds of a box of the layer's whole weight into `shard`, the array of that box.
 
         span: the box. read(name, *slices) gives a block of the tensor; only blocks inside the box are asked for.
         """
-        fused, box, place = self.fused, list(span), [slice(None)] * len(span)
-        if fused is not None and self.part is not None:
+        box: list[tuple[int, int]] = list(span)
+        place: list[int | slice] = [slice(None)] * len(span)
+        if self.part is not None:
+            fused = fused_dim(self.weight)
             start, stop = max(span[fused][0], self.part[0]), min(span[fused][1], self.part[1])
             if start >= stop:
                 return
             box[fused] = start - self.part[0], stop - self.part[0]
             place[fused] = slice(start - span[fused][0], stop - span[fused][0])
+        if self.expert is not None:
+            start, stop = box.pop(0)
+            if not start <= self.expert < stop:
+                return
+            place[0] = self.expert - start
         n, ours = self._inputs, self._ours
-        if fused is not None and self.part is None:
-            box.insert(n, box.pop(fused))
-        outputs = stretches(ours[n:], box[n:])
+        outputs = [(start + self.offset, stop + self.offset) for start, stop in stretches(ours[n:], box[n:])]
         if n == 0:
             values = np.concatenate([read(self.name, slice(*o)) for o in outputs])
         else:
@@ -115,8 +117,18 @@ class Piece:
             rows, columns = (outputs, inputs) if self.transposed else (inputs, outputs)
             matrix = np.block([[read(self.name, slice(*r), slice(*c)) for c in columns] for r in rows])
             values = matrix.T if self.transposed else matrix
-        values = values.reshape([stop - start for start, stop in box])
-        shard[tuple(place)] = values if fused is None or self.part else np.moveaxis(values, n, fused)
+        shard[tuple(place)] = values.reshape([stop - start for start, stop in box])
+
+
+def joined(pieces: Sequence[Piece], whole: np.ndarray) -> np.ndarray:
+    """One tensor, contiguous, out of the layer's whole weight: the pieces that it holds, one after another."""
+    taken = [piece.take(whole) for piece in pieces]
+    return np.ascontiguousarray(np.concatenate(taken, axis=0 if pieces[0].transposed else -1))
+
+
+def fused_dim(weight: Weight) -> int:
+    """The dim along which a weight is fused of parts: q, k, v or gate, up."""
+    return next(i for i, axis in enumerate(weight.axes) if axis in PARTS)
 
 
 def stretches(shape: Sequence[int], box: Span) -> list[tuple[int, int]]:
@@ -132,27 +144,51 @@ def stretches(shape: Sequence[int], box: Span) -> list[tuple[int, int]]:
 
 
 def pieces_of(
-    config: ModelConfig, family: Family, path: tuple[str, ...], weight: Weight, prefix: str
+    config: ModelConfig, family: Family, path: tuple[str, ...], weight: Weight, prefix: str | None = None
 ) -> list[list[Piece]]:
-    """The tensors of one weight: for each of its layers (one, unless the weight is of all layers) the pieces."""
+    """The tensors of one weight: for each of its layers (one, unless the weight is of all layers) the pieces.
+
+    prefix: what the base model's tensors start with in place of the family's own.
+    """
     in_block = path[0].startswith("block")
     name = "/".join(path[1:] if in_block else path)
     first = 0 if path[0] == "blocks" or not in_block else int(path[0].removeprefix("block_"))
     layers = range(first, first + (config.n_layers if isinstance(weight, Stacked) else 1))
     declared = weight.layer() if isinstance(weight, Stacked) else weight
-    linear = family.model_type != "gpt2"
-    slots = []
-    for layer in layers:
-        names = [n.replace(family.prefix, prefix, 1) if n.startswith(family.prefix) else n
-                 for n in family.prefixed(name, layer)]  # fmt: skip
-        if len(names) == 1:
-            slots.append([Piece(names[0], declared, None, linear)])
-            continue
-        # the first part takes what the others leave: of q, k, v the group of queries
-        width = declared.shape[Piece(names[0], declared, None, linear).fused or 0]
-        ends = [0, *range(width - len(names) + 1, width + 1)]
-        slots.append([Piece(n, declared, part, linear) for n, part in zip(names, itertools.pairwise(ends))])
-    return slots
+    return [_pieces(family.tensors(name, layer, prefix), declared, family.linear) for layer in layers]
+
+
+def _pieces(names: tuple[str, ...], weight: Weight, linear: bool) -> list[Piece]:
+    """The pieces of one layer's weight, those of one tensor one after another."""
+    if weight.experts_used:
+        return [
+            replace(piece, name=piece.name.replace("{expert}", str(expert)), expert=expert)
+            for expert in range(weight.shape[0])
+            for piece in _parts(names, weight, linear)
+        ]
+    return _parts(names, weight, linear)
+
+
+def _parts(names: tuple[str, ...], weight: Weight, linear: bool) -> list[Piece]:
+    axis = next((axis for axis in weight.axes if axis in PARTS), None)
+    if axis is None:
+        return [Piece(names[0], weight, linear)]
+    n, width = PARTS[axis], weight.shape[weight.axes.index(axis)]
+    parts = list(itertools.pairwise([0, *range(width - n + 1, width + 1)]))
+    if len(names) == n:
+        return [Piece(name, weight, linear, part) for name, part in zip(names, parts)]
+    # one tensor: all heads of q, then those of k, then those of v; all of gate, then all of up
+    inputs = 0 if weight.role == "vector" else weight.inputs + bool(weight.experts_used)
+    outputs = math.prod(weight.shape[inputs:])
+    return [Piece(names[0], weight, linear, part, offset=outputs // width * part[0], outputs=outputs) for part in parts]
+
+
+def leaf(tree: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    """The leaf of a tree of params at a path; ConfigError when it is missing."""
+    for name in path:
+        require(name in tree, "params", f"{'/'.join(path)} is missing", "give the config that belongs to them")
+        tree = tree[name]
+    return tree
 
 
 class Checkpoint:
