@@ -38,7 +38,7 @@ def run_study(config: SearchSweepConfig, path: Path) -> int:
     from launch.report import write_report
     from launch.sweep import run_sweep
     from models.serialize import to_json
-    from scaling.sweep.results import write_atomically
+    from scaling.kept import write_atomically
     from search.findings import find
 
     config.check()
@@ -60,20 +60,18 @@ def run_study(config: SearchSweepConfig, path: Path) -> int:
 
 
 def _claim(file: Path, resolved: Any) -> None:
-    """Write the resolved study, or refuse a directory that holds another one."""
+    """Write the resolved study, or refuse a directory that holds another one; of two that start at once, one writes."""
     import json
 
     from models.errors import require
-    from scaling.sweep.directory import differences, read_json
-    from scaling.sweep.results import write_atomically
+    from scaling import kept
+    from scaling.sweep.directory import differences
 
     text = json.dumps(resolved, indent=2, sort_keys=True)
-    if file.exists():
-        changed = differences(read_json(file), json.loads(text))
-        problem = f"holds another study ({'; '.join(changed[:3])})"
-        require(not changed, str(file.parent), problem, "give another --workdir, or what it was started with")
-        return
-    write_atomically(file, text)
+    kept.create(file, text)
+    changed = differences(kept.read(file, {"name": str, "study": dict}), json.loads(text))
+    problem = f"holds another study ({'; '.join(changed[:3])})"
+    require(not changed, str(file.parent), problem, "give another --workdir, or what it was started with")
 
 
 def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -82,8 +80,8 @@ def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd
 
     from launch.progress import StudyDisplay
     from launch.snapshot import SearchPulse
+    from scaling.kept import write_atomically
     from scaling.sweep.directory import RunDirectory
-    from scaling.sweep.results import write_atomically
     from search.policy import load_policy
     from search.study import Study
 

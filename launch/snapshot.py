@@ -11,9 +11,9 @@ from typing import Any
 
 from models import counts
 from models.errors import ConfigError
+from scaling.kept import write_atomically
 from scaling.sweep import lease
 from scaling.sweep.directory import RunDirectory, read_json
-from scaling.sweep.results import write_atomically
 from scaling.train.metrics import read_rows
 
 QUIET_S = 2 * lease.BEAT_S  # a counter this old belongs to a process that is silent, or whose clock differs

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from models.errors import ConfigError, nearest, require
+from scaling.kept import write_atomically
 from scaling.sweep.directory import RunDirectory
-from scaling.sweep.results import write_atomically
 from scaling.train.metrics import read_rows
 
 EVERY_S = 10.0

@@ -152,7 +152,7 @@ class SlurmExecutor(Executor):
         require(done.returncode == 0, "--sbatch", problem, "see sinfo, or correct --partition and --sbatch")
         self.jobs |= dict.fromkeys(names, done.stdout.split(";")[0].strip())
         self.alive |= set(names)
-        from scaling.sweep.results import write_atomically
+        from scaling.kept import write_atomically
 
         write_atomically(logs / "slurm.json", json.dumps(self.jobs))
         self.answered = time.monotonic()

@@ -16,8 +16,9 @@ from models import counts, transformer
 from models.serialize import digest, to_json
 from models.sharding import DEFAULT_RULES, make_mesh, weight_shardings
 from scaling.data import Dataset, prepare
+from scaling.kept import write_atomically
 from scaling.sweep.card import card
-from scaling.sweep.results import Results, write_atomically
+from scaling.sweep.results import Results
 from scaling.sweep.stack import Stack
 from scaling.sweep.trial import Trial
 from scaling.train.checkpoint import Checkpoints
