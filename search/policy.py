@@ -17,6 +17,7 @@ from models.errors import ConfigError, require
 from models.serialize import from_json
 from models.sharding import DEFAULT_RULES, weight_shardings
 from scaling.data import DataConfig, Tokenizer, check_vocabulary, tokenizer_of
+from scaling.sweep.parameters import check_parameters
 from scaling.train.initial import load_initial
 from search.engine.placement import rules_for
 
@@ -73,6 +74,7 @@ def _trial(path: Path, written: dict[str, Any], mesh: Mesh | None) -> Policy:
     if mesh is not None:
         shardings = weight_shardings(transformer.weights(model), rules_for(model, mesh.shape), mesh)
     params, digest = load_initial(path, model, FIELD, shardings)
+    check_parameters(path, FIELD)
     return Policy(model, params, tokenizer, (tokenizer.end_of_document,), digest, str(path))
 
 
