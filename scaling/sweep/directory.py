@@ -94,7 +94,11 @@ class RunDirectory:
         """The sweep that owns this directory."""
         path = self.path / "config.json"
         require(path.exists(), str(self.path), "is no run directory: config.json is missing", "check --workdir")
-        return from_json(SweepConfig, kept.read(path, dict))
+        saved = kept.read(path, dict)
+        try:
+            return from_json(SweepConfig, saved)
+        except ConfigError as error:
+            raise ConfigError(str(path), f"is damaged ({error.field} {error.problem})", kept.RESTORE) from None
 
     def check_data(self, digest: str) -> None:
         """Refuse data that changed since the sweep began."""
