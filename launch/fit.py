@@ -34,8 +34,8 @@ def main(
     bootstrap: int, seed: int,
 ) -> int:  # fmt: skip
     import scaling
+    from scaling.kept import write_atomically
     from scaling.laws import by_name
-    from scaling.sweep.results import write_atomically
 
     chosen, runs = by_name(law), scaling.load(results)
     options: dict[str, Any] = {

@@ -171,9 +171,10 @@ def help_with(out: Path, name: str, stop: Any) -> int:
 def work(job: Job, policy: Policy, stop: Any, name: str = "infer") -> None:
     """Draw every sample that no other process is drawing, wait for theirs, and write the manifest."""
     with job.presence(name) as presence:
-        draw(job, policy, stop, presence)
         while not job.is_finished() and not stop():
-            if presence.claim("finish"):
+            if not all(job.is_done(i) for i in range(len(job.shards))):
+                draw(job, policy, stop, presence)  # again, after `finish` has set a damaged shard aside
+            elif presence.claim("finish"):
                 if not job.is_finished():
                     job.finish()
                 presence.release("finish")

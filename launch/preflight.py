@@ -12,6 +12,7 @@ from models.errors import ConfigError
 from models.serialize import digest
 from models.sharding import MeshConfig
 from scaling.data import Dataset, check_vocabulary, prepare
+from scaling.sweep.parameters import check_parameters
 from scaling.sweep.trial import Trial
 from scaling.train.initial import check_initial
 
@@ -32,6 +33,7 @@ def check_trials(trials: Sequence[Trial]) -> str:
     for path, model in {(t.train.init_from, t.model) for t in trials}:
         if path is not None:
             check_initial(path, model)
+            check_parameters(path, "train.init_from")
     return hashlib.sha256("".join(sorted(d.digest for d in datasets.values())).encode()).hexdigest()
 
 

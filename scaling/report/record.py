@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError
+from scaling import kept, tables
 from scaling.laws.fit import Fit
 
 NUMERIC = ("params", "params_nonembed", "tokens", "unique_tokens", "flops", "loss", "bpb", "wall_s", "devices")
@@ -136,8 +136,7 @@ def failure(error: Any) -> tuple[str, str]:
 
 def _read_config(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        return config if isinstance(config, dict) else {}
+        return kept.read(path, dict)
     except FileNotFoundError:
         notes.append("config.json is missing: the sweep's own settings are not shown.")
     except (ValueError, OSError) as e:
@@ -147,16 +146,16 @@ def _read_config(path: Path, notes: list[str]) -> dict[str, Any]:
 
 def _read_results(path: Path, notes: list[str]) -> pd.DataFrame:
     try:
-        runs = pd.read_parquet(path)
-    except FileNotFoundError:
-        notes.append("results.parquet is missing: no trial has finished yet.")
-        runs = pd.DataFrame()
+        runs = tables.read(path).to_pandas() if path.exists() else None
     except (ValueError, OSError) as e:
         notes.append(f"results.parquet cannot be read ({e}).")
         runs = pd.DataFrame()
+    if runs is None:
+        notes.append("results.parquet is missing: no trial has finished yet.")
+        runs = pd.DataFrame()
     for name in NUMERIC:
         column = runs[name] if name in runs else pd.Series(np.nan, index=runs.index)
-        runs[name] = pd.to_numeric(column, errors="coerce").astype(float)
+        runs[name] = pd.to_numeric(column.where(column.map(np.isscalar)), errors="coerce").astype(float)
     for name in TEXT:
         column = runs[name] if name in runs else pd.Series("", index=runs.index)
         runs[name] = column.astype(object).where(column.notna(), "").astype(str)
@@ -170,12 +169,12 @@ def _read_predictions(path: Path, notes: list[str]) -> pd.DataFrame:
     damaged = 0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            row = json.loads(line)
+            row = kept.parsed(line, {"inputs": dict}, path)
             words = {name: str(row.get(name, "")) for name in ("trial", "law", "time", "commit")}
             inputs = {name: float(row["inputs"].get(name, math.nan)) for name in ("params", "tokens", "flops")}
             foretold = {name: float(row[name]) for name in ("mean", "low", "high", "interval")}
             rows.append({**words, **inputs, **foretold, "fitted_on": row.get("fitted_on")})
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             damaged += 1
     if damaged:
         notes.append(f"predictions.jsonl has {damaged} unreadable line(s); they were left out.")
@@ -210,17 +209,17 @@ def _read_metrics(path: Path, trial: str, notes: list[str]) -> pd.DataFrame | No
     file = path / "trials" / trial / "metrics.jsonl"
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
         try:
-            row = json.loads(line)
-        except ValueError:
-            break  # a line cut short by a crash is the last one
-        if isinstance(row, dict) and "loss" in row:
+            row = kept.parsed(line, dict, file)
+        except ConfigError:
+            continue  # cut short by a crash, or damaged since
+        if "loss" in row:
             rows.append({name: _number(row.get(name)) for name in ("step", "tokens", "flops", "loss")})
     return pd.DataFrame(rows) if rows else None
 
 
 def _number(value: Any) -> float:
     """A JSON value as a number; NaN for null and anything else that is none."""
-    return float(value) if isinstance(value, (int, float)) else math.nan
+    return float(value) if isinstance(value, (int, float)) and abs(value) < 2**63 else math.nan
 
 
 def _read_fit(path: Path, notes: list[str]) -> Fit | None:
@@ -228,7 +227,7 @@ def _read_fit(path: Path, notes: list[str]) -> Fit | None:
         return None
     try:
         return Fit.from_json(path)
-    except (ValueError, KeyError, TypeError, OSError) as e:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, OSError) as e:
         notes.append(f"fit.json cannot be used ({e}).")
         return None
 

@@ -9,10 +9,10 @@ from typing import Any
 from models import counts
 from models.errors import ConfigError
 from scaling import laws
+from scaling.kept import write_atomically
 from scaling.sweep.config import SweepConfig
 from scaling.sweep.directory import RunDirectory
 from scaling.sweep.isoflop import Isoflop, at_budget
-from scaling.sweep.results import write_atomically
 from scaling.sweep.trial import Trial, override
 
 
