@@ -40,10 +40,10 @@ TREE, CHAIN = (
 
 
 @cache
-def params_of(model: ModelConfig) -> Params:
-    """Initial parameters, on the host; twice as large, so that tokens differ in probability."""
+def params_of(model: ModelConfig, scale: float = 2.0) -> Params:
+    """Initial parameters, on the host; matrices twice as large, so that tokens differ in probability."""
     made = jax.device_get(jax.jit(partial(transformer.init, model))(jax.random.key(1)))
-    return jax.tree.map(lambda x: x * 2 if x.ndim > 1 else x, made)
+    return jax.tree.map(lambda x: x * np.float32(scale) if x.ndim > 1 else x, made)
 
 
 def requests(greedy: bool = False) -> list[Request]:

@@ -37,9 +37,10 @@ GROUPED = dataclasses.replace(
         scale=1.5,
     ),
 )  # fmt: skip
-MESHED = dataclasses.replace(
-    GEMMA, n_layers=2, layer_types=("sliding", "full"), qk_norm=False, tied_embeddings=False, scan_layers=True
-)
+MESHED = ModelConfig(
+    vocab_size=48, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=24, bias="qkv", tied_embeddings=False,
+    sliding_window=5, layer_types=("sliding", "full"), attention_softcap=8.0, scan_layers=True,
+)  # fmt: skip
 
 
 def scanned(model: ModelConfig) -> ModelConfig:

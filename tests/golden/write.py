@@ -23,7 +23,9 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Compile in a third of the time: XLA has chosen the order of operations before these count.
 # The long form leaves them out.
-QUICK_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+QUICK_FLAGS = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 Cases = dict[str, dict[str, Callable[[], Any]]]  # section -> name -> what makes the entry
 
 
@@ -45,9 +47,9 @@ def prepare(long: bool) -> None:
 
 def sections(long: bool) -> Cases:
     """Every case of every section."""
-    from tests.golden import generation, training
+    from tests.golden import estimates, generation, searching, training
 
-    modules = {"train": training, "generate": generation}
+    modules = {"train": training, "generate": generation, "search": searching, "estimates": estimates}
     return {name: module.long_cases() if long else module.cases() for name, module in modules.items()}
 
 
@@ -64,19 +66,25 @@ def computed(cases: Cases) -> dict[str, Any]:
 
 
 def report(want: dict[str, Any], found: dict[str, Any]) -> int:
-    """Print what differs; 1 if anything does."""
-    from tests.golden.record import RELATIVE, differences, machine
+    """Print what differs, and what has no entry yet; 1 if anything differs."""
+    from tests.golden.record import differences, machine, mode
 
     exact = want["machine"] == machine()
-    print(f"compared {'bit by bit' if exact else f'to {RELATIVE} relative: another machine'}")
+    print(f"compared {mode(exact)}")
     code = 0
     for section, entries in found.items():
         for name, entry in entries.items():
-            apart = list(differences(want[section].get(name, {}), entry, exact))
+            if name not in want[section]:
+                print(f"{section}/{name}: new, write it")
+                continue
+            apart = list(differences(want[section][name], entry, exact))
             code = code or int(bool(apart))
             print(f"{section}/{name}: " + (f"{len(apart)} entries differ" if apart else "equal"))
             for path, by in sorted(apart, key=lambda pair: -pair[1])[:8]:
                 print(f"    {path} (by {by:.2g})")
+        for name in sorted(want[section].keys() - entries.keys()):
+            code = 1
+            print(f"{section}/{name}: gone")
     return code
 
 
