@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ import pandas as pd
 
 from models.errors import ConfigError
 from scaling import kept, tables
-from scaling.laws.fit import Fit
+from scaling.fitting.fit import Fit
 
 NUMERIC = ("params", "params_nonembed", "tokens", "unique_tokens", "flops", "loss", "bpb", "wall_s", "devices")
 TEXT = ("trial", "sweep", "status", "error", "device", "config")
@@ -172,8 +170,8 @@ def _read_predictions(path: Path, notes: list[str]) -> pd.DataFrame:
             row = kept.parsed(line, {"inputs": dict}, path)
             words = {name: str(row.get(name, "")) for name in ("trial", "law", "time", "commit")}
             inputs = {name: float(row["inputs"].get(name, math.nan)) for name in ("params", "tokens", "flops")}
-            foretold = {name: float(row[name]) for name in ("mean", "low", "high", "interval")}
-            rows.append({**words, **inputs, **foretold, "fitted_on": row.get("fitted_on")})
+            predicted = {name: float(row[name]) for name in ("mean", "low", "high", "interval")}
+            rows.append({**words, **inputs, **predicted, "fitted_on": row.get("fitted_on")})
         except (ValueError, KeyError, TypeError, OverflowError):
             damaged += 1
     if damaged:
@@ -235,9 +233,3 @@ def _read_fit(path: Path, notes: list[str]) -> Fit | None:
 def is_surface(fit: Fit | None) -> bool:
     """Whether the fit is a law L(N, D), which the surface, frontier and residual figures need."""
     return fit is not None and set(fit.law.inputs) == {"params", "tokens"} and fit.law.output == "loss"
-
-
-def mean_loss(fit: Fit, params: Sequence[float] | np.ndarray, tokens: Sequence[float] | np.ndarray) -> np.ndarray:
-    """The fitted law's loss (nats/token) at arrays of N and D of one shape."""
-    n, d = np.broadcast_arrays(np.asarray(params, float), np.asarray(tokens, float))
-    return np.asarray(fit.law.predict(fit.params, SimpleNamespace(params=n, tokens=d)), float)

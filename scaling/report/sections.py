@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.laws.certificate import Certificate
-from scaling.laws.fit import Fit, Interval
-from scaling.laws.objectives import Objective
+from scaling.fitting.certificate import Certificate
+from scaling.fitting.fit import Fit
+from scaling.fitting.fitted import Interval
+from scaling.fitting.objectives import Objective
 from scaling.report import numbers
 from scaling.report.figures import Picture
 from scaling.report.frontier import IsoflopCurve, isoflop_curves, isoflop_frontier
@@ -45,7 +46,7 @@ def _no_surface(run: RunRecord) -> str | None:
 def headline(run: RunRecord, pictures: Pictures) -> Section:
     """What was trained, what was predicted, what was measured, and whether the interval held."""
     parts: list[object] = [paragraph(_trained(run), class_="headline")]
-    parts += [paragraph(*words, class_="headline") for words in _foretold(run)]
+    parts += [paragraph(*words, class_="headline") for words in _held_out_prediction(run)]
     failed = len(run.of_role("failed"))
     if failed:
         link = element("a", "the list", href="#failed")
@@ -68,7 +69,7 @@ def _trained(run: RunRecord) -> str:
     return f"{numbers.plural(len(fitted), 'transformer')} of {sizes} parameters were trained at {budgets}."
 
 
-def _foretold(run: RunRecord) -> list[list[object]]:
+def _held_out_prediction(run: RunRecord) -> list[list[object]]:
     if not len(run.predictions):
         return [["No held-out run was predicted."]]
     said: list[list[object]] = []

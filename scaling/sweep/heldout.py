@@ -1,4 +1,4 @@
-"""The held-out run of a sweep: which shape, and what the fitted law foretells of it, before it is trained."""
+"""The held-out run of a sweep: which shape, and what the fitted law predicts of it, before it is trained."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def heldout_trial(config: SweepConfig, directory: RunDirectory) -> tuple[laws.Fi
     ]
     if not candidates:
         raise ConfigError("prediction.widths", f"no width reaches {budget:.3g} FLOPs", "add widths")
-    return fit, min(candidates, key=lambda trial: foretold(fit, trial, plan.interval).mean)
+    return fit, min(candidates, key=lambda trial: loss_prediction(fit, trial, plan.interval).mean)
 
 
 def _unbounded(plan: Isoflop) -> Isoflop:
@@ -40,7 +40,7 @@ def _unbounded(plan: Isoflop) -> Isoflop:
     return Isoflop(plan.budgets, plan.widths, 1e-9, 1e9, plan.learning_rate_exponent, plan.tolerance, plan.min_steps)
 
 
-def foretold(fit: laws.Fit, trial: Trial, interval: float) -> laws.Prediction:
+def loss_prediction(fit: laws.Fit, trial: Trial, interval: float) -> laws.Prediction:
     """The law's prediction of a trial's loss."""
     inputs = law_inputs(trial)
     return fit.predict(interval, **{name: inputs[name] for name in fit.law.inputs})  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def law_inputs(trial: Trial) -> dict[str, float]:
 def predict(config: SweepConfig, fit: laws.Fit, trial: Trial) -> dict[str, Any]:
     """The line of predictions.jsonl for `trial`."""
     assert config.prediction is not None
-    prediction = foretold(fit, trial, config.prediction.interval)
+    prediction = loss_prediction(fit, trial, config.prediction.interval)
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git_commit(),

@@ -8,8 +8,8 @@ import pytest
 
 from models.errors import ConfigError
 from scaling import report
+from scaling.fitting.fit import fit
 from scaling.laws.chinchilla import CHINCHILLA
-from scaling.laws.fit import fit
 from scaling.report import figures, record, sections
 from tests.scaling.report import synthetic
 
@@ -52,9 +52,9 @@ def sweep():
     rows = synthetic.sweep_rows()
     held_out = synthetic.held_out_row()
     law = fit(CHINCHILLA, pd.DataFrame(rows), bootstrap=60)
-    foretold = law.predict(params=held_out["params"], tokens=held_out["tokens"], interval=0.9)
-    held_out["loss"] = float((2 * foretold.mean + foretold.high) / 3)  # inside: the tests read the verdict
-    line = synthetic.prediction(held_out, foretold.mean, foretold.low, foretold.high)
+    predicted = law.predict(params=held_out["params"], tokens=held_out["tokens"], interval=0.9)
+    held_out["loss"] = float((2 * predicted.mean + predicted.high) / 3)  # inside: the tests read the verdict
+    line = synthetic.prediction(held_out, predicted.mean, predicted.low, predicted.high)
     return rows, held_out, line, law
 
 

@@ -10,18 +10,15 @@ rows of one run alike. Unlike a covariance, a profile is not symmetric and shows
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
 
 from models.errors import ConfigError, nearest
-from scaling.laws.calibration import degrees
-from scaling.laws.certificate import robust_scale
-from scaling.laws.objectives import STUDENT_NU
-
-if TYPE_CHECKING:
-    from scaling.laws.fit import Fit
+from scaling.fitting.calibration import degrees
+from scaling.fitting.certificate import robust_scale
+from scaling.fitting.fitted import Fitted
+from scaling.fitting.objectives import STUDENT_NU
 
 FARTHEST = 40.0  # standard errors to either side after which an end counts as open
 POINTS = 12  # of a side
@@ -43,7 +40,7 @@ class Profile:
     threshold: float
 
 
-def sandwich(fit: Fit) -> tuple[np.ndarray, np.ndarray, float]:
+def sandwich(fit: Fitted) -> tuple[np.ndarray, np.ndarray, float]:
     """Inverse curvature and sandwich covariance [F, F] of the free coordinates, and the variance one more row brings.
 
     The Huber curvature of a row, whether its residual is small, is smoothed over the residuals' own width and kept per
@@ -73,7 +70,7 @@ def sandwich(fit: Fit) -> tuple[np.ndarray, np.ndarray, float]:
     return bread, covariance, row
 
 
-def profile(fit: Fit, parameter: str, level: float = 0.95) -> Profile:
+def profile(fit: Fitted, parameter: str, level: float = 0.95) -> Profile:
     """Profile of one fitted parameter; ConfigError when it is fixed or unknown."""
     names = fit.law.parameters
     if parameter not in names or parameter in fit.fixed:
@@ -104,7 +101,7 @@ def profile(fit: Fit, parameter: str, level: float = 0.95) -> Profile:
     return Profile(parameter, values[order], deviance[order], float(low), float(high), level, threshold)
 
 
-def _side(fit: Fit, index: int, step: float, direction, ratio, threshold) -> tuple[np.ndarray, np.ndarray, float]:
+def _side(fit: Fitted, index: int, step: float, direction, ratio, threshold) -> tuple[np.ndarray, np.ndarray, float]:
     """Coordinates and deviances [m] on one side of the optimum, and the coordinate where the threshold is crossed."""
     bounds = fit.law.coordinates.low[index], fit.law.coordinates.high[index]
     held = dataclasses.replace(

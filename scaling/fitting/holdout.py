@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError, require
-from scaling.laws.calibration import FALLING, origins, sizes
-from scaling.laws.fit import Fit, check_level, fit
-from scaling.laws.law import Law
-from scaling.laws.runs import Runs, as_table, numbers
-from scaling.laws.where import select
+from scaling.fitting.calibration import FALLING, origins, sizes
+from scaling.fitting.fit import Fit, fit
+from scaling.fitting.fitted import check_level
+from scaling.fitting.law import Law, as_law
+from scaling.fitting.runs import Runs, as_table, numbers
+from scaling.fitting.where import select
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,7 +106,7 @@ def holdout(
     where: "flops > 1e20"; parsed, never evaluated. Other arguments as in `fit`. Raises ConfigError when the expression
     matches no row or leaves none to fit on.
     """
-    law = _resolve(law)
+    law = as_law(law)
     check_level(level, "level")
     table = as_table(runs, columns, (*law.inputs, law.output))
     mask = select(table, where)
@@ -113,12 +114,6 @@ def holdout(
         raise ConfigError("where", f"{where!r} holds out every row", "leave rows to fit on")
     fitted = fit(law, table[~mask], bootstrap=bootstrap, seed=seed, **options)
     return Holdout(fitted, score(fitted, table[mask], level), where, level)
-
-
-def _resolve(law: Law | str) -> Law:
-    from scaling.laws.catalogue import by_name
-
-    return by_name(law) if isinstance(law, str) else law
 
 
 def score(fitted: Fit, held_out: pd.DataFrame, level: float = 0.9) -> pd.DataFrame:
@@ -184,7 +179,7 @@ def rolling(
     cut are held out; by a loss, those below it. Columns: cut, reach (size / cut), fitted_on and those of
     `Holdout.table`. Averages: `rolling(...).groupby("cut")[["error", "inside"]].mean()`.
     """
-    law = _resolve(law)
+    law = as_law(law)
     check_level(level, "level")
     table = as_table(runs, columns, (*law.inputs, law.output, by))
     axis = _axis(table, by)
@@ -234,7 +229,7 @@ def compare(
 
     Columns: error (mean absolute relative), coverage, width, score, parameters.
     """
-    resolved = [_resolve(law) for law in laws]
+    resolved = [as_law(law) for law in laws]
     require(bool(resolved), "laws", "there are none to compare", "name at least one")
     if isinstance(cuts, int):
         table = as_table(runs, options.get("columns"), {n for law in resolved for n in (*law.inputs, law.output, by)})

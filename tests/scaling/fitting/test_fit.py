@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scaling.fitting.where import select
 from scaling.laws import CHINCHILLA, Fit, Law, by_name, compare, fit, holdout, load, plan, rolling
-from scaling.laws.where import select
 
 
 @pytest.fixture

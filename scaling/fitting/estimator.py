@@ -20,8 +20,8 @@ import dataclasses
 
 import numpy as np
 
-from scaling.laws.law import Law
-from scaling.laws.objectives import Objective
+from scaling.fitting.law import Law
+from scaling.fitting.objectives import Objective
 
 MAX_STEP = 2.0
 # starts x rows solved together: temporaries of 128 KiB stay in cache and below the allocator's mmap threshold

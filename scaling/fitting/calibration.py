@@ -21,11 +21,11 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import special, stats
 
-from scaling.laws.bootstrap import bootstrap
-from scaling.laws.certificate import robust_scale
-from scaling.laws.estimator import Estimator
-from scaling.laws.objectives import Objective
-from scaling.laws.start_grid import optimum
+from scaling.fitting.bootstrap import bootstrap
+from scaling.fitting.certificate import robust_scale
+from scaling.fitting.estimator import Estimator
+from scaling.fitting.objectives import Objective
+from scaling.fitting.start_grid import optimum
 
 ORIGINS = 8
 RESAMPLES = 48

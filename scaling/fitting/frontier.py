@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError
-from scaling.laws.fit import Interval
-from scaling.laws.law import Values
-from scaling.laws.runs import Runs, as_table, missing, numbers
+from scaling.fitting.fitted import Interval
+from scaling.fitting.law import Values
+from scaling.fitting.runs import Runs, as_table, missing, numbers
 
 BINS = 1500
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from scipy.optimize import lsq_linear
 
-from scaling.laws.estimator import Estimator, Solution
-from scaling.laws.objectives import LAD_SCALE
+from scaling.fitting.estimator import Estimator, Solution
+from scaling.fitting.objectives import LAD_SCALE
 
 AGREEMENT = 1e-6  # relative objective within which two starts found the same optimum
 POINTS_PER_PARAMETER = 2.0  # distinct rows per parameter below which no interval is given

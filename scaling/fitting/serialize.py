@@ -7,19 +7,18 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from models.errors import ConfigError
-from scaling.laws.bootstrap import Draws
-from scaling.laws.calibration import Calibration
-from scaling.laws.certificate import Certificate
-from scaling.laws.law import Law, Values
-from scaling.laws.objectives import Objective
-
-if TYPE_CHECKING:
-    from scaling.laws.fit import Fit
+from scaling.fitting.bootstrap import Draws
+from scaling.fitting.calibration import Calibration
+from scaling.fitting.certificate import Certificate
+from scaling.fitting.fitted import Fitted
+from scaling.fitting.law import Law, Values, by_name
+from scaling.fitting.objectives import Objective
+from scaling.fitting.table import Table
 
 FORMAT = 1
 _FIX = "give the file that to_json wrote"
@@ -69,7 +68,7 @@ def reading(source: str | Path, kind: str) -> Iterator[dict[str, Any]]:
         raise ConfigError(name, what, _FIX) from None
 
 
-def fields_of(fit: Fit) -> dict[str, Any]:
+def fields_of(fit: Fitted) -> dict[str, Any]:
     """The fit's data, parameters, certificate, draws and calibration (made now, so that reading it costs nothing)."""
     return {
         "law": fit.law.name,
@@ -87,22 +86,17 @@ def fields_of(fit: Fit) -> dict[str, Any]:
     }
 
 
-def fit_of(document: Mapping[str, Any], law: Law | None = None) -> Fit:
-    """The fit of `fields_of`; `law` when it is not one of the catalogue. ValueError when parts are missing or do not
-    belong together."""
-    from scaling.laws.fit import Fit, Table
-
-    if law is None:
-        from scaling.laws.catalogue import by_name
-
-        law = by_name(document["law"])
+def parts_of(document: Mapping[str, Any], law: Law | None = None) -> dict[str, Any]:
+    """The fields of the fit in `fields_of`; `law` when it is not one of the catalogue. ValueError when parts are
+    missing or do not belong together."""
+    law = by_name(document["law"]) if law is None else law
     given = document["table"]
     table: dict = {k: np.array(v) if isinstance(v, list) and k != "rows" else v for k, v in given.items()}
     table["inputs"] = {k: np.array(v, float) for k, v in given["inputs"].items()}
     certificate: dict = {k: tuple(v) if isinstance(v, list) else v for k, v in document["certificate"].items()}
     rolled: dict = {k: np.array(v) if isinstance(v, list) else v for k, v in document["calibration"].items()}
     draws = document["draws"]
-    fit = Fit(
+    fit = Fitted(
         law,
         Values({name: float(document["params"][name]) for name in law.parameters}),
         Certificate(**certificate),
@@ -115,10 +109,10 @@ def fit_of(document: Mapping[str, Any], law: Law | None = None) -> Fit:
         Calibration(**rolled),
     )
     _check(fit)
-    return fit
+    return {field.name: getattr(fit, field.name) for field in dataclasses.fields(fit)}
 
 
-def _check(fit: Fit) -> None:
+def _check(fit: Fitted) -> None:
     """Raise ValueError for a document whose parts do not fit each other."""
     size, t = len(fit.law.parameters), fit.table
     if fit.z.shape != (size,) or not np.isfinite(fit.z).all():

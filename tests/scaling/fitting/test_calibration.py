@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from benchmarks import fit_calibration as bench
+from scaling.fitting.calibration import Calibration, growth
 from scaling.laws import CHINCHILLA, Law, fit, holdout
-from scaling.laws.calibration import Calibration, growth
 
 
 @pytest.mark.parametrize("cut", ["3e20", "1e20", "3e19"])

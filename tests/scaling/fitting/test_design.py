@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scaling.fitting.design import design, deviation, runs_needed
+from scaling.fitting.profile import sandwich
 from scaling.laws import CHINCHILLA, fit
-from scaling.laws.design import design, deviation, runs_needed
-from scaling.laws.profile import sandwich
 
 TARGET = dict(params=7e10, tokens=1.4e12)
 

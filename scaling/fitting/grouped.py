@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from models.errors import ConfigError
-from scaling.laws.fit import Fit, Prediction, fit
-from scaling.laws.law import Law
-from scaling.laws.runs import Runs, as_table, missing
-from scaling.laws.serialize import fields_of, fit_of, reading, write
+from scaling.fitting.fit import Fit, fit
+from scaling.fitting.fitted import Prediction
+from scaling.fitting.law import Law
+from scaling.fitting.runs import Runs, as_table, missing
+from scaling.fitting.serialize import fields_of, reading, write
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ class GroupedFit:
     def from_json(source: str | Path, law: Law | None = None) -> GroupedFit:
         """The fits that `to_json` wrote: a path or the text; pass `law` when it is not one of the catalogue."""
         with reading(source, "grouped fit") as document:
-            fits = {name: fit_of(one, law) for name, one in document["fits"].items()}
+            fits = {name: Fit.of(one, law) for name, one in document["fits"].items()}
             return GroupedFit(fits, document["weights"], document["dropped"])
 
     def summary(self) -> str:

@@ -15,9 +15,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from models.errors import ConfigError, nearest
-from scaling.laws.certificate import robust_scale
-from scaling.laws.estimator import Estimator
-from scaling.laws.start_grid import StartGrid
+from scaling.fitting.certificate import robust_scale
+from scaling.fitting.estimator import Estimator
+from scaling.fitting.start_grid import StartGrid
 
 KINDS = ("row", "cluster", "stratified", "wild", "parametric")
 BLOCK = 256

@@ -15,14 +15,13 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from models.errors import ConfigError
-from scaling.laws.bootstrap import ITERATIONS, TOLERANCE, codes
-from scaling.laws.chinchilla import CHINCHILLA
-from scaling.laws.downstream import TASK_SIGMOID
-from scaling.laws.fit import Fit, Prediction, fit
-from scaling.laws.law import Law
-from scaling.laws.runs import Runs, as_table, missing, numbers
-from scaling.laws.serialize import fields_of, fit_of, reading, write
-from scaling.laws.start_grid import StartGrid
+from scaling.fitting.bootstrap import ITERATIONS, TOLERANCE, codes
+from scaling.fitting.fit import Fit, fit
+from scaling.fitting.fitted import Prediction
+from scaling.fitting.law import Law, by_name
+from scaling.fitting.runs import Runs, as_table, missing, numbers
+from scaling.fitting.serialize import fields_of, reading, write
+from scaling.fitting.start_grid import StartGrid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +34,8 @@ class TwoStep:
     both task loss and score, after skipping. The defaults are those of the OLMo ladder.
     """
 
-    loss_law: Law = CHINCHILLA
-    score_law: Law = TASK_SIGMOID
+    loss_law: Law = dataclasses.field(default_factory=lambda: by_name("chinchilla"))
+    score_law: Law = dataclasses.field(default_factory=lambda: by_name("task_sigmoid"))
     anchors: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
     skip: float = 0.1
     smooth: int = 5
@@ -168,8 +167,8 @@ class TwoStepFit:
     def from_json(source: str | Path, law: TwoStep | None = None) -> TwoStepFit:
         """The fit that `to_json` wrote: a path or the text; pass `law` when its two are not both of the catalogue."""
         with reading(source, "two-step fit") as document:
-            first = fit_of(document["first"], None if law is None else law.loss_law)
-            second = fit_of(document["second"], None if law is None else law.score_law)
+            first = Fit.of(document["first"], None if law is None else law.loss_law)
+            second = Fit.of(document["second"], None if law is None else law.score_law)
             how = {**document["law"], "anchors": tuple(map(tuple, document["law"]["anchors"]))}
             draws = [None if document[name] is None else np.array(document[name], float)
                      for name in ("first_draws", "second_draws")]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scaling.laws.estimator import Estimator, Solution, cholesky_step
+from scaling.fitting.estimator import Estimator, Solution, cholesky_step
 
 MAX_CELLS = 4096
 REWEIGHTINGS = 3

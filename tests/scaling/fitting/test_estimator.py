@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from scipy import special
 from scipy.optimize import minimize
 
+from scaling.fitting.derivatives import Taylor
+from scaling.fitting.estimator import Estimator, cholesky_step
+from scaling.fitting.objectives import OBJECTIVES, Objective
 from scaling.laws import CHINCHILLA, Law, fit
-from scaling.laws.derivatives import Taylor
-from scaling.laws.estimator import Estimator, cholesky_step
-from scaling.laws.objectives import OBJECTIVES, Objective
 
 SIGMOID = Law(
     name="sigmoid",

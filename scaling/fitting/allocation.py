@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 
 from models.errors import ConfigError, require
-from scaling.laws.fit import Fit, Interval, check_level
-from scaling.laws.law import Law, Values
+from scaling.fitting.fitted import Fitted, Interval, check_level
+from scaling.fitting.law import Law, Values
 
 GOLDEN = 0.6180339887498949
 SECTIONS = 8
@@ -57,7 +57,7 @@ class Plan:
 
 
 def plan(
-    fit: Fit,
+    fit: Fitted,
     flops: float | None = None,
     *,
     loss: float | None = None,
@@ -131,7 +131,7 @@ def _checked(
     return float(given[0])
 
 
-def _far(fit: Fit, params: float) -> tuple[str, ...]:
+def _far(fit: Fitted, params: float) -> tuple[str, ...]:
     """A note on a planned size that is far below all fitted ones, where serving leaves little for training."""
     smallest = float(fit.table.inputs["params"].min())
     if params > SMALLER * smallest:
@@ -160,7 +160,7 @@ def _intervals(fit, problem, flops, loss, level, params, tokens, at) -> Values:
 class _Problem:
     """Minimise the law over params at a fixed cost, for a batch of parameter draws at once."""
 
-    def __init__(self, fit: Fit, inference_tokens: float, cost: Callable | None, at):
+    def __init__(self, fit: Fitted, inference_tokens: float, cost: Callable | None, at):
         self.fit, self.inference_tokens, self.cost = fit, inference_tokens, cost
         self.at = {k: np.asarray(v, float) for k, v in at.items()}
 

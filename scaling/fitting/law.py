@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from models.errors import ConfigError, nearest
-from scaling.laws.derivatives import Taylor
+from scaling.fitting.derivatives import Taylor
 
 SPACES = ("log", "raw", "logit")
 
@@ -166,3 +166,28 @@ class Coordinates:
         """dp/dz and d2p/dz2 at parameters [..., K] (equal for a logarithm; 1 and 0 for the identity)."""
         slope = np.where(self.sign == 0, 1.0, params - self.origin)
         return slope, np.where(self.sign == 0, 0.0, slope)
+
+
+# filled by the catalogue of laws, so that a law can be asked for by name and the machinery imports none
+_KNOWN: dict[str, Law] = {}
+
+
+def register(laws: Iterable[Law]) -> None:
+    """Make these laws known to `by_name`; ConfigError for a name that another law has."""
+    for law in laws:
+        if _KNOWN.setdefault(law.name, law) is not law:
+            raise ConfigError(f"Law {law.name}", "another law has this name", "give it a name of its own")
+
+
+def by_name(name: str) -> Law:
+    """The law of that name; ConfigError listing all of them when there is none."""
+    if name not in _KNOWN:
+        near = nearest(name, _KNOWN)
+        hint = f"did you mean {near!r}? " if near else ""
+        raise ConfigError("law", f"{name!r} is not known", f"{hint}have {', '.join(_KNOWN)}")
+    return _KNOWN[name]
+
+
+def as_law(law: Law | str) -> Law:
+    """A law, or the one of that name."""
+    return by_name(law) if isinstance(law, str) else law

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from scaling.fitting.profile import profile, sandwich
 from scaling.laws import CHINCHILLA, Law, fit
-from scaling.laws.profile import profile, sandwich
 
 LINE = Law(
     name="line",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -9,18 +10,19 @@ import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError, nearest
+from scaling.fitting.allocation import plan
+from scaling.fitting.calibration import budgets as budgets_of
+from scaling.fitting.fitted import Fitted, Interval
+from scaling.fitting.profile import profile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from scaling.laws.fit import Fit
-
 CURVES = 6  # budgets drawn by "isoflop"
 
 
-def fit_html(fit: Fit) -> str:
-    """The summary as an HTML table, flags first."""
-    intervals = fit.interval(0.95)
+def fit_html(fit: Fitted, intervals: Mapping[str, Interval]) -> str:
+    """The summary as an HTML table, flags first; 95 % intervals of every parameter and derived quantity."""
     flags = "".join(f"<p><b>!</b> {escape(w)}</p>" for w in fit.certificate.warnings)
     rows = []
     for name, value in {**fit.params, **fit.derived}.items():
@@ -36,7 +38,7 @@ def fit_html(fit: Fit) -> str:
     )
 
 
-def plot_fit(fit: Fit, kind: str, ax: Axes | None = None, **options) -> Axes:
+def plot_fit(fit: Fitted, kind: str, ax: Axes | None = None, **options) -> Axes:
     """Draw one plot, in the report's theme when it makes its own axes, and return the Axes."""
     kinds = {
         "predicted": _predicted,
@@ -62,25 +64,25 @@ def plot_fit(fit: Fit, kind: str, ax: Axes | None = None, **options) -> Axes:
     return ax
 
 
-def _unit(fit: Fit, name: str) -> str:
+def _unit(fit: Fitted, name: str) -> str:
     """A column with its unit, as an axis label."""
     unit = fit.law.units.get(name, "")
     return f"{name} ({unit})" if unit and unit != name else name
 
 
-def _size_label(fit: Fit) -> str:
+def _size_label(fit: Fitted) -> str:
     name = fit.table.axis_name
     return "compute (FLOPs)" if name == "flops" else _unit(fit, name)
 
 
-def _size_axis(fit: Fit, ax: Axes, axis) -> None:
+def _size_axis(fit: Fitted, ax: Axes, axis) -> None:
     from scaling.report import style
 
     if np.all(fit.table.axis > 0) and np.ptp(fit.table.axis) > 0:
         style.log_axis(ax, axis, "flops" if fit.table.axis_name == "flops" else "count")
 
 
-def _predicted(fit: Fit, ax: Axes) -> None:
+def _predicted(fit: Fitted, ax: Axes) -> None:
     from matplotlib.colors import LogNorm
 
     from scaling.report import style
@@ -97,7 +99,7 @@ def _predicted(fit: Fit, ax: Axes) -> None:
     _size_axis(fit, bar.ax, "y")
 
 
-def _residuals(fit: Fit, ax: Axes) -> None:
+def _residuals(fit: Fitted, ax: Axes) -> None:
     from scaling.report import style
 
     unit = "%" if fit.objective.space == "log" else "Pearson" if fit.objective.counts else fit.objective.space
@@ -110,18 +112,16 @@ def _residuals(fit: Fit, ax: Axes) -> None:
     _size_axis(fit, ax, "x")
 
 
-def _two_inputs(fit: Fit, kind: str) -> None:
+def _two_inputs(fit: Fitted, kind: str) -> None:
     if set(fit.law.inputs) != {"params", "tokens"}:
         problem = f"{kind!r} needs a law of params and tokens, {fit.law.name} has {', '.join(fit.law.inputs)}"
         raise ConfigError("plot", problem, "use 'predicted', 'residuals' or 'profile'")
 
 
-def _isoflop(fit: Fit, ax: Axes) -> None:
+def _isoflop(fit: Fitted, ax: Axes) -> None:
     """Fitted loss against size at equal compute, each run beside the curve of the nearest budget, stars at minima."""
     from matplotlib.lines import Line2D
 
-    from scaling.laws.allocation import plan
-    from scaling.laws.calibration import budgets as budgets_of
     from scaling.report import numbers, style
 
     _two_inputs(fit, "isoflop")
@@ -159,7 +159,7 @@ def _isoflop(fit: Fit, ax: Axes) -> None:
     ax.legend(handles=handles, title="6 N D (FLOPs)", loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
 
 
-def _contour(fit: Fit, ax: Axes) -> None:
+def _contour(fit: Fitted, ax: Axes) -> None:
     from scaling.report.plots import plot_surface
 
     _two_inputs(fit, "contour")
@@ -167,8 +167,7 @@ def _contour(fit: Fit, ax: Axes) -> None:
     plot_surface(fit, table, ax)
 
 
-def _profile(fit: Fit, ax: Axes, parameter: str | None = None, level: float = 0.95) -> None:
-    from scaling.laws.profile import profile
+def _profile(fit: Fitted, ax: Axes, parameter: str | None = None, level: float = 0.95) -> None:
     from scaling.report import numbers, style
 
     name = parameter or next(n for n in (*fit.law.exponents, *fit.law.parameters) if n not in fit.fixed)

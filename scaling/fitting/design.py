@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError, nearest
-from scaling.laws.calibration import choose_axis, sizes
-from scaling.laws.fit import Fit
-from scaling.laws.profile import sandwich
-from scaling.laws.runs import numbers
+from scaling.fitting.calibration import choose_axis, sizes
+from scaling.fitting.fit import Fit
+from scaling.fitting.profile import sandwich
+from scaling.fitting.runs import numbers
 
 BUDGETS, SHAPES = 6, 7
 
