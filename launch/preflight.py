@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from models import counts
 from models.errors import ConfigError
-from models.serialize import digest
 from models.sharding import MeshConfig
 from scaling.data import Dataset, check_vocabulary, prepare
 from scaling.sweep.trial import Trial
@@ -18,21 +16,22 @@ from scaling.train.initial import check_initial
 RESERVE = 64e6  # bytes for tables, metrics, logs and the report
 
 
-def check_trials(trials: Sequence[Trial]) -> str:
-    """ConfigError for data or initial parameters that a trial cannot train on; the digest of all of the data."""
+def check_trials(trials: Sequence[Trial]) -> dict[str, str]:
+    """ConfigError for data or initial parameters that a trial cannot train on; the digest of each of its data."""
     datasets: dict[str, Dataset] = {}
+    keys = {data: data.key for data in {trial.data for trial in trials}}
     for trial in trials:
-        key = digest(trial.data)
+        key = keys[trial.data]
         datasets[key] = datasets.get(key) or prepare(trial.data, trial.model.vocab_size)
         check_vocabulary(trial.model.vocab_size, datasets[key].tokenizer.vocab_size)
-    shapes = {(digest(t.data), t.train.seq_len, t.train.batch_size, t.train.eval_sequences) for t in trials}
+    shapes = {(keys[t.data], t.train.seq_len, t.train.batch_size, t.train.eval_sequences) for t in trials}
     for key, seq_len, batch_size, sequences in shapes:
         datasets[key].batches(seq_len, batch_size)
         datasets[key].heldout_batches(seq_len, batch_size, limit_tokens=sequences * seq_len)
-    for path, model in {(t.train.init_from, t.model) for t in trials}:
+    for path, model in {(t.init_from, t.model) for t in trials}:
         if path is not None:
             check_initial(path, model)
-    return hashlib.sha256("".join(sorted(d.digest for d in datasets.values())).encode()).hexdigest()
+    return {key: dataset.digest for key, dataset in datasets.items()}
 
 
 def check_devices(meshes: Iterable[MeshConfig], devices: int | None) -> None:

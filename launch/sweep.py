@@ -72,6 +72,7 @@ def run_sweep(
     from launch.trackers import Trackers
     from scaling.sweep.directory import RunDirectory
 
+    config = config.anchored(Path.cwd())
     trials = config.trials()  # validates the plan before anything is written
     directory = RunDirectory(path)
     trackers = Trackers(track, directory, config.name)
@@ -115,10 +116,9 @@ def enter(held: contextlib.ExitStack, crew: Crew, trials: Sequence[Trial], by_wo
     if not directory.is_finished(trials, config.prediction is not None):
         if by_workers:
             crew.executor.check(crew.order())
-        digest = check(crew, trials, by_workers)
+        digests = check(crew, trials, by_workers)
         held.enter_context(directory.locked())
-        directory.check_data(digest)
-        directory.claim(config, digest)
+        directory.claim(config, digests)
     labels = {trial.id: label(config, trial) for trial in trials}
     directory.plan(trials, config.stack_size, labels, config.priorities)
     held.enter_context(crew.trackers)
@@ -143,19 +143,19 @@ def label(config: SweepConfig, trial: Trial) -> dict[str, Any]:
     return {"split": "fit", "budget": near[0] if near else None}
 
 
-def check(crew: Crew, trials: Sequence[Trial], by_workers: bool) -> str:
-    """Tokenise once, and refuse what would fail later: fields, data, batch size, devices, disk; the data's digest.
+def check(crew: Crew, trials: Sequence[Trial], by_workers: bool) -> dict[str, str]:
+    """Tokenise once, and refuse what would fail later: fields, data, batch size, devices, disk; the data's digests.
 
     Writes nothing but the cache of tokens.
     """
     from launch.preflight import check_devices, check_disk, check_trials
 
     check_fields(crew.config, trials)
-    digest = check_trials(trials)
+    digests = check_trials(trials)
     if by_workers:
         check_devices((trial.mesh for trial in trials), crew.executor.devices(crew.order()))
     check_disk(crew.directory.path, trials, crew.config.stack_size)
-    return digest
+    return digests
 
 
 def train(crew: Crew, title: str, together: Callable[[], bool] | None = None) -> None:

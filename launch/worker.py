@@ -144,6 +144,7 @@ def train_stacks(directory: RunDirectory, name: str, stop: Callable[[], bool], p
             report=partial(report, stack),
             stop_requested=stop,
             limits=config.limits,
+            check_data=directory.check_data,
         )
         if presence is not None:
             presence.release(stack.id)

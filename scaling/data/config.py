@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from models.errors import ConfigError, nearest, require
+from models.serialize import digest
 from scaling.tasks.text import TaskText
 
 SourceName = Literal["embedded", "text", "jsonl", "hub", "task"]
@@ -35,6 +37,11 @@ class Source:
             f"is {self.weight!r}",
             "give a positive number (weights are relative to each other)",
         )
+
+    @property
+    def is_file(self) -> bool:
+        """Whether `path` names a file or a folder."""
+        return self.source in ("text", "jsonl")
 
     @property
     def has_prompts(self) -> bool:
@@ -65,6 +72,8 @@ class DataConfig:
     loss_mask: Literal["none", "completion"] = "none"  # "completion": tokens of the prompt carry no loss
     heldout_fraction: float = 0.05  # of the documents
     cache_dir: str | None = None  # None: $XDG_CACHE_HOME/isoflop, or ~/.cache/isoflop
+    root: str | None = None  # the folder that relative paths of a config start from; None: the working directory. A run
+    # directory fills it in, so that a worker started elsewhere reads the same text
     seed: int = 0  # of the order of the training windows
 
     def __post_init__(self) -> None:
@@ -103,6 +112,28 @@ class DataConfig:
     def sources(self) -> tuple[Source, ...]:
         """The sources as one tuple: the mixture, or the single source with weight 1."""
         return self.mixture or (Source(self.source, self.path, self.field, self.prompt_field),)
+
+    @property
+    def key(self) -> str:
+        """Names the data within a sweep: equal for configs that differ only in where things lie on this machine."""
+        return digest(dataclasses.replace(self, cache_dir=None, root=None))
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether a path in it depends on the folder that it starts from."""
+        return self._placed(Path("/")) != self
+
+    def placed(self) -> DataConfig:
+        """The same config as the working directory sees it: relative paths start from `root`."""
+        return self if self.root is None or Path(self.root) == Path.cwd() else self._placed(Path(self.root))
+
+    def _placed(self, root: Path) -> DataConfig:
+        sources = tuple(dataclasses.replace(s, path=under(root, s.path)) if s.is_file else s for s in self.mixture)
+        single = Source(self.source, self.path, self.field, self.prompt_field)
+        tokenizer = under(root, self.tokenizer) if self.tokenizer.endswith(".json") else self.tokenizer
+        path = under(root, self.path) if single.is_file else self.path
+        cache = under(root, self.cache_dir)
+        return dataclasses.replace(self, mixture=sources, path=path, tokenizer=tokenizer, cache_dir=cache)
 
     def _check_mixture(self) -> None:
         single = (self.source, self.path, self.field, self.prompt_field)
@@ -159,6 +190,11 @@ class DataConfig:
             f"is {self.end_of_document!r}, but the tokenizer {kind!r} has its own end-of-document token",
             "leave it out (it names a token of a tokenizer.json)",
         )
+
+
+def under(root: Path, path: str | None) -> str | None:
+    """A path that may be relative, as seen from `root`; None stays None."""
+    return None if path is None else str(root / Path(path).expanduser())
 
 
 def _sources(entries) -> tuple[Source, ...]:

@@ -79,6 +79,7 @@ def prepare(config: DataConfig, vocab_size: int | None = None) -> Dataset:
     Raises:
       ConfigError: bad or missing data, or a model whose vocabulary does not fit.
     """
+    config = config.placed()
     cache = _cache_of(config)
     tokenizer = _given_tokenizer(config)
     known = config.vocab_size if tokenizer is None else tokenizer.vocab_size
@@ -102,6 +103,7 @@ def prepare(config: DataConfig, vocab_size: int | None = None) -> Dataset:
 
 def tokenizer_of(config: DataConfig) -> Tokenizer:
     """The tokenizer that `prepare` would use, without tokenising anything; "bpe" comes from the cache or is trained."""
+    config = config.placed()
     tokenizer = _given_tokenizer(config)
     if tokenizer is not None:
         return tokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from models.config import ModelConfig
@@ -79,6 +80,15 @@ class SweepConfig:
     def base(self) -> Trial:
         """What every trial starts from."""
         return Trial(self.model, self.data, self.train, self.mesh, self.threads)
+
+    def anchored(self, folder: Path) -> SweepConfig:
+        """The same sweep with `folder` written down as where its relative paths start from, if it has any."""
+        trials = [self.base, *self.trials()]
+        initial = {trial.train.init_from for trial in trials} - {None}
+        relative = any(data.is_relative for data in {trial.data for trial in trials})
+        if self.data.root is not None or not (relative or any(not Path(str(path)).is_absolute() for path in initial)):
+            return self
+        return override(self, {"data.root": str(folder)})
 
     def all_points(self) -> list[Point]:
         """Every point of the sweep, seeds included; one empty point when nothing varies."""

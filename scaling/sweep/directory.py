@@ -2,7 +2,7 @@
 
 config.json        the resolved SweepConfig
 stacks.json        which trials share a program, in the order they are taken; fixed once written
-manifest.json      digest of the data
+manifest.json      digest of each data that trials are trained on, by DataConfig.key
 results.parquet    one row per trial
 predictions.jsonl  appended before each held-out run
 fit.json           the fitted law
@@ -28,7 +28,9 @@ from scaling.sweep.lease import Presence
 from scaling.sweep.queue import ordered
 from scaling.sweep.results import Results, write_atomically
 from scaling.sweep.stack import Stack, make_stacks
-from scaling.sweep.trial import PLACEMENT, Trial, default_of, override
+from scaling.sweep.trial import BOOKKEEPING, Trial, default_of, override
+
+OPERATIONAL = ("workers", "limits.trial_s", "priorities")  # of a sweep, beside the bookkeeping of its trials
 
 
 class RunDirectory:
@@ -58,7 +60,7 @@ class RunDirectory:
     def check_owner(self, config: SweepConfig) -> None:
         """ConfigError when the directory belongs to another sweep or to something else.
 
-        The number of workers and the mesh may change: no result depends on them but by rounding.
+        What says where and how often may change: workers, mesh, folders, limits on seconds, priorities, bookkeeping.
         """
         path = self.path / "config.json"
         if not path.exists():
@@ -67,17 +69,25 @@ class RunDirectory:
             problem = f"is not empty ({', '.join(sorted(strangers)[:3])}) and is no run directory"
             require(not strangers, str(self.path), problem, "choose a new --workdir")
             return
-        saved, given = (to_json(_placeless(c)) for c in (self.config(), config))
+        saved, given = (to_json(_essence(c)) for c in (self.config(), config))
         changed = differences(saved, given)
         problem = f"belongs to another sweep ({'; '.join(changed[:3])})"
         require(not changed, str(self.path), problem, "choose a new --workdir, or give the config it was started with")
 
-    def claim(self, config: SweepConfig, data: str) -> None:
-        """Make this the directory of `config` on data of this digest, unless it is already."""
+    def claim(self, config: SweepConfig, data: Mapping[str, str]) -> None:
+        """Make this the directory of `config` on data of these digests, by DataConfig.key; ConfigError when it is not.
+
+        What may change takes its new value.
+        """
         self.check_owner(config)
-        for name, content in (("config.json", to_json(config)), ("manifest.json", {"data": data})):
-            if not (self.path / name).exists():
-                write_atomically(self.path / name, json.dumps(content, indent=1))
+        self.check_data(data, known=False)
+        self._keep("config.json", to_json(config))
+        self._keep("manifest.json", {"data": self._data() | dict(data)})
+
+    def _keep(self, name: str, content: dict[str, Any]) -> None:
+        path = self.path / name
+        if not path.exists() or read_json(path) != content:
+            write_atomically(path, json.dumps(content, indent=1))
 
     def config(self) -> SweepConfig:
         """The sweep that owns this directory."""
@@ -85,13 +95,26 @@ class RunDirectory:
         require(path.exists(), str(self.path), "is no run directory: config.json is missing", "check --workdir")
         return from_json(SweepConfig, read_json(path))
 
-    def check_data(self, digest: str) -> None:
-        """Refuse data that changed since the sweep began."""
+    def check_data(self, data: Mapping[str, str], known: bool = True) -> None:
+        """Refuse data that is not what the sweep began with.
+
+        data: its digest by DataConfig.key. known: whether every key must be in the manifest, as for a worker.
+        """
+        path, saved = self.path / "manifest.json", self._data()
+        for key, digest in data.items():
+            fix = "run launch.sweep once more, which writes it down"
+            require(key in saved or not known, str(path), "does not say what this data was", fix)
+            before = saved.get(key, digest)
+            problem = f"the data changed since this sweep began (digest {before[:12]} is now {digest[:12]})"
+            require(before == digest, str(path), problem, "restore the files, or start a new --workdir")
+
+    def _data(self) -> dict[str, str]:
         path = self.path / "manifest.json"
-        if path.exists():
-            saved = read_json(path)["data"]
-            problem = f"the data changed since this sweep began (digest {saved[:12]} is now {digest[:12]})"
-            require(saved == digest, str(path), problem, "restore the files, or start a new --workdir")
+        found = read_json(path) if path.exists() else {"data": {}}
+        data = found.get("data") if isinstance(found, dict) else None
+        fix = "restore it, or start in a new directory"
+        require(isinstance(data, dict), str(path), "does not hold the digest of each data", fix)
+        return data
 
     # -- stacks -----------------------------------------------------------------------------------------------
 
@@ -193,9 +216,9 @@ def read_json(path: Path) -> Any:
         raise ConfigError(str(path), f"is damaged ({e})", "restore it, or start in a new directory") from None
 
 
-def _placeless(config: SweepConfig) -> SweepConfig:
-    """The sweep without what says where it runs."""
-    return override(config, {"workers": 0} | {path: default_of(SweepConfig, path) for path in PLACEMENT})
+def _essence(config: SweepConfig) -> SweepConfig:
+    """The sweep without what says where it runs and how often it keeps its books."""
+    return override(config, {path: default_of(SweepConfig, path) for path in (*OPERATIONAL, *BOOKKEEPING)})
 
 
 def differences(saved: Any, given: Any, path: str = "") -> list[str]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from models import counts
 from models.config import ModelConfig
 from models.errors import require
-from models.serialize import digest, field_types, join, located, unknown_field
+from models.serialize import field_types, join, located, to_json, unknown_field
 from models.sharding import AXES, MeshConfig
 from scaling.data import DataConfig
+from scaling.data.config import under
 from scaling.train.config import TrainConfig
 from scaling.train.placement import check_mesh
 
@@ -26,7 +30,12 @@ PLACEMENT = (
     *(f"mesh.{axis}" for axis in AXES),
     *(f"train.{field}" for field in ("zero", "offload", "pipeline", "microbatches", "rounds")),
 )
-BOOKKEEPING = ("data.cache_dir", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", *PLACEMENT)
+BOOKKEEPING = (
+    *(f"data.{field}" for field in ("cache_dir", "root")),
+    *(f"train.{field}" for field in ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints")),
+    *PLACEMENT,
+)
+UNHASHED = ("root",)  # of `data`: bookkeeping that came after the first ids, which must stay what they are
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,16 @@ class Trial:
     def id(self) -> str:
         """12 hex digits of the sha256 of the resolved config, bookkeeping fields aside."""
         defaults = {path: default_of(type(self), path) for path in BOOKKEEPING}
-        return digest(override(self.resolved(), defaults))[:12]
+        tree = to_json(override(self.resolved(), defaults))
+        tree["data"] = {name: value for name, value in tree["data"].items() if name not in UNHASHED}
+        text = json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)  # as models.serialize.canonical
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def init_from(self) -> str | None:
+        """`train.init_from` as the working directory sees it: a relative path starts from `data.root`."""
+        root, path = self.data.root, self.train.init_from
+        return path if root is None or Path(root) == Path.cwd() else under(Path(root), path)
 
     @property
     def flops(self) -> float:
@@ -98,7 +116,8 @@ def default_of(cls: type, path: str) -> Any:
     *groups, name = path.split(".")
     for group in groups:
         cls = field_types(cls)[group]
-    return next(f.default for f in dataclasses.fields(cls) if f.name == name)
+    found = next(f for f in dataclasses.fields(cls) if f.name == name)
+    return found.default if found.default_factory is dataclasses.MISSING else found.default_factory()
 
 
 def steps_for(budget: float, model: ModelConfig, train: TrainConfig) -> int:

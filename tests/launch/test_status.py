@@ -45,7 +45,7 @@ def running(tmp_path: Path) -> Iterator[RunDirectory]:
     points += grid({"train.seed": [1, 2, 3, 4]})
     sweep = SweepConfig("middle <b>of</b> it", tiny.MODEL, points=tuple(points), stack_size=1)
     directory = RunDirectory(tmp_path / "run")
-    directory.claim(sweep, "digest")
+    directory.claim(sweep, {})
     directory.plan(sweep.trials(), 1, {})
     for i, trial in enumerate(sweep.trials()[:11]):
         finished(directory, trial, float(trial.flops), failed=i == 9, unfinished=i == 10)

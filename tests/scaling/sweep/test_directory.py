@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pyarrow.parquet as pq
@@ -24,16 +23,27 @@ def row(trial, **changes):
     return empty | {"status": "done", "loss": 2.5, "split": "fit"} | changes
 
 
-def test_a_directory_keeps_its_config_and_lets_only_the_number_of_workers_change(tmp_path):
+def test_a_directory_keeps_its_config_and_lets_only_what_no_result_depends_on_change(tmp_path):
     directory = RunDirectory(tmp_path / "run")
-    directory.claim(SWEEP, "digest")
+    directory.claim(SWEEP, {"": "digest"})
     assert directory.config() == SWEEP
-    directory.check_owner(dataclasses.replace(SWEEP, workers=7))
+    elsewhere = {"workers": 7, "limits.trial_s": 60.0, "priorities": {"train.seed=0": 1}, "data.cache_dir": "/x",
+                 "data.root": "/y", "train.log_every": 3, "mesh.data": 2}  # fmt: skip
+    for path, value in elsewhere.items():
+        directory.check_owner(override(SWEEP, {path: value}))
+    directory.claim(override(SWEEP, elsewhere), {"more": "digest of it"})
+    assert directory.config() == override(SWEEP, elsewhere)  # what workers read
+    directory.check_data({"": "digest", "more": "digest of it"})
     with pytest.raises(ConfigError, match="belongs to another sweep.*model.d_ff was null, now 8"):
         directory.check_owner(override(SWEEP, {"model.d_ff": 8}))
-    directory.check_data("digest")
+    directory.check_data({"": "digest"})
     with pytest.raises(ConfigError, match="the data changed since this sweep began"):
-        directory.check_data("other")
+        directory.check_data({"": "other"})
+    with pytest.raises(ConfigError, match="does not say what this data was"):
+        directory.check_data({"unknown": "digest"})
+    (tmp_path / "run" / "manifest.json").write_text('{"data": "digest"}')
+    with pytest.raises(ConfigError, match=r"manifest\.json: does not hold the digest of each data: restore it"):
+        directory.check_data({"": "digest"})
 
 
 def test_a_second_holder_of_the_lock_is_refused_and_the_next_one_is_not(tmp_path):

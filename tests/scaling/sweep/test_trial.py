@@ -33,6 +33,7 @@ OTHER = {  # for fields whose other values must fit the rest of the config
     "data.loss_mask": None,
     "data.tokenizer": "x.json",
     "data.vocab_size": 256,
+    "data.root": "/x",
     "data.end_of_document": None,
     "data.mixture": (Source(weight=2.0),),
     "model.n_heads": 2,
@@ -108,6 +109,35 @@ def test_ids_are_the_same_in_another_process():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=REPOSITORY, env={"PYTHONHASHSEED": "7"}, capture_output=True, text=True)
     assert done.stdout.strip() == str([t.id for t in trials]), done.stderr
+
+
+def test_ids_are_those_that_run_directories_already_hold():
+    assert Trial().id == "742659f3d152"
+    data = DataConfig(source="text", path="books", cache_dir="c")
+    assert Trial(data=data, train=TrainConfig(log_every=7, init_from="runs/a")).id == "ee809d5cfe2f"
+
+
+def test_a_sweep_writes_down_where_its_relative_paths_start_and_keeps_its_ids(tmp_path, monkeypatch):
+    data = DataConfig(source="jsonl", path="a", tokenizer="t.json", cache_dir="c")
+    sweep = SweepConfig(data=data, train=TrainConfig(init_from="runs/a"))
+    anchored = sweep.anchored(tmp_path)
+    assert [t.id for t in anchored.trials()] == [t.id for t in sweep.trials()] and anchored.anchored(
+        Path("/")
+    ) == anchored
+    monkeypatch.chdir("/")
+    (trial,) = anchored.trials()
+    placed = trial.data.placed()
+    assert [placed.path, placed.tokenizer, placed.cache_dir, trial.init_from] == [
+        str(tmp_path / name) for name in ("a", "t.json", "c", "runs/a")
+    ]
+    monkeypatch.chdir(tmp_path)
+    assert trial.data.placed() == trial.data and trial.init_from == "runs/a"  # messages say what the user wrote
+    mixed = DataConfig(mixture=(Source("text", "b"), Source("text", "/c"), Source("task", "countdown")))
+    monkeypatch.chdir("/")
+    places = dataclasses.replace(mixed, root=str(tmp_path)).placed().mixture
+    assert [source.path for source in places] == [str(tmp_path / "b"), "/c", "countdown"]
+    assert SweepConfig().anchored(tmp_path) == SweepConfig()
+    assert SweepConfig(points=({"train.init_from": "a"},)).anchored(tmp_path).data.root == str(tmp_path)
 
 
 def test_a_sweep_repeats_every_point_with_consecutive_seeds_and_drops_repeated_trials():
