@@ -81,8 +81,8 @@ class Bench:
 
     def planned(self, name: str) -> Path:
         """A fresh run directory."""
-        from scaling.sweep.config import SweepConfig
         from launch.preflight import check_trials
+        from scaling.sweep.config import SweepConfig
         from scaling.sweep.directory import RunDirectory
 
         t = self.trial

@@ -9,6 +9,7 @@ The workers are processes on this machine, jobs of a SLURM array, or tasks of a 
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,14 +45,31 @@ def kinds() -> tuple[type, ...]:
 def main(config: SweepConfig, workdir: str, profile: str, dry_run: bool, track: list[str], **group: Any) -> int:
     where = executors.options(group)
     if dry_run:
-        from launch.estimate import print_estimate
-
         environment.limit_threads(config.threads)  # a worker's speed is measured here
-        return print_estimate(config, Path(workdir), where)
+        return rehearse(config, Path(workdir), where)
     with distributed.joined(**group) as together:
         if together:
             environment.limit_threads(config.threads)
         return run_sweep(config, Path(workdir), profile=profile, together=together, where=where, track=track)
+
+
+def rehearse(config: SweepConfig, path: Path, where: Options) -> int:
+    """Check all that a run would check, then print the data and the cost; writes nothing but the cache of tokens."""
+    from launch.estimate import print_estimate
+    from launch.preflight import about
+    from launch.trackers import Trackers
+    from scaling.sweep.directory import RunDirectory
+
+    config, directory = config.anchored(Path.cwd()), RunDirectory(path)
+    directory.check_owner(config)
+    executor = executors.make(where)
+    crew = Crew(config, directory, executor, where, Trackers((), directory, config.name))
+    with contextlib.closing(executor):
+        executor.check(crew.order())
+        records = check(crew, config.trials(), by_workers=True)
+    directory.check_data({key: record["digest"] for key, record in records.items()}, known=False)
+    print(*about(records), sep="\n")
+    return print_estimate(config, path, where)
 
 
 def run_sweep(
@@ -110,15 +128,18 @@ class Crew:
 
 def enter(held: contextlib.ExitStack, crew: Crew, trials: Sequence[Trial], by_workers: bool) -> None:
     """Hold the directory, unless all is done and nothing will be written, and write down what is to be done."""
+    from launch.preflight import about
+
     config, directory = crew.config, crew.directory
     directory.check_owner(config)
     held.callback(crew.executor.close)
     if not directory.is_finished(trials, config.prediction is not None):
         if by_workers:
             crew.executor.check(crew.order())
-        digests = check(crew, trials, by_workers)
+        records = check(crew, trials, by_workers)
         held.enter_context(directory.locked())
-        directory.claim(config, digests)
+        directory.claim(config, records)
+        print(*about(records), sep="\n", file=sys.stderr, flush=True)
     labels = {trial.id: label(config, trial) for trial in trials}
     directory.plan(trials, config.stack_size, labels, config.priorities)
     held.enter_context(crew.trackers)
@@ -143,19 +164,19 @@ def label(config: SweepConfig, trial: Trial) -> dict[str, Any]:
     return {"split": "fit", "budget": near[0] if near else None}
 
 
-def check(crew: Crew, trials: Sequence[Trial], by_workers: bool) -> dict[str, str]:
-    """Tokenise once, and refuse what would fail later: fields, data, batch size, devices, disk; the data's digests.
+def check(crew: Crew, trials: Sequence[Trial], by_workers: bool) -> dict[str, dict[str, Any]]:
+    """Tokenise once, and refuse what would fail later: fields, data, batch size, devices, disk; the data's records.
 
     Writes nothing but the cache of tokens.
     """
     from launch.preflight import check_devices, check_disk, check_trials
 
     check_fields(crew.config, trials)
-    digests = check_trials(trials)
+    records = check_trials(trials)
     if by_workers:
         check_devices((trial.mesh for trial in trials), crew.executor.devices(crew.order()))
     check_disk(crew.directory.path, trials, crew.config.stack_size)
-    return digests
+    return records
 
 
 def train(crew: Crew, title: str, together: Callable[[], bool] | None = None) -> None:

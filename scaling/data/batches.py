@@ -134,6 +134,11 @@ class Batches:
         """Distinct predicted tokens."""
         return sum(self.windows) * self.seq_len
 
+    def epochs(self, steps: int) -> float:
+        """How often `steps` steps read the source that they repeat most."""
+        drawn = self._mixture.counts(steps * self.batch_size, self.seed)
+        return max(count / windows for count, windows in zip(drawn, self.windows, strict=True))
+
     def unique_tokens_after(self, steps: int) -> int:
         """Distinct tokens among the predicted tokens of the first `steps` steps."""
         drawn = self._mixture.counts(steps * self.batch_size, self.seed)

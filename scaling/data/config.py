@@ -54,7 +54,8 @@ class DataConfig:
     """Text, tokenizer, split and order of the training data; nothing is read before `prepare(config)`.
 
     The split holds out whole documents by the sha256 of their text, so a document stays on its side whatever
-    else is added, removed or reordered, and exact duplicates cannot straddle the split.
+    else is added, removed or reordered, and exact duplicates cannot straddle the split. What is long for its corpus
+    (a book) is cut first, and its pieces are split.
     """
 
     source: SourceName = "embedded"  # embedded: sources of the standard library and of our own dependencies
@@ -70,7 +71,7 @@ class DataConfig:
     packing: Literal["concatenate", "segments"] = "concatenate"  # windows over one stream of documents; "segments"
     # also gives the document of every token, so that attention can stay within a document
     loss_mask: Literal["none", "completion"] = "none"  # "completion": tokens of the prompt carry no loss
-    heldout_fraction: float = 0.05  # of the documents
+    heldout_fraction: float = 0.05  # of the documents, and of the pieces of long ones
     cache_dir: str | None = None  # None: $XDG_CACHE_HOME/isoflop, or ~/.cache/isoflop
     root: str | None = None  # the folder that relative paths of a config start from; None: the working directory. A run
     # directory fills it in, so that a worker started elsewhere reads the same text
@@ -130,7 +131,7 @@ class DataConfig:
     def _placed(self, root: Path) -> DataConfig:
         sources = tuple(dataclasses.replace(s, path=under(root, s.path)) if s.is_file else s for s in self.mixture)
         single = Source(self.source, self.path, self.field, self.prompt_field)
-        tokenizer = under(root, self.tokenizer) if self.tokenizer.endswith(".json") else self.tokenizer
+        tokenizer = str(under(root, self.tokenizer)) if self.tokenizer.endswith(".json") else self.tokenizer
         path = under(root, self.path) if single.is_file else self.path
         cache = under(root, self.cache_dir)
         return dataclasses.replace(self, mixture=sources, path=path, tokenizer=tokenizer, cache_dir=cache)

@@ -6,12 +6,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from models.errors import require
 from scaling.data.batches import Batches
 from scaling.data.config import DataConfig
 from scaling.data.corpus import open_corpus
 from scaling.data.heldout import HeldOut, heldout_batches
+from scaling.data.summary import LEFT_OUT
 from scaling.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from scaling.data.tokens import TokenFile, default_cache_dir, token_files, trained_tokenizer
 from scaling.tasks.text import CharTokenizer, TaskText
@@ -33,6 +35,17 @@ class Dataset:
         """sha256 over the tokenizer and all token files: equal digests, equal tokens."""
         files = [file.digest for file in (*self.train, *self.heldout)]
         return hashlib.sha256(json.dumps([self.tokenizer.digest, files]).encode()).hexdigest()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a run directory keeps of it: its digest, and what became of the documents of each source."""
+        names = [source.path or source.source for source in self.config.sources]
+        sources = [
+            {"name": name, "train": _size(train), "heldout": _size(heldout)}
+            | {fact: int(train.sidecar.get(fact, 0)) for fact in LEFT_OUT}
+            for name, train, heldout in zip(names, self.train, self.heldout, strict=True)
+        ]
+        return {"digest": self.digest, "heldout_fraction": self.config.heldout_fraction, "sources": sources}
 
     @property
     def train_tokens(self) -> int:
@@ -68,6 +81,10 @@ class Dataset:
             weights=self.weights,
             packing=self.config.packing,
         )
+
+
+def _size(file: TokenFile) -> dict[str, int]:
+    return {"tokens": file.count, "documents": len(file.documents) - 1}
 
 
 def prepare(config: DataConfig, vocab_size: int | None = None) -> Dataset:

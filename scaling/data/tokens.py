@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -22,12 +21,10 @@ from models.errors import ConfigError, require
 from scaling.data.corpus import Corpus, Document, Tally, is_heldout
 from scaling.data.tokenizer import FileTokenizer, Tokenizer, load_tokenizer, train_bpe
 
-FORMAT = 1  # of the files in the cache; raise it when they change
+FORMAT = 2  # of the files in the cache; raise it when they change
 SPLITS = ("train", "heldout")
 BPE_TRAINING_CHARACTERS = 2**26  # merges hardly change beyond this much text
 _BATCH_CHARACTERS = 2**21  # encoded at once: bounds memory, feeds the tokenizer's threads
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,22 +201,36 @@ class _Split:
         with contextlib.suppress(OSError):  # after a failed write, closing fails again on what is still buffered
             self.files.close()
 
-    def write(self, document: Document, prompt: np.ndarray, text: np.ndarray) -> None:
-        """Append one document: prompt, text, end of document."""
-        tokens = np.concatenate([prompt, text, self.end]).astype(self.dtype)
-        self.tokens.write(tokens.data)
-        self.token_sha.update(tokens.data)
-        if self.mask is not None:
-            mask = (np.arange(len(tokens)) >= len(prompt)).astype(np.uint8)
-            self.mask.write(mask.data)
-            self.mask_sha.update(mask.data)
+    def write(self, document: Document, prompt: np.ndarray, text: np.ndarray, joined: bool = False) -> None:
+        """Append one document: prompt, text; its end follows with the next one.
+
+        joined: this is the rest of the document before, so that nothing ends in between.
+        """
+        if not joined:
+            self._end()
+            self.starts.append(self.starts[-1])
+        tokens = np.concatenate([prompt, text]).astype(self.dtype)
+        self._append(tokens, (np.arange(len(tokens)) >= len(prompt)).astype(np.uint8))
         self.content_sha.update(document.sha256)
-        self.starts.append(self.starts[-1] + len(tokens))
         self.text_bytes += len(document.prompt.encode()) + len(document.text.encode())
         self.table_bytes += int(self.tokenizer.token_bytes[tokens].sum())
 
+    def _end(self) -> None:
+        """End the document that was written last, if there is one."""
+        if len(self.starts) > 1:
+            self._append(self.end, np.ones(1, np.uint8))
+
+    def _append(self, tokens: np.ndarray, mask: np.ndarray) -> None:
+        self.tokens.write(tokens.data)
+        self.token_sha.update(tokens.data)
+        if self.mask is not None:
+            self.mask.write(mask.data)
+            self.mask_sha.update(mask.data)
+        self.starts[-1] += len(tokens)
+
     def finish(self, **facts) -> str:
         """Write the sidecar and flush everything to the disk; the digest of the split."""
+        self._end()
         for file in filter(None, (self.tokens, self.mask)):
             file.flush()
             os.fsync(file.fileno())
@@ -248,7 +259,7 @@ def _build(
 ) -> tuple[TokenFile, TokenFile]:
     folder = pointer.with_name(f".building-{pointer.stem}")
     try:
-        digest, tally = _write_splits(corpus, tokenizer, fraction, masked, folder)
+        digest = _write_splits(corpus, tokenizer, fraction, masked, folder)
         final = folder.with_name(digest)
         with exclusive(folder.with_name(f"{digest}.lock")):  # the same content under other paths has another key
             if _opened(final) is None:
@@ -256,8 +267,6 @@ def _build(
                 folder.rename(final)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    if tally.not_utf8:
-        log.warning("%s: left out %d documents that are not UTF-8", corpus.name, tally.not_utf8)
     with replacing(pointer) as temporary:
         temporary.write_text(json.dumps({"folder": digest}))
     return TokenFile.open(final / "train.bin"), TokenFile.open(final / "heldout.bin")
@@ -265,7 +274,7 @@ def _build(
 
 def _write_splits(
     corpus: Corpus, tokenizer: Tokenizer, fraction: float, masked: bool, folder: Path
-) -> tuple[str, Tally]:
+) -> str:
     """Write both splits; the digest of tokenizer and splits. A split that came out empty gets the nearest document."""
     forced: dict[bytes, str] = {}
     while True:
@@ -274,16 +283,18 @@ def _write_splits(
         tally, shas = Tally(), []
         with contextlib.ExitStack() as files:
             splits = {name: files.enter_context(_Split(folder, name, tokenizer, masked)) for name in SPLITS}
+            before = ""
             for document, prompt, text in _encoded(corpus, tokenizer, tally):
                 shas.append(document.sha256)
                 split = forced.get(document.sha256) or SPLITS[is_heldout(document.split_sha256, fraction)]
-                splits[split].write(document, prompt, text)
+                splits[split].write(document, prompt, text, joined=document.continues and split == before)
+                before = split
             digests = [split.finish(corpus=corpus.name, **asdict(tally)) for split in splits.values()]
         require(
             len(shas) > 1, corpus.name, "holds a single document, which cannot be split", "give at least two documents"
         )
         if all(len(split.starts) > 1 for split in splits.values()):
-            return hashlib.sha256("".join([tokenizer.digest, *digests]).encode()).hexdigest(), tally
+            return hashlib.sha256("".join([tokenizer.digest, *digests]).encode()).hexdigest()
         empty = "heldout" if len(splits["heldout"].starts) == 1 else "train"
         forced = {min(shas) if empty == "heldout" else max(shas): empty}
 

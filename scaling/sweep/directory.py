@@ -74,15 +74,15 @@ class RunDirectory:
         problem = f"belongs to another sweep ({'; '.join(changed[:3])})"
         require(not changed, str(self.path), problem, "choose a new --workdir, or give the config it was started with")
 
-    def claim(self, config: SweepConfig, data: Mapping[str, str]) -> None:
-        """Make this the directory of `config` on data of these digests, by DataConfig.key; ConfigError when it is not.
+    def claim(self, config: SweepConfig, data: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make this the directory of `config` on these data; ConfigError when it is another's.
 
-        What may change takes its new value.
+        data: Dataset.record by DataConfig.key. What may change takes its new value.
         """
         self.check_owner(config)
-        self.check_data(data, known=False)
+        self.check_data({key: record["digest"] for key, record in data.items()}, known=False)
         self._keep("config.json", to_json(config))
-        self._keep("manifest.json", {"data": self._data() | dict(data)})
+        self._keep("manifest.json", {"data": self.data() | dict(data)})
 
     def _keep(self, name: str, content: dict[str, Any]) -> None:
         path = self.path / name
@@ -100,7 +100,7 @@ class RunDirectory:
 
         data: its digest by DataConfig.key. known: whether every key must be in the manifest, as for a worker.
         """
-        path, saved = self.path / "manifest.json", self._data()
+        path, saved = self.path / "manifest.json", {key: record["digest"] for key, record in self.data().items()}
         for key, digest in data.items():
             fix = "run launch.sweep once more, which writes it down"
             require(key in saved or not known, str(path), "does not say what this data was", fix)
@@ -108,12 +108,13 @@ class RunDirectory:
             problem = f"the data changed since this sweep began (digest {before[:12]} is now {digest[:12]})"
             require(before == digest, str(path), problem, "restore the files, or start a new --workdir")
 
-    def _data(self) -> dict[str, str]:
+    def data(self) -> dict[str, dict[str, Any]]:
+        """What the sweep is trained on: Dataset.record by DataConfig.key."""
         path = self.path / "manifest.json"
         found = read_json(path) if path.exists() else {"data": {}}
-        data = found.get("data") if isinstance(found, dict) else None
-        fix = "restore it, or start in a new directory"
-        require(isinstance(data, dict), str(path), "does not hold the digest of each data", fix)
+        data: Any = found.get("data") if isinstance(found, dict) else None
+        whole = isinstance(data, dict) and all(isinstance(r, dict) and "digest" in r for r in data.values())
+        require(whole, str(path), "does not hold the digest of each data", "restore it, or start in a new directory")
         return data
 
     # -- stacks -----------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def test_the_estimate_counts_exactly_and_writes_nothing(tmp_path: Path, capsys: 
 
 def test_finished_trials_are_not_counted_and_give_the_speed(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    directory.claim(SWEEP, {"": "digest"})
+    directory.claim(SWEEP, {"": {"digest": "digest"}})
     first = SWEEP.trials()[0]
     row = {"trial": first.id, "status": "done", "wall_s": 2.0, "flops": first.flops, "params": 1, "seed": 0}
     directory.results.add(dict.fromkeys(COLUMNS) | row)

@@ -25,13 +25,13 @@ def row(trial, **changes):
 
 def test_a_directory_keeps_its_config_and_lets_only_what_no_result_depends_on_change(tmp_path):
     directory = RunDirectory(tmp_path / "run")
-    directory.claim(SWEEP, {"": "digest"})
+    directory.claim(SWEEP, {"": {"digest": "digest"}})
     assert directory.config() == SWEEP
     elsewhere = {"workers": 7, "limits.trial_s": 60.0, "priorities": {"train.seed=0": 1}, "data.cache_dir": "/x",
                  "data.root": "/y", "train.log_every": 3, "mesh.data": 2}  # fmt: skip
     for path, value in elsewhere.items():
         directory.check_owner(override(SWEEP, {path: value}))
-    directory.claim(override(SWEEP, elsewhere), {"more": "digest of it"})
+    directory.claim(override(SWEEP, elsewhere), {"more": {"digest": "digest of it"}})
     assert directory.config() == override(SWEEP, elsewhere)  # what workers read
     directory.check_data({"": "digest", "more": "digest of it"})
     with pytest.raises(ConfigError, match="belongs to another sweep.*model.d_ff was null, now 8"):
