@@ -59,7 +59,7 @@ class Dataset:
 
     def batches(self, seq_len: int, batch_size: int, seed: int | None = None) -> Batches:
         """The training batches; `seed` replaces data.seed."""
-        return Batches(
+        batches = Batches(
             self.train,
             seq_len,
             batch_size,
@@ -69,6 +69,10 @@ class Dataset:
             packing=self.config.packing,
             tokenizer_digest=self.tokenizer.digest,
         )
+        problem = f"{sum(batches.windows):,} training windows of {seq_len} tokens have no token that carries loss"
+        fix = "lengthen the sequence beyond the prompts, or set data.loss_mask='none'"
+        require(batches.scores_anything(), "train.seq_len", problem, fix)
+        return batches
 
     def heldout_batches(self, seq_len: int, batch_size: int, limit_tokens: int | None = 2**20) -> HeldOut:
         """The held-out windows, the same for every trial of one seq_len; None takes all of them."""

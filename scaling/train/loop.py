@@ -250,7 +250,8 @@ class Training:
                 self._fail(i, int(failed[i]), float(metrics.last_loss[i]), state)
             elif ends:
                 self._finish(i, state)
-        self._report(step, float(np.mean(metrics.loss[working])) if working else math.nan)
+        losses = [float(metrics.loss[i]) for i in working if math.isfinite(metrics.loss[i])]
+        self._report(step, float(np.mean(losses)) if losses else math.nan)
 
     def _write(self, i: int, row: dict[str, Any]) -> None:
         """Process 0 writes. JSON knows no NaN: what is not finite becomes null."""
