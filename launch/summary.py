@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from scaling.sweep.directory import RunDirectory
 
+AGAIN = (
+    "to train a failed trial again, change what failed it, delete its trials/ID/result.json and run the same command"
+)
+
 
 def print_summary(directory: RunDirectory) -> int:
     """Print the essence of a run directory; returns 1 when trials failed, else 0."""
@@ -15,7 +19,12 @@ def print_summary(directory: RunDirectory) -> int:
     print(f"{counted}{early}: {directory.path / 'results.parquet'}")
     for _, trial in failed.iterrows():
         print(f"  failed {trial['trial']}: {trial['error']}")
+    if len(failed):
+        print(f"  {AGAIN}")
     for prediction in directory.predictions():
+        if prediction.get("late"):
+            print(f"{prediction['trial']}, the best shape by the law, was trained before: no run is left to test it")
+            continue
         measured = directory.results.get(prediction["trial"])
         if measured is None or measured["loss"] is None:
             print(f"prediction for {prediction['trial']}: not measured")
@@ -25,7 +34,7 @@ def print_summary(directory: RunDirectory) -> int:
         verdict = "inside" if low <= loss <= high else "outside"
         print(
             f"held-out run at {factor:.1f}x the largest fitted compute: predicted {mean:.4f} "
-            f"[{low:.4f}, {high:.4f}] nats/token, measured {loss:.4f}: error {loss / mean - 1:+.2%}, "
+            f"[{low:.4f}, {high:.4f}] nats/token, measured {loss:.4f}: error {mean / loss - 1:+.2%}, "
             f"{verdict} the {prediction['interval']:.0%} interval"
         )
     print(f"report: {directory.path / 'report.html'}")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from launch import cli, distributed, environment, worker
 from launch.executors import executor as executors
+from models.errors import ConfigError
 
 if TYPE_CHECKING:
     from launch.executors.executor import Executor, Options, Order
@@ -129,11 +130,12 @@ class Crew:
 def enter(held: contextlib.ExitStack, crew: Crew, trials: Sequence[Trial], by_workers: bool) -> None:
     """Hold the directory, unless all is done and nothing will be written, and write down what is to be done."""
     from launch.preflight import about
+    from scaling.sweep.heldout import is_foretold
 
     config, directory = crew.config, crew.directory
     directory.check_owner(config)
     held.callback(crew.executor.close)
-    if not directory.is_finished(trials, config.prediction is not None):
+    if not (directory.is_finished(trials, config.prediction is not None) and is_foretold(config, directory)):
         if by_workers:
             crew.executor.check(crew.order())
         records = check(crew, trials, by_workers)
@@ -170,8 +172,11 @@ def check(crew: Crew, trials: Sequence[Trial], by_workers: bool) -> dict[str, di
     Writes nothing but the cache of tokens.
     """
     from launch.preflight import check_devices, check_disk, check_trials
+    from scaling.sweep.heldout import check_prediction
 
     check_fields(crew.config, trials)
+    if crew.config.prediction is not None:
+        check_prediction(crew.config, trials)
     records = check_trials(trials)
     if by_workers:
         check_devices((trial.mesh for trial in trials), crew.executor.devices(crew.order()))
@@ -230,12 +235,18 @@ def predict_and_test(crew: Crew, together: Callable[[], bool] | None = None) -> 
 
 
 def foretell(config: SweepConfig, directory: RunDirectory) -> None:
-    """Fit, and write the prediction of the held-out run."""
-    from scaling.sweep.heldout import heldout_trial, predict
+    """Fit, and write the prediction of the held-out run; the report is written even when the fit fails."""
+    from scaling.sweep.heldout import heldout_trial, is_foretold, predict
 
-    if not directory.predictions():
-        fit, trial = heldout_trial(config, directory)
-        directory.append_prediction(predict(config, fit, trial), trial)
+    if not is_foretold(config, directory):
+        try:
+            fit, trial = heldout_trial(config, directory)
+        except (ValueError, ArithmeticError) as error:  # a ConfigError of the fit, or of what it computes with
+            conclude(directory)
+            problem = f"the trials are done, but the law could not be fitted to them ({error})"
+            fix = "the table and the report are written; give another prediction.law, or --config.prediction=none"
+            raise ConfigError("prediction", problem, fix) from error
+        directory.append_prediction(predict(config, fit, trial, directory), trial)
     tests = directory.predicted_trials()
     directory.plan(tests, 1, {trial.id: {"split": "heldout", "budget": None} for trial in tests})
 

@@ -171,6 +171,8 @@ def _read_predictions(path: Path, notes: list[str]) -> pd.DataFrame:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
+            if row.get("late"):
+                continue  # its run had been trained before
             words = {name: str(row.get(name, "")) for name in ("trial", "law", "time", "commit")}
             inputs = {name: float(row["inputs"].get(name, math.nan)) for name in ("params", "tokens", "flops")}
             foretold = {name: float(row[name]) for name in ("mean", "low", "high", "interval")}

@@ -30,7 +30,8 @@ from scaling.sweep.results import Results, write_atomically
 from scaling.sweep.stack import Stack, make_stacks
 from scaling.sweep.trial import BOOKKEEPING, Trial, default_of, override
 
-OPERATIONAL = ("workers", "limits.trial_s", "priorities")  # of a sweep, beside the bookkeeping of its trials
+OPERATIONAL = ("workers", "limits.trial_s", "priorities", "prediction")  # beside the bookkeeping of trials
+GROWING = ("points", "isoflop", "seeds")
 
 
 class RunDirectory:
@@ -61,6 +62,7 @@ class RunDirectory:
         """ConfigError when the directory belongs to another sweep or to something else.
 
         What says where and how often may change: workers, mesh, folders, limits on seconds, priorities, bookkeeping.
+        So may the prediction, which comes after all training; and a sweep may grow, as long as no trial is lost.
         """
         path = self.path / "config.json"
         if not path.exists():
@@ -69,10 +71,20 @@ class RunDirectory:
             problem = f"is not empty ({', '.join(sorted(strangers)[:3])}) and is no run directory"
             require(not strangers, str(self.path), problem, "choose a new --workdir")
             return
-        saved, given = (to_json(_essence(c)) for c in (self.config(), config))
+        before = self.config()
+        saved, given = (to_json(_essence(c)) for c in (before, config))
         changed = differences(saved, given)
+        if changed and all(line.startswith(GROWING) for line in changed):
+            lost = self._planned() - {trial.id for trial in config.trials()}
+            changed = [*changed, f"{len(lost)} of its trials are gone"] if lost else []
         problem = f"belongs to another sweep ({'; '.join(changed[:3])})"
-        require(not changed, str(self.path), problem, "choose a new --workdir, or give the config it was started with")
+        fix = "choose a new --workdir, or give the config it was started with (points, seeds and budgets may be added)"
+        require(not changed, str(self.path), problem, fix)
+
+    def _planned(self) -> set[str]:
+        """Ids of the trials that the sweep planned, held-out runs aside."""
+        tests = {prediction["trial"] for prediction in self.predictions()}
+        return {trial["id"] for entry in self._entries() for trial in entry["trials"]} - tests
 
     def claim(self, config: SweepConfig, data: Mapping[str, Mapping[str, Any]]) -> None:
         """Make this the directory of `config` on these data; ConfigError when it is another's.

@@ -81,7 +81,8 @@ def measured_gradient(
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array], Any]:
     """(mean loss, weight, routing as in `TrainState`, gradient of the mean objective) of the scored targets of `batch`.
 
-    A batch without any has weight 0, and its loss says nothing. The gradient is summed over `train.accumulate` micro-batches and split as `train.zero` says.
+    A batch without any has weight 0, and its loss says nothing.
+    The gradient is summed over `train.accumulate` micro-batches and split as `train.zero` says.
     """
     specs = specs_of(model, train)
     split = partial(laid_out, specs=specs and specs.gradients)
@@ -153,7 +154,7 @@ def train_step(
 
 def _books(
     train: TrainConfig, spike_factor: float, state: TrainState, scored: jax.Array, loss: jax.Array, norm: jax.Array
-) -> tuple[jax.Array, ...]:
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
     """The fields of the next state from smooth_loss to grad_norm; where nothing was `scored`, `loss` is no loss."""
     begun = jnp.isfinite(state.best_loss)  # whether any step before had a loss
     smooth = jnp.where(begun, SMOOTHING * state.smooth_loss + (1 - SMOOTHING) * loss, loss)

@@ -188,6 +188,29 @@ def test_flags_that_cannot_work_are_refused(root, driver, arguments, words):
     assert tiny.hashes(root / "full").keys() <= {"thesis.tex", ".launcher"}
 
 
+@pytest.mark.parametrize(
+    ("config", "override", "words"),
+    [
+        ("sweep.py", "data.path=missing", "error: missing: does not exist: "),
+        ("sweep.py", "mesh.fsdp=2", "error: mesh: fsdp=2 does not make 1 devices: "),
+        ("sweep.py", "threads=1000", "error: threads: 1000 threads per worker, but this machine lends "),
+        ("iso.py", "prediction.factor=8", "error: prediction.law: chinchilla has 5 parameters, but "),
+    ],
+)
+@pytest.mark.parametrize("flags", [(), ("--dry_run",)])
+def test_a_dry_run_refuses_what_the_run_would_refuse(root, driver, config, override, words, flags, tmp_path):
+    line = refused(driver("sweep", f"--config={config}", f"--workdir={tmp_path}/run", f"--config.{override}", *flags))
+    assert line.startswith(words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_says_what_data_there_is_and_what_it_costs(root, driver, tmp_path):
+    code, out, err, _ = driver("sweep", "--config=sweep.py", f"--workdir={tmp_path}/run", "--dry_run")
+    names = [line.split()[0] for line in out.splitlines()]
+    assert (code, err) == (0, "") and names[0] == "data" and "epochs" in names and names[-1] == "disk"
+    assert f"data          {root}/text: " in out and not (tmp_path / "run").exists()
+
+
 @pytest.fixture
 def claimed(root: Path, tmp_path: Path) -> Path:
     """A directory that a sweep has begun in, on the data that there is."""

@@ -98,5 +98,5 @@ def test_the_first_token_of_a_document_is_not_scored_where_documents_are_apart()
 def test_a_heldout_part_without_a_scored_byte_is_refused(text):
     mask = np.zeros(500, np.uint8) if text[0] else None  # prompts alone, and ends of documents alone
     file = TokenFile.from_array(np.frombuffer(text, np.uint8), mask)
-    with pytest.raises(ConfigError, match=r"data\.heldout_fraction: 4\d held-out windows of 10 tokens have no text that"):
+    with pytest.raises(ConfigError, match=r"fraction: 4\d held-out windows of 10 tokens have no text that"):
         heldout_batches([file], ByteTokenizer(), seq_len=10, batch_size=4)
