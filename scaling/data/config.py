@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from models.errors import ConfigError, nearest, require
 from models.serialize import digest
 from scaling.tasks.text import TaskText
+from scaling.typed import at_most, typed
 
 SourceName = Literal["embedded", "text", "jsonl", "hub", "task"]
 BYTE_VOCABULARY = 256
@@ -30,13 +31,10 @@ class Source:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        typed(self, "data.mixture")
         _check_source(self, "data.mixture")
-        require(
-            _is_number(self.weight) and 0 < self.weight < float("inf"),
-            "data.mixture.weight",
-            f"is {self.weight!r}",
-            "give a positive number (weights are relative to each other)",
-        )
+        fix = "give a number from 1e-6 to 1e6 (weights are relative to each other)"
+        require(1e-6 <= self.weight <= 1e6, "data.mixture.weight", f"is {self.weight!r}", fix)
 
     @property
     def is_file(self) -> bool:
@@ -75,11 +73,14 @@ class DataConfig:
     cache_dir: str | None = None  # None: $XDG_CACHE_HOME/isoflop, or ~/.cache/isoflop
     root: str | None = None  # the folder that relative paths of a config start from; None: the working directory. A run
     # directory fills it in, so that a worker started elsewhere reads the same text
-    seed: int = 0  # of the order of the training windows
+    seed: int = 0  # of the order of the training windows, where data is used by itself: a run takes train.seed
 
     def __post_init__(self) -> None:
-        _check_source(self, "data")
         object.__setattr__(self, "mixture", _sources(self.mixture))
+        typed(self, "data")
+        at_most(self, "data", unique_tokens=2**50, vocab_size=2**24)
+        require(len(self.mixture) <= 1000, "data.mixture", f"has {len(self.mixture)} sources", "give at most 1,000")
+        _check_source(self, "data")
         self._check_mixture()
         self._check_tokenizer()
         for field, literal in (("packing", ("concatenate", "segments")), ("loss_mask", ("none", "completion"))):
@@ -91,19 +92,19 @@ class DataConfig:
             "set data.prompt_field to the field that holds the prompt",
         )
         require(
-            self.unique_tokens is None or (_is_integer(self.unique_tokens) and self.unique_tokens >= 1),
+            self.unique_tokens is None or self.unique_tokens >= 1,
             "data.unique_tokens",
             f"is {self.unique_tokens!r}",
             "give a positive number of tokens, or None for all of them",
         )
         require(
-            _is_number(self.heldout_fraction) and 0 < self.heldout_fraction <= 0.5,
+            0 < self.heldout_fraction <= 0.5,
             "data.heldout_fraction",
             f"is {self.heldout_fraction!r}",
             "give a fraction above 0 and up to 0.5, such as 0.02",
         )
         require(
-            _is_integer(self.seed) and 0 <= self.seed < 2**63,
+            0 <= self.seed < 2**63,
             "data.seed",
             f"is {self.seed!r}",
             "give an integer from 0 to 2**63 - 1",
@@ -147,7 +148,7 @@ class DataConfig:
 
     def _check_tokenizer(self) -> None:
         require(
-            isinstance(self.tokenizer, str) and self.tokenizer != "",
+            self.tokenizer != "",
             "data.tokenizer",
             f"is {self.tokenizer!r}",
             "use 'bytes', 'bpe', 'characters' or the path of a tokenizer.json",
@@ -166,7 +167,7 @@ class DataConfig:
             "set data.source='task', or use 'bytes'",
         )
         require(
-            size is None or (_is_integer(size) and size >= 1),
+            size is None or size >= 1,
             "data.vocab_size",
             f"is {size!r}",
             "give a positive integer, or None",
@@ -264,10 +265,3 @@ def _did_you_mean(value, options) -> str | None:
     match = nearest(str(value), options)
     return f"did you mean {match!r}?" if match else None
 
-
-def _is_integer(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

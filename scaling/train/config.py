@@ -11,6 +11,14 @@ import numpy as np
 from models.errors import require
 from models.pipeline import Schedule
 from models.serialize import located
+from scaling.typed import HUGE, STEPS, TINY, at_most, typed
+
+MOST: dict[str, float] = {  # of every number: more is a slip, and would fill memory or overflow
+    **dict.fromkeys(("steps", "warmup_steps", "eval_every", "log_every", "checkpoint_every", "eval_sequences"), STEPS),
+    "batch_size": 2**24, "seq_len": 2**24, "accumulate": 2**24, "microbatches": 2**24, "rounds": 2**12,
+    "keep_checkpoints": 10**6, "learning_rate": 1e6, "eps": 1e6, "weight_decay": 1e6,
+    "grad_clip": HUGE, "spike_factor": HUGE,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class TrainConfig:
     spike_factor: float = 2.0  # a smoothed loss above this many times its best (at least 1 nat) stops the trial
 
     def __post_init__(self) -> None:
+        typed(self, "train")
+        at_most(self, "train", **MOST)
         positive = "steps batch_size seq_len accumulate eval_sequences log_every keep_checkpoints rounds"
         for field in positive.split():
             value = getattr(self, field)
@@ -66,6 +76,7 @@ class TrainConfig:
         for field in ("learning_rate", "eps"):
             value = getattr(self, field)
             require(value > 0, f"train.{field}", f"is {value}", "give a positive number")
+            require(value >= TINY, f"train.{field}", f"is {value}, which is 0 in float32", f"give at least {TINY:.2g}")
         for field in ("weight_decay", "grad_clip"):
             value = getattr(self, field)
             require(value >= 0, f"train.{field}", f"is {value}", "give a number that is not negative")

@@ -44,6 +44,7 @@ OTHER = {  # for fields whose other values must fit the rest of the config
     "model.layer_types": ("sliding", "full"),
     "model.moe": MoEConfig(),
     "train.accumulate": 2,
+    "train.zero": 2,
 }
 
 
