@@ -21,6 +21,7 @@ from scaling.data import DataConfig
 from scaling.data.config import under
 from scaling.train.config import TrainConfig
 from scaling.train.placement import check_mesh
+from scaling.typed import at_most, typed
 
 Config = TypeVar("Config")
 
@@ -35,6 +36,7 @@ BOOKKEEPING = (
     *(f"train.{field}" for field in ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints")),
     *PLACEMENT,
 )
+REPLACED = {"data.seed": "train.seed"}  # fields of a config for other uses -> what a run reads instead
 UNHASHED = ("root",)  # of `data`: bookkeeping that came after the first ids, which must stay what they are
 
 
@@ -49,6 +51,8 @@ class Trial:
     threads: int = 1
 
     def __post_init__(self) -> None:
+        typed(self)
+        at_most(self, "", threads=4096)
         require(self.threads >= 1, "threads", f"is {self.threads}", "give the CPU threads per worker, at least 1")
         m, t = self.model, self.train
         require(
@@ -71,6 +75,10 @@ class Trial:
         tree["data"] = {name: value for name, value in tree["data"].items() if name not in UNHASHED}
         text = json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)  # as models.serialize.canonical
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def set_by(self, field: str) -> str | None:
+        """The field that a run reads in place of this one, which says nothing then; None: it reads this one."""
+        return REPLACED.get(field)
 
     @property
     def init_from(self) -> str | None:
