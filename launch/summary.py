@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from scaling.sweep.directory import RunDirectory
+import json
 
-AGAIN = (
-    "to train a failed trial again, change what failed it, delete its trials/ID/result.json and run the same command"
-)
+import pandas as pd
 
+from models.serialize import to_json
+from scaling.sweep.directory import AGAIN, RunDirectory
+from scaling.sweep.varied import values, varied
+
+BEST = 3  # trials that are named
 
 def print_summary(directory: RunDirectory) -> int:
     """Print the essence of a run directory; returns 1 when trials failed, else 0."""
@@ -17,6 +20,8 @@ def print_summary(directory: RunDirectory) -> int:
     counted = f"{len(frame) - len(failed) - len(stopped)} trials done, {len(failed)} failed"
     early = f", {len(stopped)} stopped early" if len(stopped) else ""
     print(f"{counted}{early}: {directory.path / 'results.parquet'}")
+    for line in best(directory, frame):
+        print(f"  {line}")
     for _, trial in failed.iterrows():
         print(f"  failed {trial['trial']}: {trial['error']}")
     if len(failed):
@@ -39,3 +44,18 @@ def print_summary(directory: RunDirectory) -> int:
         )
     print(f"report: {directory.path / 'report.html'}")
     return 1 if len(failed) else 0
+
+
+def best(directory: RunDirectory, frame: pd.DataFrame) -> list[str]:
+    """The best trials with what tells them from the others; nothing where nothing varies, or an isoFLOP plan does."""
+    config = directory.config()
+    configs = {row.trial: json.loads(row.config) for row in frame.itertuples() if isinstance(row.config, str)}
+    fields = varied(to_json(config), list(configs.values()))
+    done = frame[frame["status"] == "done"].sort_values("loss", kind="stable")
+    if not fields or config.isoflop is not None:
+        return []
+    lines = []
+    for row in done.head(BEST).itertuples():
+        about = " ".join(f"{name}={value}" for name, value in values(configs[row.trial], fields).items())
+        lines.append(f"loss {row.loss:.4f} {row.trial} {about}")
+    return lines

@@ -32,6 +32,7 @@ from scaling.sweep.trial import BOOKKEEPING, Trial, default_of, override
 
 OPERATIONAL = ("workers", "limits.trial_s", "priorities", "prediction")  # beside the bookkeeping of trials
 GROWING = ("points", "isoflop", "seeds")
+AGAIN = "to train a failed trial again, change what failed it, delete its trials/ID/result.json and repeat the command"
 
 
 class RunDirectory:
