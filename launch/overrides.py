@@ -81,6 +81,17 @@ def flatten(config: Any, path: str = "") -> dict[str, Any]:
     return flat
 
 
+def field_names(cls: type, path: str = "") -> Iterator[str]:
+    """Dotted names of every field of a config's class that an override can set, in order."""
+    for name, annotation in serialize.field_types(cls).items():
+        found = serialize.groups(annotation)
+        if found:
+            for group in found:
+                yield from field_names(group, join(path, name))
+        else:
+            yield join(path, name)
+
+
 def load_config(path: str | Path, kinds: tuple[type, ...] = ()) -> Any:
     """The frozen dataclass that `config()` of a Python file returns, one of `kinds` where those are given.
 

@@ -60,6 +60,7 @@ def main(workdir: str, name: str, launcher: int, profile: str, **group: Any) -> 
 
     alone = StopRequest(launcher)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells there of every array that it writes
     if (Path(workdir) / "job.json").exists():
         from launch.infer import help_with
 

@@ -18,8 +18,6 @@ from scaling.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from scaling.data.tokens import TokenFile, default_cache_dir, token_files, trained_tokenizer
 from scaling.tasks.text import CharTokenizer, TaskText
 
-_PADDING = 128  # a model may round its vocabulary up to this multiple, which hardware likes
-
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -157,12 +155,12 @@ def _given_tokenizer(config: DataConfig) -> Tokenizer | None:
 
 
 def check_vocabulary(model: int, tokenizer: int) -> None:
-    """A model's vocabulary is the tokenizer's, or that rounded up to a multiple of 128.
+    """A model's vocabulary is the tokenizer's, or that rounded up to a multiple of 128, which hardware likes.
 
     Raises:
       ConfigError: it is neither; the message names model.vocab_size.
     """
-    padded = -(-tokenizer // _PADDING) * _PADDING
+    padded = -(-tokenizer // 128) * 128
     require(
         model in (tokenizer, padded),
         "model.vocab_size",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -158,7 +159,9 @@ def writing(cache: Path) -> Iterator[None]:
         yield
     except OSError as error:
         problem = f"the cache {cache} cannot be written ({error.strerror or error})"
-        raise ConfigError("data.cache_dir", problem, "free some space there, or set another folder") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        fix = "free some space there, or set another folder" if full else "set a folder that can be written"
+        raise ConfigError("data.cache_dir", problem, fix) from error
 
 
 @contextlib.contextmanager

@@ -54,6 +54,8 @@ class Trial:
         typed(self)
         at_most(self, "", threads=4096)
         require(self.threads >= 1, "threads", f"is {self.threads}", "give the CPU threads per worker, at least 1")
+        if self.mesh.stage > 1 and not self.model.scan_layers:  # stages hold stacked layers
+            object.__setattr__(self, "model", dataclasses.replace(self.model, scan_layers=True))
         m, t = self.model, self.train
         require(
             m.positions != "learned" or t.seq_len <= m.max_seq_len,

@@ -130,7 +130,7 @@ def test_a_config_that_cannot_work_is_refused(root, driver, command, override, w
 MESHES = [
     (["mesh.fsdp=2"], "error: mesh: fsdp=2 does not make 1 devices: "),
     (["mesh.tensor=3"], "error: mesh.tensor: 3 does not divide the "),
-    (["mesh.stage=2", "model.scan_layers=true"], "error: mesh.stage: 2 stages for 1 layers: use at most 1"),
+    (["mesh.stage=2"], "error: mesh.stage: 2 stages for 1 layers: use at most 1"),
     (
         ["mesh.stage=2", "model.scan_layers=true", "model.n_layers=2", "train.microbatches=3"],
         "error: train.microbatches: 3 micro-batches do not divide the 4 sequences",
@@ -179,6 +179,11 @@ def test_a_plan_that_cannot_work_is_refused(root, driver, override, words, tmp_p
         (["--config=oen.py", "--workdir=x"], "error: oen.py: no such file: did you mean one.py?"),
         (["--config=one.py"], "error: --workdir: is required: give --workdir=VALUE"),
         (["--config=one.py", "--workdri=x"], "error: --workdri: unknown flag: did you mean --workdir?"),
+        (["--config=one.py", "--workdir=x", "--threads=2"], "error: --threads: is a field of the config: give"),
+        (
+            ["--config=one.py", "--workdir=x", "--seed=2"],
+            "error: --seed: is a field of the config: give --config.data.seed=VALUE or --config.train.seed=VALUE",
+        ),
         (["--config=one.py", "--workdir=full"], "error: full: is not empty (thesis.tex) and is no run directory: "),
         (["--config=one.py", "--workdir=file"], "error: file: "),
     ],

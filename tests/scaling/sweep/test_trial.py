@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from models.config import ModelConfig, MoEConfig, RopeScaling
 from models.errors import ConfigError
 from models.serialize import field_types, from_json, to_json
+from models.sharding import MeshConfig
 from scaling.data import DataConfig, Source
 from scaling.sweep.combinators import grid
 from scaling.sweep.config import SweepConfig
@@ -174,3 +175,15 @@ def test_fields_that_need_each_other_change_at_once():
 def test_a_sequence_longer_than_the_position_table_is_refused():
     with pytest.raises(ConfigError, match=r"train\.seq_len: 256 tokens do not fit the 64 learned positions: lower"):
         Trial(ModelConfig(positions="learned", max_seq_len=64))
+
+
+def test_stages_imply_stacked_layers():
+    staged = Trial(mesh=MeshConfig(stage=2), train=TrainConfig(batch_size=16))
+    assert staged.model.scan_layers and staged == override(staged, {"model.scan_layers": True})
+    assert staged.id == Trial(ModelConfig(scan_layers=True)).id
+
+
+def test_a_vocabulary_that_a_mesh_does_not_divide_is_to_be_padded():
+    with pytest.raises(ConfigError, match=r"301 tokens do not divide over tensor=2: pad it: set .*=384"):
+        Trial(ModelConfig(vocab_size=301), mesh=MeshConfig(tensor=2))
+    Trial(ModelConfig(vocab_size=384), mesh=MeshConfig(tensor=2))
