@@ -179,7 +179,7 @@ def test_a_plan_that_cannot_work_is_refused(root, driver, override, words, tmp_p
         (["--config=oen.py", "--workdir=x"], "error: oen.py: no such file: did you mean one.py?"),
         (["--config=one.py"], "error: --workdir: is required: give --workdir=VALUE"),
         (["--config=one.py", "--workdri=x"], "error: --workdri: unknown flag: did you mean --workdir?"),
-        (["--config=one.py", "--workdir=x", "--threads=2"], "error: --threads: is a field of the config: give"),
+        (["--config=one.py", "--workdir=x", "--threads=2"], "error: --threads: is a field of the config"),
         (
             ["--config=one.py", "--workdir=x", "--seed=2"],
             "error: --seed: is a field of the config: give --config.data.seed=VALUE or --config.train.seed=VALUE",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,9 @@ def test_the_estimate_counts_exactly_and_writes_nothing(tmp_path: Path, capsys: 
     found = estimate(SWEEP, tmp_path / "run", Options())
     assert (found.trials, found.finished, len(found.seconds), found.workers) == (6, 0, 6, 2)
     assert found.flops == sum(trial.flops for trial in SWEEP.trials())
-    assert list(found.seconds) == sorted(found.seconds, reverse=True)
-    assert sum(found.seconds) / 2 <= found.soonest_s <= found.ends_s <= found.worker_s
+    assert sum(found.seconds) / 2 <= found.soonest_s <= found.ends_s
+    compiled = [seconds > 1.5 for seconds in found.seconds]
+    assert sum(compiled) == 2 and compiled[0]  # one for each shape, where it comes first
     assert print_estimate(SWEEP, tmp_path / "run", Options()) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["trials", "FLOPs", "speed", "device-hours", "ends", "disk"]
@@ -42,3 +44,11 @@ def test_finished_trials_are_not_counted_and_give_the_speed(tmp_path: Path) -> N
     assert found.speed > first.flops / 2.0
     with pytest.raises(ConfigError, match="belongs to another sweep"):
         estimate(SweepConfig("other"), tmp_path, Options())
+
+
+def test_thousands_of_tiny_trials_cost_what_their_books_take(tmp_path: Path) -> None:
+    points = tuple(grid({"train.seed": list(range(300))}))
+    sweep = SweepConfig("many", tiny.MODEL, train=dataclasses.replace(tiny.TRAIN, steps=10), points=points, workers=2)
+    found = estimate(sweep, tmp_path / "run", Options())
+    assert 300 * 0.05 < sum(found.seconds) < 300 * 0.25  # 0.054 to 0.074 s each in benchmarks/sweep_overhead.py
+    assert found.ends_s > sum(found.seconds) / 2
