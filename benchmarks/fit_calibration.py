@@ -32,9 +32,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.fit import emit  # noqa: E402
+from scaling.fitting.law import Values  # noqa: E402
 from scaling.laws import CHINCHILLA, fit, holdout  # noqa: E402
 from scaling.laws.chinchilla import compute_exponent, optimal_params  # noqa: E402
-from scaling.laws.law import Values  # noqa: E402
 
 TRUTH = Values(A=400.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36)
 SMALL_TRUTHS = (

@@ -31,12 +31,12 @@ def main() -> None:
     options = parser.parse_args()
     import pandas as pd
 
-    from scaling.sweep.directory import read_json
+    from scaling import kept
     from search.policy import load_policy
     from search.study import Study, StudyConfig
 
     path = Path(options.study)
-    given = read_json(path / "study.json")["study"]
+    given = kept.read(path / "study.json", {"study": dict})["study"]
     lists = {name: tuple(given[name]) for name in ("tasks", "strategies")}
     trained = pd.read_parquet(path / "policies" / "results.parquet").sort_values("params")
     policy = load_policy(path / "policies" / "trials" / trained["trial"].iloc[options.policy])

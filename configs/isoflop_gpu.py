@@ -1,4 +1,4 @@
-"""An isoFLOP sweep that foretells a run of 30x its largest compute: minutes on one GPU, a night on a CPU.
+"""An isoFLOP sweep that predicts a run of 30x its largest compute: minutes on one GPU, a night on a CPU.
 
     python -m launch.sweep --config configs/isoflop_gpu.py --workdir runs/isoflop_gpu
 

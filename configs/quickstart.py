@@ -1,4 +1,4 @@
-"""The quickstart: an isoFLOP sweep on the embedded corpus, a fit, and a run of 8x the compute, foretold.
+"""The quickstart: an isoFLOP sweep on the embedded corpus, a fit, and a run of 8x the compute, predicted.
 
     python -m launch.quickstart --workdir runs/quickstart
 """
@@ -21,7 +21,7 @@ def config() -> SweepConfig:
             budgets=(1.25e11, 2.5e11, 5e11, 1e12), widths=(20, 24, 28, 32, 36, 40, 48, 56),
             min_ratio=8, max_ratio=320, min_steps=800, learning_rate_exponent=0.9,
         ),
-        # Chinchilla's sum of two powers foretold 8x three per cent too high; the general law nests it. Runs of one
+        # Chinchilla's sum of two powers predicted 8x three per cent too high; the general law nests it. Runs of one
         # cell differ by 0.3 % between seeds, far above Huber's 1e-3, so least squares wastes less of them.
         prediction=Prediction(factor=8.0, widths=(48, 56, 64, 72, 80, 96), law="general", objective="gaussian"),
     )  # fmt: skip

@@ -240,7 +240,7 @@ def read_device_table(path: str | Path, base: Device) -> Device:
     if not isinstance(given, dict):
         fix = f"write an object with fields among {', '.join(field_types(Device))}"
         raise ConfigError(str(path), f"holds a {type(given).__name__}", fix)
-    return from_json(Device, dataclasses.asdict(base) | given)
+    return from_json(Device, to_json(base) | given)
 
 
 def as_json(choice: Choice, top: int) -> dict[str, Any]:

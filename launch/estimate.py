@@ -132,7 +132,7 @@ def print_estimate(config: SweepConfig, path: Path, where: Options) -> int:
     print(f"device-hours  {e.worker_s * devices / 3600:.3g}")
     soonest = f"not before {duration(e.soonest_s)} in any order"
     print(
-        f"ends after    {duration(e.ends_s)} on {plural(e.workers, 'worker')} ({soonest}), starts and compiling included"
+        f"ends after    {duration(e.ends_s)} on {plural(e.workers, 'worker')} ({soonest}), start and compiling included"
     )
     print(f"disk          {e.disk / 1e6:,.0f} MB at most; {e.free / 1e6:,.0f} MB are free at {path}")
     return 0

@@ -34,8 +34,8 @@ def main(
     bootstrap: int, seed: int,
 ) -> int:  # fmt: skip
     import scaling
+    from scaling.kept import write_atomically
     from scaling.laws import by_name
-    from scaling.sweep.results import write_atomically
 
     chosen, runs = by_name(law), scaling.load(results)
     options: dict[str, Any] = {
@@ -56,7 +56,9 @@ def main(
         directory = Path(out)
         write_atomically(directory / "fit.json", fit.to_json())
         write_atomically(directory / "summary.txt", text + "\n")
-        fit.plot().figure.savefig(directory / "predicted.png", dpi=150, bbox_inches="tight")
+        figure = fit.plot().get_figure(root=True)
+        assert figure is not None  # plot() made the figure
+        figure.savefig(directory / "predicted.png", dpi=150, bbox_inches="tight")
     print(text)
     print(f"wrote {directory / 'fit.json'}, summary.txt, predicted.png")
     return 0

@@ -171,9 +171,10 @@ def help_with(out: Path, name: str, stop: Any) -> int:
 def work(job: Job, policy: Policy, stop: Any, name: str = "infer") -> None:
     """Draw every sample that no other process is drawing, wait for theirs, and write the manifest."""
     with job.presence(name) as presence:
-        draw(job, policy, stop, presence)
         while not job.is_finished() and not stop():
-            if presence.claim("finish"):
+            if not all(job.is_done(i) for i in range(len(job.shards))):
+                draw(job, policy, stop, presence)  # again, after `finish` has set a damaged shard aside
+            elif presence.claim("finish"):
                 if not job.is_finished():
                     job.finish()
                 presence.release("finish")
@@ -213,9 +214,11 @@ def make_engine(job: JobConfig, config: EngineConfig, policy: Policy) -> Engine:
     from search.engine.speculative import Speculation, SpeculativeEngine
 
     params, mesh = quantize(policy.params, policy.model, job.quantize), engine_mesh(job.mesh)
+    spelling = policy.spelling if job.stop else ()
     if job.speculate == "none":
-        return Engine(policy.model, params, config, mesh)
-    return SpeculativeEngine(policy.model, params, config, Speculation(drafter=job.speculate), mesh=mesh)
+        return Engine(policy.model, params, config, mesh, spelling)
+    speculation = Speculation(drafter=job.speculate)
+    return SpeculativeEngine(policy.model, params, config, speculation, mesh=mesh, spelling=spelling)
 
 
 class Feed:
@@ -226,16 +229,21 @@ class Feed:
         self.presence = presence
         self.begin = self.reported = time.time()
         self.drawn = {"samples": 0, "tokens": 0, "flops": 0.0}
-        self.stops = tuple(tuple(int(t) for t in policy.tokenizer.encode(text)) for text in job.config.stop)
         self.open: dict[int, tuple[ShardWriter, contextlib.ExitStack]] = {}  # shard -> its writer, and what to close
-        self.prompts: dict[int, tuple[int, Prompt]] = {}  # problem -> its shard and prompt, while samples are out
+        # problem -> its shard, prompt and the prompt's tokens, while samples are out
+        self.prompts: dict[int, tuple[int, Prompt, tuple[int, ...]]] = {}
 
     def check(self) -> None:
         """ConfigError for what would be wrong with every prompt: the settings of the job itself."""
         from models.errors import ConfigError
+        from search.engine.text_stop import machine
 
+        size, job = self.policy.model.vocab_size, self.job.config
         try:
-            self._make(0, (self.policy.ends or (0,))[:1], ()).check(self.policy.model.vocab_size, self.engine_config)
+            self._make(0, (self.policy.ends or (0,))[:1], ()).check(size, self.engine_config)
+            for text in job.stop:
+                made = machine([text], self.policy.spelling, size)
+                made.check([text], "stop", self.engine_config.ends, job.sampling.allowed)
         except ConfigError as error:
             raise ConfigError(error.field.removeprefix("request 0."), error.problem, error.fix) from None
 
@@ -280,7 +288,7 @@ class Feed:
                 continue
             writer.expected += request.samples
             if len(request.skip) < request.samples:
-                self.prompts[request.problem] = (index, prompt)
+                self.prompts[request.problem] = (index, prompt, request.prompt)
                 yield request
 
     def _request(self, prompt: Prompt, writer: ShardWriter) -> Request:
@@ -293,7 +301,7 @@ class Feed:
         from search.engine.request import Request
 
         job = self.job.config
-        return Request(problem, tokens, job.samples, job.max_tokens, job.sampling, self.stops, job.seed, skip)
+        return Request(problem, tokens, job.samples, job.max_tokens, job.sampling, (), job.seed, skip, job.stop)
 
     def _tokens(self, prompt: Prompt) -> tuple[int, ...]:
         if prompt.tokens is not None:
@@ -309,9 +317,9 @@ class Feed:
         self.drawn["tokens"] += completion.generated_tokens
         self.drawn["flops"] += completion.flops
         self.report()
-        index, prompt = self.prompts[completion.problem]
+        index, prompt, tokens = self.prompts[completion.problem]
         writer, _ = self.open[index]
-        writer.add(self._line(prompt, completion))
+        writer.add(self._line(prompt, tokens, completion))
         self._close_if_complete(index)
 
     def report(self, last: bool = False) -> None:
@@ -322,14 +330,13 @@ class Feed:
         self.reported = now
         self.job.write_progress(self.presence.name, self.drawn | {"seconds": now - self.begin, "time": now}, last)
 
-    def _line(self, prompt: Prompt, completion: Completion) -> dict[str, Any]:
+    def _line(self, prompt: Prompt, read: tuple[int, ...], completion: Completion) -> dict[str, Any]:
+        from search.engine.text_stop import cut
+
         tokens = completion.tokens
-        kept = tokens[:-1] if completion.finish_reason == "eos" else tokens
-        text = self.policy.tokenizer.decode(kept)
+        text = self.policy.text(read, tokens[:-1] if completion.finish_reason == "eos" else tokens)
         if completion.finish_reason == "stop":
-            text = text[
-                : min((at for stop in self.job.config.stop if (at := text.rfind(stop)) >= 0), default=len(text))
-            ]
+            text = cut(text, self.job.config.stop)
         return {
             "line": prompt.line,
             **({"id": prompt.id} if prompt.id is not None else {}),

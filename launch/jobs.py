@@ -1,14 +1,16 @@
 """Job: what an inference job keeps on disk, so that every sample is there exactly once whatever is killed.
 
     job.json           the resolved JobConfig, digests of model and prompts, the shards
-    shards/<n>.jsonl   finished samples of one shard, in order; <n>.partial.jsonl while it is being worked on
+    shards/<n>.jsonl   finished samples of one shard, in order, and a last line with their number and digest;
+                       <n>.partial.jsonl while it is being worked on; <n>.damaged.jsonl what was not as it was written
     .leases/<n>.*      who works on shard n; another takes over when that process dies or falls silent
     samples.jsonl      all of them, one line per sample, in the order of the prompts; samples.parquet: the same
     cards/             what each worker took: devices, seconds, FLOPs, energy
     manifest.json      counts, cost, digests, versions; written last
 
 A sample's tokens depend on its prompt, its problem number and the seed, not on which process drew it or when. So a
-shard is resumed by skipping the samples that its partial file holds.
+shard is resumed by skipping the samples that its partial file holds. What is kept is checked before it counts, and what
+was changed, cut, doubled or copied from elsewhere is drawn again.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from launch.environment import available_cpus
 from launch.prompts import BadLine, PromptFile, Shard
@@ -30,10 +33,10 @@ from models.errors import ConfigError, require
 from models.quantize import MODES, QuantizeMode
 from models.serialize import from_json, to_json
 from models.sharding import MeshConfig
+from scaling import kept
+from scaling.kept import write_atomically
 from scaling.sweep.card import card
-from scaling.sweep.directory import read_json
 from scaling.sweep.lease import Presence
-from scaling.sweep.results import write_atomically
 from search.engine.config import EngineConfig
 from search.engine.placement import check_slots
 from search.engine.sampling import Sampling
@@ -41,6 +44,17 @@ from search.engine.sampling import Sampling
 LEDGER = ("prompt_tokens", "generated_tokens", "flops", "bytes")
 Speculate = Literal["none", "table", "text", "table+text"]
 VERSIONED = ("isoflop", "jax", "jaxlib", "flax", "numpy")
+_JOB: kept.Shape = {"config": dict, "model": str, "prompts": str, "checkpoint": str, "file": str, "shards": [[int]]}
+_SAMPLE: kept.Shape = {
+    "line": int, "sample": int, "id?": str, "text": str, "tokens?": [int], "logprobs?": [float], "finish_reason": str,
+    "ledger": dict.fromkeys(LEDGER, float),
+}  # fmt: skip
+_LINE: kept.Shape = (_SAMPLE, {"line": int, "error": str})
+_LAST: kept.Shape = {"shard": int, "lines": int, "job": str, "sha256": str}
+_MANIFEST: kept.Shape = {
+    "config": dict, "model": str, "prompts": int, "bad_lines": int, "samples": int, "finish_reasons": {str: int},
+    "sha256": str, "parquet_sha256?": str,
+} | dict.fromkeys(LEDGER, float)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,22 +98,20 @@ class Job:
           ConfigError: the directory belongs to another job, or to something else; no prompts.
         """
         identity = {"config": to_json(config), "model": model, "prompts": prompts.digest()}
-        written = path / "job.json"
-        if written.exists():
-            record = read_json(written)
-            record["config"] = to_json(from_json(JobConfig, record["config"]))  # what is newer than it has its default
-            _check_same(path, record, identity)
-            shards = [Shard(*shard) for shard in record["shards"]]
-            return cls(path, config, prompts, shards, identity)
-        strangers = sorted(p.name for p in path.iterdir() if not p.name.startswith(".")) if path.is_dir() else []
-        problem = f"is not empty ({', '.join(strangers[:3])}) and holds no job"
-        require(not strangers, str(path), problem, "choose a new --out")
-        shards = prompts.shards(config.shard_size)
-        place = os.path.abspath(checkpoint) if os.path.exists(checkpoint) else checkpoint  # or a name on a hub
-        where: dict[str, Any] = {"checkpoint": place, "file": str(prompts.path.resolve())}
-        where["shards"] = [dataclasses.astuple(shard) for shard in shards]
-        write_atomically(written, json.dumps(identity | where, indent=1))
-        return cls(path, config, prompts, shards, identity)
+        written, shards = path / "job.json", prompts.shards(config.shard_size)
+        if not written.exists():
+            strangers = sorted(p.name for p in path.iterdir() if not p.name.startswith(".")) if path.is_dir() else []
+            if "job.json" not in strangers:  # which another process may just have written
+                problem = f"is not empty ({', '.join(strangers[:3])}) and holds no job"
+                require(not strangers, str(path), problem, "choose a new --out")
+            place = os.path.abspath(checkpoint) if os.path.exists(checkpoint) else checkpoint  # or a name on a hub
+            where: dict[str, Any] = {"checkpoint": place, "file": str(prompts.path.resolve())}
+            where["shards"] = [dataclasses.astuple(shard) for shard in shards]
+            kept.create(written, json.dumps(identity | where, indent=1))
+        _check_same(path, _record(written)[0], identity)  # of several that start at once, one wrote it
+        job = cls(path, config, prompts, shards, identity)
+        job._check_shards()
+        return job
 
     @classmethod
     def find(cls, path: Path) -> tuple[Job, str]:
@@ -110,13 +122,26 @@ class Job:
         """
         written = path / "job.json"
         require(written.exists(), str(path), "holds no job: job.json is missing", "check --workdir")
-        record = read_json(written)
+        record, config = _record(written)
         prompts = PromptFile(record["file"])
         fix = "restore the file, or start a new job"
         require(prompts.digest() == record["prompts"], str(prompts.path), "changed since the job began", fix)
         identity = {name: record[name] for name in ("config", "model", "prompts")}
-        config, shards = from_json(JobConfig, record["config"]), [Shard(*shard) for shard in record["shards"]]
-        return cls(path, config, prompts, shards, identity), record["checkpoint"]
+        job = cls(path, config, prompts, prompts.shards(config.shard_size), identity)
+        job._check_shards()
+        return job, record["checkpoint"]
+
+    def _check_shards(self) -> None:
+        """ConfigError unless job.json divides the prompts as the job does: else some would have no samples."""
+        written = self.path / "job.json"
+        found, made = _record(written)[0]["shards"], [list(dataclasses.astuple(shard)) for shard in self.shards]
+        problem = f"is damaged (its {len(found)} shards are not the {len(made)} of the prompts)"
+        require(found == made, str(written), problem, "restore it, or delete the directory and run the job again")
+
+    @property
+    def digest(self) -> str:
+        """Of what the job is, by which its lines are told from another's."""
+        return kept.digest(self.identity)
 
     @property
     def rows(self) -> int:
@@ -141,7 +166,7 @@ class Job:
 
     def write_progress(self, worker: str, state: dict[str, Any], last: bool = False) -> None:
         """What a worker has drawn since it began; its `last` report is kept as its card."""
-        write_atomically(self.path / "progress" / f"{worker}.json", json.dumps(state))
+        write_atomically(self.path / "progress" / f"{worker}.json", json.dumps(state), durable=False)
         if last and state["samples"]:
             import jax
 
@@ -154,50 +179,98 @@ class Job:
             made |= {name: self.identity[name] for name in names} | {"worker": worker, "samples": state["samples"]}
             write_atomically(self.path / "cards" / f"{worker}-{os.getpid()}.json", json.dumps(made, indent=1))
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any] | None:
         """Join the shards into samples.jsonl and samples.parquet, line by line, and write the manifest; returns it.
 
-        A line cut short or changed behind our back is found here: every sample must be there once.
+        None when a shard is not what was written there: it is set aside and has to be drawn again.
         """
         total, counts = hashlib.sha256(), dict.fromkeys(("samples", "prompts", "bad_lines", *LEDGER), 0)
         reasons: dict[str, int] = {}
-        partial = self.path / ".samples.partial"
+        digests, partial = [], self.path / ".samples.partial"
+        whole = [self._is_whole(index) for index in range(len(self.shards))]
+        if not all(whole):
+            return None
         with open(partial, "wb") as out, SampleTable(self.path / "samples.parquet") as table:
             for index in range(len(self.shards)):
+                digest = hashlib.sha256()
                 for line in read_lines(self.shard_path(index)):
                     _count(line, counts, reasons)
-                    text = (json.dumps(line, ensure_ascii=False) + "\n").encode()
+                    text = _text(line)
+                    digest.update(text)
                     total.update(text)
                     out.write(text)
                     table.add(line)
+                digests.append(digest.hexdigest())
             out.flush()
             os.fsync(out.fileno())
         os.replace(partial, self.path / "samples.jsonl")
-        manifest = (
-            self.identity
-            | counts
-            | {
-                "finish_reasons": reasons,
-                "sha256": total.hexdigest(),
-                "seed": self.config.seed,
-                "versions": {name: metadata.version(name) for name in VERSIONED},
-            }
-        )
-        write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=1))
+        manifest = self.identity | {"prompts_sha256": self.identity["prompts"]} | counts
+        manifest |= {
+            "finish_reasons": reasons,
+            "sha256": total.hexdigest(),
+            "parquet_sha256": _file_digest(self.path / "samples.parquet"),
+            "shards": digests,
+            "seed": self.config.seed,
+            "versions": {name: metadata.version(name) for name in VERSIONED},
+        }
+        write_atomically(self.path / "manifest.json", json.dumps(kept.sealed(manifest), indent=1))
         for index in range(len(self.shards)):
             self.shard_path(index).unlink(missing_ok=True)
         return manifest
 
+    def _is_whole(self, index: int) -> bool:
+        """Whether a finished shard is what was written there; one that is not is set aside, and said to be."""
+        path, shard = self.shard_path(index), self.shards[index]
+        try:
+            problem = self._fault(index, kept.read_bytes(path).splitlines(keepends=True))
+        except FileNotFoundError:
+            return False
+        except ConfigError as error:
+            problem = error.problem
+        if problem:
+            prompts = f"prompts {shard.first} to {shard.first + shard.rows - 1} are drawn again"
+            logging.warning("%s %s: %s", path, problem, prompts)
+            os.replace(path, self.shard_path(index, ".damaged.jsonl"))
+        return not problem
+
+    def _fault(self, index: int, lines: list[bytes]) -> str:
+        """What is wrong with the lines of a shard, in words, or ""; ConfigError for one that is no line of samples."""
+        found = [kept.parsed(text, (*_LINE, _LAST), self.shard_path(index)) for text in lines]
+        if found and "shard" in found[-1]:
+            last, digest = found[-1], hashlib.sha256(b"".join(lines[:-1])).hexdigest()
+            if (last["job"], last["shard"]) != (self.digest, index):
+                return "is another shard or another job's"
+            return (
+                "" if (last["lines"], last["sha256"]) == (len(lines) - 1, digest) else "is not what was written there"
+            )
+        # Cut off after its last sample, or written by an earlier version: it has to be what the prompts ask for.
+        places = [_place(line) if "line" in line else (0, 0) for line in found]
+        expected: list[tuple[int, int]] = []
+        for prompt in self.prompts.read(self.shards[index]):
+            bad = isinstance(prompt, BadLine) or (prompt.line, -1) in places
+            expected += [(prompt.line, sample) for sample in ([-1] if bad else range(self.config.samples))]
+        return "" if places == expected else f"has not the {len(expected)} lines of its prompts"
+
     def verify(self) -> dict[str, Any]:
-        """The manifest of a finished job, after checking samples.jsonl against it; ConfigError when they differ."""
-        manifest = read_json(self.path / "manifest.json")
-        samples = self.path / "samples.jsonl"
-        found = "nothing"
-        if samples.exists():
-            with open(samples, "rb") as f:
-                found = hashlib.file_digest(f, "sha256").hexdigest()
+        """The manifest of a finished job, after comparing what the job wrote with it.
+
+        samples.parquet is made again from samples.jsonl where it is missing or changed. Raises ConfigError when the
+        manifest or samples.jsonl is not what was written.
+        """
+        path, samples, table = (self.path / name for name in ("manifest.json", "samples.jsonl", "samples.parquet"))
         fix = "restore it, or delete the directory and run the job again"
-        require(found == manifest["sha256"], str(samples), "is not what the job wrote", fix)
+        manifest = kept.opened(kept.read(path, _MANIFEST), path)
+        same = all(manifest[name] == self.identity[name] for name in ("model", "config"))
+        require(same, str(path), "is another job's", fix)
+        whole = samples.is_file() and _file_digest(samples) == manifest["sha256"]
+        require(whole, str(samples), "is not what the job wrote", fix)
+        if not table.is_file() or _file_digest(table) != manifest.get("parquet_sha256"):
+            logging.warning("%s is not what the job wrote: it is made again from samples.jsonl", table)
+            with SampleTable(table) as rows:
+                for line in read_lines(samples):
+                    rows.add(line)
+            manifest["parquet_sha256"] = _file_digest(table)
+            write_atomically(path, json.dumps(kept.sealed(manifest), indent=1))
         return manifest
 
     def bad_lines(self) -> Iterator[str]:
@@ -208,23 +281,49 @@ class Job:
 
 
 class ShardWriter:
-    """The samples of one shard on their way to disk: appended as they come, put in order at the end."""
+    """The samples of one shard on their way to disk: appended as they come, put in order at the end.
+
+    Each line carries a digest of itself and of its job and shard; what does not match is dropped, and drawn again.
+    """
 
     def __init__(self, job: Job, index: int):
         self.job, self.index = job, index
         self.partial = job.shard_path(index, ".partial.jsonl")
         self.partial.parent.mkdir(parents=True, exist_ok=True)
-        kept = list(read_lines(self.partial)) if self.partial.exists() else []
-        self.done = {(line["line"], line["sample"]) for line in kept if "sample" in line}
-        self.bad = {line["line"] for line in kept if "error" in line}
-        _keep_whole_lines(self.partial)
-        self.file: IO[str] = open(self.partial, "a", encoding="utf-8")
+        self._key = f"{job.digest} {index} ".encode()
+        lines = self._whole_lines()
+        self.done = {place for place in lines if place[1] >= 0}  # (prompt, sample)
+        self.bad = {line for line, sample in lines if sample < 0}
+        self.file = open(self.partial, "ab")
         self.expected = 0  # samples of this shard
+
+    def _whole_lines(self) -> dict[tuple[int, int], bytes]:
+        """(prompt, sample) -> its line without the digest, of what the partial file holds; the rest is cut away."""
+        found: dict[tuple[int, int], bytes] = {}
+        if not self.partial.exists():
+            return found
+        *lines, rest = kept.read_bytes(self.partial).split(b"\n")  # the rest is what a crash cut short
+        good = []
+        for number, text in enumerate(lines, 1):
+            try:
+                line = kept.parsed(text, ({"check": str} | _SAMPLE, {"check": str} | _LINE[1]), self.partial)
+                problem = "" if line.pop("check") == self._check(line) else "is not what was written there"
+            except ConfigError as error:
+                problem = error.problem
+            if not problem and _place(line) not in found:
+                found[_place(line)] = _text(line)
+                good.append(text + b"\n")
+            else:
+                again = f"{problem or 'is there twice'}: what it held is drawn again if nothing else holds it"
+                logging.warning("%s:%d %s", self.partial, number, again)
+        if len(good) < len(lines) or rest:
+            write_atomically(self.partial, b"".join(good))
+        return found
 
     def add(self, line: dict[str, Any]) -> None:
         """Append one sample."""
         self._append(line)
-        self.done.add((line["line"], line["sample"]))
+        self.done.add(_place(line))
 
     def add_bad(self, bad: BadLine) -> None:
         """Keep what is wrong with a prompt, once."""
@@ -233,8 +332,11 @@ class ShardWriter:
             self.bad.add(bad.line)
 
     def _append(self, line: dict[str, Any]) -> None:
-        self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self.file.write(_text(line | {"check": self._check(line)}))
         self.file.flush()
+
+    def _check(self, line: dict[str, Any]) -> str:
+        return hashlib.sha256(self._key + _text(line)).hexdigest()[:16]
 
     @property
     def complete(self) -> bool:
@@ -242,41 +344,60 @@ class ShardWriter:
         return len(self.done) == self.expected
 
     def close(self) -> None:
-        """Put a complete shard in order and make it final; leave an incomplete one to be resumed."""
+        """Put a complete shard in order and make it final; leave any other to be resumed."""
         self.file.close()
         if not self.complete:
             return
-        lines = sorted(read_lines(self.partial), key=lambda line: (line["line"], line.get("sample", -1)))
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_atomically(self.job.shard_path(self.index), text)
+        found = self._whole_lines()
+        if not self.done <= found.keys():
+            return  # it changed while it was written
+        lines = [found[place] for place in sorted(found)]
+        last = {
+            "shard": self.index,
+            "lines": len(lines),
+            "job": self.job.digest,
+            "sha256": hashlib.sha256(b"".join(lines)).hexdigest(),
+        }
+        write_atomically(self.job.shard_path(self.index), b"".join([*lines, _text(last)]))
         self.partial.unlink()
 
 
+def _place(line: dict[str, Any]) -> tuple[int, int]:
+    """(prompt, sample) of a line, -1 for what is wrong with a prompt."""
+    return line["line"], line.get("sample", -1)
+
+
+def _text(line: dict[str, Any]) -> bytes:
+    """A line of JSON; text that is no Unicode (half of a surrogate pair) is escaped."""
+    try:
+        return (json.dumps(line, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(line) + "\n").encode()
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file of samples; a last line that a crash cut short is passed over.
-
-    Raises:
-      ConfigError: a line in the middle is damaged.
-    """
-    with open(path, encoding="utf-8", errors="replace") as f:
-        for number, line in enumerate(f, 1):
-            if not line.endswith("\n"):
-                return
-            try:
-                yield json.loads(line)
-            except ValueError:
-                fix = "delete this file and run the job again: only its samples are drawn anew"
-                raise ConfigError(f"{path}:{number}", "is damaged", fix) from None
+    """The samples and bad prompts in a file of them, in order; ConfigError for a line that is neither."""
+    fix = "delete this file and run the job again: only its samples are drawn anew"
+    with open(path, "rb") as f:
+        for number, text in enumerate(f, 1):
+            line = kept.parsed(text, (*_LINE, _LAST), f"{path}:{number}", fix)
+            if "line" in line:
+                yield line
 
 
-def _keep_whole_lines(path: Path) -> None:
-    """Cut what a crash left behind the last newline, so that the next line starts on its own."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
+def _record(written: Path) -> tuple[dict[str, Any], JobConfig]:
+    """job.json and the config in it, in which what is newer than the file has its default."""
+    record = kept.read(written, _JOB)
+    try:
+        config = from_json(JobConfig, record["config"])
+    except ConfigError as error:
+        raise ConfigError(str(written), f"is damaged (config: {error.field} {error.problem})", kept.RESTORE) from None
+    return record | {"config": to_json(config)}, config
 
 
 def _count(line: dict[str, Any], counts: dict[str, int], reasons: dict[str, int]) -> None:
@@ -294,7 +415,7 @@ def _count(line: dict[str, Any], counts: dict[str, int], reasons: dict[str, int]
 def _check_same(path: Path, record: dict[str, Any], identity: dict[str, Any]) -> None:
     """ConfigError naming what a directory's job was started with and what is given now."""
     changed = [name for name in ("model", "prompts") if record[name] != identity[name]]
-    if digest_of(record["config"]) != digest_of(identity["config"]):
+    if record["config"] != identity["config"]:
         before, now = _flat(record["config"]), _flat(identity["config"])
         names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
         changed += [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names]
@@ -305,11 +426,6 @@ def _check_same(path: Path, record: dict[str, Any], identity: dict[str, Any]) ->
 def _threads() -> int:
     """CPU threads that this process computes with."""
     return int(os.environ.get("NPROC") or len(available_cpus()))
-
-
-def digest_of(config: Any) -> str:
-    """sha256 of a JSON value."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

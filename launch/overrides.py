@@ -140,7 +140,7 @@ def _json_object(path: Path) -> Any:
         raise ConfigError(str(path), "no such file", "give the config.json of a trial")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(str(path), f"is not JSON ({error})", "give the config.json of a trial") from None
 
 
@@ -250,7 +250,7 @@ def _parse_tuple(word: str, annotation: Any, field: str) -> tuple[Any, ...]:
 def _json(text: str, field: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(field, f"is not valid JSON ({error})", "check brackets and quotes") from None
 
 

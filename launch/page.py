@@ -5,11 +5,13 @@ What trials wrote is text, never markup (scaling.report.html escapes it), and th
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import ipaddress
 import json
 import math
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -30,12 +32,15 @@ from scaling.report import numbers, plots
 from scaling.report.figures import Drawing
 from scaling.report.html import Html, Section, badge, element, join, page, paragraph, picture, table
 from scaling.report.record import budgets
-from scaling.sweep.directory import AGAIN
+from scaling.sweep.directory import RETRY
 from scaling.train.metrics import read_rows
 
 REFRESH_S = 5
 FIGURES_S = 15.0  # a drawing takes a second of a core, which the workers need
 MOST_CURVES = 60
+MOST_READERS = 512  # connections at once, a thread each; more wait
+READ_S = 10.0  # in which a reader must have said what it wants, and taken what it is sent
+PLAIN_PORT = 80  # which browsers leave out of the host's name
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
     "Cache-Control": "no-store",
@@ -53,12 +58,15 @@ class Page:
         self.figures: dict[str, Html] = {}
         self.drawn = -math.inf
         self.lock = threading.Lock()
+        self.answers: dict[str, tuple[float, tuple[int, str]]] = {}  # kind -> when it was begun, status and content
+        self.told = ""
         try:
             self.server = _Server((host, port), partial(_Handler, self))
         except OSError as error:
             raise ConfigError("--port", f"{host}:{port} cannot be used ({error.strerror})", "give another") from None
         bound = self.server.server_address[1]
-        self.hosts = {f"{name}:{bound}" for name in ("127.0.0.1", "localhost", "[::1]")}
+        ports = [f":{bound}", *([""] if bound == PLAIN_PORT else [])]
+        self.hosts = {f"{name}{port}" for name in ("127.0.0.1", "localhost", "[::1]") for port in ports}
         self.address = f"http://{f'[{host}]' if ':' in host else host}:{bound}/" + (f"?token={token}" if token else "")
 
     def serve_forever(self) -> None:
@@ -74,15 +82,42 @@ class Page:
         The second keeps out a web page elsewhere whose name was made to point here.
         """
         if not self.token:
-            return host in self.hosts
+            return host.lower() in self.hosts
         return hmac.compare_digest(parse_qs(query).get("token", [""])[0].encode(), self.token.encode())
+
+    def answer(self, kind: str) -> tuple[int, str]:
+        """(HTTP status, content) of "html" or "json", one made at a time; who waited meanwhile shares the next.
+
+        What cannot be shown says why, in the same form, and is tried again with the next request.
+        """
+        asked = time.monotonic()
+        with self.lock:
+            begun, answer = self.answers.get(kind, (-math.inf, (0, "")))
+            if begun < asked:
+                begun, answer = time.monotonic(), self._made(kind)
+                self.answers[kind] = (begun, answer)
+            return answer
+
+    def _made(self, kind: str) -> tuple[int, str]:
+        try:
+            return 200, self.html() if kind == "html" else self.json()
+        except ConfigError as error:
+            code, words = 503, str(error)
+        except Exception as error:  # whatever it is: the next request may find the directory in order
+            code, words = 500, f"internal error: {type(error).__name__}: {' '.join(str(error).split())}"
+            if words != self.told:
+                self.told = words
+                print(f"error: {words}", file=sys.stderr, flush=True)
+        if kind == "json":
+            return code, json.dumps({"error": words})
+        section = Section("now", "Now", paragraph(f"{words} (tried again every {REFRESH_S} s)"))
+        return code, _refreshing(page(self.directory.resolve().name, "cannot be shown", [section], ""))
 
     def html(self) -> str:
         """The page as it is now."""
         found = snapshot(self.directory)
-        with self.lock:
-            if time.monotonic() - self.drawn > FIGURES_S:
-                self.figures, self.drawn = draw(found), time.monotonic()
+        if time.monotonic() - self.drawn > FIGURES_S:
+            self.figures, self.drawn = draw(found), time.monotonic()
         sections = [Section("trials", "Trials", _trials(found))] if found.trials else []
         sections.append(Section("workers", "Workers and devices", _workers(found)))
         sections += [Section(name, title, self.figures[name]) for name, title in TITLES.items() if name in self.figures]
@@ -91,13 +126,9 @@ class Page:
             rows = [
                 {"trial": t.trial, "state": t.state, "reason": element("span", t.reason, class_="long")} for t in failed
             ]
-            body = join([table(rows, ("trial", "state", "reason")), paragraph(AGAIN, class_="note")])
+            body = join([table(rows, ("trial", "state", "reason")), paragraph(RETRY, class_="note")])
             sections.append(Section("failures", "Failures", body))
-        text = page(found.name, _subtitle(found), [Section("now", "Now", _tiles(found)), *sections], "")
-        refresh = element("meta", http_equiv="refresh", content=str(REFRESH_S))
-        return text.replace("<head>", f"<head>{refresh}", 1).replace(
-            ": isoflop report</title>", ": isoflop status</title>"
-        )
+        return _refreshing(page(found.name, _subtitle(found), [Section("now", "Now", _tiles(found)), *sections], ""))
 
     def json(self) -> str:
         """The same as JSON."""
@@ -108,15 +139,46 @@ TITLES = {"training": "Loss curves", "isoflops": "IsoFLOP curves"}
 
 
 class _Server(ThreadingHTTPServer):
+    """A thread for each of at most MOST_READERS connections, each of which has READ_S seconds to say what it wants."""
+
     daemon_threads = True
+    request_queue_size = 1024  # connections that wait to be taken; the system may allow fewer
 
     def __init__(self, address: tuple[str, int], handler: Callable[..., BaseHTTPRequestHandler]):
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.reading: dict[Any, float] = {}  # connection -> when it began
+        self.free = threading.Semaphore(MOST_READERS)
         super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start its thread, when one is free."""
+        self.free.acquire()
+        self.reading[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection, and let another one in."""
+        self.reading.pop(request, None)
+        super().shutdown_request(request)
+        self.free.release()
+
+    def service_actions(self) -> None:
+        """Cut off who takes too long to ask: bytes that trickle would hold a connection for ever."""
+        for request, began in list(self.reading.items()):
+            if time.monotonic() - began > READ_S:
+                self.reading.pop(request, None)
+                with contextlib.suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """One line for an error of ours; nothing for a reader who left, or never asked."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            print(f"error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    timeout = 20
+    timeout = READ_S
     server_version, sys_version = "isoflop", ""
 
     def __init__(self, served: Page, *arguments: object):
@@ -125,21 +187,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The page, its JSON, or nothing."""
-        where = urlsplit(self.path)
-        kinds = {"/": ("text/html", self.served.html), "/status.json": ("application/json", self.served.json)}
+        self.served.server.reading.pop(self.connection, None)
+        try:
+            where = urlsplit(self.path)
+        except ValueError:
+            return self._answer(400, "text/plain", "no address\n")
+        kinds = {"/": ("text/html", "html"), "/status.json": ("application/json", "json")}
         if not self.served.admits(self.headers.get("Host", ""), where.query):
             return self._answer(403, "text/plain", "needs the token that launch.status printed\n")
         if where.path not in kinds:
             return self._answer(404, "text/plain", "there is only /\n")
-        kind, make = kinds[where.path]
-        try:
-            content = make()
-        except ConfigError as error:
-            return self._answer(503, "text/plain", f"{error}\n")
-        return self._answer(200, kind, content)
+        form, kind = kinds[where.path]
+        code, content = self.served.answer(kind)
+        return self._answer(code, form, content)
 
     def _answer(self, code: int, kind: str, content: str) -> None:
-        body = content.encode()
+        body = content.encode(errors="replace")
         self.send_response(code)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
@@ -150,6 +213,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Nothing: requests would fill the terminal, and carry the token."""
+
+
+def _refreshing(text: str) -> str:
+    """A page of a report as one that shows itself again every few seconds."""
+    refresh = element("meta", http_equiv="refresh", content=str(REFRESH_S))
+    text = text.replace("<head>", f"<head>{refresh}", 1)
+    return text.replace(": isoflop report</title>", ": isoflop status</title>")
 
 
 def _finite(value: Any) -> Any:
@@ -238,5 +308,7 @@ def draw(found: Snapshot) -> dict[str, Html]:
 
 
 def _metrics(path: Path, trial: str) -> pd.DataFrame | None:
-    rows = [row for _, row in read_rows(path / "trials" / trial / "metrics.jsonl") if row.get("loss") is not None]
-    return pd.DataFrame(rows)[["step", "tokens", "flops", "loss"]] if rows else None
+    names = ("step", "tokens", "flops", "loss")
+    found = [row for _, row in read_rows(path / "trials" / trial / "metrics.jsonl")]
+    rows = [{name: row[name] for name in names} for row in found if all(row.get(name) is not None for name in names)]
+    return pd.DataFrame(rows) if rows else None

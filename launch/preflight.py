@@ -12,6 +12,7 @@ from models.errors import ConfigError
 from models.sharding import MeshConfig
 from scaling.data import Dataset, check_vocabulary, prepare
 from scaling.data.summary import describe, warnings
+from scaling.sweep.parameters import check_parameters
 from scaling.sweep.trial import Trial
 from scaling.train.initial import check_initial
 
@@ -44,6 +45,7 @@ def check_trials(trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
     for path, model in {(t.init_from, t.model) for t in trials}:
         if path is not None:
             check_initial(path, model)
+            check_parameters(path, "train.init_from")
     return records
 
 

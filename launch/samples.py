@@ -36,12 +36,12 @@ class SampleTable:
         self.rows: list[dict[str, Any]] = []
 
     def __enter__(self) -> SampleTable:
-        self.writer = pq.ParquetWriter(self.partial, SCHEMA, compression="zstd")
+        self.writer = pq.ParquetWriter(self.partial, SCHEMA, compression="zstd", write_page_checksum=True)
         return self
 
     def add(self, line: dict[str, Any]) -> None:
         """One line of a shard: a sample, or a prompt that could not be used."""
-        row = {name: line.get(name) for name in SCHEMA.names}
+        row = {name: _unicode(line.get(name)) for name in SCHEMA.names}
         row |= {name: value for name, value in line.get("ledger", {}).items() if name in row}
         self.rows.append(row)
         if len(self.rows) == GROUP:
@@ -59,3 +59,8 @@ class SampleTable:
             os.replace(self.partial, self.path)
         else:
             self.partial.unlink(missing_ok=True)
+
+
+def _unicode(value: Any) -> Any:
+    """Text that Parquet can hold: half of a surrogate pair becomes a question mark."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value

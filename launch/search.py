@@ -38,16 +38,19 @@ def run_study(config: SearchSweepConfig, path: Path) -> int:
     from launch.report import write_report
     from launch.sweep import run_sweep
     from models.serialize import to_json
-    from scaling.sweep.results import write_atomically
+    from scaling import tables
+    from scaling.kept import write_atomically
+    from scaling.sweep.directory import RunDirectory
     from search.findings import find
 
     config.check()
     path.mkdir(parents=True, exist_ok=True)
     _claim(path / "study.json", to_json(config))
-    failed = run_sweep(config.policies, path / "policies")
-    samples, searches = _search_all(config, path)
+    with RunDirectory(path).locked():
+        failed = run_sweep(config.policies, path / "policies")
+        samples, searches = _search_all(config, path)
     rows, table, findings = find(samples, searches, config.budgets, config.budget_factor)
-    write_atomically(path / "results.parquet", rows.to_parquet())
+    write_atomically(path / "results.parquet", tables.parquet(rows))
     write_atomically(path / "table.csv", table.to_csv(index=False))
     write_atomically(path / "findings.md", findings.markdown())
     write_atomically(path / "findings.json", findings.to_json())
@@ -60,20 +63,18 @@ def run_study(config: SearchSweepConfig, path: Path) -> int:
 
 
 def _claim(file: Path, resolved: Any) -> None:
-    """Write the resolved study, or refuse a directory that holds another one."""
+    """Write the resolved study, or refuse a directory that holds another one; of two that start at once, one writes."""
     import json
 
     from models.errors import require
-    from scaling.sweep.directory import differences, read_json
-    from scaling.sweep.results import write_atomically
+    from scaling import kept
+    from scaling.sweep.directory import differences
 
     text = json.dumps(resolved, indent=2, sort_keys=True)
-    if file.exists():
-        changed = differences(read_json(file), json.loads(text))
-        problem = f"holds another study ({'; '.join(changed[:3])})"
-        require(not changed, str(file.parent), problem, "give another --workdir, or what it was started with")
-        return
-    write_atomically(file, text)
+    kept.create(file, text)
+    changed = differences(kept.read(file, {"name": str, "study": dict}), json.loads(text))
+    problem = f"holds another study ({'; '.join(changed[:3])})"
+    require(not changed, str(file.parent), problem, "give another --workdir, or what it was started with")
 
 
 def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -82,8 +83,9 @@ def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd
 
     from launch.progress import StudyDisplay
     from launch.snapshot import SearchPulse
+    from scaling import tables
+    from scaling.kept import write_atomically
     from scaling.sweep.directory import RunDirectory
-    from scaling.sweep.results import write_atomically
     from search.policy import load_policy
     from search.study import Study
 
@@ -95,8 +97,9 @@ def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd
         for trial, params in zip(done["trial"], done["params"], strict=True)
         for part in parts
     }
-    for file in cells.values():
-        _set_aside_if_damaged(file)
+    facts = {cell: cell_facts(config, cell[0], cell[2]) for cell in cells}
+    for cell, file in cells.items():
+        set_aside_if_damaged(file, facts[cell])
     costs = {cell: cell[1] + PER_SEARCH for cell, file in cells.items() if not file.exists()}
     with StudyDisplay(costs) as display, SearchPulse(path, len(cells) - len(costs)) as pulse:
 
@@ -110,33 +113,44 @@ def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd
                 continue
             policy = load_policy(path / "policies" / "trials" / trial)
             study = Study(policy, config.study, progress)
-            for (_, _, part), file in todo.items():
-                display.start((trial, params, part), f"{part}, policy of {params:,} parameters")
+            for cell, file in todo.items():
+                part = cell[2]
+                display.start(cell, f"{part}, policy of {params:,} parameters")
                 state = file.with_suffix(".state")  # of a part that a kill may interrupt
                 found = study.samples(state) if part == "samples" else study.search(part, state)
-                write_atomically(file, found.to_parquet())
+                write_atomically(file, tables.parquet(found, facts[cell]))
                 state.unlink(missing_ok=True)
                 pulse.done += 1
-    frames = {cell: pd.read_parquet(file).assign(policy=cell[0], params=cell[1]) for cell, file in cells.items()}
+    frames = {
+        cell: tables.read(file, facts[cell]).to_pandas().assign(policy=cell[0], params=cell[1])
+        for cell, file in cells.items()
+    }
     samples = [frame for (_, _, part), frame in frames.items() if part == "samples"]
     searches = [frame for (_, _, part), frame in frames.items() if part != "samples"]
     return pd.concat(samples, ignore_index=True), pd.concat(searches, ignore_index=True)
 
 
-def _set_aside_if_damaged(file: Path) -> None:
-    """Rename a table that cannot be read, so that its part is searched again, and say so."""
+def cell_facts(config: SearchSweepConfig, trial: str, part: str) -> dict[str, str]:
+    """What a cell's file says of itself, so that no other policy's, part's or study's is taken for it."""
+    from models.serialize import digest
+
+    return {"study": digest(config.study), "policy": trial, "part": part}
+
+
+def set_aside_if_damaged(file: Path, facts: dict[str, str]) -> None:
+    """Rename a cell that is not what was written there, so that its part is searched again, and say so."""
     import sys
 
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from models.errors import ConfigError
+    from scaling import tables
 
     if not file.exists():
         return
     try:
-        pq.read_table(file)
-    except (OSError, pa.ArrowException) as error:
+        tables.read(file, facts)
+    except ConfigError as error:
         os.replace(file, file.with_suffix(".damaged"))
-        print(f"{file} is damaged ({str(error).splitlines()[0]}): its part is searched again", file=sys.stderr)
+        print(f"{file} {error.problem}: its part is searched again", file=sys.stderr)
 
 
 def _safe(text: str) -> str:

@@ -12,13 +12,16 @@ from typing import Any
 from models import counts
 from models.errors import ConfigError
 from models.serialize import to_json
+from scaling import kept
+from scaling.kept import write_atomically
 from scaling.sweep import lease
-from scaling.sweep.directory import RunDirectory, read_json
-from scaling.sweep.results import write_atomically
+from scaling.sweep.directory import RunDirectory
 from scaling.sweep.trial import Trial
 from scaling.sweep.varied import values, varied
 from scaling.train.metrics import read_rows
 
+_JOB: kept.Shape = {"config": {"samples": int}, "shards": [[int]]}
+_STUDY: kept.Shape = {"name": str, "study": {"strategies": [str]}}
 QUIET_S = 2 * lease.BEAT_S  # a counter this old belongs to a process that is silent, or whose clock differs
 
 
@@ -118,8 +121,7 @@ def _sweep(directory: RunDirectory) -> Snapshot:
         done += stack.flops if directory.is_done(stack) else stack.flops * fraction
         trials += states
     workers = tuple(_worker(directory.path, worker, holders, reports) for worker in alive.values())
-    rates = [reports[w.worker]["flops"] / reports[w.worker]["seconds"] for w in workers
-             if w.state == "working" and reports.get(w.worker, {}).get("seconds", 0) > 0]  # fmt: skip
+    rates = [_rate(reports.get(w.worker, {}), "flops") for w in workers if w.state == "working"]
     work = sum(stack.flops for stack in stacks)
     finished = bool(stacks) and all(trial.state not in ("running", "waiting") for trial in trials)
     return Snapshot(
@@ -144,39 +146,31 @@ def _trial(directory: RunDirectory, trial: Trial, held: bool, varied: dict[str, 
 
 
 def _job(path: Path) -> Snapshot:
-    record = read_json(path / "job.json")
+    record = kept.read(path / "job.json", _JOB)
     samples, finished = record["config"]["samples"], (path / "manifest.json").exists()
     work = done = 0.0
-    for index, (_, _, rows) in enumerate(record["shards"]):
+    for index, rows in enumerate(shard[-1] for shard in record["shards"] if shard):
         work += rows * samples
         done += rows * samples if finished or (path / "shards" / f"{index:06d}.jsonl").exists() else 0
-    reports = {}
-    for file in sorted(path.glob("progress/*.json")):
-        try:
-            reports[file.stem] = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
+    reports = RunDirectory(path).read_progress()
     holders = lease.holders(path / ".leases")
     workers = tuple(_worker(path, worker, holders, reports) for worker in lease.read_workers(path / ".leases"))
-    rates = [reports[w.worker]["samples"] / reports[w.worker]["seconds"] for w in workers
-             if w.state in ("working", "waiting") and reports.get(w.worker, {}).get("seconds", 0) > 0]  # fmt: skip
+    at_work = (worker.worker for worker in workers if worker.state in ("working", "waiting"))
+    rates = [_rate(reports.get(name, {}), "samples") for name in at_work]
     return Snapshot(path, path.resolve().name, "job", "samples", work, done, sum(rates), finished, (), workers)
 
 
 def _study(path: Path) -> Snapshot:
-    study = read_json(path / "study.json")
+    study = kept.read(path / "study.json", _STUDY)
     trained = path / "policies"
     policies = _sweep(RunDirectory(trained)) if (trained / "config.json").exists() else None
     searches = len(policies.trials if policies else ()) * (1 + len(study["study"]["strategies"]))
     done: float = len(list((path / "cells").glob("*.parquet")))
     finished, rate = (path / "findings.json").exists() and done >= searches, 0.0
     file = path / SearchPulse.NAME
-    try:
-        report = json.loads(file.read_text(encoding="utf-8"))
-        if time.time() - file.stat().st_mtime < SearchPulse.QUIET_S:
-            done, rate = max(done, report["done"]), report["rate"]
-    except (OSError, ValueError):
-        pass  # nobody searches
+    report = kept.read_or_none(file, {"done": float, "rate": float})
+    if report is not None and _age(file) < SearchPulse.QUIET_S:
+        done, rate = max(done, report["done"]), report["rate"]
     found = (policies.trials, policies.workers) if policies else ((), ())
     return Snapshot(path, study["name"], "study", "searches", searches, done, rate, finished, *found)
 
@@ -207,6 +201,20 @@ class SearchPulse:
         self.file.unlink(missing_ok=True)
 
 
+def _rate(report: dict[str, Any], of: str) -> float:
+    """So many per second, by a worker's last report; 0 where it does not say."""
+    seconds = report.get("seconds", 0)
+    return report.get(of, 0) / seconds if seconds > 0 else 0.0
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file was written, or ahead of our clock; infinite when there is none."""
+    try:
+        return abs(time.time() - path.stat().st_mtime)
+    except OSError:
+        return math.inf
+
+
 def _is_over(path: Path, worker: lease.Worker) -> bool:
     return worker.ended or bool(lease.is_dead(path / ".leases" / "workers" / worker.id, worker))
 
@@ -217,19 +225,14 @@ def _worker(
     file = path / ".leases" / "workers" / worker.id
     holds = tuple(sorted(name for name, holder in holders.items() if holder == worker.id))
     report = reports.get(worker.name, {})
-    try:
-        quiet = time.time() - file.stat().st_mtime > QUIET_S
-    except OSError:
-        quiet = True
     if worker.ended:
         state = "ended"
     elif lease.is_dead(file, worker):
         state = "gone"
     else:
-        state = "silent" if quiet else "working" if holds else "waiting"
-    busy = state == "working" and report.get("seconds", 0) > 0
-    speed = report["tokens"] / report["seconds"] if busy else 0.0
-    peak = report.get("peak_flops", 0)
-    use = report["flops"] / report["seconds"] / peak if busy and peak else math.nan
+        state = "silent" if _age(file) > QUIET_S else "working" if holds else "waiting"
+    busy = state == "working"
+    speed, peak = _rate(report, "tokens") if busy else 0.0, report.get("peak_flops", 0)
+    use = _rate(report, "flops") / peak if busy and peak > 0 else math.nan
     device = str(report.get("device", ""))
     return WorkerState(worker.name, worker.host, worker.process, state, holds, speed, use, device)

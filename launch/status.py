@@ -47,7 +47,7 @@ def main(workdir: str, serve: bool, port: int, host: str, token: str) -> int:
 def text(found: Snapshot) -> str:
     """The snapshot as lines for a terminal; what trials wrote is shown without control characters."""
     from scaling.report import numbers
-    from scaling.sweep.directory import AGAIN
+    from scaling.sweep.directory import RETRY
 
     share = found.done / found.work if found.work else 0.0
     counted = ", ".join(f"{count} {state}" for state, count in found.counts.items() if count)
@@ -72,7 +72,7 @@ def text(found: Snapshot) -> str:
     if len(found.trials) > SHOWN:
         lines.append(f"... and {len(found.trials) - SHOWN} more")
     if found.counts["failed"]:
-        lines.append(AGAIN)
+        lines.append(RETRY)
     lines += ["", f"{'worker':12}{'state':9}{'host':16}{'process':>8}{'tokens/s':>10}  works on"]
     for w in found.workers:
         speed = f"{w.speed:,.0f}" if w.speed else ""

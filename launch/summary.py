@@ -7,7 +7,7 @@ import json
 import pandas as pd
 
 from models.serialize import to_json
-from scaling.sweep.directory import AGAIN, RunDirectory
+from scaling.sweep.directory import RETRY, RunDirectory
 from scaling.sweep.varied import values, varied
 
 BEST = 3  # trials that are named
@@ -25,7 +25,7 @@ def print_summary(directory: RunDirectory) -> int:
     for _, trial in failed.iterrows():
         print(f"  failed {trial['trial']}: {trial['error']}")
     if len(failed):
-        print(f"  {AGAIN}")
+        print(f"  {RETRY}")
     for prediction in directory.predictions():
         if prediction.get("late"):
             print(f"{prediction['trial']}, the best shape by the law, was trained before: no run is left to test it")

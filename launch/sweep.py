@@ -230,11 +230,11 @@ def collect(crew: Crew) -> None:
 
 def predict_and_test(crew: Crew, together: Callable[[], bool] | None = None) -> None:
     """Fit, write the prediction of the held-out run, then train it."""
-    distributed.on_first(lambda: foretell(crew.config, crew.directory))
+    distributed.on_first(lambda: predict_held_out(crew.config, crew.directory))
     train(crew, "held-out run", together)
 
 
-def foretell(config: SweepConfig, directory: RunDirectory) -> None:
+def predict_held_out(config: SweepConfig, directory: RunDirectory) -> None:
     """Fit, and write the prediction of the held-out run; the report is written even when the fit fails."""
     from scaling.sweep.heldout import heldout_trial, is_foretold, predict
 

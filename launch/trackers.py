@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from models.errors import ConfigError, nearest, require
+from scaling import kept
+from scaling.kept import write_atomically
 from scaling.sweep.directory import RunDirectory
-from scaling.sweep.results import write_atomically
 from scaling.train.metrics import read_rows
 
 EVERY_S = 10.0
@@ -112,7 +113,7 @@ class Trackers:
             folder.mkdir(parents=True, exist_ok=True)
             self.open[name] = TRACKERS[name](folder, self.sweep)
             state = folder / f"{name}.json"
-            self.sent[name] = json.loads(state.read_text(encoding="utf-8")) if state.exists() else {}
+            self.sent[name] = kept.read_or_none(state, {str: int}) or {}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None):
@@ -143,7 +144,7 @@ class Trackers:
             last = self.sent[name].get(trial, 0)
             new = [row for row in rows if row["step"] > last]
             if new:
-                tracker.write(trial, json.loads(config.read_text(encoding="utf-8")), _merged(new))
+                tracker.write(trial, kept.read_or_none(config, dict) or {}, _merged(new))
                 self.sent[name][trial] = new[-1]["step"]
                 state = self.directory.path / "trackers" / f"{name}.json"
                 write_atomically(state, json.dumps(self.sent[name]))

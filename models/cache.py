@@ -12,25 +12,20 @@ are multiplied as they lie and the scales put on scores and weights: one product
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from models.config import ModelConfig
+from models.kept import Kept
+from models.past import Arrays, Read, keys_and_values, zeros
 from models.quantized import dequantize_rows, quantize_rows
+from models.span import Span
 
 MASKED = -1e30  # below every score, and finite, so that MASKED - MASKED is 0
 Ints = Any  # an int32 array: jax.Array inside of a program, numpy.ndarray where the host makes it
-
-
-class Limits(NamedTuple):
-    """How one layer scores: `scale` on q.k; `window`: keys that a query sees, its own included; `softcap` c: s becomes
-    c tanh(s / c)."""
-
-    scale: float
-    window: int | None = None
-    softcap: float | None = None
 
 
 class QuantizedCache(NamedTuple):
@@ -63,26 +58,16 @@ def dequantize_cache(cache: QuantizedCache, dtype: Any = jnp.float32) -> jax.Arr
     return dequantize_rows(cache.values, cache.scale, dtype)
 
 
-class Layers(NamedTuple):
-    """Keys and values of every layer: pages `[pages, kv_heads, page, head_dim]` or rows `[rows, kv_heads, ...]`."""
-
-    k: tuple[Stored, ...]
-    v: tuple[Stored, ...]
-
-    @property
-    def quantized(self) -> bool:
-        """Whether they are kept in int8."""
-        return isinstance(self.k[0], QuantizedCache)
-
-    def replace(self, layer: int, k: Stored, v: Stored) -> Layers:
-        """The same with one layer's keys and values exchanged."""
-        return Layers(
-            (*self.k[:layer], k, *self.k[layer + 1 :]),
-            (*self.v[:layer], v, *self.v[layer + 1 :]),
-        )
-
-
+Store = Mapping[str, Any]  # what one layer keeps, by the names of `Kept`
+Layers = tuple[Store, ...]  # of all layers: pages `[pages, heads, page, features]`, rows `[rows, heads, length, ...]`
 Blocks = tuple[Layers, ...]  # the rows' own caches, one Layers per stretch of tokens
+
+
+class Pool(NamedTuple):
+    """Pages: what all layers keep of their tokens, and of the row after the last token of each `[pages, *shape]`."""
+
+    pages: Layers
+    states: Layers
 
 
 class Partial(NamedTuple):
@@ -123,18 +108,44 @@ class Tiles(NamedTuple):
     count: Ints
 
 
+def kept(config: ModelConfig, per: Literal["token", "row"]) -> tuple[dict[str, Kept], ...]:
+    """What every layer keeps per token, or per row."""
+    stream = config.stream
+    made = {layer: layer.mixer.kept(stream) for layer in dict.fromkeys(config.layers)}
+    return tuple({name: k for name, k in made[layer].items() if k.per == per} for layer in config.layers)
+
+
 def empty(config: ModelConfig, leading: int, length: int, quantized: bool = False) -> Layers:
-    """Zeros `[leading, kv_heads, length, head_dim]` for keys and values of all layers, in the compute dtype or int8."""
-    c = config.resolved()
-    assert c.n_kv_heads and c.head_dim
-    shape = (leading, c.n_kv_heads, length, c.head_dim)
+    """Zeros `[leading, heads, length, features]` for what all layers keep per token, in the compute dtype or int8."""
 
-    def layer() -> Stored:
-        if quantized:
+    def zeros(k: Kept) -> Stored:
+        heads, features = k.shape
+        shape = (leading, heads, length, features)
+        if quantized and k.int8:
             return QuantizedCache(jnp.zeros(shape, jnp.int8), jnp.zeros((*shape[:-1], 1), jnp.float32))
-        return jnp.zeros(shape, jnp.dtype(c.dtype))
+        return jnp.zeros(shape, jnp.dtype(k.dtype or config.dtype))
 
-    return Layers(tuple(layer() for _ in range(c.n_layers)), tuple(layer() for _ in range(c.n_layers)))
+    return tuple({name: zeros(k) for name, k in layer.items()} for layer in kept(config, "token"))
+
+
+def empty_states(config: ModelConfig, leading: int) -> Layers:
+    """Zeros `[leading, *shape]` for what all layers keep per row."""
+    return tuple(zeros(layer, leading, config.dtype) for layer in kept(config, "row"))
+
+
+def keeps_states(config: ModelConfig) -> bool:
+    """Whether any layer keeps something per row."""
+    return any(kept(config, "row"))
+
+
+def empty_pool(config: ModelConfig, pages: int, page_size: int, quantized: bool = False) -> Pool:
+    """Zeros for so many pages."""
+    return Pool(empty(config, pages, page_size, quantized), empty_states(config, pages))
+
+
+def length_of(store: Store) -> int:
+    """Tokens that a layer's store has room for; 0 where it keeps nothing per token."""
+    return next((x.shape[2] for x in store.values()), 0)
 
 
 def split_queries(q: jax.Array, kv_heads: int) -> jax.Array:
@@ -150,10 +161,10 @@ def join_queries(y: jax.Array, n: int) -> jax.Array:
     return y.reshape(rows, kv_heads, -1, n, head_dim).transpose(0, 3, 1, 2, 4).reshape(rows, n, -1, head_dim)
 
 
-def nothing(q: jax.Array) -> Partial:
-    """The softmax over no keys, for queries `[..., head_dim]`."""
-    zeros = jnp.zeros(q.shape[:-1], jnp.float32)
-    return Partial(zeros + MASKED, zeros, jnp.zeros(q.shape, jnp.float32))
+def nothing(q: jax.Array, features: int) -> Partial:
+    """The softmax over no keys, for queries `[..., head_dim]` and values of so many features."""
+    empty = jnp.zeros(q.shape[:-1], jnp.float32)
+    return Partial(empty + MASKED, empty, jnp.zeros((*q.shape[:-1], features), jnp.float32))
 
 
 def merge(a: Partial, b: Partial) -> Partial:
@@ -196,6 +207,11 @@ def write_pages(pages: Stored, new: jax.Array, page: jax.Array, offset: jax.Arra
     return jax.tree.map(lambda old, x: old.at[page, :, offset].set(x, mode="drop"), pages, stored_as(pages, new))
 
 
+def write(store: Store, new: Arrays, writer: Callable[..., Stored], *where: jax.Array) -> Store:
+    """A layer's store with what it keeps of new tokens, by `write_block` or `write_pages`."""
+    return {name: writer(x, new[name], *where) for name, x in store.items()}
+
+
 def _factors(x: Stored, dtype: Any) -> tuple[jax.Array, jax.Array | float]:
     """(what is multiplied `[..., keys, head_dim]`, what each key's products count `[..., 1, keys]`)."""
     if isinstance(x, QuantizedCache):
@@ -203,21 +219,29 @@ def _factors(x: Stored, dtype: Any) -> tuple[jax.Array, jax.Array | float]:
     return x, 1.0
 
 
-def own_block(q: jax.Array, k: Stored, v: Stored, visible: jax.Array, limits: Limits) -> Partial:
+def features(x: Stored, count: int) -> Stored:
+    """The first `count` features of every vector that a layer keeps."""
+    if isinstance(x, QuantizedCache):
+        return QuantizedCache(x.values[..., :count], x.scale)
+    return x[..., :count]
+
+
+def own_block(q: jax.Array, store: Store, visible: jax.Array, span: Span, read: Read = keys_and_values) -> Partial:
     """Every row's queries over one block of its own keys.
 
-    q `[rows, kv_heads, m, head_dim]`; k, v `[rows, kv_heads, block, head_dim]`; visible `[rows, m, block]` bool.
+    q `[rows, kv_heads, m, head_dim]`; store `[rows, heads, block, features]`; visible `[rows, m, block]` bool.
     """
+    k, v = read(store)
     keys, per_key = _factors(k, q.dtype)
     values, per_value = _factors(v, q.dtype)
     if q.shape[2] == 1:  # matrix-vector products, which XLA's CPU backend streams; as matrices they are copied first
         scores = jnp.einsum("skd,skld->skl", q[:, :, 0], keys, preferred_element_type=jnp.float32)[:, :, None]
-        weights, highest = _weights(scores * per_key, visible[:, None], limits)
+        weights, highest = _weights(scores * per_key, visible[:, None], span)
         chosen = (weights * per_value)[:, :, 0].astype(values.dtype)
         value = jnp.einsum("skl,skld->skd", chosen, values, preferred_element_type=jnp.float32)[:, :, None]
     else:
         scores = jnp.einsum("skmd,skld->skml", q, keys, preferred_element_type=jnp.float32)
-        weights, highest = _weights(scores * per_key, visible[:, None], limits)
+        weights, highest = _weights(scores * per_key, visible[:, None], span)
         chosen = (weights * per_value).astype(values.dtype)
         value = jnp.einsum("skml,skld->skmd", chosen, values, preferred_element_type=jnp.float32)
     return Partial(highest, weights.sum(-1), value)
@@ -226,18 +250,19 @@ def own_block(q: jax.Array, k: Stored, v: Stored, visible: jax.Array, limits: Li
 def shared_prefix(
     q: jax.Array,
     positions: jax.Array,
-    k: Stored,
-    v: Stored,
+    store: Store,
     groups: Groups,
-    limits: Limits,
+    span: Span,
     start: Partial,
+    read: Read = keys_and_values,
 ) -> Partial:
     """Rows' queries over the prefixes that they share, all rows of a group in one product per tile.
 
-    q `[rows, kv_heads, m, head_dim]`, positions `[rows, m]`; k, v `[pages, kv_heads, page, head_dim]`; `start`: what
-    rows outside of every group get.
+    q `[rows, kv_heads, m, head_dim]`, positions `[rows, m]`; store `[pages, heads, page, features]`; `start`: what rows
+    outside of every group get.
     """
     lanes, (_, kv_heads, m, head_dim) = groups.rows.shape[1], q.shape
+    size = length_of(store)
 
     def group(i: jax.Array, done: Partial) -> Partial:
         rows = groups.rows[i]
@@ -245,13 +270,13 @@ def shared_prefix(
         at = jnp.take(positions, rows, axis=0, mode="clip").reshape(lanes * m, 1)
 
         def tile(j: jax.Array, part: Partial) -> Partial:
-            key = j * k.shape[2] + jnp.arange(k.shape[2])
-            visible = jnp.broadcast_to(key < groups.length[i], (lanes * m, k.shape[2]))
-            if limits.window is not None:
-                visible = visible & (key > at - limits.window)
-            return _next_tile(part, queries, k, v, groups.pages[i, j], visible, limits)
+            key = j * size + jnp.arange(size)
+            visible = jnp.broadcast_to(key < groups.length[i], (lanes * m, size))
+            if span.window is not None:
+                visible = visible & span.near(at, key)
+            return _next_tile(part, queries, store, groups.pages[i, j], visible, span, read)
 
-        part = jax.lax.fori_loop(0, groups.tiles[i], tile, nothing(queries))
+        part = jax.lax.fori_loop(0, groups.tiles[i], tile, nothing(queries, start.value.shape[-1]))
 
         def spread(whole: jax.Array, mine: jax.Array) -> jax.Array:
             mine = mine.reshape(kv_heads, lanes, m, *mine.shape[2:]).swapaxes(0, 1)
@@ -266,51 +291,45 @@ def paged_chunk(
     q: jax.Array,
     positions: jax.Array,
     segments: jax.Array,
-    k: Stored,
-    v: Stored,
+    store: Store,
     tiles: Tiles,
-    limits: Limits,
+    span: Span,
+    read: Read = keys_and_values,
 ) -> jax.Array:
-    """Causal attention of a packed chunk over the pages of its segments: `[n, heads, head_dim]` float32.
+    """Attention of a packed chunk over the pages of its segments: `[n, heads, value features]` float32.
 
-    q `[n, heads, head_dim]`, positions and segments `[n]`; k, v `[pages, kv_heads, page, head_dim]` already hold the
-    chunk's own keys and values.
+    q `[n, heads, head_dim]`, positions and segments `[n]`; store `[pages, heads, page, features]` already holds what
+    the layer keeps of the chunk's own tokens.
     """
+    k, v = jax.eval_shape(read, store)
     n, kv_heads = q.shape[0], k.shape[1]
     queries = split_queries(q[None], kv_heads)[0]  # [kv_heads, group * n, head_dim]
     group = queries.shape[1] // n
 
     def tile(i: jax.Array, part: Partial) -> Partial:
         index = jnp.arange(k.shape[2])
-        key = tiles.base[i] + index
-        visible = (segments[:, None] == tiles.segment[i]) & (index < tiles.filled[i]) & (key <= positions[:, None])
-        if limits.window is not None:
-            visible = visible & (key > positions[:, None] - limits.window)
-        visible = jnp.tile(visible, (group, 1))
-        return _next_tile(part, queries, k, v, tiles.page[i], visible, limits)
+        visible = (segments[:, None] == tiles.segment[i]) & (index < tiles.filled[i])
+        visible = jnp.tile(visible & span.visible(positions[:, None], tiles.base[i] + index), (group, 1))
+        return _next_tile(part, queries, store, tiles.page[i], visible, span, read)
 
-    part = jax.lax.fori_loop(0, tiles.count, tile, nothing(queries))
+    part = jax.lax.fori_loop(0, tiles.count, tile, nothing(queries, v.shape[-1]))
     return join_queries(finish(part)[None], n)[0]
 
 
 def _next_tile(
     part: Partial,
     q: jax.Array,
-    k: Stored,
-    v: Stored,
+    store: Store,
     page: jax.Array,
     visible: jax.Array,
-    limits: Limits,
+    span: Span,
+    read: Read,
 ) -> Partial:
-    """`part` with one more page: q `[kv_heads, m, head_dim]`, k, v all pages, visible `[m, page]`."""
-
-    def tile(x: Stored) -> tuple[jax.Array, jax.Array | float]:
-        part = jax.tree.map(lambda pages: jax.lax.dynamic_index_in_dim(pages, page, 0, keepdims=False), x)
-        return _factors(part, q.dtype)
-
-    (keys, per_key), (values, per_value) = tile(k), tile(v)
+    """`part` with one more page: q `[kv_heads, m, head_dim]`, store of all pages, visible `[m, page]`."""
+    tile = jax.tree.map(lambda pages: jax.lax.dynamic_index_in_dim(pages, page, 0, keepdims=False), store)
+    (keys, per_key), (values, per_value) = (_factors(x, q.dtype) for x in read(tile))
     scores = jnp.einsum("kmd,ktd->kmt", q, keys, preferred_element_type=jnp.float32)
-    weights, highest = _weights(scores * per_key, visible[None], limits, part.highest)
+    weights, highest = _weights(scores * per_key, visible[None], span, part.highest)
     before = jnp.exp(part.highest - highest)
     chosen = (weights * per_value).astype(values.dtype)
     value = jnp.einsum("kmt,ktd->kmd", chosen, values, preferred_element_type=jnp.float32)
@@ -318,12 +337,12 @@ def _next_tile(
 
 
 def _weights(
-    scores: jax.Array, visible: jax.Array, limits: Limits, floor: jax.Array | None = None
+    scores: jax.Array, visible: jax.Array, span: Span, floor: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """exp(score - highest) `[..., keys]`, exactly 0 where not visible, and the highest score, `floor` at least."""
-    scores = limits.scale * scores
-    if limits.softcap is not None:
-        scores = limits.softcap * jnp.tanh(scores / limits.softcap)
+    scores = span.scale * scores
+    if span.softcap is not None:
+        scores = span.softcap * jnp.tanh(scores / span.softcap)
     scores = jnp.where(visible, scores, MASKED)
     highest = scores.max(-1)
     if floor is not None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from models.platform import target_platform
+from models.span import Span
 from models.splash_attention import block_size, splash_attention
 
 BLOCK = 128  # queries per block: 64 wastes less on the diagonal, but its products run at 85 % of the speed
@@ -26,28 +27,23 @@ def causal_attention(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    *,
+    span: Span,
     segments: jax.Array | None = None,
-    scale: float,
-    window: int | None = None,
-    softcap: float | None = None,
 ) -> jax.Array:
-    """softmax(scale q.k) v over the keys at or before each query, `[batch, seq, heads, head_dim]` in q's dtype.
+    """softmax(scale q.k) v over the keys that `span` shows each query, `[batch, seq, heads, value_dim]` in q's dtype.
 
-    q `[batch, seq, heads, head_dim]`; k, v `[batch, seq, kv_heads, head_dim]`, each serving heads / kv_heads adjacent
-    query heads; float32 or bfloat16, accumulated in float32. segments `[batch, seq]` int32: a query sees only keys of
-    its own segment. window: a query sees the last `window` keys, its own included. softcap c: scaled scores s become
-    c tanh(s / c).
+    q `[batch, seq, heads, head_dim]`; k `[batch, seq, kv_heads, head_dim]`, v `[batch, seq, kv_heads, value_dim]`, each
+    serving heads / kv_heads adjacent query heads; float32 or bfloat16, accumulated in float32. segments `[batch, seq]`
+    int32: a query sees only keys of its own segment.
     """
-    if window is not None and window >= q.shape[1]:
-        window = None
-    platform = target_platform()
-    if platform == "tpu" and block_size(q.shape[1]):
-        return splash_attention(q, k, v, segments=segments, scale=scale, window=window, softcap=softcap)
-    if window is not None or softcap is not None:
-        return _limited(q, k, v, segments, scale, window, softcap)
-    if platform == "cpu":
-        return _blocked(q, k, v, segments, scale)
+    span, platform = span.within(q.shape[1]), target_platform()
+    alike = q.shape[-1] == v.shape[-1]
+    if platform == "tpu" and span.causal and alike and block_size(q.shape[1]):
+        return splash_attention(q, k, v, span, segments)
+    if span != Span(span.scale):
+        return _limited(q, k, v, segments, span)
+    if platform == "cpu" or not alike:
+        return _blocked(q, k, v, segments, span)
     fused = platform == "gpu" and segments is None and q.dtype == jnp.bfloat16
     fused = fused and q.shape[-1] % 8 == 0 and q.shape[-1] <= CUDNN_HEAD_DIM
     return jax.nn.dot_product_attention(
@@ -56,7 +52,7 @@ def causal_attention(
         v,
         mask=None if segments is None else (segments[:, :, None] == segments[:, None, :])[:, None],
         is_causal=True,
-        scale=scale,
+        scale=span.scale,
         implementation="cudnn" if fused else "xla",
     )
 
@@ -66,11 +62,9 @@ def _limited(
     k: jax.Array,
     v: jax.Array,
     segments: jax.Array | None,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
+    span: Span,
 ) -> jax.Array:
-    """Attention with a window or a soft-cap, block by block on every platform; JAX differentiates it.
+    """Attention of any span, block by block on every platform; JAX differentiates it.
 
     Each block of queries reads only the keys that one of them may see, and is recomputed in the backward pass.
     """
@@ -78,15 +72,17 @@ def _limited(
     q, k, v = _split_groups(q, k.shape[2]), k.swapaxes(1, 2), v.swapaxes(1, 2)
     outputs = []
     for start, stop in blocks(seq):
-        first = 0 if window is None else max(0, start - window + 1)
+        first = 0 if span.window is None else max(0, start - span.window + 1)
+        last = stop if span.causal else seq if span.window is None else min(seq, stop + span.window - 1)
+        keys = slice(first, last)
 
         @jax.checkpoint
         def block(
-            q: jax.Array, k: jax.Array, v: jax.Array, start: int = start, stop: int = stop, first: int = first
+            q: jax.Array, k: jax.Array, v: jax.Array, start: int = start, stop: int = stop, keys: slice = keys
         ) -> jax.Array:
-            scores = _scores(q, k, segments, start, stop, scale, first, window, softcap)
+            scores = _scores(q, k, segments, start, stop, span, keys)
             weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-            output = _dot(weights.astype(dtype), v[:, :, first:stop], 3, 2) / weights.sum(-1, keepdims=True)
+            output = _dot(weights.astype(dtype), v[:, :, keys], 3, 2) / weights.sum(-1, keepdims=True)
             return output.astype(dtype).reshape(*q.shape[:3], stop - start, -1)
 
         outputs.append(block(q, k, v))
@@ -97,21 +93,17 @@ def reference_attention(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    *,
+    span: Span,
     segments: jax.Array | None = None,
-    scale: float,
-    window: int | None = None,
-    softcap: float | None = None,
 ) -> jax.Array:
     """The definition of `causal_attention` in float32, whole score matrix and all: for tests."""
     seq, group = q.shape[1], q.shape[2] // k.shape[2]
     q, k, v = (x.astype(jnp.float32) for x in (q, jnp.repeat(k, group, 2), jnp.repeat(v, group, 2)))
-    scores = scale * jnp.einsum("bthk,bshk->bhts", q, k, precision="highest")
-    visible = jnp.tril(jnp.ones((seq, seq), bool))
-    if window is not None:
-        visible &= ~jnp.tril(visible, -window)
-    if softcap is not None:
-        scores = softcap * jnp.tanh(scores / softcap)
+    scores = span.scale * jnp.einsum("bthk,bshk->bhts", q, k, precision="highest")
+    at = jnp.arange(seq)
+    visible = span.visible(at[:, None], at)
+    if span.softcap is not None:
+        scores = span.softcap * jnp.tanh(scores / span.softcap)
     if segments is not None:
         visible &= (segments[:, :, None] == segments[:, None, :])[:, None]
     probabilities = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1)
@@ -131,41 +123,41 @@ class Residuals(NamedTuple):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _blocked(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, scale: float) -> jax.Array:
-    return _forward(q, k, v, segments, scale)[0]
+def _blocked(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, span: Span) -> jax.Array:
+    return _forward(q, k, v, segments, span)[0]
 
 
 def _forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, scale: float
+    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, span: Span
 ) -> tuple[jax.Array, Residuals]:
-    seq, head_dim, dtype = q.shape[1], q.shape[3], q.dtype
+    seq, dtype = q.shape[1], q.dtype
     q, k, v = _split_groups(q, k.shape[2]), k.swapaxes(1, 2), v.swapaxes(1, 2)
     outputs, log_sums = [], []
     for start, stop in blocks(seq):
-        scores = _scores(q, k, segments, start, stop, scale)
+        scores = _scores(q, k, segments, start, stop, span, slice(0, stop))
         largest = scores.max(-1, keepdims=True)
         weights = jnp.exp(scores - largest)
         total = weights.sum(-1, keepdims=True)
         output = _dot(weights.astype(dtype), v[:, :, :stop], 3, 2) / total
-        outputs.append(output.astype(dtype).reshape(*q.shape[:3], stop - start, head_dim))
+        outputs.append(output.astype(dtype).reshape(*q.shape[:3], stop - start, -1))
         log_sums.append(largest + jnp.log(total))
     output = _join_groups(outputs)
     return output, Residuals(q, k, v, output, segments, log_sums)
 
 
-def _backward(scale: float, saved: Residuals, d_output: jax.Array) -> tuple:
+def _backward(span: Span, saved: Residuals, d_output: jax.Array) -> tuple:
     q, k, v, output, segments, log_sums = saved
-    dtype, kv_heads = q.dtype, k.shape[1]
-    spans = blocks(q.shape[3])
+    dtype, kv_heads, scale = q.dtype, k.shape[1], span.scale
+    ranges = blocks(q.shape[3])
     # sum over head_dim of d_output * output: the part of every score's gradient that softmax subtracts
     delta = jnp.sum(d_output.astype(jnp.float32) * output.astype(jnp.float32), -1, keepdims=True)
     d_output, delta = _split_groups(d_output, kv_heads), _split_groups(delta, kv_heads)
     d_queries: list[jax.Array] = []
-    d_keys: list[list[jax.Array]] = [[] for _ in spans]  # one part from every block of queries that sees the keys
-    d_values: list[list[jax.Array]] = [[] for _ in spans]
-    for (start, stop), log_sum in zip(spans, log_sums, strict=True):
+    d_keys: list[list[jax.Array]] = [[] for _ in ranges]  # one part from every block of queries that sees the keys
+    d_values: list[list[jax.Array]] = [[] for _ in ranges]
+    for (start, stop), log_sum in zip(ranges, log_sums, strict=True):
         queries, d_out = _rows(q, start, stop), _rows(d_output, start, stop)
-        weights = jnp.exp(_scores(q, k, segments, start, stop, scale) - log_sum)
+        weights = jnp.exp(_scores(q, k, segments, start, stop, span, slice(0, stop)) - log_sum)
         d_weights = _dot(d_out, v[:, :, :stop], 3, 3)
         d_scores = (weights * (d_weights - _rows(delta, start, stop))).astype(dtype)
         d_query = scale * _dot(d_scores, k[:, :, :stop], 3, 2)
@@ -174,7 +166,7 @@ def _backward(scale: float, saved: Residuals, d_output: jax.Array) -> tuple:
         # take no transposed left operand, and without the barrier the transposes would be folded into them.
         queries_t, d_out_t = jax.lax.optimization_barrier((queries.mT, d_out.mT))
         d_key, d_value = scale * _dot(queries_t, d_scores, 3, 2), _dot(d_out_t, weights.astype(dtype), 3, 2)
-        for i, (first, last) in enumerate(spans):
+        for i, (first, last) in enumerate(ranges):
             if first < stop:
                 d_keys[i].append(d_key[..., first:last])
                 d_values[i].append(d_value[..., first:last])
@@ -197,23 +189,18 @@ def _scores(
     segments: jax.Array | None,
     start: int,
     stop: int,
-    scale: float,
-    first: int = 0,
-    window: int | None = None,
-    softcap: float | None = None,
+    span: Span,
+    keys: slice,
 ) -> jax.Array:
-    """Masked scaled scores of queries start..stop against keys first..stop: `[b, g, group x queries, keys]` float32."""
-    group, n, keys = q.shape[2], stop - start, stop - first
-    scores = scale * _dot(_rows(q, start, stop), k[:, :, first:stop], 3, 3)
-    if softcap is not None:
-        scores = softcap * jnp.tanh(scores / softcap)
-    query = start - first + jax.lax.broadcasted_iota(jnp.int32, (group, n, keys), 1).reshape(group * n, keys)
-    key = jax.lax.broadcasted_iota(jnp.int32, (group * n, keys), 1)
-    visible = key <= query
-    if window is not None:
-        visible = visible & (key > query - window)
+    """Masked scaled scores of queries start..stop against some keys: `[b, g, group x queries, keys]` float32."""
+    group, n, first, count = q.shape[2], stop - start, keys.start, keys.stop - keys.start
+    scores = span.scale * _dot(_rows(q, start, stop), k[:, :, keys], 3, 3)
+    if span.softcap is not None:
+        scores = span.softcap * jnp.tanh(scores / span.softcap)
+    query = start - first + jax.lax.broadcasted_iota(jnp.int32, (group, n, count), 1).reshape(group * n, count)
+    visible = span.visible(query, jax.lax.broadcasted_iota(jnp.int32, (group * n, count), 1))
     if segments is not None:
-        same = segments[:, start:stop, None] == segments[:, None, first:stop]  # [b, queries, keys]
+        same = segments[:, start:stop, None] == segments[:, None, keys]  # [b, queries, keys]
         visible = visible & jnp.tile(same, (1, group, 1))[:, None]
     return jnp.where(visible, scores, MASKED)
 

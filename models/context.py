@@ -23,20 +23,13 @@ from jax.sharding import PartitionSpec
 from models.causal_attention import MASKED, causal_attention
 from models.platform import target_platform
 from models.sharding import axis_size, by_hand, nested_shard_map, summable
+from models.span import Span
 from models.splash_attention import block_size, splash_attention
 
 CONTEXT = "context"
 SCORES = 2**27  # float32 scores that a device holds at once: 0.5 GB
 SPLIT = PartitionSpec(None, CONTEXT)  # of what lies as [batch, positions, ...]
 SUMS_SPLIT = PartitionSpec(None, None, CONTEXT)  # of what lies as [batch, heads, positions]
-
-
-class Form(NamedTuple):
-    """What a score means: its factor, the window and the soft-cap of `causal_attention`."""
-
-    scale: float
-    window: int | None = None
-    softcap: float | None = None
 
 
 class Stretch(NamedTuple):
@@ -54,11 +47,8 @@ def self_attention(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    *,
+    span: Span,
     segments: jax.Array | None = None,
-    scale: float,
-    window: int | None = None,
-    softcap: float | None = None,
 ) -> jax.Array:
     """`causal_attention`, by `kind` where the current mesh divides positions; a length it does not divide stays whole.
 
@@ -66,16 +56,16 @@ def self_attention(
     """
     ways = axis_size(CONTEXT)
     if ways == 1 or q.shape[1] % ways:
-        return causal_attention(q, k, v, segments=segments, scale=scale, window=window, softcap=softcap)
-    if kind == "gather" and target_platform() == "tpu" and block_size(q.shape[1] // ways):
-        return splash_attention(q, k, v, segments=segments, scale=scale, window=window, softcap=softcap)
-    form = Form(scale, window, softcap)
+        return causal_attention(q, k, v, span, segments)
+    alike = q.shape[-1] == v.shape[-1]
+    if kind == "gather" and target_platform() == "tpu" and alike and block_size(q.shape[1] // ways):
+        return splash_attention(q, k, v, span, segments)
     if kind == "ring":
-        return _ring(form, q, k, v, segments)
-    return by_hand(partial(_gather, form), (q, k, v, segments), (SPLIT,) * 4, SPLIT, (CONTEXT,))
+        return _ring(span, q, k, v, segments)
+    return by_hand(partial(_gather, span), (q, k, v, segments), (SPLIT,) * 4, SPLIT, (CONTEXT,))
 
 
-def _gather(form: Form, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None) -> jax.Array:
+def _gather(span: Span, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None) -> jax.Array:
     first = jax.lax.axis_index(CONTEXT) * q.shape[1]
     gather = partial(jax.lax.all_gather, axis_name=CONTEXT, axis=1, tiled=True)
     keys, values = (gather(summable(x)).astype(x.dtype) for x in (k, v))  # their gradients are summed
@@ -83,7 +73,7 @@ def _gather(form: Form, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.
 
     @jax.checkpoint  # scores are recomputed rather than kept
     def attend(q: jax.Array, stretch: Stretch) -> jax.Array:
-        return _partial(form, q, first, segments, stretch)[0]
+        return _partial(span, q, first, segments, stretch)[0]
 
     return attend(q, stretch).astype(q.dtype)
 
@@ -92,21 +82,21 @@ def _gather(form: Form, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _ring(form: Form, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None) -> jax.Array:
-    return _forward(form, q, k, v, segments)[0]
+def _ring(span: Span, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None) -> jax.Array:
+    return _forward(span, q, k, v, segments)[0]
 
 
 def _forward(
-    form: Form, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None
+    span: Span, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None
 ) -> tuple[jax.Array, tuple]:
-    run = nested_shard_map(partial(_ring_forward, form), (SPLIT,) * 4, (SPLIT, SUMS_SPLIT), (CONTEXT,))
+    run = nested_shard_map(partial(_ring_forward, span), (SPLIT,) * 4, (SPLIT, SUMS_SPLIT), (CONTEXT,))
     output, log_sum = run(q, k, v, segments)
     return output, (q, k, v, segments, output, log_sum)
 
 
-def _backward(form: Form, saved: tuple, d_output: jax.Array) -> tuple:
+def _backward(span: Span, saved: tuple, d_output: jax.Array) -> tuple:
     specs = (*(SPLIT,) * 5, SUMS_SPLIT, SPLIT)
-    run = nested_shard_map(partial(_ring_backward, form), specs, (SPLIT,) * 3, (CONTEXT,))
+    run = nested_shard_map(partial(_ring_backward, span), specs, (SPLIT,) * 3, (CONTEXT,))
     return *run(*saved, d_output), None
 
 
@@ -114,7 +104,7 @@ _ring.defvjp(_forward, _backward)
 
 
 def _ring_forward(
-    form: Form, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None
+    span: Span, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
     """(attention of this device's queries, log-sum-exp of their scores)."""
     first = jax.lax.axis_index(CONTEXT) * q.shape[1]
@@ -123,16 +113,16 @@ def _ring_forward(
     def step(carry: tuple, _: None) -> tuple[tuple, None]:
         output, log_sum, stretch = carry
         stretch = _pass_on(stretch)
-        return (*merge(output, log_sum, *_partial(form, q, first, segments, stretch)), stretch), None
+        return (*merge(output, log_sum, *_partial(span, q, first, segments, stretch)), stretch), None
 
     (output, log_sum, _), _ = jax.lax.scan(
-        step, (*_partial(form, q, first, segments, own), own), None, length=axis_size(CONTEXT) - 1
+        step, (*_partial(span, q, first, segments, own), own), None, length=axis_size(CONTEXT) - 1
     )
     return output.astype(q.dtype), log_sum
 
 
 def _ring_backward(
-    form: Form, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, output: jax.Array,
+    span: Span, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, output: jax.Array,
     log_sum: jax.Array, d_output: jax.Array,
 ) -> tuple[jax.Array, ...]:  # fmt: skip
     """Gradients in this device's q, k and v."""
@@ -145,7 +135,7 @@ def _ring_backward(
 
     def step(carry: tuple, _: None) -> tuple[tuple, None]:
         d_q, stretch, d_k, d_v = carry
-        added = _partial_backward(form, q, own, stretch, log_sum, delta, d_output)
+        added = _partial_backward(span, q, own, stretch, log_sum, delta, d_output)
         stretch, d_k, d_v = _pass_on((stretch, d_k + added[1], d_v + added[2]))
         return (d_q + added[0], stretch, d_k, d_v), None
 
@@ -193,14 +183,14 @@ def _joined(x: jax.Array) -> jax.Array:
 
 
 def _partial(
-    form: Form, q: jax.Array, first: jax.Array, segments: jax.Array | None, stretch: Stretch
+    span: Span, q: jax.Array, first: jax.Array, segments: jax.Array | None, stretch: Stretch
 ) -> tuple[jax.Array, jax.Array]:
     """(attention over one stretch `[batch, n, heads, head_dim]`, log-sum-exp of the scores `[batch, heads, n]`),
     float32; where nothing is visible the log-sum-exp is about MASKED, so that merging gives it no weight."""
     n, length = q.shape[1], block_length(q, stretch.k.shape[1])
     if length == n:
-        return _partial_block(form, q, first, segments, stretch)
-    block = jax.checkpoint(partial(_partial_block, form))
+        return _partial_block(span, q, first, segments, stretch)
+    block = jax.checkpoint(partial(_partial_block, span))
 
     def step(start: jax.Array, inputs: tuple) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         output, log_sum = block(inputs[0], start, inputs[1], stretch)
@@ -211,9 +201,9 @@ def _partial(
 
 
 def _partial_block(
-    form: Form, q: jax.Array, first: jax.Array, segments: jax.Array | None, stretch: Stretch
+    span: Span, q: jax.Array, first: jax.Array, segments: jax.Array | None, stretch: Stretch
 ) -> tuple[jax.Array, jax.Array]:
-    scores = _scores(form, q, first, segments, stretch)
+    scores = _scores(span, q, first, segments, stretch)
     largest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
     weights = jnp.exp(scores - largest)
     total = weights.sum(-1, keepdims=True)
@@ -223,7 +213,7 @@ def _partial_block(
 
 
 def _partial_backward(
-    form: Form,
+    span: Span,
     q: jax.Array,
     own: Stretch,
     stretch: Stretch,
@@ -234,14 +224,14 @@ def _partial_backward(
     """What one stretch adds to the gradients in q, and those of its own k and v; float32."""
     n, length = q.shape[1], block_length(q, stretch.k.shape[1])
     if length == n:
-        return _partial_backward_block(form, q, own, stretch, log_sum, delta, d_output)
+        return _partial_backward_block(span, q, own, stretch, log_sum, delta, d_output)
 
     def step(carry: tuple, inputs: tuple) -> tuple[tuple, jax.Array]:
         start, d_k, d_v = carry
         q, log_sum, delta, d_output, segments = inputs
         part = own._replace(first=start, segments=segments)
         log_sum, delta = log_sum.swapaxes(1, 2), delta.swapaxes(1, 2)
-        added = _partial_backward_block(form, q, part, stretch, log_sum, delta, d_output)
+        added = _partial_backward_block(span, q, part, stretch, log_sum, delta, d_output)
         return (start + length, d_k + added[1], d_v + added[2]), added[0]
 
     rows = _in_blocks(n, length, q, log_sum.swapaxes(1, 2), delta.swapaxes(1, 2), d_output, own.segments)
@@ -251,7 +241,7 @@ def _partial_backward(
 
 
 def _partial_backward_block(
-    form: Form,
+    span: Span,
     q: jax.Array,
     own: Stretch,
     stretch: Stretch,
@@ -262,7 +252,7 @@ def _partial_backward_block(
     dtype, sums = q.dtype, partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def scores_of(q: jax.Array, k: jax.Array) -> jax.Array:
-        return _scores(form, q, own.first, own.segments, stretch._replace(k=k))
+        return _scores(span, q, own.first, own.segments, stretch._replace(k=k))
 
     scores, vjp = jax.vjp(scores_of, q, stretch.k)
     weights = jnp.exp(scores - log_sum[..., None])
@@ -278,17 +268,15 @@ def _repeated(x: jax.Array, q: jax.Array) -> jax.Array:
     return jnp.repeat(x, q.shape[2] // x.shape[2], axis=2)
 
 
-def _scores(form: Form, q: jax.Array, first: jax.Array, segments: jax.Array | None, stretch: Stretch) -> jax.Array:
+def _scores(span: Span, q: jax.Array, first: jax.Array, segments: jax.Array | None, stretch: Stretch) -> jax.Array:
     """Masked scores `[batch, heads, queries, keys]` float32 of queries at positions first, first + 1, ..."""
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, _repeated(stretch.k, q), preferred_element_type=jnp.float32)
-    scores = scores * form.scale
-    if form.softcap is not None:
-        scores = form.softcap * jnp.tanh(scores / form.softcap)
+    scores = scores * span.scale
+    if span.softcap is not None:
+        scores = span.softcap * jnp.tanh(scores / span.softcap)
     query = (first + jnp.arange(q.shape[1]))[:, None]
     key = (stretch.first + jnp.arange(stretch.k.shape[1]))[None]
-    visible = key <= query
-    if form.window is not None:
-        visible = visible & (key > query - form.window)
+    visible = span.visible(query, key)
     if segments is not None:
         visible = visible & (segments[:, :, None] == stretch.segments[:, None, :])[:, None]  # type: ignore[index]
     return jnp.where(visible, scores, MASKED)

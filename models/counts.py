@@ -11,8 +11,10 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from models import moe
+from models import cache
+from models.channels.experts import Experts
 from models.config import ModelConfig
+from models.layer import Layer
 from models.transformer import weights
 from models.weight import Weight, walk
 
@@ -42,18 +44,19 @@ def params_active(config: ModelConfig) -> int:
 
 
 def attention_flops(config: ModelConfig, seq_len: int, causal: bool = True) -> int:
-    """Forward FLOPs of all layers' scores q.k and weighted values for one sequence of `seq_len` tokens.
+    """Forward FLOPs of one sequence of `seq_len` tokens that no weight declares: scores q.k and weighted values of
+    attention, updates and reads of states.
 
     In a layer with a sliding window position t attends to min(t, window) keys. causal=False counts the dense
     seq_len^2 pairs that a kernel without block skipping computes, whatever the window.
     """
-    if not causal:
-        return _flops_per_pair(config) * config.n_layers * seq_len**2
-    pairs = 0
-    for sliding in config.sliding:
-        seen = min(seq_len, config.sliding_window or seq_len) if sliding else seq_len
-        pairs += seen * (seen + 1) // 2 + (seq_len - seen) * seen
-    return _flops_per_pair(config) * pairs
+    return sum(_layer_flops(config, layer, seq_len, causal) for layer in config.layers)
+
+
+def _layer_flops(config: ModelConfig, layer: Layer, seq_len: int, causal: bool = True) -> int:
+    stream = config.stream
+    channel = layer.channel.flops(stream, seq_len) if layer.channel else 0
+    return channel + layer.mixer.flops(stream, seq_len, causal=causal)
 
 
 def forward_flops(config: ModelConfig, seq_len: int, causal: bool = True) -> int:
@@ -79,12 +82,18 @@ def remat_flops(config: ModelConfig, tokens: int, seq_len: int, causal: bool = T
     if config.remat == "none":
         return 0
     c = config.resolved()
-    assert c.d_ff
-    last = c.d_ff if c.moe is None else c.moe.shared * (c.moe.d_ff or 0)
-    repeated = _block_flops(c) - 2 * last * c.d_model * c.n_layers if c.remat == "full" else 0
+    last = sum(_last_flops(c, layer) for layer in c.layers)
+    repeated = _block_flops(c) - last if c.remat == "full" else 0
     carried, idle = _slot_flops(c, seq_len)
     sent = tokens * (carried + (idle if c.remat == "full" else 0)) // seq_len
     return tokens * repeated + tokens * attention_flops(c, seq_len, causal) // seq_len + sent
+
+
+def _last_flops(config: ModelConfig, layer: Layer) -> int:
+    """FLOPs per token of a layer's last product."""
+    part = layer.parts[-1]
+    weight = part.weights(config.stream).get(part.last)
+    return weight.flops_per_token if weight else 0
 
 
 def dispatch_flops(config: ModelConfig, tokens: int, seq_len: int) -> int:
@@ -98,15 +107,13 @@ def dispatch_flops(config: ModelConfig, tokens: int, seq_len: int) -> int:
 
 def _slot_flops(config: ModelConfig, seq_len: int) -> tuple[int, int]:
     """Forward FLOPs of one sequence in all layers: (one product between tokens and slots, experts on surplus slots)."""
-    if config.moe is None or config.moe.dispatch != "capacity":
-        return 0, 0
-    tokens, slots = moe.capacity(config.moe, seq_len)
-    slots *= config.moe.experts
-    declared = [weight for weight in declarations(config) if weight.experts_used]
-    per_choice = sum(weight.flops_per_token for weight in declared) // config.moe.top_k
-    surplus = slots - config.moe.top_k * tokens
-    stretches = seq_len // tokens
-    return stretches * config.n_layers * 2 * tokens * slots * config.d_model, stretches * surplus * per_choice
+    found = [
+        part.slot_flops(config.stream, seq_len)
+        for layer in config.layers
+        for part in layer.parts
+        if isinstance(part, Experts)
+    ]
+    return sum(carried for carried, _ in found), sum(idle for _, idle in found)
 
 
 def flops_per_token_6n(config: ModelConfig) -> int:
@@ -121,9 +128,9 @@ def prefill_flops(config: ModelConfig, prompt_len: int, scored: int = 1) -> int:
 
 def decode_flops(config: ModelConfig, context_len: int) -> int:
     """FLOPs of one generated token that attends to `context_len` keys, its own included."""
-    window = config.sliding_window or context_len
-    pairs = sum(min(context_len, window) if sliding else context_len for sliding in config.sliding)
-    return _block_flops(config) + _head_flops(config) + _flops_per_pair(config) * pairs
+    stream = config.stream
+    past = sum(layer.mixer.flops(stream, 1, context_len - 1) for layer in config.layers)
+    return _block_flops(config) + _head_flops(config) + past
 
 
 def param_bytes(config: ModelConfig) -> int:
@@ -143,11 +150,14 @@ def optimizer_bytes(config: ModelConfig, optimizer: Literal["adamw", "muon"] = "
 
 
 def kv_cache_bytes_per_token(config: ModelConfig, quantized: bool = False) -> int:
-    """Bytes of one token's keys and values in all layers: in the compute dtype, or int8 with a float32 scale each."""
-    c = config.resolved()
-    assert c.n_kv_heads and c.head_dim
-    per_head = c.head_dim + 4 if quantized else c.head_dim * jnp.dtype(c.dtype).itemsize
-    return 2 * c.n_layers * c.n_kv_heads * per_head
+    """Bytes that all layers keep of one token: in the compute dtype, or int8 with a float32 scale per vector."""
+    layers = cache.kept(config.resolved(), "token")
+    return sum(k.bytes(config.dtype, quantized) for layer in layers for k in layer.values())
+
+
+def state_bytes_per_row(config: ModelConfig) -> int:
+    """Bytes of what all layers keep of a row however long it is: states of recurrent mixers."""
+    return sum(k.bytes(config.dtype) for layer in cache.kept(config.resolved(), "row") for k in layer.values())
 
 
 def _block_flops(config: ModelConfig) -> int:
@@ -158,10 +168,3 @@ def _block_flops(config: ModelConfig) -> int:
 def _head_flops(config: ModelConfig) -> int:
     """Forward FLOPs of one position's logits."""
     return 2 * config.d_model * config.vocab_size
-
-
-def _flops_per_pair(config: ModelConfig) -> int:
-    """Forward FLOPs of one query-key pair in all heads of a layer: head_dim multiply-adds for q.k and for the value."""
-    c = config.resolved()
-    assert c.head_dim
-    return 4 * c.head_dim * c.n_heads

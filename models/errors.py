@@ -27,3 +27,8 @@ def require(condition: bool, field: str, problem: str, fix: str) -> None:
     """Raise ConfigError(field, problem, fix) unless `condition` holds."""
     if not condition:
         raise ConfigError(field, problem, fix)
+
+
+def divisors(n: int) -> list[int]:
+    """All divisors of n, ascending."""
+    return [k for k in range(1, n + 1) if n % k == 0]

@@ -29,7 +29,7 @@ from models import transformer
 from models.config import ModelConfig
 from models.cross_entropy import cross_entropy
 from models.errors import require
-from models.moe import ROUTING, Routing, collect
+from models.routing import Routing, collect
 from models.sharding import DEFAULT_RULES, axis_size, constrain, fitted, free_axes, summable
 
 Params = dict[str, Any]
@@ -97,7 +97,7 @@ def idle_share(timeline: np.ndarray) -> float:
 
 class Totals(NamedTuple):
     """Sums over sequences: loss in nats, weight of the scored targets and, with experts, the routers' penalty and
-    statistics (models.moe.Routing); float32 scalars."""
+    statistics (models.routing.Routing); float32 scalars."""
 
     loss: jax.Array
     weight: jax.Array
@@ -138,7 +138,7 @@ def pipelined_loss(
     config = config.resolved()
     inputs, targets, score, segments = transformer.shifted(tokens, loss_weights, segments)
     micro = jax.tree.map(partial(_split_rows, m=schedule.microbatches), Micro(inputs, targets, score, segments))
-    x = _embedded(config, params, inputs, segments)
+    x = transformer.embed(config, params, inputs, jnp.arange(inputs.shape[1])[None])
     x = constrain(_split_rows(x, schedule.microbatches), ("micro", *transformer.RESIDUAL))
     blocks = jax.tree.map(partial(_to_stages, schedule=schedule), params["blocks"])
     rest = {name: value for name, value in params.items() if name != "blocks"}
@@ -167,45 +167,19 @@ def _to_stages(w: jax.Array, schedule: Schedule) -> jax.Array:
     return w.reshape(v, p, w.shape[0] // (v * p), *w.shape[1:]).swapaxes(0, 1)
 
 
-def _embedded(config: ModelConfig, params: Params, tokens: jax.Array, segments: jax.Array | None) -> jax.Array:
-    """What the first block reads, `[batch, seq, d_model]`."""
-    seen: list[jax.Array] = []
-
-    def stop_here(x: jax.Array, positions: jax.Array, segments: jax.Array | None) -> jax.Array:
-        seen.append(x)
-        return x
-
-    transformer.hidden_and_head(config, params, tokens, None, segments, run_blocks=stop_here)
-    return seen[0]
-
-
 def _head_loss(config: ModelConfig, rest: Params, y: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
     """Summed loss of what the last block returned, y `[batch, seq, d_model]`."""
-    hidden, head = transformer.hidden_and_head(config, rest, jnp.zeros_like(targets), run_blocks=lambda x, p, s: y)
+    hidden, head = transformer.unembed(config, rest, y)
     return cross_entropy(hidden, head, targets, weights, softcap=config.logit_softcap)[0]
 
 
 def _stage(
-    config: ModelConfig, layers: Params, kinds: jax.Array | None, x: jax.Array, segments: jax.Array | None
+    config: ModelConfig, layers: Params, x: jax.Array, segments: jax.Array | None
 ) -> tuple[jax.Array, Routing | None]:
-    """One stage's run of layers, `[n, ...]` each leaf, on one micro-batch x `[batch, seq, d_model]`."""
-    block = transformer.rematerialized(transformer.Block, config)(config, config.sliding[0])
+    """One stage's groups of the pattern, `[n, ...]` each leaf, on one micro-batch x `[batch, seq, d_model]`."""
     positions = jnp.arange(x.shape[1])[None]
-
-    def layer(x: jax.Array, inputs: tuple[Params, jax.Array | None]) -> tuple[jax.Array, Any]:
-        params, kind = inputs
-        output: Any = block.apply({"params": params}, x, positions, segments, None, kind, mutable=[ROUTING])
-        return output
-
-    x, written = jax.lax.scan(layer, x, (layers, kinds))
-    return x, collect(written[ROUTING]) if config.moe else None
-
-
-def _kinds(config: ModelConfig, schedule: Schedule) -> jax.Array | None:
-    """Which layers have a sliding window, in the order of the stages; None where all are alike."""
-    if len(set(config.sliding)) == 1:
-        return None
-    return _to_stages(jnp.asarray(config.sliding), schedule)
+    x, routings = transformer.run_repeats(config, layers, x, positions, segments)
+    return x, collect(routings) if routings else None
 
 
 def _varying(tree: Any) -> Any:
@@ -234,7 +208,7 @@ def _penalty_and_statistics(routing: Routing | None, weights: jax.Array, scale: 
 
 
 def _zero_statistics(config: ModelConfig) -> tuple[jax.Array, ...]:
-    return (jnp.zeros((), jnp.float32),) * (3 if config.moe else 1)
+    return (jnp.zeros((), jnp.float32),) * (3 if config.routed else 1)
 
 
 def _ring(x: jax.Array, schedule: Schedule, step: int) -> jax.Array:
@@ -262,9 +236,9 @@ def _circulate(
     """(what the last block returns `[m, batch, seq, d_model]`, (penalty, balance, dropped)), differentiable by JAX."""
     p, v = schedule.stages, schedule.rounds
 
-    def every_stage(blocks: Params, kinds: jax.Array | None, x: jax.Array, micro: Micro) -> tuple[jax.Array, tuple]:
+    def every_stage(blocks: Params, x: jax.Array, micro: Micro) -> tuple[jax.Array, tuple]:
         stage = jax.lax.axis_index(STAGE)
-        blocks, kinds = jax.tree.map(lambda w: w[0], (blocks, kinds))  # [round, layers of one, ...]
+        blocks = jax.tree.map(lambda w: w[0], blocks)  # [round, layers of one, ...]
 
         def tick(carry: tuple, t: jax.Array) -> tuple[tuple, None]:
             arriving, done, statistics = carry
@@ -274,8 +248,8 @@ def _circulate(
             turn, index = item % (p * v) // p, item // (p * v) * p + item % p  # p micro-batches take turns
             own = _at(micro, index)
             start = (stage == 0) & (turn == 0)
-            layers, kind = _at((blocks, kinds), turn) if v > 1 else jax.tree.map(lambda w: w[0], (blocks, kinds))
-            y, routing = _stage(config, layers, kind, jnp.where(start, _at(x, index), arriving), own.segments)
+            layers = _at(blocks, turn) if v > 1 else jax.tree.map(lambda w: w[0], blocks)
+            y, routing = _stage(config, layers, jnp.where(start, _at(x, index), arriving), own.segments)
             scale = jnp.where(valid, 1 / (p * v), 0)
             added = _penalty_and_statistics(routing, own.weights, scale)
             done = _put(done, y, index, valid & (turn == v - 1))
@@ -287,15 +261,15 @@ def _circulate(
         done = jnp.where(stage == p - 1, done, 0)  # other stages' results are halfway through the model
         return _summed((done, statistics))
 
-    y, statistics = _over_stages(every_stage, blocks, _kinds(config, schedule), x, micro)
+    y, statistics = _over_stages(every_stage, blocks, x, micro)
     return y, _padded(statistics)
 
 
-def _over_stages(f: Callable[..., Any], blocks: Params, kinds: jax.Array | None, *args: Any) -> Any:
-    """`shard_map` of f over `stage` alone: blocks and kinds are split by their first dim, all else is shared."""
+def _over_stages(f: Callable[..., Any], blocks: Params, *args: Any) -> Any:
+    """`shard_map` of f over `stage` alone: blocks are split by their first dim, all else is shared."""
     split, shared = PartitionSpec(STAGE), PartitionSpec()
-    specs = (split, split, *[shared] * len(args))
-    return jax.shard_map(f, in_specs=specs, out_specs=shared, axis_names={STAGE})(blocks, kinds, *args)
+    specs = (split, *[shared] * len(args))
+    return jax.shard_map(f, in_specs=specs, out_specs=shared, axis_names={STAGE})(blocks, *args)
 
 
 def _padded(statistics: tuple[jax.Array, ...]) -> tuple:
@@ -322,10 +296,10 @@ def _forward(
     every_stage = partial(_alternate, config, schedule)
     shared, split = PartitionSpec(), PartitionSpec(STAGE)
     run = jax.shard_map(
-        every_stage, in_specs=(split, split, shared, shared, shared), out_specs=(shared, split, shared, shared),
+        every_stage, in_specs=(split, shared, shared, shared), out_specs=(shared, split, shared, shared),
         axis_names={STAGE},
     )  # fmt: skip
-    (loss, *statistics), d_blocks, d_rest, d_x = run(blocks, _kinds(config, schedule), rest, x, micro)
+    (loss, *statistics), d_blocks, d_rest, d_x = run(blocks, rest, x, micro)
     totals = Totals(loss, micro.weights.sum(), *_padded(tuple(statistics)))
     gradients = jax.tree.map(lambda g, w: g.astype(w.dtype), (d_blocks, d_rest, d_x), (blocks, rest, x))
     return (totals.objective, totals), gradients
@@ -353,13 +327,12 @@ class Carry(NamedTuple):
 
 
 def _alternate(
-    config: ModelConfig, schedule: Schedule, blocks: Params, kinds: jax.Array | None, rest: Params, x: jax.Array,
-    micro: Micro,
-) -> tuple:  # fmt: skip
+    config: ModelConfig, schedule: Schedule, blocks: Params, rest: Params, x: jax.Array, micro: Micro
+) -> tuple:
     """The program of one stage: (sums, d_blocks of this stage, d_rest, d_x), all of the summed loss."""
     p, m = schedule.stages, schedule.microbatches
     stage = jax.lax.axis_index(STAGE)
-    blocks, kinds = jax.tree.map(lambda w: w[0, 0], (blocks, kinds))
+    blocks = jax.tree.map(lambda w: w[0, 0], blocks)
     rest, x, micro = _varying((rest, x, micro))
     kept = min(m, 2 * p - 1)
 
@@ -369,7 +342,7 @@ def _alternate(
     def forward(c: Carry, t: jax.Array) -> tuple[Carry, jax.Array]:
         index, valid = item(t - stage)
         start = jnp.where(stage == 0, _at(x, index), c.arriving)
-        y, _ = _stage(config, blocks, kinds, start, _at(micro.segments, index))
+        y, _ = _stage(config, blocks, start, _at(micro.segments, index))
         return c._replace(arriving=_ring(y, schedule, 1), inputs=_put(c.inputs, start, index % kept, valid)), y
 
     def head(c: Carry, t: jax.Array, y: jax.Array) -> tuple[Carry, jax.Array]:
@@ -384,7 +357,7 @@ def _alternate(
         own = _at(micro, index)
 
         def run(layers: Params, start: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple]:
-            y, routing = _stage(config, layers, kinds, start, own.segments)
+            y, routing = _stage(config, layers, start, own.segments)
             scale = jnp.where(valid, 1 / p, 0)
             statistics = _penalty_and_statistics(routing, own.weights, scale)
             return (y, statistics[0]), statistics

@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from models.config import RopeScaling
+from models.rotary import RopeScaling
 
 
 def rotary_angles(
@@ -65,13 +65,20 @@ def _yarn(frequency: jax.Array, dim: int, theta: float, scaling: RopeScaling) ->
     return divided * frequency / scaling.factor + (1 - divided) * frequency
 
 
-def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotate the halves of every head: x `[..., seq, heads, head_dim]` (Llama's layout: first and second half pair).
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array, interleaved: bool = False) -> jax.Array:
+    """Rotate the pairs of every head: x `[..., seq, heads, head_dim]`; dims i and i + n / 2 pair (Llama's layout), or
+    2i and 2i + 1 where `interleaved` (GPT-J's).
 
     Where the angles are fewer than head_dim / 2, the first dims rotate and the others stay.
     """
     rotated = 2 * cos.shape[-1]
     if rotated < x.shape[-1]:
-        return jnp.concatenate([rotate(x[..., :rotated], cos, sin), x[..., rotated:]], axis=-1)
+        turned = rotate(x[..., :rotated], cos, sin, interleaved)
+        return jnp.concatenate([turned, x[..., rotated:]], axis=-1)
+    if interleaved:
+        pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
+        first, second = pairs[..., 0], pairs[..., 1]
+        turned = jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=-1)
+        return turned.reshape(x.shape).astype(x.dtype)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

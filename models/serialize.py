@@ -21,6 +21,7 @@ from models.errors import ConfigError, nearest
 
 T = TypeVar("T")
 Value = TypeVar("Value")
+_ADDED = "added"  # in a field's metadata: see `added`
 _TAG = "type"  # key that says which dataclass of a union a JSON object is
 
 
@@ -57,6 +58,12 @@ def canonical(config: Any) -> str:
 def digest(config: Any) -> str:
     """sha256 of the canonical JSON, 64 hexadecimal digits: the same on every machine and Python version."""
     return hashlib.sha256(canonical(config).encode()).hexdigest()
+
+
+def added(default: Any) -> Any:
+    """A field that a dataclass got later: JSON leaves it out while it has its default, so that the hashes of older
+    configs stay what they were."""
+    return dataclasses.field(default=default, metadata={_ADDED: True})
 
 
 def field_types(cls: Any) -> dict[str, Any]:
@@ -208,9 +215,12 @@ def _nearest_type_first(value: Any, options: tuple[Any, ...]) -> list[Any]:
 
 
 def _encode_fields(config: Any, path: str) -> dict[str, Any]:
+    later = [field for field in dataclasses.fields(config) if field.metadata.get(_ADDED)]
+    absent = {field.name for field in later if getattr(config, field.name) == field.default}
     return {
         name: _encode(getattr(config, name), annotation, join(path, name))
         for name, annotation in field_types(type(config)).items()
+        if name not in absent
     }
 
 

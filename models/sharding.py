@@ -2,8 +2,8 @@
 
 Everything follows from two maps and three moves. `Rules.spec` says how a weight is kept, `Rules.used` how it is
 computed with (whole over `fsdp`); `gathered` goes from the one to the other, and its gradient goes back reduced and
-split. `whole` and `split` do the same for the residual stream, whose positions are divided over `tensor` between
-blocks (sequence parallelism, Korthikanti et al. 2022) and together inside them.
+split. `gather_positions` and `scatter_positions` do the same for the residual stream, whose positions are divided over
+`tensor` between blocks (sequence parallelism, Korthikanti et al. 2022) and together inside them.
 """
 
 from __future__ import annotations
@@ -240,13 +240,13 @@ def gathered(w: jax.Array, dims: Sequence[str], rules: Rules = DEFAULT_RULES) ->
     return w if kept == used else checkpoint_name(_move(w, used, back), GATHERED)
 
 
-def whole(x: jax.Array, rules: Rules = DEFAULT_RULES) -> jax.Array:
+def gather_positions(x: jax.Array, rules: Rules = DEFAULT_RULES) -> jax.Array:
     """The residual stream `[batch, seq, d_model]` as column-parallel products read it: positions gathered over
     `tensor`. Backwards, the partial sums of its gradient are reduced and scattered."""
     return relayout(x, WHOLE, RESIDUAL, rules) if axis_size("tensor") > 1 else x
 
 
-def split(x: jax.Array, rules: Rules = DEFAULT_RULES) -> jax.Array:
+def scatter_positions(x: jax.Array, rules: Rules = DEFAULT_RULES) -> jax.Array:
     """What row-parallel products return `[batch, seq, d_model]`, reduced and scattered over the positions of the
     residual stream. Backwards, its gradient is gathered."""
     return relayout(x, RESIDUAL, WHOLE, rules) if axis_size("tensor") > 1 else x

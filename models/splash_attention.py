@@ -15,17 +15,16 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from models.sharding import DEFAULT_RULES, Rules, axis_size, current_mesh, fitted, free_axes
+from models.span import Span
 
 BLOCKS = (512, 256, 128)  # queries, and keys, per step of the kernel: the largest that divides the length
 CONTEXT = "context"
 
 
-class Form(NamedTuple):
-    """What a score means (see models.causal_attention), and whether the kernel is interpreted: slowly, anywhere."""
+class Kernel(NamedTuple):
+    """The span of the scores, and whether the kernel is interpreted: slowly, anywhere."""
 
-    scale: float
-    window: int | None = None
-    softcap: float | None = None
+    span: Span
     interpret: bool = False
 
 
@@ -38,20 +37,18 @@ def splash_attention(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    *,
+    span: Span,
     segments: jax.Array | None = None,
-    scale: float,
-    window: int | None = None,
-    softcap: float | None = None,
+    *,
     rules: Rules = DEFAULT_RULES,
     interpret: bool = False,
 ) -> jax.Array:
     """softmax(scale q.k) v over the keys at or before each query, `[batch, seq, heads, head_dim]` in q's dtype.
 
     q `[batch, seq, heads, head_dim]`; k, v `[batch, seq, kv_heads, head_dim]`; a device's positions are a multiple of
-    128. segments, window and softcap as in `models.causal_attention`.
+    128. span (a causal one) and segments as in `models.causal_attention`.
     """
-    form = Form(scale, window, softcap, interpret)
+    form = Kernel(span, interpret)
     if current_mesh() is None or not free_axes():
         return _attend(form, _kernel(form, q.shape[1], q.shape[2], 1), q, k, v, segments, segments)
     names = jax.sharding.get_abstract_mesh().axis_names
@@ -76,7 +73,7 @@ def splash_attention(
 
 
 def _on_mesh(
-    form: Form,
+    form: Kernel,
     rules: Rules,
     q: jax.Array,
     k: jax.Array,
@@ -114,7 +111,7 @@ def _on_mesh(
     return run(kernel, q, k, v, segments, segments, *(() if forward else (d_output,)))
 
 
-def _gradients(form: Form, kernel: Any, q: jax.Array, k: jax.Array, v: jax.Array, *args: Any) -> tuple:
+def _gradients(form: Kernel, kernel: Any, q: jax.Array, k: jax.Array, v: jax.Array, *args: Any) -> tuple:
     *ids, d_output = args
     return jax.vjp(lambda q, k, v: _attend(form, kernel, q, k, v, *ids), q, k, v)[1](d_output)
 
@@ -123,7 +120,7 @@ def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
-def _kernel(form: Form, seq: int, heads: int, shards: int) -> Any:
+def _kernel(form: Kernel, seq: int, heads: int, shards: int) -> Any:
     """The kernel for a device's heads and sequences of `seq` positions, of which it has 1 / shards."""
     from jax.experimental.pallas.ops.tpu import splash_attention as pallas  # slow to import, and only TPUs need it
 
@@ -135,12 +132,12 @@ def _kernel(form: Form, seq: int, heads: int, shards: int) -> Any:
     )  # fmt: skip
     shape = (seq, seq)
     mask: Any = pallas.CausalMask(shape, shard_count=shards)
-    if form.window is not None:
-        mask = pallas.LocalMask(shape, (form.window - 1, 0), 0, shard_count=shards)
+    if form.span.window is not None:
+        mask = pallas.LocalMask(shape, (form.span.window - 1, 0), 0, shard_count=shards)
     return pallas.make_splash_mha(
         pallas.MultiHeadMask([mask] * heads),
         block_sizes=sizes,
-        attn_logits_soft_cap=form.softcap,
+        attn_logits_soft_cap=form.span.softcap,
         head_shards=1,
         q_seq_shards=shards,
         interpret=form.interpret,
@@ -148,7 +145,7 @@ def _kernel(form: Form, seq: int, heads: int, shards: int) -> Any:
 
 
 def _attend(
-    form: Form,
+    form: Kernel,
     kernel: Any,
     q: jax.Array,
     k: jax.Array,
@@ -159,7 +156,7 @@ def _attend(
     """The kernel over what one device holds."""
     from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 
-    q = (q.astype(jnp.float32) * form.scale).astype(q.dtype)  # the kernel does not scale
+    q = (q.astype(jnp.float32) * form.span.scale).astype(q.dtype)  # the kernel does not scale
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [batch, heads, seq, head_dim]
     ids = None if query_ids is None else pallas.SegmentIds(query_ids, key_ids)
     return jax.vmap(kernel)(q, k, v, ids).swapaxes(1, 2).astype(q.dtype)

@@ -4,60 +4,110 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.attention import Attend, Attention, attention_weights
 from models.config import ModelConfig
 from models.contraction import PRODUCT, contract
 from models.cross_entropy import cross_entropy
-from models.feedforward import FeedForward, feedforward_weights
-from models.layers import Norm, declare, norm_weights
-from models.moe import ROUTING, MoE, Routing, collect, moe_weights
+from models.layer import Layer
+from models.norm import norm
+from models.output_major import OutputMajor
+from models.past import Past, WholeSequence
 from models.quantized import QuantizedWeight, lookup
-from models.sharding import GATHERED, HEAD, LOOKUP, RESIDUAL, WHOLE, axis_size, constrain, relayout, split
+from models.routing import Routing, collect
+from models.sharding import (
+    GATHERED,
+    HEAD,
+    LOOKUP,
+    RESIDUAL,
+    WHOLE,
+    axis_size,
+    constrain,
+    gathered,
+    relayout,
+    scatter_positions,
+)
 from models.weight import Stacked, Weight, WeightTree, map_weights, walk
 
 Params = dict[str, Any]  # nested dict of arrays: a plain pytree
-# (x [batch, seq, d_model], positions [batch or 1, seq], segments [batch, seq] or None) -> x after all blocks
-RunBlocks = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
+
+
+class Output(NamedTuple):
+    """hidden `[batch, seq, d_model]`: what the head reads; head `[d_model, vocab]`; pasts: one per layer with the new
+    tokens in it, where pasts were given; routing: of a model whose layers route, else None."""
+
+    hidden: jax.Array
+    head: Any
+    pasts: tuple[Past, ...] | None
+    routing: Routing | None
+
+
+# -- declarations -------------------------------------------------------------------------------------------------
 
 
 def weights(config: ModelConfig) -> WeightTree:
-    """Every weight of the model, declared once; the params of `init` and `apply` have exactly this structure."""
+    """Every weight of the model, declared once; the params of `init` and `apply` have exactly this structure.
+
+    Unrolled layers are `block_0`, `block_1`, ...; those that a scan runs over (`ModelConfig.repeats`) lie stacked in
+    `blocks`: all together where all layers declare the same weights, else by their position in the pattern.
+    """
     c = config.resolved()
-    width_at_init = c.mup_base_width or c.d_model  # muP keeps the input and output layers' scale at the base width
-    table_std = c.init_std or width_at_init**-0.5
-    tree: dict[str, Any] = {"tokens": Weight((c.vocab_size, c.d_model), ("vocab", "embed"), "embedding", std=table_std)}
-    if c.positions == "learned":
-        shape = (c.max_seq_len, c.d_model)
-        tree["positions"] = Weight(shape, ("position", "embed"), "embedding", std=0.1 * table_std)
-    block = block_weights(c)
-    if c.scan_layers:
-        tree["blocks"] = map_weights(lambda w: w.stacked(c.n_layers), block)
-    else:
-        tree |= {f"block_{i}": block for i in range(c.n_layers)}
-    tree["final_norm"] = norm_weights(c, c.d_model, "embed")
-    if not c.tied_embeddings:
-        tree["head"] = Weight((c.d_model, c.vocab_size), ("embed", "vocab"), "head", std=table_std)
+    tables = table_weights(c)
+    tree: dict[str, Any] = {name: tables[name] for name in ("tokens", "positions") if name in tables}
+    tree |= layer_weights(c)
+    tree["final_norm"] = c.stream.norm_weights(c.d_model, "embed")
+    if "head" in tables:
+        tree["head"] = tables["head"]
     return tree
 
 
-def block_weights(config: ModelConfig) -> WeightTree:
-    """One pre-norm block, with norms after its parts too if `post_norms`; `config` is resolved."""
-    block = {
-        "attention_norm": norm_weights(config, config.d_model, "embed"),
-        "attention": attention_weights(config),
-        "feedforward_norm": norm_weights(config, config.d_model, "embed"),
-        "feedforward": moe_weights(config) if config.moe else feedforward_weights(config),
-    }
-    if config.post_norms:
-        block["post_attention_norm"] = norm_weights(config, config.d_model, "embed")
-        block["post_feedforward_norm"] = norm_weights(config, config.d_model, "embed")
-    return block
+def table_weights(config: ModelConfig) -> dict[str, Weight]:
+    """The token table, the table of learned positions and the untied head; `config` is resolved."""
+    c = config
+    width_at_init = c.mup_base_width or c.d_model  # muP keeps the input and output layers' scale at the base width
+    std = c.init_std or width_at_init**-0.5
+    tables = {"tokens": Weight((c.vocab_size, c.d_model), ("vocab", "embed"), "embedding", std=std)}
+    if c.positions == "learned":
+        shape = (c.max_seq_len, c.d_model)
+        tables["positions"] = Weight(shape, ("position", "embed"), "embedding", std=0.1 * std)
+    if not c.tied_embeddings:
+        tables["head"] = Weight((c.d_model, c.vocab_size), ("embed", "vocab"), "head", std=std)
+    return tables
+
+
+def layer_weights(config: ModelConfig) -> WeightTree:
+    """The weights of all layers, as they lie in the params; `config` is resolved."""
+    repeats, layers = config.repeats, config.layers
+    blocks = {layer: block_weights(config, layer) for layer in dict.fromkeys(layers)}
+    if repeats.groups and repeats.together:
+        return {"blocks": _stacked(blocks[layers[0]], config.n_layers)}
+    tree: dict[str, Any] = {f"block_{i}": blocks[layers[i]] for i in range(repeats.first)}
+    if repeats.groups:
+        parts = [_stacked(blocks[layers[repeats.first + j]], repeats.groups) for j in range(repeats.period)]
+        tree["blocks"] = parts[0] if len(parts) == 1 else {str(j): part for j, part in enumerate(parts)}
+    return tree | {f"block_{i}": blocks[layers[i]] for i in range(repeats.stop, config.n_layers)}
+
+
+def block_weights(config: ModelConfig, layer: Layer) -> WeightTree:
+    """One layer's weights; `config` is resolved."""
+    return config.wired.weights(config.stream, layer)
+
+
+def _stacked(block: WeightTree, n: int) -> WeightTree:
+    return map_weights(lambda w: w.stacked(n), block)
+
+
+def stacked_layers(config: ModelConfig, path: tuple[str, ...]) -> range:
+    """The layers, in order, of a stacked weight at `path`."""
+    repeats = config.repeats
+    if repeats.together:
+        return range(config.n_layers)
+    return repeats.layers(int(path[1]) if repeats.period > 1 else 0)
 
 
 def embedding_multiplier(config: ModelConfig) -> float:
@@ -70,113 +120,184 @@ def output_multiplier(config: ModelConfig) -> float:
     return (config.mup_base_width or config.d_model) / config.d_model
 
 
-class Block(nn.Module):
-    """x + attention(norm(x)), then + feedforward(norm(x)); x `[batch, seq, d_model]`.
+def init(config: ModelConfig, key: jax.Array) -> Params:
+    """Initial parameters in `param_dtype`.
 
-    `sliding` and `kind` as in `Attention`.
+    Each weight's key is the root folded with its name (and layer), so a value depends neither on the other
+    weights nor on whether layers are scanned.
     """
-
-    config: ModelConfig
-    sliding: bool = False
-
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        positions: jax.Array,
-        segments: jax.Array | None,
-        attend: Attend | None = None,
-        kind: jax.Array | None = None,
-    ) -> jax.Array:
-        c = self.config
-        normed = Norm(c, name="attention_norm")(x)
-        y = Attention(c, self.sliding, name="attention")(normed, positions, segments, attend, kind)
-        x = x + (Norm(c, name="post_attention_norm")(y) if c.post_norms else y)
-        feedforward = MoE if c.moe else FeedForward
-        y = feedforward(c, name="feedforward")(Norm(c, name="feedforward_norm")(x))
-        x = x + (Norm(c, name="post_feedforward_norm")(y) if c.post_norms else y)
-        return constrain(x, RESIDUAL)
+    c = config.resolved()
+    return {name: _drawn(c, (name,), node, key) for name, node in weights(c).items()}
 
 
-class Transformer(nn.Module):
-    """tokens `[batch, seq]` int32 -> (hidden `[batch, seq, d_model]`, head `[d_model, vocab]`).
+def _drawn(config: ModelConfig, path: tuple[str, ...], node: Any, key: jax.Array) -> Any:
+    if isinstance(node, Weight):
+        return _initial(config, path, node, key, jnp.dtype(config.param_dtype))
+    return {name: _drawn(config, (*path, name), child, key) for name, child in node.items()}
 
-    `attends` replaces the attention of each layer (unrolled layers only): one entry per layer. `run_blocks` replaces
-    all blocks.
+
+def _initial(config: ModelConfig, path: tuple[str, ...], weight: Weight, key: jax.Array, dtype: Any) -> jax.Array:
+    if isinstance(weight, Stacked):
+        inside = path[2:] if path[1].isdigit() else path[1:]
+        names = [(f"block_{i}", *inside) for i in stacked_layers(config, path)]
+        return jnp.stack([_initial(config, name, weight.layer(), key, dtype) for name in names])
+    return weight.initial(jax.random.fold_in(key, zlib.crc32("/".join(path).encode())), dtype)
+
+
+# -- the forward pass ---------------------------------------------------------------------------------------------
+
+
+def ready(tree: WeightTree, params: Params, dtype: str) -> Params:
+    """Declared weights as products read them: in the compute dtype, gathered over `fsdp`; as they are where quantised
+    or stored for a CPU, and in float32 where `Weight.exact`."""
+
+    def one(weight: Weight, x: Any) -> Any:
+        if isinstance(x, QuantizedWeight | OutputMajor):
+            return x
+        return gathered(x if weight.exact else x.astype(dtype), weight.axes)
+
+    return {
+        name: one(node, params[name]) if isinstance(node, Weight) else ready(node, params[name], dtype)
+        for name, node in tree.items()
+    }
+
+
+def forward(
+    config: ModelConfig,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array | None = None,
+    segments: jax.Array | None = None,
+    pasts: Sequence[Past] | None = None,
+) -> Output:
+    """The hidden states of tokens `[batch, seq]` int32 and the head; positions `[batch or 1, seq]`, from 0 by default.
+
+    pasts: what lies before the tokens, one per layer (unrolled layers only); without them the sequences are whole, and
+    segments `[batch, seq]` int32 bar what lies in other documents.
     """
-
-    config: ModelConfig
-
-    @nn.compact
-    def __call__(
-        self,
-        tokens: jax.Array,
-        positions: jax.Array | None = None,
-        segments: jax.Array | None = None,
-        attends: Sequence[Attend] | None = None,
-        run_blocks: RunBlocks | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        c = self.config.resolved()
-        tree = weights(c)
-        w = declare(self, {k: v for k, v in tree.items() if isinstance(v, Weight)}, c)
-        if positions is None:
-            positions = jnp.arange(tokens.shape[1])[None]
-        x = self.embedded(w["tokens"], tokens)
-        if c.scale_embeddings:
-            x = x * jnp.asarray(embedding_multiplier(c), x.dtype)
-        if c.positions == "learned":
-            x = x + jnp.take(w["positions"], positions, axis=0)
-        x = constrain(split(constrain(x, WHOLE)), RESIDUAL)
-        x = run_blocks(x, positions, segments) if run_blocks else self.blocks(x, positions, segments, attends)
-        x = relayout(Norm(c, name="final_norm")(x), HEAD, RESIDUAL)
-        if c.mup_base_width:
-            x = x * jnp.asarray(output_multiplier(c), x.dtype)
-        return x, w["tokens"].T if c.tied_embeddings else w["head"]
-
-    def embedded(self, table: jax.Array | QuantizedWeight, tokens: jax.Array) -> jax.Array:
-        """Embeddings `[batch, seq, d_model]` of tokens `[batch, seq]`.
-
-        Over `fsdp` each device looks up its features of the whole group's tokens, and embeddings and their gradients
-        change hands: far fewer bytes than a table that is gathered whole and a gradient of all of its rows.
-        """
-        if isinstance(table, QuantizedWeight):
-            return lookup(table, tokens, jnp.dtype(self.config.dtype))
-        kept: Any = self.get_variable("params", "tokens")
-        found = lookup(kept.astype(table.dtype), constrain(tokens, LOOKUP[:2]), jnp.dtype(self.config.dtype))
-        return constrain(found, LOOKUP)
-
-    def blocks(
-        self, x: jax.Array, positions: jax.Array, segments: jax.Array | None, attends: Sequence[Attend] | None
-    ) -> jax.Array:
-        """All blocks in order, unrolled or scanned, with the config's rematerialisation."""
-        c = self.config.resolved()
-        if attends is not None:
-            for i, attend in enumerate(attends):
-                x = Block(c, c.sliding[i], name=f"block_{i}")(x, positions, segments, attend)
-            return x
-        sliding = c.sliding
-        block = rematerialized(Block, c)
-        if not c.scan_layers:
-            for i in range(c.n_layers):
-                x = block(c, sliding[i], name=f"block_{i}")(x, positions, segments)
-            return x
-        mixed = len(set(sliding)) > 1
-
-        def body(layer: nn.Module, carry: jax.Array, kind: jax.Array | None) -> tuple[jax.Array, None]:
-            return layer(carry, positions, segments, None, kind), None
-
-        axes: dict[Any, Any] = {"params": 0, ROUTING: 0}
-        scan = nn.scan(body, variable_axes=axes, split_rngs={"params": True}, length=c.n_layers)
-        return scan(block(c, sliding[0], name="blocks"), x, jnp.asarray(sliding) if mixed else None)[0]
+    c = config.resolved()
+    if positions is None:
+        positions = jnp.arange(tokens.shape[1])[None]
+    x = embed(c, params, tokens, positions)
+    if pasts is None:
+        x, routings = run_layers(c, params, x, positions, segments)
+    else:
+        stream, routings, after = c.stream, tuple[Routing, ...](), []
+        for i, (layer, past) in enumerate(zip(c.layers, pasts, strict=True)):
+            w = ready(block_weights(c, layer), params[f"block_{i}"], c.dtype)
+            x, past, routed = c.wired.apply(stream, layer, w, x, past)
+            routings += routed
+            after.append(past)
+        pasts = tuple(after)
+    hidden, head = unembed(c, params, x)
+    return Output(hidden, head, pasts, collect(routings) if routings else None)
 
 
-def rematerialized(block: type[nn.Module], config: ModelConfig) -> type[nn.Module]:
-    """The block class whose backward pass recomputes what `config.remat` says, and gathers weights again (ZeRO-3)."""
+def embed(config: ModelConfig, params: Params, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+    """What the first layer reads `[batch, seq, d_model]`; `config` is resolved."""
+    c, table = config, params["tokens"]
+    dtype = jnp.dtype(c.dtype)
+    if isinstance(table, QuantizedWeight):
+        x = lookup(table, tokens, dtype)
+    else:
+        # Over `fsdp` each device looks up its features of the whole group's tokens, and embeddings and their gradients
+        # change hands: far fewer bytes than a table that is gathered whole and a gradient of all of its rows.
+        x = constrain(lookup(table.astype(dtype), constrain(tokens, LOOKUP[:2]), dtype), LOOKUP)
+    if c.scale_embeddings:
+        x = x * jnp.asarray(embedding_multiplier(c), x.dtype)
+    if c.positions == "learned":
+        w = ready({"positions": table_weights(c)["positions"]}, params, c.dtype)
+        x = x + jnp.take(w["positions"], positions, axis=0)
+    return constrain(scatter_positions(constrain(x, WHOLE)), RESIDUAL)
+
+
+def unembed(config: ModelConfig, params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
+    """What the head reads `[batch, seq, d_model]`, of what the last layer wrote, and the head; `config` is resolved."""
+    c = config
+    name = "tokens" if c.tied_embeddings else "head"
+    w = ready({"final_norm": c.stream.norm_weights(c.d_model, "embed"), name: table_weights(c)[name]}, params, c.dtype)
+    x = relayout(norm(c.stream, w["final_norm"], x), HEAD, RESIDUAL)
+    if c.mup_base_width:
+        x = x * jnp.asarray(output_multiplier(c), x.dtype)
+    return x, w[name].T if c.tied_embeddings else w[name]
+
+
+def run_layers(
+    config: ModelConfig, params: Params, x: jax.Array, positions: jax.Array, segments: jax.Array | None
+) -> tuple[jax.Array, tuple[Routing, ...]]:
+    """(x `[batch, seq, d_model]` through all layers of whole sequences, the routings of those that route)."""
+    c, routings = config, tuple[Routing, ...]()
+    repeats, layers = c.repeats, c.layers
+    first, stop = repeats.first, repeats.stop
+
+    def unrolled(i: int, x: jax.Array) -> tuple[jax.Array, tuple[Routing, ...]]:
+        if repeats.groups and repeats.together:
+            w = jax.tree.map(lambda stack: stack[i], params["blocks"])
+        else:
+            w = params[f"block_{i}"]
+        return run_layer(c, layers[i], w, x, positions, segments)
+
+    for i in range(first):
+        x, found = unrolled(i, x)
+        routings += found
+    if repeats.groups:
+        blocks = params["blocks"]
+        if repeats.together and (first or stop < c.n_layers):
+            blocks = jax.tree.map(lambda stack: stack[first:stop], blocks)
+        x, found = run_repeats(c, blocks, x, positions, segments)
+        routings += found
+    for i in range(stop, c.n_layers):
+        x, found = unrolled(i, x)
+        routings += found
+    return x, routings
+
+
+def run_repeats(
+    config: ModelConfig, blocks: Params, x: jax.Array, positions: jax.Array, segments: jax.Array | None
+) -> tuple[jax.Array, tuple[Routing, ...]]:
+    """x through consecutive groups of the pattern: a scan over `blocks`, the stacked weights of any number of them.
+
+    The routings are `[groups, batch]` each.
+    """
+    period, together = config.repeats.period, config.repeats.together
+    if together and period > 1:
+        blocks = jax.tree.map(lambda stack: stack.reshape(-1, period, *stack.shape[1:]), blocks)
+
+    def body(x: jax.Array, group: Params) -> tuple[jax.Array, tuple[Routing, ...]]:
+        routings: tuple[Routing, ...] = ()
+        for j, layer in enumerate(config.period):
+            if period == 1:
+                w = group
+            else:
+                w = jax.tree.map(lambda stack, j=j: stack[j], group) if together else group[str(j)]
+            x, found = run_layer(config, layer, w, x, positions, segments)
+            routings += found
+        return x, routings
+
+    return jax.lax.scan(body, x, blocks)
+
+
+def run_layer(
+    config: ModelConfig, layer: Layer, w: Params, x: jax.Array, positions: jax.Array, segments: jax.Array | None
+) -> tuple[jax.Array, tuple[Routing, ...]]:
+    """x through one layer of whole sequences, whose backward pass recomputes what `config.remat` says."""
+    declared = block_weights(config, layer)
+
+    def run(w: Params, x: jax.Array, positions: jax.Array, segments: jax.Array | None) -> tuple[jax.Array, Any]:
+        past = WholeSequence(positions, segments, config.context)
+        x, _, routings = config.wired.apply(config.stream, layer, ready(declared, w, config.dtype), x, past)
+        return x, routings
+
+    return rematerialized(run, config, declared)(w, x, positions, segments)
+
+
+def rematerialized(f: Callable[..., Any], config: ModelConfig, declared: WeightTree) -> Callable[..., Any]:
+    """A layer's function whose backward pass recomputes what `remat` says, and gathers weights again (ZeRO-3)."""
     policies = jax.checkpoint_policies
     if config.remat == "none" and axis_size("fsdp") == 1:
-        return block
+        return f
     saveable = {
-        "none": all_but_gathered(config),
+        "none": all_but_gathered(declared),
         "full": None,
         "dots": policies.save_only_these_names(PRODUCT),
         "offload": policies.save_and_offload_only_these_names(
@@ -184,15 +305,15 @@ def rematerialized(block: type[nn.Module], config: ModelConfig) -> type[nn.Modul
             offload_src="device", offload_dst="pinned_host",
         ),
     }[config.remat]  # fmt: skip
-    return nn.remat(block, policy=saveable, prevent_cse=not config.scan_layers)
+    return jax.checkpoint(f, policy=saveable, prevent_cse=not config.scan_layers)
 
 
-def all_but_gathered(config: ModelConfig) -> Callable[..., bool]:
+def all_but_gathered(declared: WeightTree) -> Callable[..., bool]:
     """A rematerialisation policy: keep everything but weights that were gathered over `fsdp`.
 
     Their name alone does not tell: JAX would keep what goes into the naming instead, which is just as large.
     """
-    shapes = {weight.shape for _, weight in walk(block_weights(config.resolved()))}
+    shapes = {weight.shape for _, weight in walk(declared)}
 
     def saveable(primitive: Any, *inputs: Any, **params: Any) -> bool:
         relaid = primitive.name in ("sharding_constraint", "custom_vjp_call") and inputs[0].shape in shapes
@@ -201,42 +322,24 @@ def all_but_gathered(config: ModelConfig) -> Callable[..., bool]:
     return saveable
 
 
-def init(config: ModelConfig, key: jax.Array) -> Params:
-    """Initial parameters in `param_dtype`.
+class Transformer(nn.Module):
+    """tokens `[batch, seq]` int32 -> (hidden `[batch, seq, d_model]`, head `[d_model, vocab]`), as a linen module.
 
-    Each weight's key is the root folded with its name (and layer), so a value depends neither on the other
-    weights nor on whether layers are scanned.
+    Its params are those of `init` in structure; what linen draws for them has the same distribution.
     """
-    c = config.resolved()
-    dtype = jnp.dtype(c.param_dtype)
-    params: Params = {}
-    for path, weight in walk(weights(c)):
-        node = params
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = _initial(path, weight, key, dtype, c.n_layers)
-    return params
 
+    config: ModelConfig
 
-def _initial(path: tuple[str, ...], weight: Weight, key: jax.Array, dtype: Any, n_layers: int) -> jax.Array:
-    if isinstance(weight, Stacked):
-        layers = [_initial((f"block_{i}", *path[1:]), weight.layer(), key, dtype, n_layers) for i in range(n_layers)]
-        return jnp.stack(layers)
-    return weight.initial(jax.random.fold_in(key, zlib.crc32("/".join(path).encode())), dtype)
-
-
-def hidden_and_head(
-    config: ModelConfig,
-    params: Params,
-    tokens: jax.Array,
-    positions: jax.Array | None = None,
-    segments: jax.Array | None = None,
-    attends: Sequence[Attend] | None = None,
-    run_blocks: RunBlocks | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """Final hidden states `[batch, seq, d_model]` and the head `[d_model, vocab]`: `Transformer` with its types."""
-    output: Any = Transformer(config).apply({"params": params}, tokens, positions, segments, attends, run_blocks)
-    return output
+    @nn.compact
+    def __call__(
+        self, tokens: jax.Array, positions: jax.Array | None = None, segments: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """As `forward`, without a past."""
+        c = self.config.resolved()
+        drawn = {name: partial(_drawn, c, (name,), node) for name, node in weights(c).items()}
+        params = {name: self.param(name, draw) for name, draw in drawn.items()}
+        output = forward(c, params, tokens, positions, segments)
+        return output.hidden, output.head
 
 
 def apply(
@@ -248,7 +351,8 @@ def apply(
     segments: jax.Array | None = None,
 ) -> jax.Array:
     """Logits `[batch, seq, vocab]` float32 of tokens `[batch, seq]` int32."""
-    return logits(config, *hidden_and_head(config, params, tokens, positions, segments))
+    output = forward(config, params, tokens, positions, segments)
+    return logits(config, output.hidden, output.head)
 
 
 def logits(config: ModelConfig, hidden: jax.Array, head: jax.Array) -> jax.Array:
@@ -272,8 +376,8 @@ def loss(
     attention between documents and unscores the targets that cross a boundary.
     """
     inputs, targets, score, segments = shifted(tokens, loss_weights, segments)
-    hidden, head = hidden_and_head(config, params, inputs, None, segments)
-    return cross_entropy(hidden, head, targets, score, softcap=config.logit_softcap)
+    output = forward(config, params, inputs, None, segments)
+    return cross_entropy(output.hidden, output.head, targets, score, softcap=config.logit_softcap)
 
 
 def shifted(
@@ -302,21 +406,48 @@ def routed_loss(
     micro-batches, divided by the summed weight, add up to the same objective.
     """
     inputs, targets, score, segments = shifted(tokens, loss_weights, segments)
-    output: Any = Transformer(config).apply({"params": params}, inputs, None, segments, mutable=[ROUTING])
-    (hidden, head), written = output
-    total, count = cross_entropy(hidden, head, targets, score, softcap=config.logit_softcap)
-    routing = collect(written[ROUTING])
-    return total, count, jnp.sum(routing.penalty * score.sum(1)), routing
+    output = forward(config, params, inputs, None, segments)
+    assert output.routing is not None, "no layer of this model routes"
+    total, count = cross_entropy(output.hidden, output.head, targets, score, softcap=config.logit_softcap)
+    return total, count, jnp.sum(output.routing.penalty * score.sum(1)), output.routing
 
 
-def stack_layers(params: Params, n_layers: int) -> Params:
-    """Parameters of an unrolled model as those of the scanned one."""
-    rest = {k: v for k, v in params.items() if not k.startswith("block_")}
-    blocks = [params[f"block_{i}"] for i in range(n_layers)]
-    return {**rest, "blocks": jax.tree.map(lambda *xs: jnp.stack(xs), *blocks)}
+# -- layers, stacked and unrolled ---------------------------------------------------------------------------------
 
 
-def unstack_layers(params: Params, n_layers: int) -> Params:
-    """Parameters of a scanned model as those of the unrolled one."""
-    rest = {k: v for k, v in params.items() if k != "blocks"}
-    return rest | {f"block_{i}": jax.tree.map(lambda x, i=i: x[i], params["blocks"]) for i in range(n_layers)}
+def stack_layers(params: Params, config: ModelConfig) -> Params:
+    """Parameters of the unrolled model as those of the scanned one, whose config is given."""
+    c = config.resolved()
+    rest = {name: value for name, value in params.items() if not name.startswith("block_")}
+
+    def stack(layers: range) -> Any:
+        return jax.tree.map(lambda *xs: jnp.stack(xs), *(params[f"block_{i}"] for i in layers))
+
+    kept = {name: params[name] for name in layer_weights(c) if name != "blocks"}
+    if "blocks" not in (tree := layer_weights(c)):
+        return dict(params)
+    return {**rest, **kept, "blocks": _each_stack(c, tree["blocks"], stack)}
+
+
+def unstack_layers(params: Params, config: ModelConfig) -> Params:
+    """Parameters of the scanned model, whose config is given, as those of the unrolled one."""
+    c = config.resolved()
+    rest = {name: value for name, value in params.items() if name != "blocks"}
+    if "blocks" not in params:
+        return rest
+
+    def unstack(blocks: Any, layers: range) -> Params:
+        return {f"block_{i}": jax.tree.map(lambda x, at=at: x[at], blocks) for at, i in enumerate(layers)}
+
+    repeats = c.repeats
+    if repeats.together or repeats.period == 1:
+        return rest | unstack(params["blocks"], stacked_layers(c, ("blocks", "0")))
+    found = [unstack(params["blocks"][str(j)], repeats.layers(j)) for j in range(repeats.period)]
+    return rest | {name: block for blocks in found for name, block in blocks.items()}
+
+
+def _each_stack(config: ModelConfig, declared: WeightTree, stack: Callable[[range], Any]) -> Any:
+    repeats = config.repeats
+    if repeats.together or repeats.period == 1:
+        return stack(stacked_layers(config, ("blocks", "0")))
+    return {str(j): stack(repeats.layers(j)) for j in range(repeats.period)}

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
+from models.deferred import jax, jnp
 
-Role = Literal["matrix", "embedding", "head", "vector"]
+Role = Literal["matrix", "embedding", "head", "vector", "gate", "conv", "balance"]
+# (key, shape) -> initial value float32, of weights that neither a normal distribution nor a constant describes
+Draw = Callable[["jax.Array", tuple[int, ...]], "jax.Array"]
 
 # Dims that grow when a model gets wider (Yang et al. 2022, Tensor Programs V): muP scales with these alone.
 WIDTH_AXES = frozenset({"embed", "mlp", "kv_heads", "query_heads"})
@@ -21,9 +22,13 @@ class Weight:
     """One parameter: what it is, not what it holds.
 
     shape, axes: dims and their logical names, equal in length.
-    role: "matrix" (hidden matmul), "embedding" (row lookup), "head" (unembedding matmul), "vector" (gain or bias).
+    role: "matrix" (hidden matmul), "embedding" (row lookup), "head" (unembedding matmul), "vector" (gain or bias),
+        "gate" (what decays and steps of a state are made of: float32 whatever param_dtype, not decayed, no products),
+        "conv" (a depthwise convolution `[width, channels]`), "balance" (a router's biases, float32: its gradient is the
+        load of each expert beyond the mean, and its update a fixed step against the sign of it).
     inputs: how many leading dims are contracted with the activation; their product is the fan-in.
-    std: initial standard deviation; for a vector the constant initial value.
+    std: initial standard deviation; for a vector the constant initial value. draw: how it is drawn instead.
+    step: of a balance weight, the size of its update.
     experts_used: 0, or of a weight of all experts at once (dim 0 is the expert, `inputs` counts the dims after it) how
         many of them one token passes through.
     """
@@ -34,6 +39,8 @@ class Weight:
     inputs: int = 1
     std: float | None = None
     experts_used: int = 0
+    draw: Draw | None = None
+    step: float = 0.0
 
     @property
     def size(self) -> int:
@@ -63,11 +70,19 @@ class Weight:
     @property
     def flops_per_token(self) -> int:
         """Forward multiply-adds x 2 for one token; lookups and vectors cost no matmul."""
-        return 2 * self.active_size if self.role in ("matrix", "head") else 0
+        return 2 * self.active_size if self.role in ("matrix", "head", "conv") else 0
 
-    def initial(self, key: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-        """Draw the initial value, `[*shape]` of `dtype`."""
-        if self.role == "vector":
+    @property
+    def exact(self) -> bool:
+        """Whether it is float32 in every model."""
+        return self.role in ("gate", "balance")
+
+    def initial(self, key: jax.Array, dtype: Any = "float32") -> jax.Array:
+        """Draw the initial value, `[*shape]` of `dtype`; float32 where `exact`."""
+        dtype = jnp.dtype("float32" if self.exact else dtype)
+        if self.draw is not None:
+            return self.draw(key, self.shape).astype(dtype)
+        if self.role in ("vector", "gate", "balance"):
             return jnp.full(self.shape, self.std or 0.0, dtype)
         std = self.std if self.std is not None else self.fan_in**-0.5
         return (std * jax.random.normal(key, self.shape, jnp.float32)).astype(dtype)
@@ -75,7 +90,7 @@ class Weight:
     def stacked(self, n: int) -> Weight:
         """The same weight for `n` scanned layers at once, with a leading "layers" dim."""
         shape, axes = (n, *self.shape), ("layers", *self.axes)
-        return Stacked(shape, axes, self.role, self.inputs, self.std, self.experts_used)
+        return Stacked(shape, axes, self.role, self.inputs, self.std, self.experts_used, self.draw, self.step)
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,8 @@ class Stacked(Weight):
 
     def layer(self) -> Weight:
         """The declaration of one layer."""
-        return Weight(self.shape[1:], self.axes[1:], self.role, self.inputs, self.std, self.experts_used)
+        rest = self.role, self.inputs, self.std, self.experts_used, self.draw, self.step
+        return Weight(self.shape[1:], self.axes[1:], *rest)
 
     @property
     def active_size(self) -> int:
@@ -98,7 +114,7 @@ class Stacked(Weight):
     def input_axes(self) -> tuple[str, ...]:
         return self.layer().input_axes
 
-    def initial(self, key: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+    def initial(self, key: jax.Array, dtype: Any = "float32") -> jax.Array:
         return jax.vmap(lambda k: self.layer().initial(k, dtype))(jax.random.split(key, self.shape[0]))
 
 

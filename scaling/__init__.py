@@ -4,7 +4,8 @@
     data/    text -> tokens -> batch(step)
     train/   the train step, its optimisers, checkpoints and host loop
     sweep/   many trials to one table
-    laws/    fit a law to the table, certify it, test its extrapolation, spend a budget
+    fitting/ fit a law to the table, certify it, test its extrapolation, spend a budget
+    laws/    the laws, one file each
     report/  pictures and report.html
 
 In a notebook:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from scipy.special import betaln
 
 from models.errors import ConfigError, require
-from scaling.laws.runs import Runs, as_table
+from scaling.fitting.runs import Runs, as_table
 from search.metrics.cost import outcomes
 from search.metrics.curves import percentiles, problem_means
 from search.metrics.samples import Ragged, Samples

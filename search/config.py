@@ -42,8 +42,8 @@ class SearchConfig:
     max_steps: int = 32  # most steps of one particle
     max_rounds: int = 64  # of one problem; the search then answers with what it has
     tokens_per_step: int | None = None  # None: only delimiters end a step
-    delimiters: tuple[int, ...] = ()  # tokens that end a step
-    ends: tuple[int, ...] = ()  # tokens that end a generation
+    delimiters: tuple[int | str, ...] = ()  # tokens, or texts however tokens cut them, that end a step
+    ends: tuple[int | str, ...] = ()  # the same, that end a generation
     sampling: Sampling = field(default_factory=Sampling)
     budget: Budget | None = None
     seed: int = 0
@@ -53,6 +53,9 @@ class SearchConfig:
         for name in ("problems", "prompt_len", "max_tokens", "max_steps", "max_rounds"):
             value = getattr(self, name)
             require(isinstance(value, int) and value >= 1, f"search.{name}", f"is {value}", "give a positive integer")
+        for name in ("delimiters", "ends"):
+            empty = [end for end in getattr(self, name) if end == ""]
+            require(not empty, f"search.{name}", "holds an empty text", "remove it")
         cap = self.tokens_per_step
         require(cap is None or cap >= 1, "search.tokens_per_step", f"is {cap}", "give a positive integer, or None")
         require(0 <= self.seed < 2**32, "search.seed", f"is {self.seed}", "give 0 to 2^32 - 1")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from models import cache, counts
-from models.attention import Attend, attention_scale
-from models.cache import Layers, Limits, Partial
+from models.cache import Layers, Partial, Store
 from models.config import ModelConfig
 from models.errors import ConfigError, require
-from models.transformer import Params, hidden_and_head, logits
+from models.past import Arrays, Past, Read, keys_and_values
+from models.span import Span
+from models.transformer import Params, forward, logits
 from search.engine.config import Precision
 from search.engine.precision import computed, running_config, stored_params
 
@@ -59,6 +61,9 @@ class Decoder(Protocol):
     def caches(self, problems: int, particles: int, length: int) -> Any:
         """Empty caches for particles of up to `length` tokens."""
 
+    def position_axes(self, caches: Any) -> Any:
+        """The axis of positions in every array of `caches`, in their structure."""
+
     def step(
         self, params: Any, contexts: Any, caches: Any, tokens: jax.Array, length: jax.Array
     ) -> tuple[Outputs, Any]:
@@ -87,6 +92,73 @@ class ValueHead(NamedTuple):
     bias: jax.Array
 
 
+@dataclass(frozen=True)
+class PromptPast(Past):
+    """One layer of a prompt that is read at once, padded; `kept`: what it keeps of it `[1, heads, length, ...]`."""
+
+    positions: jax.Array
+    kept: Store = field(default_factory=dict)
+
+    def attend(
+        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values
+    ) -> tuple[jax.Array, PromptPast]:  # fmt: skip
+        """Over the prompt itself."""
+        kept, index = {name: x.transpose(0, 2, 1, 3) for name, x in new.items()}, self.positions[0]
+        n, kv_heads = q.shape[1], read(kept)[0].shape[1]
+        visible = jnp.tile(span.visible(index[:, None], index), (q.shape[2] // kv_heads, 1))[None]
+        part = cache.own_block(cache.split_queries(q, kv_heads), kept, visible, span, read)
+        return cache.join_queries(cache.finish(part), n).astype(q.dtype), PromptPast(self.positions, kept)
+
+
+@dataclass(frozen=True)
+class ParticlePast(Past):
+    """One layer of particles: a prompt for each problem, and each particle's own tokens after it.
+
+    positions `[problems * particles, 1]`; prompt `[problems, heads, prompt_len, ...]` of `prompt_length` `[problems]`
+    tokens; own `[problems * particles, heads, length, ...]` of `length` tokens; shape: (problems, particles).
+    """
+
+    positions: jax.Array
+    prompt: Store
+    own: Store
+    prompt_length: jax.Array
+    length: jax.Array
+    shape: tuple[int, ...]
+
+    def attend(
+        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values
+    ) -> tuple[jax.Array, ParticlePast]:  # fmt: skip
+        """Over the prompt, then the own tokens, in which the new one is written first."""
+        queries = cache.split_queries(q, read(new)[0].shape[2])
+        part = self._over_prompt(queries, span, read)
+        own = cache.write(self.own, new, cache.write_block, self.length[:, None])
+        index = jnp.arange(cache.length_of(own))
+        visible = span.visible(self.length[:, None], index)
+        visible = jnp.broadcast_to(visible[:, None], (len(self.length), queries.shape[2], len(index)))
+        part = cache.merge(part, cache.own_block(queries, own, visible, span, read))
+        return cache.join_queries(cache.finish(part), 1).astype(q.dtype), dataclasses.replace(self, own=own)
+
+    def _over_prompt(self, q: jax.Array, span: Span, read: Read) -> Partial:
+        """Queries `[problems * particles, kv_heads, m, head_dim]` over their prompts, one product per problem."""
+        problems, particles = self.shape
+        _, kv_heads, m, head_dim = q.shape
+        grouped = q.reshape(problems, particles, kv_heads, m, head_dim).swapaxes(1, 2)
+        grouped = grouped.reshape(problems, kv_heads, particles * m, head_dim)
+        room = cache.length_of(self.prompt)
+        index = jnp.arange(room)
+        visible = jnp.broadcast_to(index < self.prompt_length[:, None, None], (problems, particles * m, room))
+        if span.window is not None:
+            at = jnp.repeat(self.positions.reshape(problems, particles), m, axis=1)
+            visible = visible & span.near(at[..., None], index)
+        part = cache.own_block(grouped, self.prompt, visible, span, read)
+
+        def back(x: jax.Array) -> jax.Array:
+            x = x.reshape(problems, kv_heads, particles, m, *x.shape[3:]).swapaxes(1, 2)
+            return x.reshape(problems * particles, kv_heads, m, *x.shape[4:])
+
+        return jax.tree.map(back, part)
+
+
 class TransformerDecoder:
     """A transformer as the decoder of a search, its particles' suffixes as dense rows beside one prompt per problem.
 
@@ -104,9 +176,11 @@ class TransformerDecoder:
         field: str = "prompt",
     ):
         self.config = running_config(model, precision)
+        for i, layer in enumerate(self.config.layers):
+            problem = f"layer {i} ({type(layer.mixer).__name__}) keeps a state, and searches go back in a text"
+            require(not layer.mixer.block, "model.pattern", problem, "use a policy whose layers attend")
         self.params = (stored_params(self.config, params), head)
         self.prompt_len, self.vocab_size = prompt_len, self.config.vocab_size
-        self._scale = attention_scale(self.config)
         self._field = field
 
     def contexts(self, problems: int) -> Context:
@@ -134,35 +208,14 @@ class TransformerDecoder:
         """Read one prompt, padded to prompt_len, and keep its keys and values."""
         weights, head = params
         weights, (tokens, length) = computed(self.config, weights), prompt
-        kept: list[tuple[jax.Array, jax.Array]] = []
-        index = jnp.arange(self.prompt_len)
-
-        def attend(
-            layer: int,
-            q: jax.Array,
-            k: jax.Array,
-            v: jax.Array,
-            *,
-            window: int | None = None,
-            softcap: float | None = None,
-        ) -> jax.Array:
-            keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-            kept.append((keys, values))
-            visible = index <= index[:, None]
-            if window is not None:
-                visible = visible & (index > index[:, None] - window)
-            group = q.shape[2] // k.shape[2]
-            queries = cache.split_queries(q, k.shape[2])
-            part = cache.own_block(
-                queries, keys, values, jnp.tile(visible, (group, 1))[None], Limits(self._scale, window, softcap)
-            )
-            return cache.join_queries(cache.finish(part), self.prompt_len).astype(q.dtype)
-
-        hidden, table = hidden_and_head(self.config, weights, tokens[None], index[None], None, self._attends(attend))
+        pasts = [PromptPast(jnp.arange(self.prompt_len)[None]) for _ in range(self.config.n_layers)]
+        output = forward(self.config, weights, tokens[None], pasts[0].positions, pasts=pasts)
+        kept = tuple(past.kept for past in cast(tuple[PromptPast, ...], output.pasts))
+        hidden, table = output.hidden, output.head
         last = jax.lax.dynamic_slice_in_dim(hidden, length - 1, 1, axis=1)
         after = self._outputs(last, table, head)
         outputs = jax.tree.map(lambda all, one: all.at[slot].set(one[0, 0]), contexts.outputs, after)
-        layers = jax.tree.map(lambda all, one: all.at[slot].set(one[0]), contexts.layers, Layers(*zip(*kept)))
+        layers = jax.tree.map(lambda all, one: all.at[slot].set(one[0]), contexts.layers, kept)
         return Context(layers, contexts.length.at[slot].set(length), outputs, contexts.tokens.at[slot].set(tokens))
 
     def start(self, contexts: Context) -> Outputs:
@@ -182,39 +235,22 @@ class TransformerDecoder:
         """One token for every particle: over the problem's prompt and its own suffix, merged by log-sum-exp."""
         weights, head = params
         weights = computed(self.config, weights)
-        held = [jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), caches)]
-        shape = tokens.shape
         flat = length.reshape(-1)
         positions = (contexts.length[:, None] + length).reshape(-1, 1)
+        rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), caches)
+        pasts = [
+            ParticlePast(positions, prompt, own, contexts.length, flat, tokens.shape)
+            for prompt, own in zip(contexts.layers, rows)
+        ]
+        output = forward(self.config, weights, tokens.reshape(-1, 1), positions, pasts=pasts)
+        written = tuple(past.own for past in cast(tuple[ParticlePast, ...], output.pasts))
+        outputs = self._outputs(output.hidden, output.head, head)
+        outputs = jax.tree.map(lambda x: x[:, 0].reshape(*tokens.shape, *x.shape[2:]), outputs)
+        return outputs, jax.tree.map(lambda x: x.reshape(*tokens.shape, *x.shape[1:]), written)
 
-        def attend(
-            layer: int,
-            q: jax.Array,
-            k: jax.Array,
-            v: jax.Array,
-            *,
-            window: int | None = None,
-            softcap: float | None = None,
-        ) -> jax.Array:
-            limits, queries = Limits(self._scale, window, softcap), cache.split_queries(q, k.shape[2])
-            part = self._over_prompt(queries, contexts, layer, positions, shape, limits)
-            keys = cache.write_block(held[0].k[layer], k, flat[:, None])
-            values = cache.write_block(held[0].v[layer], v, flat[:, None])
-            held[0] = held[0].replace(layer, keys, values)
-            index = jnp.arange(keys.shape[2])
-            visible = index <= flat[:, None]
-            if window is not None:
-                visible = visible & (index > flat[:, None] - window)
-            visible = jnp.broadcast_to(visible[:, None], (len(flat), queries.shape[2], keys.shape[2]))
-            part = cache.merge(part, cache.own_block(queries, keys, values, visible, limits))
-            return cache.join_queries(cache.finish(part), 1).astype(q.dtype)
-
-        hidden, table = hidden_and_head(
-            self.config, weights, tokens.reshape(-1, 1), positions, None, self._attends(attend)
-        )
-        outputs = self._outputs(hidden, table, head)
-        outputs = jax.tree.map(lambda x: x[:, 0].reshape(*shape, *x.shape[2:]), outputs)
-        return outputs, jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), held[0])
+    def position_axes(self, caches: Layers) -> Any:
+        """After problems, particles and heads."""
+        return jax.tree.map(lambda _: 3, caches)
 
     def price(self, unit: str) -> Price:
         """FLOPs of matrix products (models.counts.decode_flops), or bytes of keys and values read and written."""
@@ -225,30 +261,6 @@ class TransformerDecoder:
         if two - one != one - nothing:
             raise ConfigError("budget.unit", "flops are no straight line with attention windows", "use tokens")
         return Price(nothing, one - nothing)
-
-    def _attends(self, attend: Any) -> list[Attend]:
-        return [partial(attend, layer) for layer in range(self.config.n_layers)]
-
-    def _over_prompt(
-        self, q: jax.Array, contexts: Context, layer: int, positions: jax.Array, shape: tuple[int, ...], limits: Limits
-    ) -> Partial:
-        """Queries `[problems * particles, kv_heads, m, head_dim]` over their prompts, one product per problem."""
-        problems, particles = shape
-        _, kv_heads, m, head_dim = q.shape
-        grouped = q.reshape(problems, particles, kv_heads, m, head_dim).swapaxes(1, 2)
-        grouped = grouped.reshape(problems, kv_heads, particles * m, head_dim)
-        index = jnp.arange(self.prompt_len)
-        visible = jnp.broadcast_to(index < contexts.length[:, None, None], (problems, particles * m, self.prompt_len))
-        if limits.window is not None:
-            at = jnp.repeat(positions.reshape(problems, particles), m, axis=1)
-            visible = visible & (index > at[..., None] - limits.window)
-        part = cache.own_block(grouped, contexts.layers.k[layer], contexts.layers.v[layer], visible, limits)
-
-        def back(x: jax.Array) -> jax.Array:
-            x = x.reshape(problems, kv_heads, particles, m, *x.shape[3:]).swapaxes(1, 2)
-            return x.reshape(problems * particles, kv_heads, m, *x.shape[4:])
-
-        return jax.tree.map(back, part)
 
     def _outputs(self, hidden: jax.Array, table: Any, head: ValueHead | None) -> Outputs:
         scores = logits(self.config, hidden, table)

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from models.errors import ConfigError
+from scaling import kept
 from search.allocation import CHOSEN, compute_optimal, difficulty
 from search.metrics import Samples, best_of_k, fit_coverage, sample_efficiency, verified_curve
 from search.strategy_table import KEYS, budgets_from, samples_of, strategy_rows, strategy_table
@@ -82,10 +83,15 @@ class Findings:
         return json.dumps(found, indent=1, allow_nan=False)
 
 
-def from_json(text: str, table: pd.DataFrame) -> Findings:
+_AGAIN = "run the study's command again: it is made anew"
+_VALUE = (bool, int, float, str, None)
+_FINDINGS: kept.Shape = [{"title": str, "claim": str, "seen": {str: [_VALUE]}, "holds": _VALUE}]
+
+
+def from_json(text: str | bytes, table: pd.DataFrame) -> Findings:
     """What `Findings.to_json` wrote, with its table."""
     found = []
-    for f in json.loads(text):
+    for f in kept.parsed(text, _FINDINGS, "findings.json", _AGAIN):
         seen = pd.DataFrame({name: [_read(value) for value in column] for name, column in f["seen"].items()})
         found.append(Finding(f["title"], f["claim"], seen, _read(f["holds"])))
     return Findings(tuple(found), table)

@@ -16,9 +16,10 @@ import pandas as pd
 
 import scaling
 from models.errors import ConfigError, require
-from scaling.laws.allocation import SMALLEST
-from scaling.laws.fit import Fit, Interval, check_level
-from scaling.laws.law import Values
+from scaling.fitting.allocation import SMALLEST
+from scaling.fitting.fit import Fit
+from scaling.fitting.fitted import Interval, check_level
+from scaling.fitting.law import Values
 
 BEYOND = 16  # times the most samples that a law was fitted on: further out no plan goes unless asked to
 SIZES, SMALLER, LARGER = 800, 1e-8, 1.5  # model sizes tried, relative to the optimum of training alone

@@ -73,13 +73,14 @@ class Particles:
 
     def extend(
         self,
-        delimiters: Sequence[Sequence[int]] = (),
+        delimiters: Sequence[Sequence[int] | str] = (),
         cap: int | None = None,
         which: Sequence[int] | None = None,
         sampling: Sampling | None = None,
     ) -> dict[int, Step]:
         """Let particles `which` (None: all that can) go on until each has just written a delimiter, `cap` tokens, or
-        has ended; by index. `sampling` replaces the request's for this extension."""
+        has ended; by index. A delimiter is a sequence of tokens, or a text, however tokens cut it. `sampling` replaces
+        the request's for this extension."""
         return extend([self], delimiters, cap, [which], sampling)[0]
 
     def fork(self, ancestors: Sequence[int]) -> None:
@@ -132,7 +133,9 @@ class Particles:
 
     def _fresh(self, lineage: int) -> Sample:
         request = self.request
-        return Sample(self._prompt, lineage, request.seed, request.sampling, request.stop, self._limit)
+        return Sample(
+            self._prompt, lineage, request.seed, request.sampling, request.stop, self._limit, request.stop_texts
+        )
 
     def _discard(self, samples: list[Sample]) -> None:
         for sample in samples:
@@ -141,17 +144,25 @@ class Particles:
             self.engine.ledger.charge(self.request.problem, discarded_tokens=sample.drop())
 
     def _submit(
-        self, delimiters: Sequence[Sequence[int]], cap: int | None, which: Sequence[int], sampling: Sampling | None
+        self,
+        delimiters: Sequence[Sequence[int] | str],
+        cap: int | None,
+        which: Sequence[int],
+        sampling: Sampling | None,
     ) -> dict[int, int]:
         """Hand particles to the engine; their lengths now, by index."""
         require(cap is None or cap >= 1, "cap", f"is {cap}", "give a positive number of tokens, or None")
+        texts = tuple(delimiter for delimiter in delimiters if isinstance(delimiter, str))
+        sequences = [tuple(delimiter) for delimiter in delimiters if not isinstance(delimiter, str)]
+        self.engine.check_texts(texts, "delimiters")
         before = {}
         for i in which:
             sample = self._samples[i]
             if sample in self._ended:
                 continue
             before[i] = len(sample.tokens)
-            sample.stops = (*self.request.stop, *(tuple(delimiter) for delimiter in delimiters))
+            sample.stops = (*self.request.stop, *sequences)
+            sample.stop_texts = (*self.request.stop_texts, *texts)
             sample.limit = self._limit if cap is None else min(self._limit, before[i] + cap)
             sample.sampling = sampling or self.request.sampling
         self.engine.submit([self._samples[i] for i in before])
@@ -176,13 +187,15 @@ class Particles:
         return steps
 
     def _stopped(self, sample: Sample) -> bool:
-        """Whether it wrote one of the request's own stop sequences."""
+        """Whether it wrote one of the request's own stops."""
+        if self.engine.slots.machines.completed(self.request.stop_texts, sample.tokens):
+            return True
         return any(tuple(sample.tokens[-len(stop) :]) == tuple(stop) for stop in self.request.stop)
 
 
 def extend(
     populations: Sequence[Particles],
-    delimiters: Sequence[Sequence[int]] = (),
+    delimiters: Sequence[Sequence[int] | str] = (),
     cap: int | None = None,
     which: Sequence[Sequence[int] | None] | None = None,
     sampling: Sampling | None = None,

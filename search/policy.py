@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,9 @@ from models.config import ModelConfig
 from models.errors import ConfigError, require
 from models.serialize import from_json
 from models.sharding import DEFAULT_RULES, weight_shardings
+from scaling import kept
 from scaling.data import DataConfig, Tokenizer, check_vocabulary, tokenizer_of
+from scaling.sweep.parameters import check_parameters
 from scaling.train.initial import load_initial
 from search.engine.placement import rules_for
 
@@ -33,6 +34,19 @@ class Policy:
     ends: tuple[int, ...]  # token ids that end a generation
     digest: str  # sha256 of the parameters
     source: str  # the directory they were read from
+
+    @property
+    def spelling(self) -> Sequence[bytes]:
+        """Bytes that each token adds to a text that has begun: what an engine and a search need to look for texts."""
+        return self.tokenizer.spelling
+
+    def text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+        """What tokens add to the text of their prompt: what comes after it decides spaces and cut characters."""
+        before = self.tokenizer.decode(prompt)
+        whole = self.tokenizer.decode([*prompt, *tokens])
+        if whole.startswith(before):
+            return whole[len(before) :]
+        return whole[next((i for i, (a, b) in enumerate(zip(before, whole)) if a != b), len(whole)) :]
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
         """Token ids of a conversation that the model is to answer; ConfigError without a chat template."""
@@ -55,10 +69,7 @@ def load_policy(directory: str | Path, mesh: Mesh | None = None) -> Policy:
     require(path.is_dir(), FIELD, f"{directory} is no directory", fix)
     config = path / "config.json"
     require(config.is_file(), FIELD, f"{directory} has no config.json", fix)
-    try:
-        written = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(str(config), f"is not JSON ({error})", "copy the model again") from None
+    written = kept.read(config, dict, "copy the model again")
     if "model_type" in written or "architectures" in written:
         return _hugging_face(path, mesh)
     require("model" in written and "data" in written, FIELD, f"{directory} is no trial and no model", fix)
@@ -73,6 +84,7 @@ def _trial(path: Path, written: dict[str, Any], mesh: Mesh | None) -> Policy:
     if mesh is not None:
         shardings = weight_shardings(transformer.weights(model), rules_for(model, mesh.shape), mesh)
     params, digest = load_initial(path, model, FIELD, shardings)
+    check_parameters(path, FIELD)
     return Policy(model, params, tokenizer, (tokenizer.end_of_document,), digest, str(path))
 
 

@@ -71,8 +71,7 @@ def at_start(outputs: Outputs, shape: tuple[int, int]) -> Outputs:
 
 def position_axes(decoder: Decoder) -> Any:
     """The axis of positions in every array of the decoder's caches."""
-    short, long = (jax.eval_shape(partial(decoder.caches, 1, 1, n)) for n in (1, 2))
-    return jax.tree.map(lambda a, b: next(i for i, n in enumerate(a.shape) if n != b.shape[i]), short, long)
+    return decoder.position_axes(jax.eval_shape(partial(decoder.caches, 1, 1, 1)))
 
 
 def take(population: Population, places: jax.Array) -> Population:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.errors import ConfigError
+from models.errors import ConfigError, require
+from scaling import kept
 from scaling.report import Part, numbers
 from scaling.report.figures import Picture
 from scaling.report.html import Html, Section, badge, code, element, join, paragraph, picture, table
@@ -17,6 +19,7 @@ from search import plots
 from search.findings import Finding, Findings, from_json
 
 FILES = ("table.csv", "findings.json")
+NUMBERS = ("params", "budget", "accuracy", "low", "high")
 
 
 def is_study(directory: Path) -> bool:
@@ -31,12 +34,25 @@ def study_part(directory: Path) -> Part:
         if not file.is_file():
             fix = f"run python -m launch.search --workdir {directory} with its config again: it goes on"
             raise ConfigError(str(directory), f"has no {file.name} yet", fix)
-    rows = pd.read_csv(files[0])
-    findings = from_json(files[1].read_text(encoding="utf-8"), rows)
+    rows = _read_table(files[0])
+    findings = from_json(kept.read_bytes(files[1]), rows)
     drawings = plots.drawings(rows)
     return Part(
         (*files, Path(__file__), Path(plots.__file__)), drawings, lambda pictures: _sections(findings, pictures)
     )
+
+
+def _read_table(file: Path) -> pd.DataFrame:
+    """table.csv; ConfigError when it is not as a study writes it."""
+    fix = "run the study's command again: it is made anew"
+    try:
+        rows = pd.read_csv(io.BytesIO(kept.read_bytes(file, fix)))
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(str(file), f"is damaged ({str(error).splitlines()[0]})", fix) from None
+    numeric = {name for name in NUMBERS if name in rows and pd.api.types.is_numeric_dtype(rows[name])}
+    missing = sorted(({"task", "strategy"} - set(rows.columns)) | (set(NUMBERS) - numeric))
+    require(not missing, str(file), f"is damaged (its {missing and missing[0]} is missing or no number)", fix)
+    return rows
 
 
 def _sections(findings: Findings, pictures: Mapping[str, Picture]) -> list[Section]:

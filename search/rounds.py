@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from models.errors import require
 from search import population as particles
 from search.config import SearchConfig
 from search.decoder import Decoder, Outputs
 from search.engine import sampling
 from search.engine.decode import lineage_keys
 from search.engine.sampling import SamplingRows
+from search.engine.text_stop import Spelling, just_completed, machine
 from search.population import ENDED, FORCED, FULL, GOING, Population
 from search.strategies.strategy import Choice, Strategy
 from search.verifiers.scorer import Judge, Scorer
@@ -92,17 +94,47 @@ class Rows(NamedTuple):
     writer: jax.Array
 
 
+class Written:
+    """Whether particles have just written one of the tokens or texts of a field of the config."""
+
+    def __init__(self, field: str, given: tuple[int | str, ...], spelling: Spelling, vocab_size: int):
+        tokens = [token for token in given if not isinstance(token, str)]
+        texts = [text for text in given if isinstance(text, str)]
+        self._tokens = jnp.isin(jnp.arange(vocab_size), jnp.asarray(tokens or [-1]))
+        self._width = max((len(text.encode()) for text in texts), default=0)
+        if texts:
+            field, problem = f"search.{field}", "holds texts, but the search does not know those of tokens"
+            require(len(spelling) > 0, field, problem, "give Searcher(spelling=policy.spelling)")
+            made = machine(texts, spelling, vocab_size)
+            made.check(texts, field)
+            self._moves = jnp.asarray(made.moves)
+
+    def __call__(self, rows: Population, token: jax.Array) -> jax.Array:
+        """`[problems, width]` bool; `token` is the last of the rows' own."""
+        found = self._tokens[token]
+        if not self._width:
+            return found
+        return found | just_completed(self._moves, rows.tokens, rows.length, self._width)
+
+
 class Rounds:
     """The pure functions of a search; see `search.searcher.Searcher` for what runs them."""
 
-    def __init__(self, decoder: Decoder, strategy: Strategy, scorer: Scorer | Judge, config: SearchConfig):
+    def __init__(
+        self,
+        decoder: Decoder,
+        strategy: Strategy,
+        scorer: Scorer | Judge,
+        config: SearchConfig,
+        spelling: Spelling = (),
+    ):
         self.decoder, self.strategy, self.scorer, self.config = decoder, strategy, scorer, config
         self._settings = sampling.stack_rows([config.sampling], decoder.vocab_size)
         if strategy.lookahead or strategy.tempers:  # the program must know other temperatures
             filters = dataclasses.replace(self._settings.filters, greedy=True, tempered=True)
             self._settings = dataclasses.replace(self._settings, filters=filters)
-        self._delimiter = jnp.isin(jnp.arange(decoder.vocab_size), jnp.asarray(config.delimiters or (-1,)))
-        self._end = jnp.isin(jnp.arange(decoder.vocab_size), jnp.asarray(config.ends or (-1,)))
+        self._delimiter = Written("delimiters", config.delimiters, spelling, decoder.vocab_size)
+        self._end = Written("ends", config.ends, spelling, decoder.vocab_size)
         self._axes = particles.position_axes(decoder)
         self._prices = {u: decoder.price(u) for u in ("flops", "bytes") if config.budget and config.budget.unit == u}
 
@@ -365,11 +397,11 @@ class Rounds:
         place = jnp.minimum(rows.length - live, c.max_tokens - 1)
         outputs, caches = self.decoder.step(params[0], state.contexts, rows.caches, jnp.maximum(token, 0), place)
         rows = rows._replace(outputs=_where(live, outputs, rows.outputs), caches=caches)
-        ended = live & (self._end[token] | rows.outputs.ended)
+        ended = live & (self._end(rows, token) | rows.outputs.ended)
         queue = (picked.forced >= 0).sum(-1)
         waiting = rows.length - picked.rows.length < queue  # forced tokens are one piece
         capped = False if c.tokens_per_step is None else rows.length - begin >= c.tokens_per_step
-        boundary = live & (ended | ((self._delimiter[token] | capped) & ~waiting) | (rows.length >= c.max_tokens))
+        boundary = live & (ended | ((self._delimiter(rows, token) | capped) & ~waiting) | (rows.length >= c.max_tokens))
         rows, taken = _stepped(rows, boundary), taken + boundary
         begin = jnp.where(boundary, rows.length, begin)
         full = (rows.length >= c.max_tokens) | (rows.steps >= c.max_steps) | stuck

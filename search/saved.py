@@ -19,7 +19,7 @@ import numpy as np
 import safetensors.numpy
 
 from models.errors import ConfigError, require
-from scaling.sweep.results import write_atomically
+from scaling.kept import write_atomically
 from search import population as particles
 from search.rounds import Rounds, Rows, State
 

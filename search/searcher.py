@@ -19,6 +19,7 @@ from models.errors import ConfigError, require
 from search.config import SearchConfig
 from search.decoder import Decoder
 from search.engine.program import Program
+from search.engine.text_stop import Spelling
 from search.ledger import Cost, Ledger
 from search.population import ENDED, FORCED
 from search.rounds import Rounds, Rows, State
@@ -114,7 +115,8 @@ class Searcher:
     decoder: the policy. scorer: on the device, where whole searches then run as one program; or a function of the host
     (`HostScores`), which is asked once per round. mesh: problems are shared among the devices of its `data` axis.
     host_flops: FLOPs of each token in a host function's `Verdicts`. What those took is known only afterwards, so that a
-    budget may be overrun by what the last round's verdicts cost.
+    budget may be overrun by what the last round's verdicts cost. spelling: bytes of every token, for delimiters and
+    ends that are texts (`Policy.spelling`).
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class Searcher:
         scorer: Scorer | Judge | HostScores | None = None,
         mesh: Mesh | None = None,
         host_flops: float = 0.0,
+        spelling: Spelling = (),
     ):
         on_device = scorer is None or hasattr(scorer, "flops_per_token")
         self._host_scores: Any = None if on_device or not strategy.scored else scorer
@@ -133,7 +136,7 @@ class Searcher:
             device_scorer.flops_per_token = host_flops
         require(not strategy.scored or scorer is not None, "scorer", f"{strategy.name} needs one", "give a scorer")
         self.config, self.strategy, self.decoder = config, strategy, decoder
-        self.rounds = Rounds(decoder, strategy, device_scorer, config)
+        self.rounds = Rounds(decoder, strategy, device_scorer, config, spelling)
         self.params: Any = (decoder.params, device_scorer.params)
         self.ledger = Ledger()
         self._scorer_flops = device_scorer.flops_per_token

@@ -58,6 +58,10 @@ class TreeDecoder:
         """The node after every token, `[problems, particles, length]` int32."""
         return jnp.zeros((problems, particles, length), jnp.int32)
 
+    def position_axes(self, caches: jax.Array) -> int:
+        """The last."""
+        return caches.ndim - 1
+
     def step(
         self, params: Any, contexts: TreeContext, caches: jax.Array, tokens: jax.Array, length: jax.Array
     ) -> tuple[Outputs, jax.Array]:

@@ -125,9 +125,11 @@ class SlurmExecutor(Executor):
         self.retries, self.pulse = Retries(partial(progress_of, order.directory)), Pulse(order.directory)
         count = min(order.workers or 1, jobs)
         self.codes, self.jobs, self.restart_at, self.alive = {}, {}, {}, set()
-        kept = order.directory / "logs" / "slurm.json"
-        if kept.exists():
-            self.jobs = json.loads(kept.read_text(encoding="utf-8"))
+        from scaling import kept
+
+        before = kept.read_or_none(order.directory / "logs" / "slurm.json", {str: str})
+        if before is not None:
+            self.jobs = before
             self.answered = time.monotonic()
             self._look()
             self.jobs = {name: job for name, job in self.jobs.items() if name in self.alive}
@@ -152,7 +154,7 @@ class SlurmExecutor(Executor):
         require(done.returncode == 0, "--sbatch", problem, "see sinfo, or correct --partition and --sbatch")
         self.jobs |= dict.fromkeys(names, done.stdout.split(";")[0].strip())
         self.alive |= set(names)
-        from scaling.sweep.results import write_atomically
+        from scaling.kept import write_atomically
 
         write_atomically(logs / "slurm.json", json.dumps(self.jobs))
         self.answered = time.monotonic()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from models.errors import ConfigError, nearest, require
-from models.serialize import digest
+from models.serialize import added, digest
 from scaling.tasks.text import TaskText
 from scaling.typed import at_most, typed
 
@@ -71,9 +71,9 @@ class DataConfig:
     loss_mask: Literal["none", "completion"] = "none"  # "completion": tokens of the prompt carry no loss
     heldout_fraction: float = 0.05  # of the documents, and of the pieces of long ones
     cache_dir: str | None = None  # None: $XDG_CACHE_HOME/isoflop, or ~/.cache/isoflop
-    root: str | None = None  # the folder that relative paths of a config start from; None: the working directory. A run
-    # directory fills it in, so that a worker started elsewhere reads the same text
     seed: int = 0  # of the order of the training windows, where data is used by itself: a run takes train.seed
+    root: str | None = added(None)  # the folder that relative paths of a config start from; None: the working
+    # directory. A run directory fills it in, so that a worker started elsewhere reads the same text
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mixture", _sources(self.mixture))

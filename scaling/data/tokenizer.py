@@ -14,7 +14,7 @@ import numpy as np
 import tokenizers
 
 from models.errors import ConfigError, nearest, require
-from models.huggingface_tokenizer import token_bytes
+from models.huggingface.tokenizer import spelling, token_bytes
 from scaling.data.config import BYTE_VOCABULARY
 
 END_OF_DOCUMENT = "<|endoftext|>"
@@ -50,6 +50,10 @@ class Tokenizer(Protocol):
     def token_bytes(self) -> np.ndarray:
         """Bytes of text that each id stands for [vocab_size] int32, 0 for the end of a document."""
 
+    @property
+    def spelling(self) -> Sequence[bytes]:
+        """What each id adds to a text that has begun."""
+
 
 @dataclass(frozen=True)
 class ByteTokenizer:
@@ -71,6 +75,10 @@ class ByteTokenizer:
     @property
     def token_bytes(self) -> np.ndarray:
         return (np.arange(self.vocab_size) != self.end_of_document).astype(np.int32)
+
+    @property
+    def spelling(self) -> Sequence[bytes]:
+        return tuple(bytes([byte]) for byte in range(self.vocab_size))
 
 
 class FileTokenizer:
@@ -104,6 +112,10 @@ class FileTokenizer:
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
         return token_bytes(self._tokenizer)
+
+    @functools.cached_property
+    def spelling(self) -> Sequence[bytes]:
+        return spelling(self._tokenizer)
 
     def save(self, path: str | Path) -> None:
         """Write tokenizer.json."""

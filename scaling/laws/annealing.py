@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from models.errors import ConfigError
-from scaling.laws.law import Law
+from scaling.fitting.law import Law
 
 DECAY = 0.999          # lambda of the paper
 

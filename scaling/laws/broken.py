@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.laws.fit import Fit, fit
+from scaling.fitting.fit import Fit, fit
+from scaling.fitting.law import Law
+from scaling.fitting.runs import Runs, as_table, missing
 from scaling.laws.general import softplus
-from scaling.laws.law import Law
-from scaling.laws.runs import Runs, as_table, missing
 
 HELD_OUT = 0.2
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.errors import ConfigError, nearest
+from scaling.fitting.law import Law, register
 from scaling.laws import (
     annealing,
     broken,
@@ -40,7 +40,6 @@ from scaling.laws import (
     testtime,
 )
 from scaling.laws.chinchilla import CHINCHILLA
-from scaling.laws.law import Law
 
 CATALOGUE: tuple[Law, ...] = (
     CHINCHILLA, *general.LAWS, *kaplan.LAWS, *hestness.LAWS, *critical_batch.LAWS, *overtraining.LAWS,
@@ -55,11 +54,4 @@ CATALOGUE: tuple[Law, ...] = (
 )
 
 
-def by_name(name: str) -> Law:
-    """The law of that name; ConfigError listing all of them when there is none."""
-    laws = {law.name: law for law in CATALOGUE}
-    if name not in laws:
-        near = nearest(name, laws)
-        hint = f"did you mean {near!r}? " if near else ""
-        raise ConfigError("law", f"{name!r} is not known", f"{hint}have {', '.join(laws)}")
-    return laws[name]
+register(CATALOGUE)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.laws.law import Law
+from scaling.fitting.law import Law
 
 
 def compute_exponent(p: Any) -> float:

@@ -17,9 +17,9 @@ from scipy import special
 from scipy.special import gammaln
 
 from models.errors import ConfigError
-from scaling.laws.fit import Interval
-from scaling.laws.law import Law, Values
-from scaling.laws.serialize import reading, write
+from scaling.fitting.fitted import Interval
+from scaling.fitting.law import Law, Values
+from scaling.fitting.serialize import reading, write
 
 COVERAGE_POWER = Law(
     name="coverage_power",

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError
-from scaling.laws.fit import Fit, fit
-from scaling.laws.law import Law
-from scaling.laws.runs import Runs, as_table, missing
+from scaling.fitting.fit import Fit, fit
+from scaling.fitting.law import Law
+from scaling.fitting.runs import Runs, as_table, missing
 
 UNITS = dict(batch_tokens="tokens per step", steps="steps", loss="nats/token", critical_batch="tokens per step")
 LEVELS = 4            # loss levels and batch sizes below which the two fits are not overdetermined

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError
-from scaling.laws.fit import Fit, fit
-from scaling.laws.law import Law
-from scaling.laws.runs import Runs, as_table, missing
+from scaling.fitting.fit import Fit, fit
+from scaling.fitting.law import Law
+from scaling.fitting.runs import Runs, as_table, missing
 
 UNITS = dict(params="parameters", tokens="tokens, repetitions included", unique_tokens="tokens", loss="nats/token")
 

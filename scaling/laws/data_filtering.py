@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.laws.law import Law
+from scaling.fitting.law import Law
 
 # Utilities have halved many times by then; the samples of later epochs are counted as worthless.
 MAX_EPOCHS = 64

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from scaling.fitting.runs import Runs, as_table, missing
 from scaling.laws.power import power_law
-from scaling.laws.runs import Runs, as_table, missing
 
 UNITS = dict(flops="FLOP", learning_rate="peak learning rate", batch_tokens="tokens per step",
              flops_per_token="FLOP per token without embeddings", tokens="tokens")

@@ -14,10 +14,10 @@ import numpy as np
 from scipy.optimize import brentq
 
 from models.errors import ConfigError
-from scaling.laws.fit import Fit
-from scaling.laws.law import Law, Values
-from scaling.laws.quantile import quantile_regression, records
-from scaling.laws.runs import Runs, as_table, numbers
+from scaling.fitting.fit import Fit
+from scaling.fitting.law import Law, Values
+from scaling.fitting.quantile import quantile_regression, records
+from scaling.fitting.runs import Runs, as_table, numbers
 
 DENSITY_TREND = Law(
     name="densing",

@@ -15,8 +15,8 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
 from models.errors import ConfigError
-from scaling.laws.fit import Fit
-from scaling.laws.law import Law
+from scaling.fitting.fit import Fit
+from scaling.fitting.law import Law
 
 COD = Law(
     name="difficulty_cluster",

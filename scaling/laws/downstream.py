@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import expit
 
-from scaling.laws.law import Law
+from scaling.fitting.law import Law
 
 GADRE_ERROR = Law(
     name="gadre_error",

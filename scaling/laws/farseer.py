@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError
-from scaling.laws.fit import Fit, fit
+from scaling.fitting.fit import Fit, fit
+from scaling.fitting.law import Law
+from scaling.fitting.runs import Runs, as_table, missing
 from scaling.laws.hestness import HESTNESS
-from scaling.laws.law import Law
-from scaling.laws.runs import Runs, as_table, missing
 
 REFERENCE = 1e9               # parameters at which the three curves are anchored
 SIZES, DATA = 4, 4            # below these a curve through the sizes, or a power law per size, is not overdetermined

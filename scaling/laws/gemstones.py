@@ -6,7 +6,7 @@ reported as on its bound, never as a coefficient. Cluster by run: rows are check
 
 from __future__ import annotations
 
-from scaling.laws.law import Law
+from scaling.fitting.law import Law
 
 # four exponents on a product grid: a wider spacing than for two, since a Newton run covers the gap
 EXPONENTS = (0.08, 0.2, 0.4, 0.7, 1.2)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from scaling.fitting.fit import Fit, fit
+from scaling.fitting.law import Law
+from scaling.fitting.runs import Runs
 from scaling.laws.chinchilla import CHINCHILLA, compute_exponent, token_exponent
-from scaling.laws.fit import Fit, fit
-from scaling.laws.law import Law
-from scaling.laws.runs import Runs
 
 
 def softplus(u: Any) -> Any:

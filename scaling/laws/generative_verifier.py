@@ -15,9 +15,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from models.errors import ConfigError
-from scaling.laws.fit import Fit, fit
+from scaling.fitting.fit import Fit, fit
+from scaling.fitting.runs import Runs, as_table, numbers
 from scaling.laws.power import power_law
-from scaling.laws.runs import Runs, as_table, numbers
 
 SOURCE = "Singhi et al. 2025 (arXiv:2504.01005)"
 

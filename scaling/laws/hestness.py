@@ -6,7 +6,7 @@ Published exponents lie between -.35 and -.07; below six sizes over two decades 
 
 from __future__ import annotations
 
-from scaling.laws.law import Law
+from scaling.fitting.law import Law
 
 HESTNESS = Law(
     name="hestness",

@@ -15,8 +15,8 @@ from scipy.stats import beta as beta_distribution
 from scipy.stats import norm
 
 from models.errors import ConfigError
-from scaling.laws.fit import Interval
-from scaling.laws.law import Law
+from scaling.fitting.fitted import Interval
+from scaling.fitting.law import Law
 
 VERIFIED_ACCURACY = Law(
     name="verified_accuracy",

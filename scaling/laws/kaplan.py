@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from scaling.laws.derivatives import value_of
-from scaling.laws.law import Law
+from scaling.fitting.derivatives import value_of
+from scaling.fitting.law import Law
 
 PF_DAY = 8.64e19                # FLOP
 UNITS = dict(params_nonembed="parameters without embeddings", tokens="tokens", pf_days="PF-days", steps="steps",

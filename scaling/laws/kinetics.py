@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from scaling.laws.law import Law
-from scaling.laws.runs import Runs, as_table, numbers
+from scaling.fitting.law import Law
+from scaling.fitting.runs import Runs, as_table, numbers
 
 B200_INTENSITY = 562.5      # FLOP/byte: 4.5 PFLOP/s over 8 TB/s, the device of the published numbers
 

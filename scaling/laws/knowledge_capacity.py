@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from models.errors import ConfigError
-from scaling.laws.law import Law
-from scaling.laws.runs import Runs, as_table, numbers
+from scaling.fitting.law import Law
+from scaling.fitting.runs import Runs, as_table, numbers
 
 KNOWLEDGE_CAPACITY = Law(
     name="knowledge_capacity",

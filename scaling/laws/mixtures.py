@@ -12,8 +12,8 @@ import numpy as np
 from scipy.optimize import minimize
 
 from models.errors import ConfigError
-from scaling.laws.fit import Fit
-from scaling.laws.law import Law, Values
+from scaling.fitting.fit import Fit
+from scaling.fitting.law import Law, Values
 
 
 def mixture_law(domains: Sequence[str], output: str = "loss", name: str | None = None) -> Law:

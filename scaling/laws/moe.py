@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.laws.law import Law
+from scaling.fitting.law import Law
 
 
 def routed(p: Any, x: Any) -> Any:

@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from models.errors import ConfigError
-from scaling.laws.fit import Fit, fit
-from scaling.laws.law import Law, Values
-from scaling.laws.runs import Runs, as_table, missing, numbers
+from scaling.fitting.fit import Fit, fit
+from scaling.fitting.law import Law, Values
+from scaling.fitting.runs import Runs, as_table, missing, numbers
 
 
 def capability_link(components: int) -> Law:

@@ -6,7 +6,7 @@ Residuals are taken in the loss itself. Four parameters: five runs fit it, ten o
 
 from __future__ import annotations
 
-from scaling.laws.law import Law
+from scaling.fitting.law import Law
 
 OVERTRAINING = Law(
     name="overtraining",

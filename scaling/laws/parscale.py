@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scaling.laws.law import Law
+from scaling.fitting.law import Law
 
 PARSCALE = Law(
     name="parscale",

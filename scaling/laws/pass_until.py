@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scaling.laws.grouped import GroupedFit, fit_groups
-from scaling.laws.law import Law
-from scaling.laws.runs import Runs
+from scaling.fitting.grouped import GroupedFit, fit_groups
+from scaling.fitting.law import Law
+from scaling.fitting.runs import Runs
 
 PASS_UNTIL = Law(
     name="pass_until",

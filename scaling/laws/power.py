@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from scaling.laws.law import Law
+from scaling.fitting.law import Law
 
 EXPONENT_STARTS = (-1.0, -0.5, -0.2, 0.0, 0.2, 0.5, 1.0)
 

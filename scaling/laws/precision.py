@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.laws.law import Law
+from scaling.fitting.law import Law
 
 BITS = dict(weight_bits="bits", activation_bits="bits", cache_bits="bits", post_bits="bits")
 UNITS = dict(params="parameters", tokens="tokens", loss="nats/token", degradation="nats/token", **BITS)

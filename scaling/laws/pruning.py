@@ -15,9 +15,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from models.errors import ConfigError
-from scaling.laws.fit import Fit, fit
+from scaling.fitting.fit import Fit, fit
+from scaling.fitting.runs import Runs, as_table, missing
 from scaling.laws.hestness import HESTNESS
-from scaling.laws.runs import Runs, as_table, missing
 
 
 def pruning_envelope(runs: Runs, tokens: ArrayLike, *, share: str = "share_kept",

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from models.errors import ConfigError
-from scaling.laws.fit import Fit
-from scaling.laws.law import Law
+from scaling.fitting.fit import Fit
+from scaling.fitting.law import Law
 
 AXES = ("documents", "shots", "iterations")
 

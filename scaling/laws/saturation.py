@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from models.errors import ConfigError
-from scaling.laws.law import Law
+from scaling.fitting.law import Law
 
 SATURATION = Law(
     name="saturation",

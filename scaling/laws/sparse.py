@@ -6,7 +6,7 @@ weights that are not. Ten parameters for three inputs: the certificate says whic
 
 from __future__ import annotations
 
-from scaling.laws.law import Law
+from scaling.fitting.law import Law
 
 EXPONENTS = (0.1, 0.25, 0.5, 0.9)
 

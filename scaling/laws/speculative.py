@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.laws.law import Law
+from scaling.fitting.law import Law
 
 ACCEPTANCE = Law(
     name="speculative_acceptance",

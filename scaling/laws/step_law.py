@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError
-from scaling.laws.fit import Fit, fit
+from scaling.fitting.fit import Fit, fit
+from scaling.fitting.runs import Runs, as_table, missing
 from scaling.laws.power import power_law
-from scaling.laws.runs import Runs, as_table, missing
 
 UNITS = dict(params_nonembed="parameters without embeddings", tokens="tokens", learning_rate="peak learning rate",
              batch_tokens="tokens per step")

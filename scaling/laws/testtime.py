@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scaling.laws.law import Law
+from scaling.fitting.law import Law
 
 TEST_TIME = Law(
     name="test_time",

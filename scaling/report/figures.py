@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from scaling.laws.fit import Fit
+from scaling.fitting.fit import Fit
 from scaling.report import plots, style
 from scaling.report.frontier import isoflop_curves, isoflop_frontier
 from scaling.report.record import RunRecord, is_surface

@@ -9,9 +9,9 @@ import pandas as pd
 from scipy.optimize import nnls
 
 from models.errors import ConfigError
-from scaling.laws.fit import Fit
-from scaling.laws.frontier import Frontier, isoflop_minima, parabola
-from scaling.report.record import budgets, mean_loss
+from scaling.fitting.fitted import Fitted
+from scaling.fitting.frontier import Frontier, isoflop_minima, parabola
+from scaling.report.record import budgets
 
 MIN_SIZES = 4  # as isoflop_minima asks for: three points determine a parabola, and leave nothing to doubt it by
 RESAMPLES = 200  # per budget: enough for a 90 % interval of an exponent
@@ -103,7 +103,7 @@ def flops_per_token(runs: pd.DataFrame, params: np.ndarray) -> np.ndarray:
     return (np.asarray(params, float)[..., None] ** powers) @ weights
 
 
-def optimal_path(fit: Fit, runs: pd.DataFrame, flops: np.ndarray) -> pd.DataFrame:
+def optimal_path(fit: Fitted, runs: pd.DataFrame, flops: np.ndarray) -> pd.DataFrame:
     """The fitted law's optimum at each compute [c]: columns flops, params, tokens, loss.
 
     Minimises L(N, C / flops_per_token(N)) on a grid in ln N refined by a parabola, so it needs no 6ND rule.
@@ -111,11 +111,12 @@ def optimal_path(fit: Fit, runs: pd.DataFrame, flops: np.ndarray) -> pd.DataFram
     budget = np.asarray(flops, float)
     sizes = np.geomspace(runs["params"].min() / 1e3, runs["params"].max() * 1e3, 600)
     cost = flops_per_token(runs, sizes)
-    loss = mean_loss(fit, sizes, budget[:, None] / cost)  # [c, sizes]
+    loss = fit.law(fit.params, params=sizes, tokens=budget[:, None] / cost)  # [c, sizes]
     lowest = np.clip(np.argmin(loss, axis=1), 1, len(sizes) - 2)
     left, middle, right = (loss[np.arange(len(budget)), lowest + step] for step in (-1, 0, 1))
     curvature = left - 2 * middle + right
     shift = 0.5 * (left - right) / np.where(curvature > 0, curvature, np.inf)
     params = sizes[lowest] * (sizes[1] / sizes[0]) ** np.clip(shift, -1, 1)
     tokens = budget / flops_per_token(runs, params)
-    return pd.DataFrame({"flops": budget, "params": params, "tokens": tokens, "loss": mean_loss(fit, params, tokens)})
+    loss = fit.law(fit.params, params=params, tokens=tokens)
+    return pd.DataFrame({"flops": budget, "params": params, "tokens": tokens, "loss": loss})

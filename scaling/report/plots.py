@@ -1,7 +1,7 @@
 """The report's figures. Each draws on the axes it is given (or makes some) and returns them, so notebooks can use it.
 
 `runs` is a results table (one row per trial: params, tokens, flops, loss, ...); rows without a finite loss are left
-out. `fit` is a scaling.laws.Fit of a law L(N, D). N is `params`, D `tokens`, C `flops`, L `loss` in nats/token.
+out. `fit` is a fit of a law L(N, D). N is `params`, D `tokens`, C `flops`, L `loss` in nats/token.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from models.errors import ConfigError
-from scaling.laws.fit import Fit
-from scaling.laws.runs import missing
+from scaling.fitting.fitted import Fitted
+from scaling.fitting.runs import missing
 from scaling.report import numbers, style
 from scaling.report.frontier import IsoflopCurve, flops_per_token, isoflop_curves, isoflop_frontier, optimal_path
-from scaling.report.record import mean_loss
 
 MAX_LEGEND = 9  # budgets; more than that are read off a colour bar
 MAX_INTERVALS = 20  # rows of plot_intervals: the largest runs
@@ -125,7 +124,7 @@ def _hollow(ax: Axes, marker: str, label: str, size: float = 7) -> Line2D:
     return Line2D([], [], ls="", marker=marker, ms=size, color="none", mec=style.ink(ax), label=label)
 
 
-def plot_frontier(runs: pd.DataFrame, fit: Fit | None = None, ax: Axes | None = None, reach: float = 10.0) -> Axes:
+def plot_frontier(runs: pd.DataFrame, fit: Fitted | None = None, ax: Axes | None = None, reach: float = 10.0) -> Axes:
     """Compute-optimal N*(C) and D*(C): the isoFLOP minima, the power law through them, and the fitted law's optimum.
 
     reach: how far beyond the largest run (in compute) the lines go.
@@ -168,14 +167,14 @@ def plot_frontier(runs: pd.DataFrame, fit: Fit | None = None, ax: Axes | None = 
     return ax
 
 
-def plot_surface(fit: Fit, runs: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def plot_surface(fit: Fitted, runs: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """The fitted L(N, D) as contours, the runs on it in the colour of their measured loss, and the optimal path."""
     ax = _axes(ax, (7.2, 4.9))
     fitted, held_out = _split(runs)
     table = pd.concat([fitted, held_out])
     n_limits, d_limits = (_pad_limits(table[c].to_numpy(float), 0.13) for c in ("params", "tokens"))
     n, d = np.geomspace(*n_limits, 120), np.geomspace(*d_limits, 120)
-    surface = mean_loss(fit, n[None, :], d[:, None])
+    surface = fit.law(fit.params, params=n[None, :], tokens=d[:, None])
     norm = LogNorm(min(surface.min(), table["loss"].min()), max(surface.max(), table["loss"].max()))
     colours = style.ramp(ax).reversed()
     levels = MaxNLocator(nbins=18, steps=[1, 2, 2.5, 5, 10]).tick_values(surface.min(), surface.max())
@@ -240,12 +239,15 @@ def _label_places(n: np.ndarray, d: np.ndarray, surface: np.ndarray, levels: Seq
     return places
 
 
-def plot_residuals(fit: Fit, runs: pd.DataFrame, axes: np.ndarray | None = None) -> np.ndarray:
+def plot_residuals(fit: Fitted, runs: pd.DataFrame, axes: np.ndarray | None = None) -> np.ndarray:
     """Measured over fitted loss, in percent, against N, D and C, and their normal quantiles; axes [2, 2]."""
     if axes is None:
         axes = plt.figure(figsize=(8.4, 5.8), layout="constrained").subplots(2, 2)
     groups = [(label, t) for label, t in zip(("fitted", "held out"), _split(runs)) if len(t)]
-    residuals = {label: 100 * (t["loss"] / mean_loss(fit, t["params"], t["tokens"]) - 1) for label, t in groups}
+    residuals = {
+        label: 100 * (t["loss"] / fit.law(fit.params, params=t["params"], tokens=t["tokens"]) - 1)
+        for label, t in groups
+    }
     kinds: dict[str, tuple[str, Literal["count", "flops"]]] = {
         "params": ("parameters N", "count"),
         "tokens": ("training tokens D", "count"),
@@ -287,7 +289,7 @@ def _quantiles(ax: Axes, residuals: pd.Series) -> None:
 
 
 def plot_predictions(
-    predictions: pd.DataFrame, runs: pd.DataFrame | None = None, fit: Fit | None = None, ax: Axes | None = None
+    predictions: pd.DataFrame, runs: pd.DataFrame | None = None, fit: Fitted | None = None, ax: Axes | None = None
 ) -> Axes:
     """Measured against predicted loss of the held-out runs, with intervals; the fitted runs stand by in the back.
 
@@ -298,7 +300,7 @@ def plot_predictions(
     extremes = [tested[c].to_numpy(float) for c in ("mean", "low", "high", "measured")]
     if runs is not None and fit is not None:
         fitted, _ = _split(runs)
-        back = mean_loss(fit, fitted["params"], fitted["tokens"])
+        back = fit.law(fit.params, params=fitted["params"], tokens=fitted["tokens"])
         ax.plot(back, fitted["loss"], "o", color=style.ink(ax, 0.28), ms=5, mew=0, label="fitted run")
         extremes += [back, fitted["loss"].to_numpy(float)]
     limits = _pad_limits(np.concatenate(extremes), 0.06, log=False)
@@ -358,7 +360,11 @@ def plot_intervals(predictions: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def plot_scaling(
-    fit: Fit, runs: pd.DataFrame, predictions: pd.DataFrame | None = None, ax: Axes | None = None, interval: float = 0.9
+    fit: Fitted,
+    runs: pd.DataFrame,
+    predictions: pd.DataFrame | None = None,
+    ax: Axes | None = None,
+    interval: float = 0.9,
 ) -> Axes:
     """Loss against compute: the fitted law's optimum L*(C) with its prediction interval, and what was measured.
 
@@ -366,8 +372,8 @@ def plot_scaling(
     """
     ax = _axes(ax)
     fitted, held_out = _split(runs)
-    foretold = predictions if predictions is not None else pd.DataFrame(columns=["flops", "mean", "low", "high"])
-    top = max([fitted["flops"].max(), *held_out["flops"], *foretold["flops"].dropna()])
+    predicted = predictions if predictions is not None else pd.DataFrame(columns=["flops", "mean", "low", "high"])
+    top = max([fitted["flops"].max(), *held_out["flops"], *predicted["flops"].dropna()])
     low, high = fitted["flops"].min() / 1.3, top * 2
     grid = np.geomspace(low, high, 50)
     path = optimal_path(fit, fitted, grid)
@@ -379,11 +385,11 @@ def plot_scaling(
         ax.fill_between(grid, band.low, band.high, color=blue, alpha=0.2, lw=0, label=words)
     ax.plot(grid, path["loss"], color=blue, lw=2, label="law at the optimal size")
     ax.plot(fitted["flops"], fitted["loss"], "o", color=style.ink(ax, 0.35), ms=4.5, mew=0, label="fitted runs")
-    if len(foretold):
-        spread = np.abs(foretold[["low", "high"]].to_numpy(float).T - foretold["mean"].to_numpy(float))
+    if len(predicted):
+        spread = np.abs(predicted[["low", "high"]].to_numpy(float).T - predicted["mean"].to_numpy(float))
         ax.errorbar(
-            foretold["flops"],
-            foretold["mean"],
+            predicted["flops"],
+            predicted["mean"],
             yerr=spread,
             fmt="_",
             color=orange,

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError
-from scaling.laws.fit import Fit
+from scaling import kept, tables
+from scaling.fitting.fit import Fit
 
 NUMERIC = ("params", "params_nonembed", "tokens", "unique_tokens", "flops", "loss", "bpb", "wall_s", "devices")
 TEXT = ("trial", "sweep", "status", "error", "device", "config")
@@ -141,8 +139,7 @@ def failure(error: Any) -> tuple[str, str]:
 
 def _read_config(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        return config if isinstance(config, dict) else {}
+        return kept.read(path, dict)
     except FileNotFoundError:
         notes.append("config.json is missing: the sweep's own settings are not shown.")
     except (ValueError, OSError) as e:
@@ -154,25 +151,25 @@ def _read_data(path: Path, notes: list[str]) -> dict[str, Any]:
     """Dataset.record by key from manifest.json; empty where there is none."""
     file = path / "manifest.json"
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))["data"] if file.is_file() else {}
+        data = kept.read(file, {"data": {str: dict}})["data"] if file.exists() else {}
         return {key: record for key, record in data.items() if "sources" in record}
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, OSError) as e:
         notes.append(f"manifest.json cannot be read ({e}).")
         return {}
 
 
 def _read_results(path: Path, notes: list[str]) -> pd.DataFrame:
     try:
-        runs = pd.read_parquet(path)
-    except FileNotFoundError:
-        notes.append("results.parquet is missing: no trial has finished yet.")
-        runs = pd.DataFrame()
+        runs = tables.read(path).to_pandas() if path.exists() else None
     except (ValueError, OSError) as e:
         notes.append(f"results.parquet cannot be read ({e}).")
         runs = pd.DataFrame()
+    if runs is None:
+        notes.append("results.parquet is missing: no trial has finished yet.")
+        runs = pd.DataFrame()
     for name in NUMERIC:
         column = runs[name] if name in runs else pd.Series(np.nan, index=runs.index)
-        runs[name] = pd.to_numeric(column, errors="coerce").astype(float)
+        runs[name] = pd.to_numeric(column.where(column.map(np.isscalar)), errors="coerce").astype(float)
     for name in TEXT:
         column = runs[name] if name in runs else pd.Series("", index=runs.index)
         runs[name] = column.astype(object).where(column.notna(), "").astype(str)
@@ -186,14 +183,14 @@ def _read_predictions(path: Path, notes: list[str]) -> pd.DataFrame:
     damaged = 0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            row = json.loads(line)
+            row = kept.parsed(line, {"inputs": dict}, path)
             if row.get("late"):
                 continue  # its run had been trained before
             words = {name: str(row.get(name, "")) for name in ("trial", "law", "time", "commit")}
             inputs = {name: float(row["inputs"].get(name, math.nan)) for name in ("params", "tokens", "flops")}
-            foretold = {name: float(row[name]) for name in ("mean", "low", "high", "interval")}
-            rows.append({**words, **inputs, **foretold, "fitted_on": row.get("fitted_on")})
-        except (ValueError, KeyError, TypeError, AttributeError):
+            predicted = {name: float(row[name]) for name in ("mean", "low", "high", "interval")}
+            rows.append({**words, **inputs, **predicted, "fitted_on": row.get("fitted_on")})
+        except (ValueError, KeyError, TypeError, OverflowError):
             damaged += 1
     if damaged:
         notes.append(f"predictions.jsonl has {damaged} unreadable line(s); they were left out.")
@@ -228,17 +225,17 @@ def _read_metrics(path: Path, trial: str, notes: list[str]) -> pd.DataFrame | No
     file = path / "trials" / trial / "metrics.jsonl"
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
         try:
-            row = json.loads(line)
-        except ValueError:
-            break  # a line cut short by a crash is the last one
-        if isinstance(row, dict) and "loss" in row:
+            row = kept.parsed(line, dict, file)
+        except ConfigError:
+            continue  # cut short by a crash, or damaged since
+        if "loss" in row:
             rows.append({name: _number(row.get(name)) for name in ("step", "tokens", "flops", "loss")})
     return pd.DataFrame(rows) if rows else None
 
 
 def _number(value: Any) -> float:
     """A JSON value as a number; NaN for null and anything else that is none."""
-    return float(value) if isinstance(value, (int, float)) else math.nan
+    return float(value) if isinstance(value, (int, float)) and abs(value) < 2**63 else math.nan
 
 
 def _read_fit(path: Path, notes: list[str]) -> Fit | None:
@@ -246,7 +243,7 @@ def _read_fit(path: Path, notes: list[str]) -> Fit | None:
         return None
     try:
         return Fit.from_json(path)
-    except (ValueError, KeyError, TypeError, OSError) as e:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, OSError) as e:
         notes.append(f"fit.json cannot be used ({e}).")
         return None
 
@@ -254,9 +251,3 @@ def _read_fit(path: Path, notes: list[str]) -> Fit | None:
 def is_surface(fit: Fit | None) -> bool:
     """Whether the fit is a law L(N, D), which the surface, frontier and residual figures need."""
     return fit is not None and set(fit.law.inputs) == {"params", "tokens"} and fit.law.output == "loss"
-
-
-def mean_loss(fit: Fit, params: Sequence[float] | np.ndarray, tokens: Sequence[float] | np.ndarray) -> np.ndarray:
-    """The fitted law's loss (nats/token) at arrays of N and D of one shape."""
-    n, d = np.broadcast_arrays(np.asarray(params, float), np.asarray(tokens, float))
-    return np.asarray(fit.law.predict(fit.params, SimpleNamespace(params=n, tokens=d)), float)

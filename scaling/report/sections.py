@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.laws.certificate import Certificate
-from scaling.laws.fit import Fit, Interval
-from scaling.laws.objectives import Objective
+from scaling.fitting.certificate import Certificate
+from scaling.fitting.fit import Fit
+from scaling.fitting.fitted import Interval
+from scaling.fitting.objectives import Objective
 from scaling.report import numbers
 from scaling.report.figures import Picture
 from scaling.report.frontier import IsoflopCurve, isoflop_curves, isoflop_frontier
 from scaling.report.html import Html, Section, badge, code, element, join, paragraph, picture, table
 from scaling.report.plots import usable
 from scaling.report.record import RunRecord, failure, is_surface
-from scaling.sweep.directory import AGAIN
+from scaling.sweep.directory import RETRY
 
 Pictures = Mapping[str, Picture]
 LEVEL = 0.9  # of every interval in the report, predictions aside, which carry their own
@@ -46,7 +47,7 @@ def _no_surface(run: RunRecord) -> str | None:
 def headline(run: RunRecord, pictures: Pictures) -> Section:
     """What was trained, what was predicted, what was measured, and whether the interval held."""
     parts: list[object] = [paragraph(_trained(run), class_="headline")]
-    parts += [paragraph(*words, class_="headline") for words in _foretold(run)]
+    parts += [paragraph(*words, class_="headline") for words in _held_out_prediction(run)]
     failed = len(run.of_role("failed"))
     if failed:
         link = element("a", "the list", href="#failed")
@@ -80,7 +81,7 @@ def _trained(run: RunRecord) -> str:
     return f"{numbers.plural(len(fitted), 'transformer')} of {sizes} parameters were trained at {budgets}."
 
 
-def _foretold(run: RunRecord) -> list[list[object]]:
+def _held_out_prediction(run: RunRecord) -> list[list[object]]:
     if not len(run.predictions):
         return [["No held-out run was predicted."]] if run.plans_budgets else []
     said: list[list[object]] = []
@@ -377,7 +378,7 @@ def failed(run: RunRecord, pictures: Pictures) -> Section:
     if not len(trials):
         return Section("failed", title, paragraph("None." if len(run.runs) else "No trial has finished."))
     rows = [_failed(row) for row in trials.itertuples()]
-    return Section("failed", title, join([table(rows, {"trial", "reason"}), paragraph(f"{AGAIN}.", class_="note")]))
+    return Section("failed", title, join([table(rows, {"trial", "reason"}), paragraph(f"{RETRY}.", class_="note")]))
 
 
 def _failed(row: Any) -> dict[str, object]:

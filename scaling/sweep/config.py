@@ -25,7 +25,7 @@ Value = bool | int | float | str | None
 
 @dataclass(frozen=True)
 class Prediction:
-    """A held-out run: how much more compute than the largest fitted run, and how its loss is foretold.
+    """A held-out run: how much more compute than the largest fitted run, and how its loss is predicted.
 
     Its shape is the width among `widths` that the law likes best at that compute; its prediction is written before
     it starts.

@@ -1,7 +1,8 @@
 """RunDirectory: what a sweep keeps on disk, and who may write to it.
 
 config.json        the resolved SweepConfig
-stacks.json        which trials share a program, in the order they are taken; fixed once written
+stacks.json        which trials share a program, in the order they are taken; fixed once written; trials and stacks
+                   carry their ids, hashes of what they are, which tell when the file was changed
 manifest.json      digest of each data that trials are trained on, by DataConfig.key
 results.parquet    one row per trial
 predictions.jsonl  appended before each held-out run
@@ -16,23 +17,29 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from models.errors import ConfigError, require
 from models.serialize import from_json, to_json
+from scaling import kept
+from scaling.kept import write_atomically
 from scaling.sweep.config import SweepConfig
 from scaling.sweep.lease import Presence
 from scaling.sweep.queue import ordered
-from scaling.sweep.results import Results, write_atomically
+from scaling.sweep.results import Results
 from scaling.sweep.stack import Stack, make_stacks
 from scaling.sweep.trial import BOOKKEEPING, Trial, default_of, override
 
 OPERATIONAL = ("workers", "limits.trial_s", "priorities", "prediction")  # beside the bookkeeping of trials
 GROWING = ("points", "isoflop", "seeds")
-AGAIN = "to train a failed trial again, change what failed it, delete its trials/ID/result.json and repeat the command"
+RETRY = "to train a failed trial again, change what failed it, delete its trials/ID/result.json and repeat the command"
+
+AGAIN = "delete it and run the sweep's command again: it is made anew"
+_STACKS: kept.Shape = [{"trials": [{"id": str, "config": dict, "labels": dict}], "trunks": [(int, None)], "id?": str}]
+_NUMBERS = ("fraction", "seconds", "tokens", "flops", "peak_flops", "time")
+_REPORT: kept.Shape = {"stack?": str, "device?": str} | {f"{name}?": float for name in _NUMBERS}
 
 
 class RunDirectory:
@@ -88,25 +95,30 @@ class RunDirectory:
         return {trial["id"] for entry in self._entries() for trial in entry["trials"]} - tests
 
     def claim(self, config: SweepConfig, data: Mapping[str, Mapping[str, Any]]) -> None:
-        """Make this the directory of `config` on these data; ConfigError when it is another's.
+        """Make this the directory of `config` on these data, unless it is already; ConfigError if another's.
 
-        data: Dataset.record by DataConfig.key. What may change takes its new value.
+        data: Dataset.record by DataConfig.key. What may change takes its new value. Of several that start at once, one
+        makes it, and the others are compared with what that one wrote.
         """
+        digests = {key: record["digest"] for key, record in data.items()}
         self.check_owner(config)
-        self.check_data({key: record["digest"] for key, record in data.items()}, known=False)
-        self._keep("config.json", to_json(config))
-        self._keep("manifest.json", {"data": self.data() | dict(data)})
-
-    def _keep(self, name: str, content: dict[str, Any]) -> None:
-        path = self.path / name
-        if not path.exists() or read_json(path) != content:
-            write_atomically(path, json.dumps(content, indent=1))
+        kept.create(self.path / "config.json", json.dumps(to_json(config), indent=1))
+        kept.create(self.path / "manifest.json", json.dumps({"data": dict(data)}, indent=1))
+        self.check_owner(config)
+        self.check_data(digests, known=False)
+        for name, content in (("config.json", to_json(config)), ("manifest.json", {"data": self.data() | dict(data)})):
+            if kept.read(self.path / name, dict) != content:
+                write_atomically(self.path / name, json.dumps(content, indent=1))
 
     def config(self) -> SweepConfig:
         """The sweep that owns this directory."""
         path = self.path / "config.json"
         require(path.exists(), str(self.path), "is no run directory: config.json is missing", "check --workdir")
-        return from_json(SweepConfig, read_json(path))
+        saved = kept.read(path, dict)
+        try:
+            return from_json(SweepConfig, saved)
+        except ConfigError as error:
+            raise ConfigError(str(path), f"is damaged ({error.field} {error.problem})", kept.RESTORE) from None
 
     def check_data(self, data: Mapping[str, str], known: bool = True) -> None:
         """Refuse data that is not what the sweep began with.
@@ -124,11 +136,7 @@ class RunDirectory:
     def data(self) -> dict[str, dict[str, Any]]:
         """What the sweep is trained on: Dataset.record by DataConfig.key."""
         path = self.path / "manifest.json"
-        found = read_json(path) if path.exists() else {"data": {}}
-        data: Any = found.get("data") if isinstance(found, dict) else None
-        whole = isinstance(data, dict) and all(isinstance(r, dict) and "digest" in r for r in data.values())
-        require(whole, str(path), "does not hold the digest of each data", "restore it, or start in a new directory")
-        return data
+        return kept.read(path, {"data": {str: {"digest": str}}})["data"] if path.exists() else {}
 
     # -- stacks -----------------------------------------------------------------------------------------------
 
@@ -142,6 +150,7 @@ class RunDirectory:
         """Add the stacks of trials that have none yet; those written before keep their grouping, but take the mesh."""
         entries = self._entries()
         before = json.dumps(entries)
+        _stacks(entries, self.path / "stacks.json")
         known = {trial["id"]: trial for entry in entries for trial in entry["trials"]}
         new = [t for t in trials if t.id not in known]
         for trial in trials:
@@ -149,26 +158,20 @@ class RunDirectory:
                 known[trial.id]["config"] = to_json(trial)
         for stack in ordered(make_stacks(new, stack_size), priorities or {}):
             members = [{"id": t.id, "config": to_json(t), "labels": labels.get(t.id, {})} for t in stack.trials]
-            entries.append({"trials": members, "trunks": list(stack.trunks)})
+            entries.append({"id": stack.id, "trials": members, "trunks": list(stack.trunks)})
         if json.dumps(entries) != before:
             write_atomically(self.path / "stacks.json", json.dumps(entries, indent=1))
 
     def _entries(self) -> list[dict[str, Any]]:
         path = self.path / "stacks.json"
-        return read_json(path) if path.exists() else []
+        return kept.read(path, _STACKS, AGAIN) if path.exists() else []
 
     def stacks(self) -> list[Stack]:
-        """Every stack, in the order in which workers take them."""
+        """Every stack, in the order in which workers take them; ConfigError when stacks.json is damaged."""
         path = self.path / "stacks.json"
         seen = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
         if seen is None or seen != self._seen:
-            self._seen, self._stacks = (
-                seen,
-                [
-                    Stack(tuple(from_json(Trial, t["config"]) for t in entry["trials"]), tuple(entry["trunks"]))
-                    for entry in self._entries()
-                ],
-            )
+            self._seen, self._stacks = seen, _stacks(self._entries(), path)
         return list(self._stacks)
 
     def labels(self) -> dict[str, dict[str, Any]]:
@@ -189,10 +192,12 @@ class RunDirectory:
 
     def predictions(self) -> list[dict[str, Any]]:
         """The predictions written so far."""
-        path = self.path / "predictions.jsonl"
+        path, fix = self.path / "predictions.jsonl", "delete this line, if its run has not begun, or restore the file"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        lines = kept.read_bytes(path, fix).split(b"\n")
+        whole = [(i, line) for i, line in enumerate(lines, 1) if line.strip() and (i < len(lines) or line[-1:] == b"}")]
+        return [kept.parsed(line, {"trial": str, "mean?": float}, f"{path}:{i}", fix) for i, line in whole]
 
     def append_prediction(self, prediction: dict[str, Any], trial: Trial) -> None:
         """Write one prediction to disk before the run that tests it, `trial`, may start; that run's config first."""
@@ -202,32 +207,48 @@ class RunDirectory:
 
     def predicted_trials(self) -> list[Trial]:
         """The runs that test the predictions."""
-        paths = [self.path / "trials" / p["trial"] / "config.json" for p in self.predictions()]
-        return [from_json(Trial, read_json(path)) for path in paths]
+        return [
+            _trial(kept.read(path, dict), name, path)
+            for name in dict.fromkeys(prediction["trial"] for prediction in self.predictions())
+            if (path := self.path / "trials" / name / "config.json")
+        ]
 
     def write_progress(self, worker: str, state: dict[str, Any]) -> None:
         """What a worker is doing, for displays; may be lost in a crash."""
-        path = self.path / "progress" / f"{worker}.json"
-        path.parent.mkdir(exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(state), encoding="utf-8")
-        os.replace(partial, path)
+        write_atomically(self.path / "progress" / f"{worker}.json", json.dumps(state), durable=False)
 
     def read_progress(self) -> dict[str, dict[str, Any]]:
-        """Worker -> its last report."""
-        reports = {}
-        for path in sorted(self.path.glob("progress/*.json")):
-            with contextlib.suppress(json.JSONDecodeError, FileNotFoundError):
-                reports[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-        return reports
+        """Worker -> its last report; damaged ones are left out."""
+        found = {path.stem: kept.read_or_none(path, _REPORT) for path in sorted(self.path.glob("progress/*.json"))}
+        return {name: report for name, report in found.items() if report is not None}
 
 
-def read_json(path: Path) -> Any:
-    """What a file of a run directory holds; ConfigError when it is damaged."""
+def _stacks(entries: Sequence[Mapping[str, Any]], path: Path) -> list[Stack]:
+    """The entries of stacks.json as stacks; ConfigError when one is not what its id says, or a trial is there twice."""
+    found: list[Stack] = []
+    for i, entry in enumerate(entries):
+        trials, trunks = tuple(_trial(t["config"], t["id"], path, AGAIN) for t in entry["trials"]), entry["trunks"]
+        whole = len(trunks) == len(trials) > 0 and all(t is None or 0 <= t < len(trials) for t in trunks)
+        require(whole, str(path), f"is damaged ([{i}].trunks does not fit its trials)", AGAIN)
+        stack = Stack(trials, tuple(trunks))
+        problem = f"is damaged ([{i}] is not the stack that its id names)"
+        require(entry.get("id", stack.id) == stack.id, str(path), problem, AGAIN)
+        found.append(stack)
+    ids = [trial.id for stack in found for trial in stack.trials]
+    twice = next((name for name in ids if ids.count(name) > 1), "") if len(set(ids)) < len(ids) else ""
+    require(not twice, str(path), f"is damaged (trial {twice} is there twice)", AGAIN)
+    return found
+
+
+def _trial(config: Mapping[str, Any], name: str, path: Path, fix: str = kept.RESTORE) -> Trial:
+    """The trial of this id from its config; ConfigError when that is another's."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise ConfigError(str(path), f"is damaged ({e})", "restore it, or start in a new directory") from None
+        trial = from_json(Trial, config)
+    except ConfigError as error:
+        raise ConfigError(str(path), f"is damaged (trial {name}: {error.field} {error.problem})", fix) from None
+    problem = f"is damaged, or of another version (trial {name} has the config of {trial.id})"
+    require(trial.id == name, str(path), problem, fix)
+    return trial
 
 
 def _essence(config: SweepConfig) -> SweepConfig:

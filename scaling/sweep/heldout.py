@@ -1,4 +1,4 @@
-"""The held-out run of a sweep: which shape, and what the fitted law foretells of it, before it is trained."""
+"""The held-out run of a sweep: which shape, and what the fitted law predicts of it, before it is trained."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from models import counts
 from models.errors import ConfigError, require
 from models.serialize import to_json
 from scaling import laws
+from scaling.kept import write_atomically
 from scaling.sweep.config import SweepConfig
 from scaling.sweep.directory import RunDirectory
 from scaling.sweep.isoflop import Isoflop, at_budget
-from scaling.sweep.results import write_atomically
 from scaling.sweep.trial import Trial, override
 
 
@@ -67,7 +67,7 @@ def heldout_trial(config: SweepConfig, directory: RunDirectory) -> tuple[laws.Fi
     runs = fitted_runs(directory)
     fit = laws.fit(plan.law, runs, objective=plan.objective, bootstrap=plan.bootstrap, seed=config.train.seed)
     write_atomically(directory.path / "fit.json", fit.to_json())
-    return fit, min(candidates(config), key=lambda trial: foretold(fit, trial, plan.interval).mean)
+    return fit, min(candidates(config), key=lambda trial: loss_prediction(fit, trial, plan.interval).mean)
 
 
 def fitted_runs(directory: RunDirectory) -> pd.DataFrame:
@@ -100,7 +100,7 @@ def _unbounded(plan: Isoflop) -> Isoflop:
     return Isoflop(plan.budgets, plan.widths, 1e-9, 1e9, plan.learning_rate_exponent, plan.tolerance, plan.min_steps)
 
 
-def foretold(fit: laws.Fit, trial: Trial, interval: float) -> laws.Prediction:
+def loss_prediction(fit: laws.Fit, trial: Trial, interval: float) -> laws.Prediction:
     """The law's prediction of a trial's loss."""
     inputs = law_inputs(trial)
     return fit.predict(interval, **{name: inputs[name] for name in fit.law.inputs})  # type: ignore[arg-type]
@@ -119,7 +119,7 @@ def law_inputs(trial: Trial) -> dict[str, float]:
 def predict(config: SweepConfig, fit: laws.Fit, trial: Trial, directory: RunDirectory) -> dict[str, Any]:
     """The line of predictions.jsonl for `trial`; `late` when that run has been trained already, so it tests nothing."""
     assert config.prediction is not None
-    prediction = foretold(fit, trial, config.prediction.interval)
+    prediction = loss_prediction(fit, trial, config.prediction.interval)
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git_commit(),

@@ -12,7 +12,6 @@ and comes back sees that number and ends on the spot (exit code LOST), before it
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -24,11 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from scaling import kept
+
 BEAT_S = 5.0
 SILENCE_S = float(os.environ.get("ISOFLOP_LEASE_S", "60"))  # network file systems show a change after 30 s at most
 LOST = 76  # exit code of a process that was silent for so long that another took over
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP)
 _STATE = 12  # bytes of the second line of a file, which is changed in place: that works on a full disk, too
+_WORKER: kept.Shape = {"id": str, "name": str, "host": str, "process": int, "kernel": str, "started": float}
 _HELD, _RELEASED, _ENDED = "held", "released", "ended"
 
 
@@ -134,7 +135,7 @@ class Presence:
             if not released and not self._gone(holder):
                 return False
         target = self.directory / f"{name}.0" if path is None else _next(path)
-        if not _create(target, self.directory / f".{self.id}", _content(self.id, _HELD)):
+        if not kept.create(target, _content(self.id, _HELD), durable=False):
             return False
         self.held[name] = target
         return True
@@ -183,8 +184,8 @@ class Presence:
 def read_worker(path: Path) -> Worker | None:
     """What the process with this presence file said last; None when the file is not there or not readable."""
     try:
-        first, second, *_ = path.read_text(encoding="utf-8").split("\n")
-        return Worker(**json.loads(first), count=second.strip())
+        first, second, *_ = kept.read_bytes(path).decode().split("\n")
+        return Worker(**kept.parsed(first, _WORKER, path), count=second.strip())
     except (OSError, ValueError, TypeError):
         return None
 
@@ -203,7 +204,7 @@ def is_dead(path: Path, worker: Worker) -> bool | None:
     if worker.kernel != _kernel():
         return None
     try:
-        with open(path, "rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that observers do not see each other
         return True
     except BlockingIOError:
@@ -226,33 +227,10 @@ def holders(directory: Path) -> dict[str, str]:
 def _read_lease(path: Path) -> tuple[str, bool]:
     """(worker, whether it was released); ("", False) while it is being written."""
     try:
-        first, second, *_ = path.read_text(encoding="utf-8").split("\n")
+        first, second, *_ = kept.read_bytes(path).decode().split("\n")
         return first, second.strip() == _RELEASED
     except (OSError, ValueError):
         return "", False
-
-
-def _create(target: Path, partial: Path, content: bytes) -> bool:
-    """Make `target` with `content` in one step; False when it is there already."""
-    partial.write_bytes(content)
-    try:
-        os.link(partial, target)
-        return True
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if partial.stat().st_nlink == 2:  # over NFS the answer may be lost after the link was made
-            return True
-        if error.errno not in NO_LINKS:
-            raise
-    finally:
-        partial.unlink(missing_ok=True)
-    try:
-        with open(target, "xb") as file:
-            file.write(content)
-        return True
-    except FileExistsError:
-        return False
 
 
 def _next(path: Path) -> Path:

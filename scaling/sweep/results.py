@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from models.errors import ConfigError
+from scaling import kept, tables
 
 # name -> (unit or meaning, Arrow type); free columns follow, in alphabetical order
 COLUMNS: dict[str, tuple[str, pa.DataType]] = {
@@ -35,52 +36,63 @@ COLUMNS: dict[str, tuple[str, pa.DataType]] = {
     "config": ("resolved config, JSON", pa.string()),
 }
 TIMES_AND_DEVICES = ("wall_s", "device", "devices")  # outside bit-equality
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write text or bytes so that a reader or a crash sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as f:
-            f.write(content.encode() if isinstance(content, str) else content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)  # a full disk has no room for half a file
-        raise
+_JSON = {"string": str, "int64": int, "double": float}
+_SCALAR = (bool, int, float, str, None)
+_ROW: kept.Shape = {str: _SCALAR} | {f"{name}?": (_JSON[str(kind)], None) for name, (_, kind) in COLUMNS.items()}
+_ROW |= {"trial": str, "status": str, "seed": int, "params": int, "flops": float, "loss": (float, None)}
+_STATES = ("done", "failed", "stopped")
 
 
 class Results:
-    """The rows of a run directory: `trials/<id>/result.json` each, `results.parquet` together."""
+    """The rows of a run directory: `trials/<id>/result.json` each, `results.parquet` together.
+
+    A row that is damaged, or another trial's, is as if it were not there: it costs its trial, which is trained again,
+    and not the table.
+    """
 
     def __init__(self, directory: str | Path):
         self.directory = Path(directory)
+        self._seen: dict[str, tuple[tuple[int, ...], dict[str, Any] | None]] = {}  # trial -> its file, what it held
 
     def _row_path(self, trial: str) -> Path:
         return self.directory / "trials" / trial / "result.json"
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Keep one trial's row; the second writer of a trial changes nothing."""
+        """Keep one trial's row; the second writer of a trial changes nothing, unless the first one's is damaged."""
         path = self._row_path(row["trial"])
-        if not path.exists():
-            write_atomically(path, json.dumps(dict(row), indent=1))
+        if path.exists() and self.get(row["trial"]) is None:
+            os.replace(path, path.with_name("result.damaged.json"))
+        kept.create(path, json.dumps(kept.sealed(row), indent=1))
 
     def has(self, trial: str) -> bool:
         """Whether a trial has finished, done or failed."""
-        return self._row_path(trial).exists()
+        return self.get(trial) is not None
 
     def get(self, trial: str) -> dict[str, Any] | None:
-        """The row of a finished (done or failed) trial, or None."""
+        """The row of a finished (done or failed) trial, or None; a damaged file is told of once."""
         path = self._row_path(trial)
-        if not path.exists():
-            return None
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as e:
-            fix = "delete this file and run the same command again"
-            raise ConfigError(str(path), f"is damaged ({e})", fix) from None
+            found = path.stat()
+        except OSError:
+            return None
+        stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+        before = self._seen.get(trial)
+        if before is None or before[0] != stamp:
+            self._seen[trial] = before = (stamp, self._read(path, trial))
+        return None if before[1] is None else dict(before[1])
+
+    def _read(self, path: Path, trial: str) -> dict[str, Any] | None:
+        fix = "its trial counts as not done, and the sweep's command trains it again"
+        try:
+            row = kept.opened(kept.read(path, _ROW, fix), path, fix)
+            if row["trial"] != trial or row["status"] not in _STATES:
+                raise ConfigError(str(path), f"is of trial {row['trial']}, {row['status']}", fix)
+        except FileNotFoundError:
+            return None
+        except ConfigError as error:
+            logging.warning("%s", error)
+            return None
+        return row
 
     def table(self) -> pa.Table:
         """All rows, in the order of (flops, params, seed, trial); units in the field metadata."""
@@ -91,22 +103,26 @@ class Results:
         fields = [pa.field(name, kind, metadata={"unit": unit}) for name, (unit, kind) in COLUMNS.items()]
         arrays = [pa.array([row.get(f.name) for row in rows], f.type) for f in fields]
         for name in free:
-            arrays.append(pa.array([row.get(name) for row in rows]))
+            arrays.append(_column([row.get(name) for row in rows]))
             fields.append(pa.field(name, arrays[-1].type))
         return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
     def write(self) -> Path:
         """Collect the rows into `results.parquet`, atomically; unchanged rows give an unchanged file."""
-        path = self.directory / "results.parquet"
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        pq.write_table(self.table(), partial)
-        if path.exists() and path.read_bytes() == partial.read_bytes():
-            partial.unlink()
-        else:
-            os.replace(partial, path)
+        path, content = self.directory / "results.parquet", tables.parquet(self.table())
+        if not path.exists() or path.read_bytes() != content:
+            kept.write_atomically(path, content)
         return path
 
     def frame(self, columns: Iterable[str] | None = None) -> pd.DataFrame:
         """The rows as a DataFrame (all columns by default)."""
         frame = self.table().to_pandas()
         return frame if columns is None else frame[list(columns)]
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """Values of a free column; what has no type in common becomes text."""
+    try:
+        return pa.array(values)
+    except pa.ArrowException:
+        return pa.array([None if value is None else str(value) for value in values])

@@ -16,8 +16,10 @@ from models import counts, transformer
 from models.serialize import to_json
 from models.sharding import DEFAULT_RULES, make_mesh, weight_shardings
 from scaling.data import Dataset, prepare
+from scaling.kept import write_atomically
 from scaling.sweep.card import card
-from scaling.sweep.results import Results, write_atomically
+from scaling.sweep.parameters import check_parameters
+from scaling.sweep.results import Results
 from scaling.sweep.stack import Stack
 from scaling.sweep.trial import Trial, override
 from scaling.train.checkpoint import Checkpoints
@@ -153,6 +155,7 @@ def _initial(trial: Trial, mesh: Mesh) -> tuple[Any, str] | None:
         return None
     weights = transformer.weights(trial.model.resolved())
     shardings = weight_shardings(weights, DEFAULT_RULES, mesh) if mesh.size > 1 else None
+    check_parameters(trial.init_from, "train.init_from")
     return load_initial(trial.init_from, trial.model, shardings=shardings)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +13,7 @@ from typing import Any, TypeVar
 from models import counts
 from models.config import ModelConfig
 from models.errors import require
-from models.serialize import field_types, join, located, to_json, unknown_field
+from models.serialize import digest, field_types, join, located, unknown_field
 from models.sharding import AXES, MeshConfig
 from scaling.data import DataConfig
 from scaling.data.config import under
@@ -37,7 +35,6 @@ BOOKKEEPING = (
     *PLACEMENT,
 )
 REPLACED = {"data.seed": "train.seed"}  # fields of a config for other uses -> what a run reads instead
-UNHASHED = ("root",)  # of `data`: bookkeeping that came after the first ids, which must stay what they are
 
 
 @dataclass(frozen=True)
@@ -73,10 +70,7 @@ class Trial:
     def id(self) -> str:
         """12 hex digits of the sha256 of the resolved config, bookkeeping fields aside."""
         defaults = {path: default_of(type(self), path) for path in BOOKKEEPING}
-        tree = to_json(override(self.resolved(), defaults))
-        tree["data"] = {name: value for name, value in tree["data"].items() if name not in UNHASHED}
-        text = json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)  # as models.serialize.canonical
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return digest(override(self.resolved(), defaults))[:12]
 
     def set_by(self, field: str) -> str | None:
         """The field that a run reads in place of this one, which says nothing then; None: it reads this one."""

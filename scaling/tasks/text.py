@@ -42,6 +42,11 @@ class CharTokenizer:
     def digest(self) -> str:
         return hashlib.sha256(f"characters, 0 ends a document: {self.alphabet}".encode()).hexdigest()
 
+    @property
+    def spelling(self) -> tuple[bytes, ...]:
+        """What each id adds to a text: its character, and nothing for the end of a document."""
+        return (b"", *(letter.encode("utf-8", "surrogatepass") for letter in self.alphabet))
+
     def encode(self, text: str) -> np.ndarray:
         """Token ids [characters] int32.
 

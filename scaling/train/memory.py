@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from models import transformer
+from models.channels.experts import Experts
 from models.config import ModelConfig
 from models.cross_entropy import ACCELERATOR_LOGITS, CPU_LOGITS
 from models.pipeline import Schedule
@@ -124,9 +125,9 @@ def _schedule(train: TrainConfig, sizes: Mapping[str, int]) -> Schedule | None:
 def _hidden(config: ModelConfig) -> int:
     """Feed-forward features computed for one token: of all experts that it is sent to, empty slots included."""
     assert config.d_ff
-    if config.moe is None:
+    moe = next((part for part in config.layers[-1].parts if isinstance(part, Experts)), None)
+    if moe is None:
         return config.d_ff
-    moe = config.moe
     slots = moe.top_k * (moe.capacity_factor if moe.dispatch == "capacity" else 1)
     return math.ceil((slots + moe.shared) * (moe.d_ff or config.d_ff))
 
@@ -300,10 +301,10 @@ def gathered_bytes(share: Share, weights: Iterable[Weight]) -> int:
     return total
 
 
-def block_weights(share: Share) -> dict[str, list[Weight]]:
-    """The matrices of one block: those of attention, and those of the feed-forward block."""
-    tree = transformer.block_weights(share.model)
-    return {part: [w for _, w in walk(tree[part]) if w.role == "matrix"] for part in ("attention", "feedforward")}
+def block_weights(share: Share) -> list[Weight]:
+    """The matrices of one block, of the last layer's kind."""
+    parts, stream = share.model.layers[-1].parts, share.model.stream
+    return [w for part in parts for _, w in walk(part.weights(stream)) if w.role == "matrix"]
 
 
 def _layer(share: Share, platform: str) -> int:
@@ -383,10 +384,10 @@ def _block(share: Share, platform: str) -> int:
     """One block's backward pass: gathered weights, activations computed again, a gradient before it is scattered."""
     c, tokens, item, fsdp = share.model, share.tokens, share.itemsize, share.sizes["fsdp"]
     parts = block_weights(share)
-    gathered = gathered_bytes(share, parts["attention"] + parts["feedforward"]) if fsdp > 1 else 0
+    gathered = gathered_bytes(share, parts) if fsdp > 1 else 0
     hidden = (HIDDEN_COPIES if c.gated else HIDDEN_COPIES - 2) * share.hidden
     stream = STREAM_COPIES * c.d_model + 2 * share.attention + 2 * share.key_values
-    largest = max(gathered_bytes(share, [w]) for w in parts["attention"] + parts["feedforward"]) * FLOAT32 // item
+    largest = max(gathered_bytes(share, [w]) for w in parts) * FLOAT32 // item
     reduced = RING_SHARDS * largest // fsdp if _in_rings(share) else largest + largest // fsdp
     read = _tick(share, platform) if share.schedule and share.schedule.kind != "1f1b" else 0  # from those of all ticks
     return (hidden + stream) * tokens * item + _scores(share, platform) + gathered + reduced + read
@@ -404,7 +405,7 @@ def _forward(share: Share, platform: str) -> int:
         return 0
     parts = block_weights(share)
     once = schedule.kind == "gpipe" and share.sizes["fsdp"] > 1
-    gathered = share.layers * gathered_bytes(share, parts["attention"] + parts["feedforward"]) if once else 0
+    gathered = share.layers * gathered_bytes(share, parts) if once else 0
     return gathered + _tick(share, platform) + _gates(share.model) * share.hidden * share.tokens * share.itemsize
 
 

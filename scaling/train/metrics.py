@@ -9,6 +9,11 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from models.errors import ConfigError
+from scaling import kept
+
+_ROW: kept.Shape = {"step": int, str: (float, None)}
+
 
 class MetricsWriter:
     """Appends rows to DIR/metrics.jsonl and DIR/tensorboard; opening it at a step drops the rows after that step.
@@ -41,12 +46,12 @@ class MetricsWriter:
 
 
 def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """(line, row) of every complete row; a line cut short by a crash is dropped."""
+    """(line, row) of every whole row; a line cut short by a crash, or damaged since, is passed over."""
     rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append((line + "\n", json.loads(line)))
-            except json.JSONDecodeError:
-                break
+    for text in kept.read_bytes(path).split(b"\n") if path.exists() else []:
+        try:
+            row = kept.parsed(text, _ROW, path)
+        except ConfigError:
+            continue
+        rows.append((text.decode() + "\n", row))
     return rows

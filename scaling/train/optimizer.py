@@ -88,8 +88,10 @@ def make_optimizer(
         rate = learning_rate(schedule, state.step, hyper)
         updates = {path: -rate * multiplier[path] * direction[path] for path in g}
         for path in g:
-            if declared[path].role in ("matrix", "head"):
+            if declared[path].role in ("matrix", "head", "conv"):
                 updates[path] -= rate * hyper.weight_decay * w[path].astype(jnp.float32)
+            elif declared[path].role == "balance":  # its gradient says which way, not how far
+                updates[path] = -declared[path].step * jnp.sign(g[path])
         return unflatten_dict(updates), OptimizerState(count, unflatten_dict(m), unflatten_dict(v))
 
     return optax.GradientTransformation(init, update)

@@ -50,7 +50,7 @@ def check_mesh(model: ModelConfig, train: TrainConfig, sizes: Mapping[str, int])
     fix = f"use a multiple of {size['context']}"
     require(train.seq_len % size["context"] == 0, "train.seq_len", problem, fix)
     if size["expert"] > 1:
-        require(model.moe is not None, "mesh.expert", "the model has no experts", "use 1, or set model.moe")
+        require(model.routed, "mesh.expert", "the model has no experts", "use 1, or set model.moe")
     by_hand = [axis for axis in ("stage", "context", "expert") if size[axis] > 1]
     problem = f"trials side by side cannot share a program with {' and '.join(by_hand)}"
     require(size["trial"] == 1 or not by_hand, "mesh.trial", problem, "use 1: trials then run one after the other")
@@ -70,6 +70,12 @@ def _check_pipeline(model: ModelConfig, train: TrainConfig, size: Mapping[str, i
     problem = f"{model.n_layers} layers do not divide into {runs} equal runs ({stages} stages x {train.rounds} rounds)"
     require(model.n_layers % runs == 0, "mesh.stage", problem, f"use stages x rounds that divide {model.n_layers}")
     require(model.scan_layers, "model.scan_layers", "is off, but stages hold stacked layers", "set it to true")
+    repeats = model.repeats
+    outside = model.n_layers - repeats.period * repeats.groups
+    problem = f"{outside} layers stand outside of the pattern's {repeats.groups} repeats, which stages divide"
+    require(not outside, "mesh.stage", problem, "use 1, or a pattern that repeats over all layers")
+    problem = f"{repeats.groups} repeats of the pattern do not divide into {runs} equal runs"
+    require(repeats.groups % runs == 0, "mesh.stage", problem, f"use stages x rounds that divide {repeats.groups}")
 
 
 class Placement:

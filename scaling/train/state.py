@@ -15,7 +15,7 @@ class TrainState(NamedTuple):
     failed_step: int32, the step whose loss or gradient was not finite or spiked; -1 while healthy.
     loss_sum, loss_count: float32, int32; of the training losses since the last multiple of log_every.
     last_loss, grad_norm: float32, of the last step. A step without a scored target changes none of these.
-    routing: of a model with experts balance_loss and dropped_share of the last step (models.moe.Routing), float32.
+    routing: of a model with experts balance_loss and dropped_share of the last step (models.routing.Routing), float32.
     The last five are here so that a resumed run logs the rows that it would have logged anyway.
     """
 

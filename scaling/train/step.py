@@ -46,7 +46,7 @@ def init_state(model: ModelConfig, train: TrainConfig, seed: jax.Array, hyper: H
     params = transformer.init(model, jax.random.key(seed))
     opt_state = make_optimizer(model, train.optimizer, train.schedule, hyper).init(params)
     zero, infinite = jnp.float32(0), jnp.float32(jnp.inf)
-    routing = dict.fromkeys(ROUTING, zero) if model.moe else {}
+    routing = dict.fromkeys(ROUTING, zero) if model.routed else {}
     books = zero, infinite, jnp.int32(-1), zero, jnp.int32(0), zero, zero, routing
     return TrainState(jnp.int32(0), params, opt_state, *books)
 
@@ -66,7 +66,7 @@ def objective(model: ModelConfig, train: TrainConfig, params: Any, batch: Batch)
     if (stages := axis_size("stage")) > 1:
         inputs = {"loss_weights": batch.get("weights"), "segments": batch.get("segments")}
         return pipelined_loss(model, train.schedule_over(stages), params, batch["tokens"], **inputs)
-    if model.moe is None:
+    if not model.routed:
         loss, weight = summed_loss(model, params, batch)
         return loss, Totals(loss, weight)
     loss, weight, penalty, routing = transformer.routed_loss(
@@ -99,7 +99,7 @@ def measured_gradient(
         micros = jax.tree.map(partial(_micro_batches, count=train.accumulate), batch)
         zero = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
         number = jnp.float32(0)
-        sums = Totals(number, number, number, number, number) if model.moe else Totals(number, number)
+        sums = Totals(number, number, number, number, number) if model.routed else Totals(number, number)
 
         def add(carry: Any, micro: Batch) -> tuple[Any, None]:
             (_, totals), grads = value_and_grad(params, micro)
@@ -110,7 +110,7 @@ def measured_gradient(
         count = jnp.maximum(totals.weight, 1)
         grads = jax.tree.map(lambda g: g / count, grads)
     rows = batch["tokens"].shape[0]
-    routing = {name: getattr(totals, field) / rows for name, field in ROUTING.items()} if model.moe else {}
+    routing = {name: getattr(totals, field) / rows for name, field in ROUTING.items()} if model.routed else {}
     return totals.loss / count, totals.weight, routing, grads
 
 

@@ -51,7 +51,7 @@ def estimate_step(
     tokens = train.tokens_per_step
     products = executed_flops(share, tokens) / devices / (device.flops * device.efficiency)
     parts = block_weights(share)
-    weights = 3 * share.layers * share.passes * gathered_bytes(share, parts["attention"] + parts["feedforward"])
+    weights = 3 * share.layers * share.passes * gathered_bytes(share, parts)
     compute = max(products, _over(weights, device.bandwidth))
     stages = share.sizes["stage"]
     idle = train.schedule_over(stages).bubble if stages > 1 else 0.0

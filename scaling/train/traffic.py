@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models import transformer
+from models.channels.experts import Experts
 from models.config import ModelConfig
 from models.sharding import DEFAULT_RULES, MeshConfig
 from models.weight import walk
@@ -75,7 +76,8 @@ def _parameters(share: Share) -> list[Traffic]:
     if size == 1:
         return []
     reduced = _joined((*_copies(share), "fsdp"), share)  # over copies of the model in the same stroke
-    weights = [w for _, w in walk(transformer.block_weights(c)) if "fsdp" in str(DEFAULT_RULES.spec(w.axes))]
+    declared = [w for _, w in walk(transformer.block_weights(c, c.layers[-1]))]
+    weights = [w for w in declared if "fsdp" in str(DEFAULT_RULES.spec(w.axes))]
     block, times = gathered_bytes(share, weights), share.layers * runs(share)
     gradient = block * FLOAT32 // share.itemsize
     head = share.vocab * c.d_model
@@ -165,12 +167,13 @@ def _context(share: Share) -> list[Traffic]:
 def _experts(share: Share) -> list[Traffic]:
     """Tokens on their way to their experts and back."""
     size, c, item = share.sizes["expert"], share.model, share.itemsize
-    if c.moe is None or size == 1:
+    moe = next((part for part in c.layers[-1].parts if isinstance(part, Experts)), None)
+    if moe is None or size == 1:
         return []
     times, again = share.layers * runs(share), 1 if c.remat == "none" else 2
     stream = share.tokens * c.d_model
-    if c.moe.dispatch == "capacity":
-        slots = math.ceil(stream * c.moe.top_k * c.moe.capacity_factor)
+    if moe.dispatch == "capacity":
+        slots = math.ceil(stream * moe.top_k * moe.capacity_factor)
         return [Traffic("all-to-all", "expert", size, slots * item, (2 * again + 2) * times, "tokens of experts")]
     return [
         Traffic("all-gather", "expert", size, size * stream * item, (again + 1) * times, "tokens of experts"),

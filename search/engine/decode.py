@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
-from models import cache
-from models.attention import Attend, attention_scale
-from models.cache import Blocks, Groups, Ints, Layers, Limits
+from models import cache, transformer
+from models.cache import Blocks, Groups, Ints, Layers, Pool, Store
 from models.config import ModelConfig
-from models.transformer import Params, hidden_and_head, logits
-from search.engine import sampling, stop
+from models.kept import Kept
+from models.past import Arrays, Past, Read, Step, keys_and_values, reach
+from models.span import Span
+from models.transformer import Params, logits
+from search.engine import sampling, stop, text_stop
 from search.engine.margin import gap_to_flip
 from search.engine.precision import computed
 from search.engine.program import Program
@@ -29,8 +34,9 @@ class Rows(NamedTuple):
     begin: tokens of its prompt that it keeps in its own cache, 0 for one that shares them; limit: how many it may draw;
     reason: RUNNING or why not;
     stream `[slots, 3]` uint32: seed, problem and lineage of its random stream; stops `[slots, count, width]` and the
-    last tokens `window` `[slots, width]` for them; history `[slots, max_len]`: all tokens, for the repetition penalty
-    (width 0 without one).
+    last tokens `window` `[slots, width]` for them; moves `[states, vocab]` int16 and where each row stands in it (see
+    `text_stop.Machines`; `[0, 0]` where no row looks for a text); history `[slots, max_len]`: all tokens, for the
+    repetition penalty (width 0 without one).
     """
 
     token: Ints
@@ -42,6 +48,8 @@ class Rows(NamedTuple):
     stream: Ints
     stops: Ints
     window: Ints
+    moves: Ints
+    state: Ints
     history: Ints
 
     @property
@@ -66,74 +74,83 @@ class Drawn(NamedTuple):
     gaps: jax.Array
 
 
-def cached_attends(
-    config: ModelConfig,
-    held: list[Blocks],
-    pages: Layers,
-    prefixes: Prefixes,
-    origin: jax.Array,
-    own: jax.Array,
-    n: int,
-) -> list[Attend]:
-    """One attention per layer for `n` new tokens of every row, over its shared prefix and its own cache.
+@dataclass(frozen=True)
+class SlotPast(Past):
+    """One layer of all slots: the pages of prefixes that they share, then their own blocks and states.
 
-    origin, own `[slots]`: position of the first token there, and how many there are. held: a list of one, the rows'
-    blocks, in which the new keys and values are put as the layers are called.
+    at `[slots, n]`: places of the new tokens in the own cache; live `[slots]` bool: rows whose state goes on.
     """
-    at = own[:, None] + jnp.arange(n)  # [slots, n]: place in the own cache
-    scale = attention_scale(config)
+
+    positions: jax.Array
+    pages: Store
+    blocks: tuple[Store, ...]
+    state: Store
+    prefixes: Prefixes
+    at: jax.Array
+    live: jax.Array
 
     def attend(
-        layer: int, q: jax.Array, k: jax.Array, v: jax.Array, *, window: int | None = None, softcap: float | None = None
-    ) -> jax.Array:
-        limits, kv_heads = Limits(scale, window, softcap), k.shape[2]
-        group = q.shape[2] // kv_heads
-        queries, positions = cache.split_queries(q, kv_heads), jnp.tile(origin[:, None] + at, (1, group))
-        part = cache.nothing(queries) if prefixes else None
-        for groups in prefixes:
+        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values
+    ) -> tuple[jax.Array, SlotPast]:  # fmt: skip
+        """Over the shared prefix, then the own blocks, in which the new tokens are written first."""
+        keys, values = read(new)
+        n, kv_heads, group = q.shape[1], keys.shape[2], q.shape[2] // keys.shape[2]
+        queries, positions = cache.split_queries(q, kv_heads), jnp.tile(self.positions, (1, group))
+        part = cache.nothing(queries, values.shape[-1]) if self.prefixes else None
+        for groups in self.prefixes:
             assert part is not None
-            part = cache.shared_prefix(queries, positions, pages.k[layer], pages.v[layer], groups, limits, part)
+            part = cache.shared_prefix(queries, positions, self.pages, groups, span, part, read)
         first, blocks = 0, []
-        for block in held[0]:
-            keys = cache.write_block(block.k[layer], k, at - first)
-            values = cache.write_block(block.v[layer], v, at - first)
-            blocks.append(block.replace(layer, keys, values))
-            index = first + jnp.arange(keys.shape[2])
-            visible = index <= at[..., None]
-            if window is not None:
-                visible = visible & (index > at[..., None] - window)
-            new = cache.own_block(queries, keys, values, jnp.tile(visible, (1, group, 1)), limits)
-            part = new if part is None else cache.merge(part, new)
-            first += keys.shape[2]
-        held[0] = tuple(blocks)
+        for block in self.blocks:
+            block = cache.write(block, new, cache.write_block, self.at - first)
+            length = cache.length_of(block)
+            visible = span.visible(self.at[..., None], first + jnp.arange(length))
+            over = cache.own_block(queries, block, jnp.tile(visible, (1, group, 1)), span, read)
+            part = over if part is None else cache.merge(part, over)
+            blocks.append(block)
+            first += length
         assert part is not None
-        return cache.join_queries(cache.finish(part), n).astype(q.dtype)
+        y = cache.join_queries(cache.finish(part), n).astype(q.dtype)
+        return y, dataclasses.replace(self, blocks=tuple(blocks))
 
-    return [partial(attend, layer) for layer in range(config.n_layers)]
+    def carry(self, step: Step, inputs: Any, kept: Mapping[str, Kept], size: int) -> tuple[Any, SlotPast]:
+        """Every live row's own state through its new tokens."""
+        valid = jnp.broadcast_to(self.live[:, None], self.at.shape)
+        nothing = jnp.zeros(self.at.shape, jnp.int32)
+        y, state = step(self.state, inputs, reach(nothing, valid, nothing[:, 0])[0])
+        return y, dataclasses.replace(self, state=state)
 
 
 def forward(
     config: ModelConfig,
     params: Params,
-    pages: Layers,
+    pool: Pool,
     blocks: Blocks,
+    states: Layers,
     prefixes: Prefixes,
     tokens: jax.Array,
     origin: jax.Array,
     own: jax.Array,
-) -> tuple[jax.Array, Blocks]:
-    """Logits `[slots, n, vocab]` float32 after each of the next tokens `[slots, n]`, and the blocks with them.
+    live: jax.Array,
+) -> tuple[jax.Array, Blocks, Layers]:
+    """Logits `[slots, n, vocab]` float32 after each of the next tokens `[slots, n]`, and blocks and states with them.
 
-    Their keys and values are written at `own`..`own + n` of every row's cache, which starts at position `origin`; both
-    `[slots]`.
+    What is kept of them is written at `own`..`own + n` of every row's cache, which starts at position `origin`; both
+    `[slots]`. live `[slots]` bool: the other rows' states stay as they are.
     """
-    held = [blocks]
-    attends = cached_attends(config, held, pages, prefixes, origin, own, tokens.shape[1])
-    positions = (origin + own)[:, None] + jnp.arange(tokens.shape[1])
-    hidden, head = hidden_and_head(config, params, tokens, positions, None, attends)
+    at = own[:, None] + jnp.arange(tokens.shape[1])
+    positions = origin[:, None] + at
+    pasts = [
+        SlotPast(positions, pool.pages[i], tuple(block[i] for block in blocks), states[i], prefixes, at, live)
+        for i in range(config.n_layers)
+    ]
+    hidden, head, after, _ = transformer.forward(config, params, tokens, positions, pasts=pasts)
+    after = cast(tuple[SlotPast, ...], after)
+    blocks = tuple(tuple(past.blocks[b] for past in after) for b in range(len(blocks)))
+    states = tuple(past.state for past in after)
     if tokens.size == 1 and config.tied_embeddings and isinstance(head, jax.Array):
-        return _logits_of_one(config, hidden, head), held[0]
-    return logits(config, hidden, head), held[0]
+        return _logits_of_one(config, hidden, head), blocks, states
+    return logits(config, hidden, head), blocks, states
 
 
 def _logits_of_one(config: ModelConfig, hidden: jax.Array, head: jax.Array) -> jax.Array:
@@ -177,6 +194,10 @@ def settled(rows: Rows, token: jax.Array, live: jax.Array, ends: tuple[int, ...]
     window = stop.push(rows.window, token, live)
     reason = jnp.where(length >= rows.limit, LENGTH, RUNNING)
     reason = jnp.where(stop.matched(window, rows.stops) >= 0, STOP, reason)
+    state = rows.state
+    if rows.moves.shape[0]:
+        state, found = text_stop.move(jnp.asarray(rows.moves), rows.state, token)
+        reason = jnp.where(found, STOP, reason)
     for end in ends:
         reason = jnp.where(token == end, EOS, reason)
     reason = jnp.where(token < 0, INVALID, reason)
@@ -193,28 +214,36 @@ def settled(rows: Rows, token: jax.Array, live: jax.Array, ends: tuple[int, ...]
         length=keep(length, rows.length),
         reason=keep(reason, rows.reason),
         window=window,
+        state=keep(state, rows.state),
         history=history,
     )
 
 
+def without_moves(rows: Rows) -> Rows:
+    """The rows as a stage gives them back: the host has the table of moves."""
+    return rows._replace(moves=jnp.zeros((0, 0), jnp.int16))
+
+
 @lru_cache(maxsize=64)
 def make_stage(config: ModelConfig, steps: int, ends: tuple[int, ...], gaps: bool) -> Program:
-    """The compiled stage: (params, pages, blocks, rows, settings, prefixes, most, enough) -> blocks, rows, drawn, i.
+    """The compiled stage: (params, pool, blocks, states, rows, settings, prefixes, most, enough) -> blocks, states,
+    rows, drawn, i.
 
     It runs at most `most` steps (of `steps`, the width of what it returns) and stops early when `enough` rows or fewer
-    are still running. `gaps` asks for near-ties. The blocks are donated. Engines of one model share their programs.
+    are still running. `gaps` asks for near-ties. Blocks and states are donated. Engines of one model share programs.
     """
 
     def stage(
         params: Params,
-        pages: Layers,
+        pool: Pool,
         blocks: Blocks,
+        states: Layers,
         rows: Rows,
         settings: SamplingRows,
         prefixes: Prefixes,
         most: jax.Array,
         enough: jax.Array,
-    ) -> tuple[Blocks, Rows, Drawn, jax.Array]:
+    ) -> tuple[Blocks, Layers, Rows, Drawn, jax.Array]:
         params = computed(config, params)  # once per stage, not once per token
         keys = lineage_keys(rows.stream)
         slots = rows.token.shape[0]
@@ -223,19 +252,20 @@ def make_stage(config: ModelConfig, steps: int, ends: tuple[int, ...], gaps: boo
         )
 
         def going(carry: tuple) -> jax.Array:
-            i, _, rows, _ = carry
+            i, _, _, rows, _ = carry
             return (i < most) & ((rows.reason == RUNNING).sum() > enough)
 
         def step(carry: tuple) -> tuple:
-            i, blocks, rows, drawn = carry
-            scores, blocks = forward(
-                config, params, pages, blocks, prefixes, rows.token[:, None], rows.origin, rows.own
-            )
+            i, blocks, states, rows, drawn = carry
+            scores, blocks, states = forward(
+                config, params, pool, blocks, states, prefixes, rows.token[:, None], rows.origin, rows.own,
+                rows.reason == RUNNING,
+            )  # fmt: skip
             rows, new = advance(rows, settings, keys, scores[:, 0], ends, gaps)
             drawn = Drawn(*(jax.lax.dynamic_update_slice(d, n[:, None], (0, i)) for d, n in zip(drawn, new)))
-            return i + 1, blocks, rows, drawn
+            return i + 1, blocks, states, rows, drawn
 
-        i, blocks, rows, drawn = jax.lax.while_loop(going, step, (jnp.int32(0), blocks, rows, drawn))
-        return blocks, rows, drawn, i
+        i, blocks, states, rows, drawn = jax.lax.while_loop(going, step, (jnp.int32(0), blocks, states, rows, drawn))
+        return blocks, states, without_moves(rows), drawn, i
 
-    return Program(stage, donate_argnums=2)
+    return Program(stage, donate_argnums=(2, 3))

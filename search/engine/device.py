@@ -8,18 +8,19 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from models import cache
-from models.cache import Blocks, Layers
+from models.cache import Blocks, Layers, Pool
 from models.config import ModelConfig
 from models.output_major import arrange
 from models.platform import on_cpu
 from models.transformer import Params
 from search.engine.config import EngineConfig
 from search.engine.decode import Drawn, Prefixes, Rows, make_stage
-from search.engine.placement import cache_sharding, check_slots
+from search.engine.placement import cache_shardings, check_slots
 from search.engine.precision import running_config, stored_params
 from search.engine.prefill import Chunk, make_prefill
 from search.engine.program import Program
@@ -48,7 +49,9 @@ class Device:
             self.params = stored_params(self.model, params, mesh)
             if mesh is None and on_cpu():
                 self.params = arrange(self.params, self.model)
-            self.pages = self._zeros(config.page_count, config.page_size, own=False)
+            sizes = config.page_count, config.page_size, config.quantized_cache
+            self.pool: Pool = self._placed_zeros(partial(cache.empty_pool, self.model, *sizes), False)
+            self.states: Layers = self._placed_zeros(partial(cache.empty_states, self.model, config.slots), True)
         self.blocks: Blocks = ()
         self.fit(1)
         gaps = config.precision == "layercast"
@@ -57,9 +60,7 @@ class Device:
 
     def prefill(self, chunk: Chunk, score: bool = False) -> jax.Array:
         """Read one chunk; the log-probabilities `[chunk]` of its targets if asked for."""
-        c = chunk
-        inputs = (c.tokens, c.positions, c.segments, c.page, c.offset, c.targets, c.tiles)
-        self.pages, logprobs = self._run(self._prefill[score], self.params, self.pages, *inputs)
+        self.pool, logprobs = self._run(self._prefill[score], self.params, self.pool, *chunk.inputs)
         return logprobs
 
     def stage(
@@ -67,8 +68,8 @@ class Device:
     ) -> tuple[Rows, Drawn, int]:
         """Decode up to `most` tokens per running row; everything comes back as numpy arrays."""
         limits = np.int32(most), np.int32(enough)
-        inputs = (self.params, self.pages, self.blocks, rows, settings, prefixes, *limits)
-        self.blocks, rows, drawn, steps = self._run(self._stage, *inputs)
+        inputs = (self.params, self.pool, self.blocks, self.states, rows, settings, prefixes, *limits)
+        self.blocks, self.states, rows, drawn, steps = self._run(self._stage, *inputs)
         rows, drawn, steps = jax.device_get((rows, drawn, steps))
         return rows, drawn, int(steps)
 
@@ -89,26 +90,42 @@ class Device:
     def store(self, moves: Moves) -> None:
         """Copy pages' worth of slots' own caches into pages."""
         for i, where, count in self._batches(moves):
-            self.pages = self._run(STORE, self.pages, self.blocks[i], where, count)
+            self.pool = self._run(STORE, self.pool, self.blocks[i], where, count)
 
     def load(self, moves: Moves) -> None:
         """Copy pages into slots' own caches."""
         for i, where, count in self._batches(moves):
-            block = self._run(LOAD, self.pages, self.blocks[i], where, count)
+            block = self._run(LOAD, self.pool, self.blocks[i], where, count)
             self.blocks = (*self.blocks[:i], block, *self.blocks[i + 1 :])
+
+    def store_states(self, moves: Sequence[tuple[int, int]]) -> None:
+        """Copy slots' states to pages: (slot, place) each."""
+        for slot, place in moves if self.keeps_states else ():
+            self.pool = self._run(STORE_STATE, self.pool, self.states, np.int32(slot), np.int32(place))
+
+    def load_states(self, moves: Sequence[tuple[int, int | None]]) -> None:
+        """Copy pages' states into slots: (slot, place) each, None for a sequence that has not begun."""
+        for slot, place in moves if self.keeps_states else ():
+            where = np.int32(-1 if place is None else place)
+            self.states = self._run(LOAD_STATE, self.pool, self.states, np.int32(slot), where)
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether the model keeps anything per row."""
+        return any(self.states)
 
     def copy(self, source: int, target: int) -> None:
         """Copy one page to another place."""
-        self.pages = self._run(COPY, self.pages, np.int32(source), np.int32(target))
+        self.pool = self._run(COPY, self.pool, np.int32(source), np.int32(target))
 
     def read(self, places: list[int]) -> list[Any]:
         """Pages as host arrays, one pytree each."""
-        return jax.device_get([self._run(READ, self.pages, np.int32(place)) for place in places])
+        return jax.device_get([self._run(READ, self.pool, np.int32(place)) for place in places])
 
     def write(self, places: list[int], copies: list[Any]) -> None:
         """Put host copies back at these places."""
         for place, copied in zip(places, copies, strict=True):
-            self.pages = self._run(WRITE, self.pages, np.int32(place), copied)
+            self.pool = self._run(WRITE, self.pool, np.int32(place), copied)
 
     def warm_up(self, rows: Rows, settings: SamplingRows, prefixes: Prefixes, tokens: int) -> None:
         """Compile the decode stage for every number of blocks up to `tokens` tokens, and what moves pages."""
@@ -117,19 +134,22 @@ class Device:
             self.fit(room + 1)
             self.stage(rows, settings, prefixes, 0, 0)
             nowhere = np.zeros((self._room, 3), np.int32), np.int32(0)
-            self.pages = self._run(STORE, self.pages, self.blocks[i], *nowhere)
-            block = self._run(LOAD, self.pages, self.blocks[i], *nowhere)
+            self.pool = self._run(STORE, self.pool, self.blocks[i], *nowhere)
+            block = self._run(LOAD, self.pool, self.blocks[i], *nowhere)
             self.blocks = (*self.blocks[:i], block)
             room += pages * self.config.page_size
             if room >= tokens:
                 break
         self.copy(0, 0)
+        self.load_states([(0, None)])
+        self.store_states([(0, 0)])
         self.write([0], self.read([0]))
 
     @property
     def cache_bytes(self) -> int:
         """Bytes of pages and slots' caches on all devices together."""
-        shards = (shard for x in jax.tree.leaves((self.pages, self.blocks)) for shard in x.addressable_shards)
+        arrays = jax.tree.leaves((self.pool, self.blocks, self.states))
+        shards = (shard for x in arrays for shard in x.addressable_shards)
         return sum(shard.data.nbytes for shard in shards)
 
     def _batches(self, moves: Moves) -> Iterator[tuple[int, np.ndarray, np.int32]]:
@@ -156,10 +176,15 @@ class Device:
         return jax.set_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext()
 
     def _zeros(self, leading: int, length: int, own: bool) -> Layers:
-        make = partial(cache.empty, self.model, leading, length, self.config.quantized_cache)
+        made: Layers = self._placed_zeros(
+            partial(cache.empty, self.model, leading, length, self.config.quantized_cache), own
+        )
+        return made
+
+    def _placed_zeros(self, make: Callable[[], Any], own: bool) -> Any:
         if self.mesh is None:
             return jax.jit(make)()
-        return jax.jit(make, out_shardings=cache_sharding(self.mesh, own))()
+        return jax.jit(make, out_shardings=cache_shardings(self.model, self.mesh, jax.eval_shape(make), own))()
 
 
 def block_pages(max_len: int, page_size: int, slots: int) -> list[int]:
@@ -178,7 +203,7 @@ def block_pages(max_len: int, page_size: int, slots: int) -> list[int]:
     return pages
 
 
-def _store(pages: Layers, block: Layers, where: jax.Array, count: jax.Array) -> Layers:
+def _store(pool: Pool, block: Layers, where: jax.Array, count: jax.Array) -> Pool:
     def body(i: jax.Array, pages: Layers) -> Layers:
         slot, number, place = where[i]
 
@@ -189,10 +214,10 @@ def _store(pages: Layers, block: Layers, where: jax.Array, count: jax.Array) -> 
 
         return jax.tree.map(one, pages, block)
 
-    return jax.lax.fori_loop(0, count, body, pages)
+    return pool._replace(pages=jax.lax.fori_loop(0, count, body, pool.pages))
 
 
-def _load(pages: Layers, block: Layers, where: jax.Array, count: jax.Array) -> Layers:
+def _load(pool: Pool, block: Layers, where: jax.Array, count: jax.Array) -> Layers:
     def body(i: jax.Array, block: Layers) -> Layers:
         slot, number, place = where[i]
 
@@ -200,12 +225,27 @@ def _load(pages: Layers, block: Layers, where: jax.Array, count: jax.Array) -> L
             part = jax.lax.dynamic_slice(page, (place, 0, 0, 0), (1, *page.shape[1:]))
             return jax.lax.dynamic_update_slice(rows, part, (slot, 0, number * page.shape[2], 0))
 
-        return jax.tree.map(one, pages, block)
+        return jax.tree.map(one, pool.pages, block)
 
     return jax.lax.fori_loop(0, count, body, block)
 
 
-def _copy(pages: Layers, source: jax.Array, target: jax.Array) -> Layers:
+def _store_state(pool: Pool, states: Layers, slot: jax.Array, place: jax.Array) -> Pool:
+    def one(pages: jax.Array, rows: jax.Array) -> jax.Array:
+        return pages.at[place].set(jax.lax.dynamic_index_in_dim(rows, slot, 0, keepdims=False))
+
+    return pool._replace(states=jax.tree.map(one, pool.states, states))
+
+
+def _load_state(pool: Pool, states: Layers, slot: jax.Array, place: jax.Array) -> Layers:
+    def one(pages: jax.Array, rows: jax.Array) -> jax.Array:
+        found = jax.lax.dynamic_index_in_dim(pages, jnp.maximum(place, 0), 0, keepdims=False)
+        return rows.at[slot].set(jnp.where(place >= 0, found, 0))
+
+    return jax.tree.map(one, pool.states, states)
+
+
+def _copy(pages: Pool, source: jax.Array, target: jax.Array) -> Pool:
     def one(page: jax.Array) -> jax.Array:
         part = jax.lax.dynamic_index_in_dim(page, source, 0)
         return jax.lax.dynamic_update_slice_in_dim(page, part, target, 0)
@@ -213,16 +253,18 @@ def _copy(pages: Layers, source: jax.Array, target: jax.Array) -> Layers:
     return jax.tree.map(one, pages)
 
 
-def _read(pages: Layers, place: jax.Array) -> Layers:
+def _read(pages: Pool, place: jax.Array) -> Pool:
     return jax.tree.map(lambda page: jax.lax.dynamic_index_in_dim(page, place, 0, keepdims=False), pages)
 
 
-def _write(pages: Layers, place: jax.Array, copied: Layers) -> Layers:
+def _write(pages: Pool, place: jax.Array, copied: Pool) -> Pool:
     return jax.tree.map(lambda page, new: jax.lax.dynamic_update_index_in_dim(page, new, place, 0), pages, copied)
 
 
 STORE = Program(_store, donate_argnums=0)
 LOAD = Program(_load, donate_argnums=1)
+STORE_STATE = Program(_store_state, donate_argnums=0)
+LOAD_STATE = Program(_load_state, donate_argnums=1)
 COPY = Program(_copy, donate_argnums=0)
 READ = Program(_read)
 WRITE = Program(_write, donate_argnums=0)

@@ -17,13 +17,14 @@ from search.engine.config import EngineConfig
 from search.engine.decode import INVALID, RUNNING, Drawn, Rows
 from search.engine.device import Device
 from search.engine.pages import OutOfPages, PagePool
-from search.engine.prefill import Segment, pack, tile_room
+from search.engine.prefill import Layout, Segment, pack, tile_room
 from search.engine.request import REASONS, Completion, Request
 from search.engine.sample import Prompt, Sample
 from search.engine.sampling import Sampling
 from search.engine.scheduler import Scheduler
 from search.engine.sharing import lanes
 from search.engine.slots import Slots
+from search.engine.text_stop import Spelling
 from search.ledger import Ledger, Prices
 
 
@@ -65,18 +66,28 @@ class Engine:
     """A slot-based generation engine with static shapes.
 
     model, params: as models.transformer.init makes them, stacked or not, numpy or device arrays. mesh: split slots
-    over its `data` axis, weights and key-value heads over `tensor`. `ledger` is what every problem cost;
+    over its `data` axis, weights and key-value heads over `tensor`. spelling: bytes of every token, for stops given as
+    text (`Policy.spelling`). `ledger` is what every problem cost;
     `compilations` counts programs.
     """
 
-    def __init__(self, model: ModelConfig, params: Params, config: EngineConfig, mesh: Mesh | None = None):
+    def __init__(
+        self,
+        model: ModelConfig,
+        params: Params,
+        config: EngineConfig,
+        mesh: Mesh | None = None,
+        spelling: Spelling = (),
+    ):
         config.check(model)
         self.config = config
         self.device = Device(model, params, config, mesh)
         self.model = self.device.model
         self.pool = PagePool(config.page_count, config.page_size, self.device.read, self.device.write)
-        self.slots = Slots(config, self.model)
-        self.scheduler = Scheduler(config, self.pool)
+        self.slots = Slots(config, self.model, spelling)
+        self._spelled = len(spelling) > 0
+        self.layout = Layout.of(self.model, config.prefill_chunk, config.page_size)
+        self.scheduler = Scheduler(config, self.pool, self.layout)
         self.ledger = Ledger()
         self.statistics = Statistics()
         self.prices = Prices(self.model, config.max_len, config.quantized_cache)
@@ -91,6 +102,13 @@ class Engine:
     def check(self, request: Request) -> None:
         """Raise ConfigError when this engine cannot serve the request."""
         request.check(self.model.vocab_size, self.config)
+        self.check_texts(request.stop_texts, f"request {request.problem}.stop_texts")
+
+    def check_texts(self, texts: Sequence[str], field: str) -> None:
+        """Raise ConfigError when this engine cannot look for texts."""
+        problem, fix = "asks for texts, but the engine does not know them", "give Engine(spelling=policy.spelling)"
+        require(self._spelled or not texts, field, problem, fix)
+        require(all(texts), field, "holds an empty text", "remove it")
 
     def warm_up(self, samplings: Sequence[Sampling] = (), max_tokens: int | None = None) -> None:
         """Compile now what requests with these samplings and up to `max_tokens` new tokens (None: max_len) can need."""
@@ -185,14 +203,14 @@ class Engine:
         """Read one chunk of segments whose pages are pinned; log-probabilities `[tokens]` of targets if asked for."""
         began = time.perf_counter()
         config = self.config
-        chunk = pack(segments, config.prefill_chunk, config.page_size, self._tile_room, config.page_count)
+        chunk = pack(segments, self.layout, self._tile_room, config.page_count)
         logprobs = np.asarray(self.device.prefill(chunk, score))
         used = sum(len(segment.tokens) for segment in segments)
         s = self.statistics
         s.chunks, s.read_tokens, s.padding = s.chunks + 1, s.read_tokens + used, s.padding + config.prefill_chunk - used
         s.weight_bytes += self._weight_bytes
         s.prefill_seconds += time.perf_counter() - began
-        return logprobs[:used]
+        return logprobs[chunk.index]
 
     def store(self, sample: Sample, slot: int) -> None:
         """Copy what a slot holds of a sample into pages of its own; OutOfPages leaves everything as it was."""
@@ -200,7 +218,9 @@ class Engine:
         whole = sample.stored // size
         blocks = range(whole, -(-sample.own // size))
         new = self.pool.allocate(len(blocks))
-        self.device.store([(slot, block, page) for block, page in zip(blocks, self.pool.places(new))])
+        places = self.pool.places(new)
+        self.device.store([(slot, block, page) for block, page in zip(blocks, places)])
+        self.device.store_states([(slot, place) for place in places[-1:]])
         self.pool.unpin(new)
         self.pool.release(sample.pages[whole:])
         sample.pages[whole:] = new
@@ -214,7 +234,9 @@ class Engine:
         wanted = [i for i in range(request.samples) if i not in set(request.skip)]
         prompt.waiting = len(wanted)
         limit = min(request.max_tokens, self.config.max_len - len(request.prompt))
-        prompt.fresh = (Sample(prompt, i, request.seed, request.sampling, request.stop, limit) for i in wanted)
+        prompt.fresh = (
+            Sample(prompt, i, request.seed, request.sampling, request.stop, limit, request.stop_texts) for i in wanted
+        )
         return prompt
 
     def _completion(self, sample: Sample) -> Completion:
@@ -234,6 +256,7 @@ class Engine:
         entering = list(zip(free, self.scheduler.next_samples(len(free))))
         for slot, sample in entering:
             self.slots.put(slot, sample)
+        self.device.load_states([(slot, self._state_place(sample)) for slot, sample in entering])
         back = [(slot, sample) for slot, sample in entering if sample.pages]
         if back:
             self._fit()
@@ -243,6 +266,12 @@ class Engine:
             for _, sample in back:
                 self.pool.unpin(sample.pages)
                 self._charge_move(sample, sample.stored)
+
+    def _state_place(self, sample: Sample) -> int | None:
+        """Where the page lies with the state that a sample goes on from; None at the beginning of a sequence."""
+        own = sample.own
+        pages, tokens = (sample.pages, own) if own else (sample.prompt.pages, sample.prompt.prefix)
+        return self.pool.places([pages[(tokens - 1) // self.config.page_size]])[0] if tokens else None
 
     def _fit(self) -> None:
         ahead = self.config.stage_tokens
@@ -298,7 +327,7 @@ class Engine:
     def _collect(self, slot: int, sample: Sample, rows: Rows, drawn: Drawn, n: int) -> None:
         """Take over what a slot drew, and let its sample leave if it is done or its time is up."""
         sample.extend(drawn.tokens[slot, :n].tolist(), drawn.logprobs[slot, :n].tolist(), drawn.gaps[slot, :n].tolist())
-        sample.reason = int(rows.reason[slot])
+        sample.reason, sample.state = int(rows.reason[slot]), int(rows.state[slot])
         if sample.reason == INVALID:
             raise ConfigError(
                 f"request {sample.prompt.problem}.sampling",

@@ -15,8 +15,10 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from models import transformer
+from models.cache import Pool
 from models.config import ModelConfig
 from models.errors import require
+from models.kept import Kept
 from models.quantized import QuantizedWeight
 from models.sharding import AXES, DEFAULT_RULES, MeshConfig, Rules, check_divisible, fitted, make_mesh, mesh_axes
 from models.transformer import Params
@@ -78,6 +80,25 @@ def _quantized(w: QuantizedWeight, spec: PartitionSpec, mesh: Mesh) -> Quantized
     )
 
 
-def cache_sharding(mesh: Mesh, own: bool) -> NamedSharding:
-    """Of keys and values `[pages or slots, kv_heads, ...]`; those that are the slots' `own` are split over `data`."""
-    return NamedSharding(mesh, PartitionSpec("data" if own else None, DEFAULT_RULES.kv_heads))
+def cache_shardings(model: ModelConfig, mesh: Mesh, shapes: Any, own: bool) -> Any:
+    """Shardings of a `Pool`, or of `Layers` of tokens or states, given their shapes, by the dims that parts declare.
+
+    What is the slots' `own` is split over `data` by slot.
+    """
+    lead = ("slots" if own else "pages",)
+
+    def sharding(kept: Kept, x: Any) -> Any:
+        dims = (*lead, kept.axes[0], "positions", *kept.axes[1:]) if kept.per == "token" else (*lead, *kept.axes)
+
+        def one(leaf: Any) -> NamedSharding:
+            entries = ["data" if own else None, *DEFAULT_RULES.spec(dims)[1:]]
+            sizes = [math.prod(mesh.shape[a] for a in mesh_axes(entry)) for entry in entries]
+            fits = [entry if size % ways == 0 else None for entry, size, ways in zip(entries, leaf.shape, sizes)]
+            return NamedSharding(mesh, PartitionSpec(*fits))
+
+        return jax.tree.map(one, x)
+
+    if isinstance(shapes, Pool):
+        return Pool(*(cache_shardings(model, mesh, layers, own) for layers in shapes))
+    declared = [layer.mixer.kept(model.stream) for layer in model.layers]
+    return tuple({name: sharding(kept[name], x) for name, x in layer.items()} for kept, layer in zip(declared, shapes))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from models.channels.experts import Experts
 from models.config import ModelConfig
+from models.layer import Layer
+from models.output_major import OutputMajor
 from models.quantized import QuantizedWeight
-from models.transformer import Params, unstack_layers
+from models.transformer import Params, unstack_layers, weights
+from models.weight import Weight
 from search.engine.config import Precision
 from search.engine.placement import place
 
@@ -25,28 +29,41 @@ def running_config(model: ModelConfig, precision: Precision) -> ModelConfig:
     stored: Literal["float32", "bfloat16"] = "float32" if precision == "float32" else "bfloat16"
     model = model.resolved()
     moe = model.moe and dataclasses.replace(model.moe, dispatch="dropless")
-    return dataclasses.replace(model, dtype=dtype, param_dtype=stored, scan_layers=False, remat="none", moe=moe)
+    pattern, prologue = (tuple(map(_dropless, layers)) for layers in (model.pattern, model.prologue))
+    return dataclasses.replace(
+        model, dtype=dtype, param_dtype=stored, scan_layers=False, remat="none", moe=moe, pattern=pattern,
+        prologue=prologue,
+    )  # fmt: skip
+
+
+def _dropless(layer: Layer) -> Layer:
+    channel = layer.channel
+    if isinstance(channel, Experts):
+        channel = dataclasses.replace(channel, dispatch="dropless")
+    return dataclasses.replace(layer, channel=channel)
 
 
 def stored_params(config: ModelConfig, params: Params, mesh: Mesh | None = None) -> Params:
     """Parameters as the engine keeps them: unrolled, split over `mesh`, floating ones in `param_dtype`."""
     if "blocks" in params:
-        params = unstack_layers(params, config.n_layers)
+        params = unstack_layers(params, dataclasses.replace(config, scan_layers=True))
     placed = jax.tree.map(jnp.asarray, params) if mesh is None else place(params, config, mesh)
-    return _cast(placed, config.param_dtype)
+    return _cast(config, placed, config.param_dtype)
 
 
 def computed(config: ModelConfig, params: Params) -> Params:
     """Parameters as the products read them: floating ones in the config's `dtype`."""
-    return _cast(params, config.dtype)
+    return _cast(config, params, config.dtype)
 
 
-def _cast(params: Params, dtype: str) -> Params:
-    """Floating parameters in `dtype`; quantised ones keep their float32 scales, which are few."""
+def _cast(config: ModelConfig, params: Params, dtype: str) -> Params:
+    """Floating parameters in `dtype`, but those that are float32 in every model; quantised ones keep their scales."""
 
-    def one(x: jax.Array | QuantizedWeight) -> jax.Array | QuantizedWeight:
-        if isinstance(x, QuantizedWeight) or not jnp.issubdtype(x.dtype, jnp.floating):
+    def one(x: Any, weight: Weight) -> Any:
+        stays = isinstance(x, QuantizedWeight) or weight.exact
+        if stays or not jnp.issubdtype(jax.tree.leaves(x)[0].dtype, jnp.floating):
             return x
         return x.astype(dtype)
 
-    return jax.tree.map(one, params, is_leaf=lambda x: isinstance(x, QuantizedWeight))
+    leaf = lambda x: isinstance(x, QuantizedWeight | OutputMajor)  # noqa: E731
+    return jax.tree.map(one, params, weights(config), is_leaf=leaf)

@@ -24,6 +24,7 @@ class Request:
         so two requests with equal seed, problem and prompt give equal samples.
     max_tokens: most tokens of a sample; it ends earlier, with the reason "length", where the context is full.
     stop: token sequences that end a sample when it has just generated one of them.
+    stop_texts: texts that do, however the tokens cut them; the engine must know how tokens are spelled.
     skip: samples not to generate, because an earlier run has them; the others come out the same.
     """
 
@@ -35,6 +36,7 @@ class Request:
     stop: tuple[tuple[int, ...], ...] = ()
     seed: int = 0
     skip: tuple[int, ...] = ()
+    stop_texts: tuple[str, ...] = ()
 
     def check(self, vocab_size: int, config: EngineConfig) -> None:
         """Raise ConfigError (field, problem, fix) when the engine cannot serve this request."""

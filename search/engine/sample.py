@@ -64,6 +64,7 @@ class Sample:
     tokens before the newest are in its cache, from the prompt's last one on or, unless the prompt is wide, from its
     first: in a slot while it runs, else in `pages`, of which the first `stored` tokens are up to date. limit: number of
     tokens at which it pauses. spans: how many samples share which stretch of its tokens (see `Span`).
+    stops, stop_texts: what ends it, and where it stands among the texts (`text_stop.Machines`).
     """
 
     prompt: Prompt
@@ -72,6 +73,8 @@ class Sample:
     sampling: Sampling
     stops: tuple[tuple[int, ...], ...]
     limit: int
+    stop_texts: tuple[str, ...] = ()
+    state: int = 0
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
@@ -113,9 +116,9 @@ class Sample:
         for span in self.spans:
             span.holders += 1
         return Sample(
-            self.prompt, lineage, self.seed, self.sampling, self.stops, self.limit, list(self.tokens),
-            list(self.logprobs), list(self.gaps), self.reason, self.entered, list(self.pages), self.stored,
-            spans=list(self.spans),
+            self.prompt, lineage, self.seed, self.sampling, self.stops, self.limit, self.stop_texts,
+            self.state, list(self.tokens), list(self.logprobs), list(self.gaps), self.reason, self.entered,
+            list(self.pages), self.stored, spans=list(self.spans),
         )  # fmt: skip
 
     def drop(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from search.engine.config import EngineConfig
 from search.engine.pages import OutOfPages, Page, PagePool
-from search.engine.prefill import Region, Segment, tile_room
+from search.engine.prefill import Layout, Region, Segment, tile_room
 from search.engine.sample import Prompt, Sample
 
 Planned = list[tuple[Prompt, Segment]]
@@ -21,11 +21,11 @@ class Scheduler:
     keeps nobody waiting for longer than one group of each other prompt.
     """
 
-    def __init__(self, config: EngineConfig, pool: PagePool):
+    def __init__(self, config: EngineConfig, pool: PagePool, layout: Layout):
         self.sources: list[Iterator[Prompt]] = []
         self.queue: deque[Prompt] = deque()
         self.ready: deque[Prompt] = deque()
-        self._config, self._pool = config, pool
+        self._config, self._pool, self._layout = config, pool, layout
         self._tile_room = tile_room(config.max_len, config.prefill_chunk, config.page_size)
         self._group = min(config.share_rows, config.slots, GROUP)
 
@@ -74,7 +74,7 @@ class Scheduler:
                 self.ready.append(prompt)
                 self._pool.unpin(prompt.pages)
                 continue
-            stop = min(prompt.prefix, prompt.filled + tokens)
+            stop = min(prompt.prefix, prompt.filled + self._layout.most(prompt.filled, tokens))
             region = Region(0, self._pool.places(prompt.pages))
             segment = Segment(prompt.tokens[prompt.filled : stop], prompt.filled, (region,))
             needed = len(segment.tiles(self._config.page_size))
@@ -82,7 +82,7 @@ class Scheduler:
                 self._pool.unpin(prompt.pages)
                 break
             planned.append((prompt, segment))
-            tokens, tiles = tokens - len(segment.tokens), tiles - needed
+            tokens, tiles = tokens - self._layout.takes(prompt.filled, len(segment.tokens)), tiles - needed
         return planned
 
     def read(self, planned: Planned) -> None:

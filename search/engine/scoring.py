@@ -75,17 +75,17 @@ def _batch(engine: Engine, unread: list[_Reading]) -> list[tuple[_Reading, Segme
             raise ConfigError("engine.pages", f"{config.page_count} are too few to score a sample", fix) from None
         own = Region(prompt.prefix - sample.begin, engine.pool.places(reading.pages))
         regions = (Region(0, engine.pool.places(prompt.pages)), own) if prompt.wide else (own,)
-        n = min(tokens, len(reading.tokens) - reading.done)
-        inputs = (sample.newest, *reading.tokens)[reading.done : reading.done + n]
         start = prompt.prefix + len(sample.tokens) + reading.done
+        n = min(engine.layout.most(start, tokens), len(reading.tokens) - reading.done)
+        inputs = (sample.newest, *reading.tokens)[reading.done : reading.done + n]
         segment = Segment(inputs, start, regions, reading.tokens[reading.done : reading.done + n])
         needed = len(segment.tiles(config.page_size))
-        if needed > tiles and batch:
+        if batch and (needed > tiles or not n):
             engine.pool.unpin([*prompt.pages, *reading.pages])
             break
         reading.done += n
         batch.append((reading, segment))
-        tokens, tiles = tokens - n, tiles - needed
+        tokens, tiles = tokens - engine.layout.takes(start, n), tiles - needed
     return batch
 
 

@@ -20,9 +20,8 @@ class DeviceCosts:
 
     def together(self, model: ModelConfig, config: EngineConfig, rows: int) -> float:
         """Seconds for a group of `rows` rows over one page of keys and values in one layer."""
-        c = model.resolved()
-        assert c.head_dim
-        flops = 4 * rows * config.page_size * c.n_heads * c.head_dim
+        pairs = counts.decode_flops(model, 2) - counts.decode_flops(model, 1)  # one more key, in all layers
+        flops = rows * config.page_size * pairs // model.n_layers
         return self.seconds_per_tile + max(self.alone(model, config), flops / self.flops_per_second)
 
     def alone(self, model: ModelConfig, config: EngineConfig) -> float:

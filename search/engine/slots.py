@@ -13,12 +13,13 @@ from search.engine.pages import PagePool
 from search.engine.sample import Prompt, Sample
 from search.engine.sampling import Filters, Sampling, SamplingRows
 from search.engine.sharing import all_lanes
+from search.engine.text_stop import Machines, Spelling
 
 
 class Slots:
     """`config.slots` places for samples, on the host."""
 
-    def __init__(self, config: EngineConfig, model: ModelConfig):
+    def __init__(self, config: EngineConfig, model: ModelConfig, spelling: Spelling = ()):
         self.samples: list[Sample | None] = [None] * config.slots
         self._config, self._vocab_size = config, model.vocab_size
         self._widths = all_lanes(model, config)
@@ -26,6 +27,7 @@ class Slots:
         self._filters: Filters | None = None
         self._bias_width = self._forced_width = 0
         self._settings: SamplingRows | None = None
+        self.machines = Machines(spelling, model.vocab_size)
         self._stops = np.full((config.slots, config.stop_sequences, config.stop_length), stop.NEVER, np.int32)
 
     @property
@@ -52,6 +54,7 @@ class Slots:
         self._settings = None
         config = self._config
         self._stops[slot] = stop.stack_stops([sample.stops], config.stop_sequences, config.stop_length)[0]
+        sample.state = self.machines.state(sample.stop_texts, sample.tokens)
         sample.reason, sample.entered = RUNNING, len(sample.tokens)
 
     def take(self, slot: int) -> Sample:
@@ -65,7 +68,7 @@ class Slots:
         """The state of every slot; see `Rows`."""
         config = self._config
         n = config.slots
-        token, start, length, begin, limit = (np.zeros(n, np.int32) for _ in range(5))
+        token, start, length, begin, limit, state = (np.zeros(n, np.int32) for _ in range(6))
         reason = np.full(n, LENGTH, np.int32)
         stream = np.zeros((n, 3), np.uint32)
         window = np.full((n, config.stop_length), stop.EMPTY, np.int32)
@@ -78,14 +81,17 @@ class Slots:
                 len(sample.tokens),
                 sample.begin,
             )
-            limit[i], reason[i] = sample.limit, sample.reason
+            limit[i], reason[i], state[i] = sample.limit, sample.reason, sample.state
             stream[i] = sample.seed, sample.prompt.problem, sample.lineage
             last = sample.tokens[-config.stop_length :]
             window[i, config.stop_length - len(last) :] = last
             if repetition:
                 seen = [*sample.prompt.tokens, *sample.tokens]
                 history[i, : len(seen)] = seen
-        return Rows(token, start, length, begin, limit, reason, stream, self._stops.copy(), window, history)
+        moves = self.machines.table
+        return Rows(
+            token, start, length, begin, limit, reason, stream, self._stops.copy(), window, moves, state, history
+        )
 
     def settings(self) -> SamplingRows:
         """How every slot samples; an empty one like some other."""

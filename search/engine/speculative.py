@@ -18,19 +18,20 @@ import numpy as np
 from jax.sharding import Mesh
 
 from models import cache
-from models.cache import Blocks, Ints, Layers
+from models.cache import Blocks, Ints, Layers, Pool
 from models.config import ModelConfig
 from models.errors import require
 from models.transformer import Params
 from search.engine import drafters, sampling, stop
 from search.engine.config import EngineConfig
-from search.engine.decode import RUNNING, Drawn, Prefixes, Rows, lineage_keys, settled
+from search.engine.decode import RUNNING, Drawn, Prefixes, Rows, lineage_keys, settled, without_moves
 from search.engine.drafters import Guess, Node, Table, Tree
 from search.engine.engine import Engine
 from search.engine.margin import gap_to_flip
 from search.engine.precision import computed, running_config, stored_params
 from search.engine.sample import Prompt, Sample
 from search.engine.sampling import SamplingRows
+from search.engine.text_stop import Spelling
 from search.engine.tree_pass import chain_path, commit, forward_tree
 from search.engine.verify import Verdict, verify_rejection, verify_seeded
 from search.ledger import Prices
@@ -137,11 +138,13 @@ class SpeculativeEngine(Engine):
         speculation: Speculation,
         draft: DraftModel | None = None,
         mesh: Mesh | None = None,
+        spelling: Spelling = (),
     ):
         needed = speculation.drafter == "model"
         require(needed == (draft is not None), "speculation.drafter", f"is {speculation.drafter!r}",
                 "give a draft model" if needed else "set it to 'model', or give no draft model")  # fmt: skip
-        super().__init__(model, params, config, mesh)
+        refuse_states(model, "speculation")
+        super().__init__(model, params, config, mesh, spelling)
         if draft is not None:
             config.check(draft.config)
             draft = DraftModel(
@@ -151,7 +154,8 @@ class SpeculativeEngine(Engine):
             require(draft.config.vocab_size == model.vocab_size, "speculation.draft",
                     f"has {draft.config.vocab_size} tokens, the model {model.vocab_size}",
                     "use a draft model with the same tokenizer")  # fmt: skip
-            windows = any(draft.config.sliding)
+            refuse_states(draft.config, "speculation.draft")
+            windows = any(getattr(layer.mixer, "window", None) is not None for layer in draft.config.layers)
             require(not windows, "speculation.draft", "has sliding windows", "use a draft model without them")
         self.speculation, self.speculated = speculation, Speculated()
         self.slots.keep_history = True
@@ -166,11 +170,11 @@ class SpeculativeEngine(Engine):
         self.device.compilations += 1
 
     def _stage(
-        self, params: Params, pages: Layers, blocks: Blocks, rows: Rows, settings: SamplingRows, prefixes: Prefixes,
-        most: Any, enough: Any,
-    ) -> tuple[Blocks, Rows, Drawn, jax.Array]:  # fmt: skip
+        self, params: Params, pool: Pool, blocks: Blocks, states: Layers, rows: Rows, settings: SamplingRows,
+        prefixes: Prefixes, most: Any, enough: Any,
+    ) -> tuple[Blocks, Layers, Rows, Drawn, jax.Array]:  # fmt: skip
         blocks, self._memory, rows, drawn, calls, tally = self._run(
-            params, self._draft_params, pages, blocks, self._memory, rows, settings, prefixes, most, enough
+            params, self._draft_params, pool.pages, blocks, self._memory, rows, settings, prefixes, most, enough
         )
         self._tally = jax.device_get(tally)
         total = self.speculated
@@ -179,7 +183,7 @@ class SpeculativeEngine(Engine):
         total.tokens += int(self._tally.tokens.sum())
         total.drafted += int(self._tally.drafted.sum())
         total.accepted += int(self._tally.accepted.sum())
-        return blocks, rows, drawn, calls
+        return blocks, states, rows, drawn, calls
 
     def _charge(self, new: dict[Sample, int], groups: list[tuple[Prompt, list[Sample]]], seconds: float) -> None:
         """The engine's charges, and the FLOPs of guesses that the model read in vain and of the draft model."""
@@ -195,6 +199,14 @@ class SpeculativeEngine(Engine):
                 flops += (read + n) * self._draft_prices.decode(context, 1)
             sample.flops += flops
             self.ledger.charge(prompt.problem, flops=flops)
+
+
+def refuse_states(model: ModelConfig, field: str) -> None:
+    """ConfigError for a layer that keeps a state: it cannot be taken back to before a guess that did not stand."""
+    for i, layer in enumerate(model.layers):
+        name = type(layer.mixer).__name__
+        problem = f"layer {i} ({name}) keeps a state, which cannot go back behind a guess"
+        require(not layer.mixer.block, field, problem, "decode without speculation, or use a model without such layers")
 
 
 def empty_memory(speculation: Speculation, config: EngineConfig, vocab_size: int, draft: DraftModel | None) -> Memory:
@@ -250,7 +262,7 @@ def make_stage(
             tree, memory, guessed = _guess(speculation, draft, draft_params, memory, rows, settings, keys, live)
             scores, nodes = forward_tree(
                 config, params, blocks, tree.token, rows.origin, rows.own, tree.depth, tree.path,
-                pages=pages, prefixes=prefixes,
+                pages=pages, prefixes=prefixes, quantized=engine.quantized_cache,
             )  # fmt: skip
             verdict, target, logprobs, gap = _judge(speculation, tree, scores, rows, settings, keys, gaps)
             blocks = commit(blocks, nodes, verdict.path, verdict.accepted + 1, rows.own)
@@ -267,7 +279,7 @@ def make_stage(
         i, blocks, memory, rows, drawn, tally = jax.lax.while_loop(
             going, one_pass, (jnp.int32(0), blocks, memory, rows, drawn, tally)
         )
-        return blocks, memory, rows, drawn, i, tally
+        return blocks, memory, without_moves(rows), drawn, i, tally
 
     return jax.jit(stage, donate_argnums=(3, 4))
 

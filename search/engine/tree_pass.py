@@ -5,16 +5,19 @@ Keys and values of the nodes stay outside of the cache until it is known which o
 
 from __future__ import annotations
 
-from functools import partial
+import dataclasses
+from dataclasses import dataclass
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 
-from models import cache
-from models.attention import Attend, attention_scale
-from models.cache import Blocks, Layers, Limits, Stored
+from models import cache, transformer
+from models.cache import Blocks, Layers, Store, Stored
 from models.config import ModelConfig
-from models.transformer import Params, hidden_and_head, logits
+from models.past import Arrays, Past, Read, keys_and_values
+from models.span import Span
+from models.transformer import Params, logits
 from search.engine.decode import Prefixes
 
 NOWHERE = 2**30  # a place that no block has
@@ -34,6 +37,7 @@ def forward_tree(
     place: jax.Array | int = 0,
     pages: Layers | None = None,
     prefixes: Prefixes | None = None,
+    quantized: bool = False,
 ) -> tuple[jax.Array, Layers]:
     """Logits `[slots, m, vocab]` float32 after m nodes, and the keys and values of all nodes.
 
@@ -41,48 +45,74 @@ def forward_tree(
     all nodes each of them sees, itself included. The tree stands after `length` tokens of a row's own, the first of
     which is at position `start`; both `[slots]`. nodes: keys and values `[slots, kv_heads, t, head_dim]` of the nodes
     before (None: there are none yet). pages, prefixes: the rows' shared prefixes (None: they have none).
+    quantized: whether blocks and nodes are kept in int8.
     """
     c = config.resolved()
     slots, _, total = path.shape
-    held = [nodes if nodes is not None else cache.empty(c, slots, total, blocks[0].quantized)]
+    held = nodes if nodes is not None else cache.empty(c, slots, total, quantized)
     assert nodes is not None or depth.shape[1] == total, "without earlier nodes a pass covers the whole tree"
-    depths = depth if nodes is None else None
-    scale = attention_scale(c)
+    depths, shared = depth if nodes is None else None, prefixes or ()
+    pasts = [
+        TreePast(
+            positions=(start + length)[:, None] + depth,
+            pages=pages[i] if pages is not None else {},
+            prefixes=shared if pages is not None else (),
+            blocks=tuple(block[i] for block in blocks),
+            nodes=held[i],
+            start=start, length=length, depth=depth, depths=depths, path=path, place=place,
+        )
+        for i in range(c.n_layers)
+    ]  # fmt: skip
+    output = transformer.forward(c, params, tokens, pasts[0].positions, pasts=pasts)
+    after = cast(tuple[TreePast, ...], output.pasts)
+    return logits(c, output.hidden, output.head), tuple(past.nodes for past in after)
+
+
+@dataclass(frozen=True)
+class TreePast(Past):
+    """One layer of rows with a tree of guesses after their text: pages of shared prefixes, own blocks, then nodes."""
+
+    positions: jax.Array
+    pages: Store
+    prefixes: Prefixes
+    blocks: tuple[Store, ...]
+    nodes: Store
+    start: jax.Array
+    length: jax.Array
+    depth: jax.Array
+    depths: jax.Array | None
+    path: jax.Array
+    place: jax.Array | int
 
     def attend(
-        layer: int, q: jax.Array, k: jax.Array, v: jax.Array, *, window: int | None = None, softcap: float | None = None
-    ) -> jax.Array:
-        limits, kv_heads = Limits(scale, window, softcap), k.shape[2]
-        group = q.shape[2] // kv_heads
+        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values
+    ) -> tuple[jax.Array, TreePast]:  # fmt: skip
+        """Over the text before the tree, and the nodes on each node's path."""
+        keys, values = read(new)
+        kv_heads, group = keys.shape[2], q.shape[2] // keys.shape[2]
         queries = cache.split_queries(q, kv_heads)
-        at = length[:, None] + depth  # [slots, m]: each query's place in its row's own text
-        part = cache.nothing(queries)
-        if pages is not None and prefixes is not None:
-            positions = jnp.tile(start[:, None] + at, (1, group))
-            for groups in prefixes:
-                part = cache.shared_prefix(queries, positions, pages.k[layer], pages.v[layer], groups, limits, part)
+        at = self.length[:, None] + self.depth  # [slots, m]: each query's place in its row's own text
+        part = cache.nothing(queries, values.shape[-1])
+        positions = jnp.tile(self.start[:, None] + at, (1, group))
+        for groups in self.prefixes:
+            part = cache.shared_prefix(queries, positions, self.pages, groups, span, part, read)
         first = 0
-        for block in blocks:
-            index = first + jnp.arange(block.k[layer].shape[2])
-            visible = jnp.broadcast_to((index < length[:, None])[:, None], (*at.shape, len(index)))
-            if window is not None:
-                visible = visible & (index > at[..., None] - window)
-            own = cache.own_block(queries, block.k[layer], block.v[layer], jnp.tile(visible, (1, group, 1)), limits)
+        for block in self.blocks:
+            index = first + jnp.arange(cache.length_of(block))
+            visible = jnp.broadcast_to((index < self.length[:, None])[:, None], (*at.shape, len(index)))
+            if span.window is not None:
+                visible = visible & span.near(at[..., None], index)
+            own = cache.own_block(queries, block, jnp.tile(visible, (1, group, 1)), span, read)
             part = cache.merge(part, own)
             first += len(index)
-        keys, values = (_put(old, new, place) for old, new in ((held[0].k[layer], k), (held[0].v[layer], v)))
-        held[0] = held[0].replace(layer, keys, values)
-        visible = path
-        if window is not None:
-            assert depths is not None, "a window needs all nodes in one pass"
-            visible = visible & (depths[:, None, :] > depth[..., None] - window)
-        own = cache.own_block(queries, keys, values, jnp.tile(visible, (1, group, 1)), limits)
-        return cache.join_queries(cache.finish(cache.merge(part, own)), q.shape[1]).astype(q.dtype)
-
-    attends: list[Attend] = [partial(attend, layer) for layer in range(c.n_layers)]
-    positions = (start + length)[:, None] + depth
-    hidden, head = hidden_and_head(c, params, tokens, positions, None, attends)
-    return logits(c, hidden, head), held[0]
+        nodes = {name: _put(old, new[name], self.place) for name, old in self.nodes.items()}
+        visible = self.path
+        if span.window is not None:
+            assert self.depths is not None, "a window needs all nodes in one pass"
+            visible = visible & span.near(self.depth[..., None], self.depths[:, None, :])
+        own = cache.own_block(queries, nodes, jnp.tile(visible, (1, group, 1)), span, read)
+        y = cache.join_queries(cache.finish(cache.merge(part, own)), q.shape[1]).astype(q.dtype)
+        return y, dataclasses.replace(self, nodes=nodes)
 
 
 def commit(blocks: Blocks, nodes: Layers, path: jax.Array, count: jax.Array, length: jax.Array) -> Blocks:
@@ -93,12 +123,11 @@ def commit(blocks: Blocks, nodes: Layers, path: jax.Array, count: jax.Array, len
     def taken(x: Stored) -> Stored:
         return jax.tree.map(lambda x: jnp.take_along_axis(x, path[:, None, :, None], axis=2).swapaxes(1, 2), x)
 
+    found = [{name: taken(x) for name, x in layer.items()} for layer in nodes]
     first, written = 0, []
     for block in blocks:
-        k = tuple(cache.write_block(old, taken(new), at - first) for old, new in zip(block.k, nodes.k))
-        v = tuple(cache.write_block(old, taken(new), at - first) for old, new in zip(block.v, nodes.v))
-        written.append(Layers(k, v))
-        first += block.k[0].shape[2]
+        written.append(tuple(cache.write(old, new, cache.write_block, at - first) for old, new in zip(block, found)))
+        first += max(map(cache.length_of, block))
     return tuple(written)
 
 

@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike
 
 from models.devices import DEVICES, find_device
 from models.errors import ConfigError, nearest, require
-from scaling.laws.fit import Interval
+from scaling.fitting.fitted import Interval
+from scaling.fitting.runs import Runs, as_table, missing, numbers
 from scaling.laws.kinetics import B200_INTENSITY, Cost, decoding_cost
-from scaling.laws.runs import Runs, as_table, missing, numbers
 from search.ledger import Cost as LedgerCost
 from search.metrics.curves import problem_means
 

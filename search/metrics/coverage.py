@@ -14,10 +14,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from models.errors import ConfigError, require
-from scaling.laws.bootstrap import Draws
+from scaling.fitting.bootstrap import Draws
+from scaling.fitting.fit import Fit, fit
+from scaling.fitting.fitted import Interval, check_level
+from scaling.fitting.law import Law
 from scaling.laws.coverage import COVERAGE_POWER, BetaBinomial, fit_beta_binomial, pass_at_k
-from scaling.laws.fit import Fit, Interval, check_level, fit
-from scaling.laws.law import Law
 from scaling.laws.saturation import SATURATION, saturation_point
 from search.metrics.curves import curve, percentiles, powers_of_two, problem_means
 from search.metrics.samples import Samples

@@ -7,8 +7,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from models.errors import require
-from scaling.laws.bootstrap import resample_weights
-from scaling.laws.fit import check_level
+from scaling.fitting.bootstrap import resample_weights
+from scaling.fitting.fitted import check_level
 
 
 def problem_means(values: np.ndarray, size: int, seed: int) -> np.ndarray:

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError
+from scaling.fitting.fit import fit
 from scaling.laws.coverage import COVERAGE_POWER
-from scaling.laws.fit import fit
 from search.metrics.coverage import straight_line
 from search.metrics.curves import curve
 from search.metrics.samples import Samples

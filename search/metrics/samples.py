@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError, require
-from scaling.laws.runs import Runs, load, missing
+from scaling.fitting.runs import Runs, load, missing
 
 Ragged = Sequence[Any] | np.ndarray  # one row of values per problem; rows may differ in length
 INVALID = -1  # code of an answer that could not be read: it never votes and its score is zero

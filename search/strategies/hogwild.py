@@ -7,21 +7,26 @@ paper). Rotary scores depend on distances alone: instead of moving keys, the que
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from models import cache, counts
-from models.attention import attention_scale
-from models.cache import Layers, Limits
+from models.cache import Layers, Store
 from models.config import ModelConfig
 from models.errors import require
+from models.mixers.attention import Attention
+from models.past import Arrays, Past, Read, keys_and_values
 from models.positions import rotary_angles, rotate
-from models.transformer import Params, hidden_and_head, logits
+from models.rotary import Rotary
+from models.span import Span
+from models.transformer import Params, forward, logits
 from search.decoder import Context, TransformerDecoder
 from search.engine import sampling
 from search.engine.config import Precision
@@ -79,8 +84,11 @@ class Hogwild:
         c = model
         require(workers >= 1, "workers", f"is {workers}", "give 1 or more")
         fix = "use rotary positions without scaling or windows"
-        require(c.positions == "rope" and c.rope_scaling is None, "model.positions", "cannot be rotated per block", fix)
-        require(c.sliding_window is None, "model.sliding_window", "is not told apart by blocks", fix)
+        mixers = [layer.mixer for layer in c.layers]
+        rotated = all(isinstance(mixer, Attention) and _rotary(c, mixer) for mixer in mixers)
+        require(rotated, "model.positions", "cannot be rotated per block", fix)
+        windows = any(getattr(mixer, "window", None) is not None for mixer in mixers)
+        require(not windows, "model.sliding_window", "is not told apart by blocks", fix)
         require(not openings or len(openings) == workers, "openings", f"are {len(openings)}", f"give {workers}")
         require(all(len(o) < max_tokens for o in openings), "openings", "leave no room", "raise max_tokens")
         self.decoder = TransformerDecoder(model, params, prompt_len, precision)
@@ -90,7 +98,6 @@ class Hogwild:
         self._openings = np.full((workers, max([1, *map(len, openings)])), -1, np.int32)
         for worker, opening in enumerate(openings):
             self._openings[worker, : len(opening)] = opening
-        self._limits = Limits(attention_scale(self.config))
         self._program = jax.jit(self._run)
 
     def run(self, problem: SearchProblem) -> Worked:
@@ -160,40 +167,77 @@ class Hogwild:
         """What follows one token of every worker; length, after `[workers]`: tokens in each block before and now."""
         c, w = self.config, self.workers
         weights = computed(c, params[0])
-        held = [blocks]
         # A worker that has ended writes nowhere.
         place = jnp.where(after > length, length, self.max_tokens)[:, None]
         others = (1 - jnp.eye(w, dtype=jnp.int32)) * after  # [worker, block]: tokens that come before its own block
         own = context.length[0] + others.sum(-1)  # where each worker's own block begins for it
         begins = context.length[0] + jnp.cumsum(others, axis=-1) - others
         begins = jnp.where(jnp.eye(w, dtype=bool), own[:, None], begins)
-        assert c.head_dim
-        dim = int(c.head_dim * c.partial_rotary_factor)
+        shared = place, after, own, begins, context.length[0]
+        pasts = [
+            WorkerPast(length[:, None], prompt, kept, _turn(c, layer.mixer), *shared)
+            for layer, prompt, kept in zip(c.layers, context.layers, blocks)
+        ]
+        output = forward(c, weights, tokens[:, None], length[:, None], pasts=pasts)
+        written = tuple(past.blocks for past in cast(tuple[WorkerPast, ...], output.pasts))
+        return logits(c, output.hidden, output.head)[:, 0], written
 
-        def turned(q: jax.Array, distance: jax.Array) -> jax.Array:
-            """Queries `[workers, 1, heads, head_dim]` that stand `distance` `[workers]` further from a block's keys."""
-            return rotate(q, *rotary_angles(distance[:, None], dim, c.rope_theta))
 
-        def attend(layer: int, q: jax.Array, k: jax.Array, v: jax.Array, **limits: Any) -> jax.Array:
-            keys = cache.write_block(held[0].k[layer], k, place)
-            values = cache.write_block(held[0].v[layer], v, place)
-            held[0] = held[0].replace(layer, keys, values)
-            limit = self._limits._replace(**limits)
+def _rotary(config: ModelConfig, mixer: Attention) -> Rotary | None:
+    """How a layer rotates, if it does and without scaling."""
+    rotary = mixer.resolved(config.stream).rotary
+    return rotary if rotary is not None and rotary.share and rotary.scaling is None else None
 
-            def over(block_k: jax.Array, block_v: jax.Array, filled: jax.Array, distance: jax.Array) -> cache.Partial:
-                queries = cache.split_queries(turned(q, distance), k.shape[2])
-                visible = jnp.broadcast_to(
-                    jnp.arange(block_k.shape[1]) < filled, (w, queries.shape[2], block_k.shape[1])
-                )
-                wide = [jnp.broadcast_to(x, (w, *x.shape)) for x in (block_k, block_v)]
-                return cache.own_block(queries, wide[0], wide[1], visible, limit)
 
-            layers = context.layers
-            part = over(layers.k[layer][0], layers.v[layer][0], context.length[0], own)
-            for block in range(w):
-                part = cache.merge(part, over(keys[block], values[block], after[block], own - begins[:, block]))
-            return cache.join_queries(cache.finish(part), 1).astype(q.dtype)
+def _turn(config: ModelConfig, mixer: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """A layer's function that moves queries `[workers, 1, heads, head_dim]` further from a block's keys, each by its
+    `distance` `[workers]`."""
+    rotary = _rotary(config, mixer)
+    assert rotary
 
-        attends = [partial(attend, layer) for layer in range(c.n_layers)]
-        hidden, table = hidden_and_head(c, weights, tokens[:, None], length[:, None], None, attends)
-        return logits(c, hidden, table)[:, 0], held[0]
+    def turned(q: jax.Array, distance: jax.Array) -> jax.Array:
+        angles = rotary_angles(distance[:, None], rotary.dims(q.shape[-1]), rotary.theta)
+        return rotate(q, *angles, interleaved=rotary.interleaved)
+
+    return turned
+
+
+@dataclass(frozen=True)
+class WorkerPast(Past):
+    """One layer of all workers: the prompt, and a block for each, which every worker reads.
+
+    prompt `[1, heads, prompt_len, ...]` of `filled` tokens, blocks `[workers, heads, max_tokens, ...]` of `after`
+    tokens each; place `[workers, 1]`: where each writes; own, begins: positions, for each worker, of its own block and
+    `[worker, block]` of all blocks.
+    """
+
+    positions: jax.Array
+    prompt: Store
+    blocks: Store
+    turned: Callable[[jax.Array, jax.Array], jax.Array]
+    place: jax.Array
+    after: jax.Array
+    own: jax.Array
+    begins: jax.Array
+    filled: jax.Array
+
+    def attend(
+        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values
+    ) -> tuple[jax.Array, WorkerPast]:  # fmt: skip
+        """Over the prompt and every block, the query turned to where it stands from each."""
+        workers = q.shape[0]
+        blocks = cache.write(self.blocks, new, cache.write_block, self.place)
+
+        def over(store: Store, filled: jax.Array, distance: jax.Array) -> cache.Partial:
+            queries = cache.split_queries(self.turned(q, distance), read(new)[0].shape[2])
+            wide = {name: jnp.broadcast_to(x, (workers, *x.shape)) for name, x in store.items()}
+            length = cache.length_of(wide)
+            visible = jnp.broadcast_to(jnp.arange(length) < filled, (workers, queries.shape[2], length))
+            return cache.own_block(queries, wide, visible, span, read)
+
+        part = over({name: x[0] for name, x in self.prompt.items()}, self.filled, self.own)
+        for i in range(workers):
+            one = {name: x[i] for name, x in blocks.items()}
+            part = cache.merge(part, over(one, self.after[i], self.own - self.begins[:, i]))
+        y = cache.join_queries(cache.finish(part), 1).astype(q.dtype)
+        return y, dataclasses.replace(self, blocks=blocks)

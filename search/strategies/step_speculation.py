@@ -71,6 +71,10 @@ class PairedDecoder:
         """(the small model's, the large model's)."""
         return self.small.caches(problems, particles, length), self.large.caches(problems, particles, length)
 
+    def position_axes(self, caches: Any) -> Any:
+        """Those of both."""
+        return self.small.position_axes(caches[0]), self.large.position_axes(caches[1])
+
     def step(
         self, params: Any, contexts: PairedContext, caches: Any, tokens: jax.Array, length: jax.Array
     ) -> tuple[Outputs, Any]:

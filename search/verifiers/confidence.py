@@ -18,7 +18,7 @@ from scipy.special import logit
 
 from models.config import ModelConfig
 from models.errors import require
-from models.transformer import Params, hidden_and_head, logits
+from models.transformer import Params, forward, logits
 from search.decoder import ValueHead
 from search.population import Population
 from search.verifiers.scorer import Unscored
@@ -100,7 +100,7 @@ def fit_confidence(
 def _read(config: ModelConfig, params: Params, tokens: Any, span: Any) -> jax.Array:
     """Hidden state after every text, then STATISTICS of it from its start on: `[batch, d_model + 3]` float32."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    hidden, head = hidden_and_head(config, params, tokens, positions, None, None)
+    hidden, head, *_ = forward(config, params, tokens, positions)
     last = jnp.take_along_axis(hidden, span[:, 1:, None] - 1, 1)[:, 0].astype(jnp.float32)
     after = jax.nn.log_softmax(logits(config, hidden[:, :-1], head).astype(jnp.float32), axis=-1)
     logprobs = jnp.take_along_axis(after, tokens[:, 1:, None], -1)[..., 0]

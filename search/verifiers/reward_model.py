@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from models import counts
 from models.config import ModelConfig
 from models.errors import require
-from models.transformer import Params, hidden_and_head
+from models.transformer import Params, forward
 from search.decoder import Context, ValueHead
 from search.engine.precision import running_config, stored_params
 from search.population import Population
@@ -56,7 +56,7 @@ class RewardModel:
         written = (place >= prompt_len) & (place < prompt_len + length)
         positions = jnp.where(place < prompt_len, place, place - prompt_len + prompt_length)
         segments = jnp.where(in_prompt | written, 0, PADDING)
-        hidden, _ = hidden_and_head(self.config, weights, tokens, positions, segments)
+        hidden = forward(self.config, weights, tokens, positions, segments).hidden
         last = jnp.where(length > 0, prompt_len + length - 1, prompt_length - 1)
         final = jnp.take_along_axis(hidden, last[..., None], 1)[:, 0].astype(jnp.float32)
         score = jax.nn.sigmoid(final @ head.weight + head.bias)

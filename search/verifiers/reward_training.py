@@ -17,7 +17,7 @@ import optax
 
 from models.config import ModelConfig
 from models.errors import require
-from models.transformer import Params, hidden_and_head, init
+from models.transformer import Params, forward, init
 from search.decoder import ValueHead
 from search.engine.precision import running_config, stored_params
 
@@ -99,7 +99,7 @@ def _fit(
         trunk, head = weights
         text, label = tokens[rows], labels[rows]
         places = jnp.broadcast_to(jnp.arange(text.shape[1]), text.shape)
-        hidden, _ = hidden_and_head(config, trunk, text, places, None, None)
+        hidden = forward(config, trunk, text, places).hidden
         logits = hidden.astype(jnp.float32) @ head.weight + head.bias
         known = label >= 0
         nats = optax.sigmoid_binary_cross_entropy(logits, jnp.maximum(label, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import json
 import math
@@ -14,6 +15,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, get_args
@@ -22,6 +24,7 @@ from models.errors import ConfigError, require
 
 Level = Literal["bubblewrap+landlock+seccomp", "landlock+seccomp"]
 Reason = Literal["exit", "time", "output"]
+_PREFIX = "sandbox-"
 _CONFINE = Path(__file__).with_name("confine.py")
 _START = 60.0  # seconds in which a busy machine must have set a sandbox up
 _FIX = "use Linux 5.13 or newer on x86_64 or aarch64, with Landlock and seccomp"
@@ -99,7 +102,7 @@ def _works(level: Level) -> bool:
 def _run(program: str, given: bytes, limits: Limits, level: Level) -> Outcome:
     began = time.perf_counter()
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sandbox-"))
+        folder = stack.enter_context(_scratch())
         path = os.path.join(folder, "program.py")
         with open(path, "w", encoding="utf-8", errors="replace") as file:
             file.write(program)
@@ -124,9 +127,41 @@ def _command(path: str, status: int, limits: Limits, level: Level) -> list[str]:
     cpu = math.ceil(limits.seconds) + 1  # later than the clock, which says why: a kill by this one reads as an exit
     bounds = {"AS": limits.memory, "CPU": cpu, "FSIZE": 0, "CORE": 0, "NOFILE": 64}
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))  # of a virtual environment's base
-    order = json.dumps({"program": path, "status": status, "limits": bounds})
+    alone = level.startswith("bubblewrap")  # where the parent is another, which ends with us
+    order = json.dumps({"program": path, "status": status, "limits": bounds, "parent": 0 if alone else os.getpid()})
     command = [python, "-I", "-S", "-B", str(_CONFINE), order]
-    return [*_bubblewrap(path), *command] if level.startswith("bubblewrap") else command
+    return [*_bubblewrap(path), *command] if alone else command
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[str]:
+    """A folder for one program, locked while this process lives, so that one that was killed leaves none for ever."""
+    _clear_scratch(tempfile.gettempdir())
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield folder
+        finally:
+            os.close(handle)
+
+
+@functools.cache
+def _clear_scratch(place: str) -> None:
+    """Remove what verifiers of ours that were killed have left behind; once in each process."""
+    for path in Path(place).glob(f"{_PREFIX}*"):
+        try:
+            found = path.lstat()
+            if found.st_uid != os.geteuid() or not path.is_dir() or abs(time.time() - found.st_mtime) < _START:
+                continue  # somebody else's, or so young that its lock may be on its way
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(handle)
+        except OSError:
+            continue  # in use, or gone
 
 
 def _bubblewrap(path: str) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from models.config import ModelConfig
 from models.errors import require
-from models.transformer import Params, hidden_and_head
+from models.transformer import Params, forward
 from search.decoder import ValueHead
 from search.engine.precision import running_config, stored_params
 
@@ -84,7 +84,7 @@ def in_batches(
 def _hidden(config: ModelConfig, params: Params, tokens: Any, span: Any) -> jax.Array:
     """The hidden state after every text, `[batch, d_model]` float32; see `in_batches`."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    hidden, _ = hidden_and_head(config, params, tokens, positions, None, None)
+    hidden = forward(config, params, tokens, positions).hidden
     return jnp.take_along_axis(hidden, span[:, 1:, None] - 1, 1)[:, 0].astype(jnp.float32)
 
 

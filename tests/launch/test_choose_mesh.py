@@ -161,6 +161,12 @@ def test_a_measured_matrix_overrules_links_and_a_ring_is_as_fast_as_its_slowest_
     assert rates["tensor"] == 1e9 and rates["data"] == 1e6
 
 
+def test_a_table_of_a_few_figures_leaves_the_others_as_they_are(tmp_path):
+    path = tmp_path / "table.json"
+    path.write_text('{"link": 4.0e11, "efficiency": 0.5}')
+    assert read_device_table(path, DEVICES["h200"]) == dataclasses.replace(DEVICES["h200"], link=4e11, efficiency=0.5)
+
+
 @pytest.mark.parametrize("text", ["[1]", "{", '{"speed": 3}', '{"flops": "fast"}'])
 def test_a_bad_device_table_is_refused(tmp_path, text):
     path = tmp_path / "table.json"

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from launch.estimate import estimate, print_estimate
+from launch.estimate import COMPILE_S, TRIAL_S, estimate, print_estimate
 from launch.executors.executor import Options
 from models.errors import ConfigError
 from scaling.sweep.combinators import grid
 from scaling.sweep.config import SweepConfig
 from scaling.sweep.directory import RunDirectory
 from scaling.sweep.results import COLUMNS
+from scaling.sweep.stack import make_stacks
 from tests.scaling.sweep import tiny
 
 POINTS = tuple(grid({"model.d_model": [8, 16], "train.steps": [100, 200, 400]}))
@@ -25,8 +26,9 @@ def test_the_estimate_counts_exactly_and_writes_nothing(tmp_path: Path, capsys: 
     assert (found.trials, found.finished, len(found.seconds), found.workers) == (6, 0, 6, 2)
     assert found.flops == sum(trial.flops for trial in SWEEP.trials())
     assert sum(found.seconds) / 2 <= found.soonest_s <= found.ends_s
-    compiled = [seconds > 1.5 for seconds in found.seconds]
-    assert sum(compiled) == 2 and compiled[0]  # one for each shape, where it comes first
+    steps = sum(stack.work for stack in make_stacks(SWEEP.trials(), 1)) / found.speed
+    shapes, books = 2 * sum(COMPILE_S), 6 * TRIAL_S  # two widths of one layer, six trials
+    assert sum(found.seconds) == pytest.approx(steps + shapes + books)
     assert print_estimate(SWEEP, tmp_path / "run", Options()) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["trials", "FLOPs", "speed", "device-hours", "ends", "disk"]

@@ -14,9 +14,9 @@ import pytest
 
 import scaling
 from launch import cli, fit, plan
+from scaling.fitting.law import Values
 from scaling.laws import CHINCHILLA
 from scaling.laws.chinchilla import optimal_params
-from scaling.laws.law import Values
 from tests.launch import commands
 
 TRUTH = dict(A=400.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36)

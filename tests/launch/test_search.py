@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import operator
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from configs.search_quickstart import policies
-from launch.search import run_study
+from launch.search import cell_facts, run_study, set_aside_if_damaged
 from models.errors import ConfigError
+from scaling import tables
 from scaling.tasks import task_by_name
 from search import saved, searcher, study
 from search.policy import load_policy
@@ -81,11 +85,52 @@ def test_a_finished_study_is_left_as_it_is_and_another_is_refused(done: Path, ca
     cut.write_bytes(before[cut][:-100])
     assert run_study(STUDY, done) == 0
     assert {file: file.read_bytes() for file in before} == before
-    said = [line for line in capsys.readouterr().err.splitlines() if "is damaged" in line]
+    said = [line for line in capsys.readouterr().err.splitlines() if " is " in line and "searched again" in line]
     assert len(said) == 1 and str(cut) in said[0] and cut.with_suffix(".damaged").exists()
     other = dataclasses.replace(STUDY, study=dataclasses.replace(STUDY.study, problems=13))
     with pytest.raises(ConfigError, match=r"holds another study \(study.problems was 12, now 13\)"):
         run_study(other, done)
+
+
+FRAME = pd.DataFrame({"task": ["a", "b"], "correct": [0.0, 1.0]})
+
+
+def altered(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[bytes(content).index(np.float64(1.0).tobytes())] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        altered,
+        lambda file: file.write_bytes(file.read_bytes()[:-9]),
+        lambda file: FRAME.to_parquet(file),
+        lambda file: file.write_bytes(tables.parquet(FRAME, cell_facts(STUDY, "another", "samples"))),
+        lambda file: file.write_bytes(tables.parquet(FRAME, cell_facts(STUDY, "policy", "beam"))),
+        lambda file: pq.write_table(pq.read_table(file).slice(0, 1), file),
+    ],
+    ids=["a changed digit", "cut short", "of somebody else", "another policy's", "another part's", "a row dropped"],
+)
+def test_a_cell_that_is_not_what_was_written_there_is_set_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Path], object]
+) -> None:
+    file, facts = tmp_path / "cell.parquet", cell_facts(STUDY, "policy", "samples")
+    file.write_bytes(tables.parquet(FRAME, facts))
+    set_aside_if_damaged(file, facts)
+    assert tables.read(file, facts).to_pandas().equals(FRAME)
+    change(file)
+    set_aside_if_damaged(file, facts)
+    assert not file.exists() and file.with_suffix(".damaged").exists()
+    assert f"{file} is " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "1", "{}", "[" * 100_000, '{"name": 1, "study": {}}'])
+def test_a_study_of_another_structure_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "study.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"study\.json: is damaged"):
+        run_study(STUDY, tmp_path)
 
 
 @pytest.mark.slow

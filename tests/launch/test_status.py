@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -191,6 +192,122 @@ def test_with_a_token_only_who_knows_it_is_answered(running: RunDirectory) -> No
         port = page.server.server_address[1]
         address = f"http://127.0.0.1:{port}/status.json"
         assert [get(address)[0], get(address + "?token=wrong")[0], get(address + "?token=secret")[0]] == [403, 403, 200]
+
+
+SHAPES = [
+    "",
+    "{",
+    "{}",
+    "[]",
+    "null",
+    "1",
+    '"x"',
+    "[" * 100_000,
+    "\udcff",
+    '{"step": "1", "fraction": "x"}',
+    "9" * 5000,
+]
+FILES = ["result", "metrics", "stacks", "config", "progress", "worker", "predictions"]
+
+
+def damaged(directory: RunDirectory, name: str) -> Path:
+    """One file of each kind that a sweep leaves."""
+    done = directory.path / "trials" / directory.stacks()[0].trials[0].id
+    (worker,) = (directory.path / ".leases" / "workers").iterdir()
+    top = {f"{kind}": directory.path / f"{kind}.json" for kind in ("stacks", "config")}
+    return {"result": done / "result.json", "metrics": done / "metrics.jsonl", "worker": worker,
+            "progress": directory.path / "progress" / "0.json", "predictions": directory.path / "predictions.jsonl",
+            **top}[name]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_another_structure_costs_its_trial_or_is_named_and_the_page_goes_on(
+    running: RunDirectory, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.page.draw", lambda found: {})
+    path, served = damaged(running, name), Page(running.path, "127.0.0.1", 0, "")
+    whole = path.read_bytes() if path.exists() else b""
+    for shape in SHAPES:
+        path.write_bytes(shape.encode(errors="surrogateescape"))
+        code, html = served.answer("html")
+        assert code in (200, 503) and 'http-equiv="refresh"' in html, (shape, html)
+        assert code == 200 or f"{name}.json: is damaged" in html, (shape, html)
+        assert code == 200 or name in ("stacks", "config"), shape
+        assert served.answer("json")[0] == code
+    path.write_bytes(whole)
+    assert served.answer("html")[0] == 200
+    served.server.server_close()
+
+
+@pytest.mark.parametrize("name", ["job", "study", "searching"])
+def test_the_page_of_a_job_or_a_study_names_what_is_damaged(tmp_path: Path, name: str) -> None:
+    (tmp_path / "study.json").write_text(json.dumps({"name": "mine", "study": {"strategies": ["beam"]}}))
+    for shape in SHAPES:
+        (tmp_path / f"{name}.json").write_bytes(shape.encode(errors="surrogateescape"))
+        if name == "searching":
+            assert snapshot(tmp_path).rate == 0
+        else:
+            with pytest.raises(ConfigError, match=rf"{name}\.json: is damaged"):
+                snapshot(tmp_path)
+
+
+def test_an_error_of_ours_is_one_line_and_an_answer(page: Page, monkeypatch, capsys) -> None:
+    def fail(path: Path) -> None:
+        raise KeyError("<b>")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("launch.page.snapshot", fail)
+        answers = [get(page.address) for _ in range(3)]
+        assert get(page.address + "status.json") == (500, json.dumps({"error": "internal error: KeyError: '<b>'"}))
+    assert [code for code, _ in answers] == [500] * 3 and "KeyError" in answers[0][1] and "<b>" not in answers[0][1]
+    assert capsys.readouterr().err == "error: internal error: KeyError: '<b>'\n"
+    assert get(page.address)[0] == 200
+
+
+def test_a_reader_who_leaves_early_leaves_nothing_in_the_log(page: Page, capsys) -> None:
+    host, port = page.server.server_address[:2]
+    for request in (b"", b"GET / HTTP/1.0\r\n", f"GET / HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()):
+        with socket.create_connection((str(host), int(port))) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close with a reset
+            connection.sendall(request)
+    assert get(page.address)[0] == 200
+    assert capsys.readouterr().err == ""
+
+
+def test_many_readers_at_once_are_all_answered_by_few_looks_at_the_directory(page: Page, monkeypatch) -> None:
+    looks: list[Path] = []
+    monkeypatch.setattr("launch.page.snapshot", lambda path: looks.append(path) or snapshot(path))
+    host, port = page.server.server_address[:2]
+    ask = f"GET /status.json HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+    with page.lock:  # while the first is being made
+        readers = [socket.create_connection((str(host), int(port))) for _ in range(300)]
+        for reader in readers:
+            reader.sendall(ask)
+        while len(page.server.reading) or page.server.free._value > 512 - 300:
+            time.sleep(0.01)
+    answers = [reader.makefile("rb").read() for reader in readers]
+    assert all(answer.startswith(b"HTTP/1.0 200") for answer in answers) and 1 <= len(looks) < 150
+    for reader in readers:
+        reader.close()
+
+
+def test_bytes_that_trickle_do_not_hold_a_connection(page: Page, monkeypatch) -> None:
+    host, port = page.server.server_address[:2]
+    with socket.create_connection((str(host), int(port))) as connection:
+        connection.sendall(b"GET / HTT")
+        while not page.server.reading:
+            time.sleep(0.01)
+        monkeypatch.setattr("launch.page.READ_S", 0.0)  # its time is over
+        assert connection.recv(1000) == b""
+
+
+def test_the_usual_port_is_answered_as_browsers_ask_for_it(page: Page, monkeypatch) -> None:
+    port = int(page.server.server_address[1])
+    assert not page.admits("localhost", "") and page.admits(f"LocalHost:{port}", "")
+    monkeypatch.setattr("launch.page.PLAIN_PORT", port)
+    monkeypatch.setattr("launch.page._Server", lambda address, handler: page.server)
+    usual = Page(page.directory, "127.0.0.1", port, "")
+    assert usual.admits("localhost", "") and usual.admits(f"127.0.0.1:{port}", "") and not usual.admits("evil", "")
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def finished(root: Path) -> tuple[Path, Any]:
     return root / "run", done
 
 
-def test_a_sweep_trains_fits_foretells_and_reports(finished):
+def test_a_sweep_trains_fits_predicts_and_reports(finished):
     workdir, done = finished
     table = commands.table(workdir)
     assert table["status"] == ["done"] * 10 and sorted(table["split"]) == ["fit"] * 9 + ["heldout"]

@@ -15,15 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-import tokenizers
 
-from models import huggingface, presets, transformer
+from models import presets, transformer
 from models.config import ModelConfig, RopeScaling
 from models.errors import ConfigError
-from models.huggingface import export_model, import_model, import_weights
-from models.huggingface_families import FAMILIES, read_config, write_config
-from models.huggingface_tensors import Checkpoint
-from models.huggingface_tokenizer import CheckpointTokenizer, load_checkpoint_tokenizer
+from models.huggingface import export_model, import_weights
+from models.huggingface.config import FAMILIES, family_of, read_config, write_config
+from models.huggingface.tensors import Checkpoint
 from tests.models import write_huggingface_golden as golden
 
 # float32: sums of a few dozen terms of order 1 through two layers; logits are of order 1
@@ -224,6 +222,43 @@ def test_every_dense_preset_can_be_exported_and_reads_back_as_itself(name):
     assert read_config(family, json.loads(json.dumps(written)), "config.json") == config
 
 
+GEMMA3_4B = {  # as published: what the family supplies is left out
+    "model_type": "gemma3", "eos_token_id": [1, 106], "vision_config": {"hidden_size": 1152},
+    "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
+                    "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+                    "sliding_window": 1024},
+}  # fmt: skip
+
+
+def test_a_published_config_that_leaves_out_what_its_family_supplies_is_read():
+    config = read_config(*family_of(GEMMA3_4B, "config.json"), "config.json")
+    assert (config.vocab_size, config.n_heads, config.n_kv_heads, config.head_dim) == (262_208, 8, 4, 256)
+    assert config.sliding == ((True,) * 5 + (False,)) * 5 + (True,) * 4
+    assert (config.rope_theta, config.rope_theta_local, config.tied_embeddings) == (1e6, 1e4, True)
+
+
+def supplied(model_type: str, keys: dict) -> ModelConfig | str:
+    """The model of these keys, or why there is none."""
+    try:
+        return read_config(FAMILIES[model_type], keys, "config.json")
+    except ConfigError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_what_a_config_leaves_out_is_what_transformers_takes_for_it(model_type):
+    kept = json.loads(golden.DEFAULTS.read_text())
+    assert supplied(model_type, {}) == supplied(model_type, kept[model_type])
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_kept_defaults_are_those_of_the_transformers_that_is_installed(model_type):
+    transformers = pytest.importorskip("transformers", reason="compares with transformers, which is left out")
+    if model_type not in transformers.CONFIG_MAPPING:
+        pytest.skip(f"transformers {transformers.__version__} has no {model_type}")
+    assert supplied(model_type, golden.defaults(model_type)) == supplied(model_type, {})
+
+
 # -- what names and files may look like ---------------------------------------------------------------------------
 
 
@@ -244,7 +279,7 @@ def test_tensors_are_found_under_the_names_of_bare_and_of_seeing_models(prefix, 
 
 def test_a_seeing_gemma_is_read_by_its_text_config():
     data = json.loads((golden.GOLDEN / "gemma3_text" / "config.json").read_text())
-    family, text = huggingface.family_of({"model_type": "gemma3", "text_config": data, "vision_config": {}}, "c")
+    family, text = family_of({"model_type": "gemma3", "text_config": data, "vision_config": {}}, "c")
     assert read_config(family, text, "c") == import_weights(golden.GOLDEN / "gemma3_text", param_dtype="float32")[0]
 
 
@@ -289,8 +324,12 @@ def test_a_wrong_tensor_is_named_with_its_file(change, told, folder):
     [
         (
             {"model_type": "qwen"},
-            "config.json: model_type 'qwen' is none that can be read: did you mean 'qwen3'? use one of llama, mistral, "
-            "qwen2, qwen3, gemma, gemma2, gemma3_text, gpt2",
+            f"config.json: model_type 'qwen' is none that can be read: use one of {', '.join(FAMILIES)}",
+        ),
+        (
+            {"model_type": "Gemma-2"},
+            "config.json: model_type 'Gemma-2' is none that can be read: did you mean 'gemma2'? "
+            f"use one of {', '.join(FAMILIES)}",
         ),
         ({"hidden_act": "relu"}, "config.json: hidden_act is 'relu': use a checkpoint with one of silu, "
          "gelu_pytorch_tanh, gelu"),
@@ -326,9 +365,12 @@ def test_a_wrong_key_of_config_json_is_named(change, told, folder):
     assert message(folder) == told
 
 
-def test_a_key_that_is_missing_is_named(folder):
+def test_a_key_that_is_missing_has_the_default_of_the_family(folder):
     rewrite(folder, keys=("hidden_size",))
-    assert message(folder) == "config.json: hidden_size is missing: copy the config.json of the model again"
+    assert message(folder) == (
+        f"model.safetensors: tensor {TABLE} has shape [64, 16], where config.json asks for [64, 4096]: "
+        "use the config.json that belongs to these tensors"
+    )
 
 
 def test_files_that_are_missing_damaged_or_unsafe_are_named(folder, tmp_path):
@@ -406,128 +448,3 @@ def test_an_export_to_a_given_family_or_a_full_folder_says_what_is_wrong(tmp_pat
         export_model(tmp_path / "out", dataclasses.replace(config, scan_layers=True), params)
     with pytest.raises(ConfigError, match="is not empty: give a new folder"):
         export_model(golden.GOLDEN / "qwen3", config, params)
-
-
-# -- tokenizers ---------------------------------------------------------------------------------------------------
-
-TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'tool' %}"
-    "{{ raise_exception('no tools here') }}{% endif %}\n"
-    "<|{{ message['role'] }}|> {{ message['content'] | trim }} <|end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% generation %}{% endgeneration %}{% endif %}"
-)
-
-
-def make_tokenizer(folder: Path, **settings) -> None:
-    """A word-level tokenizer.json with special tokens that puts <s> first, as Llama's does, and its settings."""
-    words = ["<s>", "<|end|>", "<|user|>", "<|assistant|>", "<unk>", "hello", "world", "é"]
-    tokenizer = tokenizers.Tokenizer(
-        tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>")
-    )
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens(words[:5])
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"bos_token": "<s>", "eos_token": {"content": "<|end|>"}, "chat_template": TEMPLATE} | settings
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-
-
-def test_a_tokenizer_comes_with_its_first_token_its_ends_and_the_size_of_its_tokens(folder):
-    make_tokenizer(folder)
-    config, _, tokenizer = import_model(folder)
-    assert tokenizer.vocab_size == 8 < config.vocab_size
-    assert tokenizer.ends == (2,) and tokenizer.end_of_document == 2  # config.json of the checkpoint
-    assert tokenizer.encode("hello world <|end|>").tolist() == [0, 5, 6, 1]
-    assert tokenizer.encode("hello", add_special_tokens=False).dtype == np.int32
-    assert [x.tolist() for x in tokenizer.encode_batch(["hello", "world"])] == [[0, 5], [0, 6]]
-    assert tokenizer.decode([5, 6, 1]) == "hello world <|end|>"
-    assert tokenizer.decode([5, 6, 1], skip_special_tokens=True) == "hello world"
-    assert tokenizer.token_bytes.tolist() == [0, 0, 0, 0, 0, 5, 5, 2]
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 3]}))
-    assert load_checkpoint_tokenizer(folder).ends == (1, 3)
-    (folder / "generation_config.json").unlink()
-    rewrite(folder, keys=("eos_token_id",))
-    again = load_checkpoint_tokenizer(folder)
-    assert again.ends == (1,) and again.digest != tokenizer.digest
-
-
-def test_a_tokenizer_goes_out_with_the_model_and_comes_back(folder, tmp_path):
-    make_tokenizer(folder)
-    config, params, tokenizer = import_model(folder)
-    export_model(tmp_path / "out", config, params, tokenizer)
-    again = import_model(tmp_path / "out")[2]
-    assert again.digest == tokenizer.digest and again.settings == tokenizer.settings
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == 2
-
-
-def test_a_tokenizer_without_settings_gets_those_that_transformers_needs(folder, tmp_path):
-    make_tokenizer(folder)
-
-    class Ours:
-        end_of_document = 1
-
-        def save(self, path):
-            shutil.copy(folder / "tokenizer.json", path)
-
-    config, params = import_weights(folder)
-    export_model(tmp_path / "out", config, params, Ours())
-    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
-    assert settings == {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>"}
-    assert import_model(tmp_path / "out")[2].ends == (1,)
-
-
-def test_tokenizer_files_that_are_missing_or_damaged_are_named(folder):
-    with pytest.raises(ConfigError, match=r"tokenizer.json: does not exist: write it with transformers"):
-        import_model(folder)
-    make_tokenizer(folder, eos_token=None)
-    rewrite(folder, keys=("eos_token_id",))
-    with pytest.raises(ConfigError, match=r"config.json: names no token that ends a text \(eos_token_id\)"):
-        import_model(folder)
-    (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"tokenizer.json: is no tokenizer.json"):
-        import_model(folder)
-
-
-MESSAGES = [{"role": "user", "content": " hello "}, {"role": "assistant", "content": "world"}]
-
-
-def test_a_conversation_becomes_the_tokens_of_the_chat_template(folder):
-    pytest.importorskip("jinja2", reason="chat templates need jinja2, which the core install leaves out")
-    make_tokenizer(folder)
-    tokenizer = load_checkpoint_tokenizer(folder)
-    text = "<s><|user|> hello <|end|>\n<|assistant|> world <|end|>\n"
-    assert tokenizer.chat_text(MESSAGES, add_generation_prompt=False) == text
-    assert tokenizer.chat_text(MESSAGES) == text + "<|assistant|>"
-    assert tokenizer.chat(MESSAGES).tolist() == [0, 2, 5, 1, 3, 6, 1, 3]
-    with pytest.raises(ConfigError, match=r"messages: do not fit the chat template \(no tools here\)"):
-        tokenizer.chat([{"role": "tool", "content": "x"}])
-    (folder / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}")
-    with pytest.raises(ConfigError, match="do not fit the chat template"):  # the sandbox hides Python's insides
-        load_checkpoint_tokenizer(folder).chat_text(MESSAGES)
-    (folder / "chat_template.jinja").write_text("{% if %}")
-    with pytest.raises(ConfigError, match="chat_template: is no template"):
-        load_checkpoint_tokenizer(folder).chat_text(MESSAGES)
-
-
-def test_without_a_chat_template_a_conversation_is_refused(folder):
-    make_tokenizer(folder, chat_template=None)
-    with pytest.raises(ConfigError, match="messages: the checkpoint has no chat template"):
-        load_checkpoint_tokenizer(folder).chat(MESSAGES)
-
-
-def test_one_of_several_chat_templates_is_the_default(folder):
-    named = [{"name": "tool_use", "template": "a"}, {"name": "default", "template": "b"}]
-    make_tokenizer(folder, chat_template=named)
-    assert load_checkpoint_tokenizer(folder).chat_template == "b"
-
-
-def test_transformers_renders_the_same_conversation_and_reads_the_exported_tokenizer(folder, tmp_path):
-    transformers = pytest.importorskip("transformers", reason="compares with transformers, which is left out")
-    make_tokenizer(folder, tokenizer_class="PreTrainedTokenizerFast", eos_token="<|end|>")
-    config, params, tokenizer = import_model(folder)
-    export_model(tmp_path / "out", config, params, tokenizer)
-    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path / "out")
-    assert theirs.encode("hello world") == tokenizer.encode("hello world").tolist()
-    assert isinstance(tokenizer, CheckpointTokenizer)
-    rendered = theirs.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
-    assert rendered == tokenizer.chat_text(MESSAGES)

@@ -9,9 +9,9 @@ from functools import partial
 import jax
 import pytest
 
-from models import huggingface, transformer
-from models.huggingface import import_weights
-from models.huggingface_tensors import Checkpoint
+from models import transformer
+from models.huggingface import import_weights, imports
+from models.huggingface.tensors import Checkpoint
 from models.sharding import DEFAULT_RULES, MeshConfig, make_mesh, weight_shardings
 from tests.models import write_huggingface_golden as golden
 from tests.models.test_huggingface import assert_equal
@@ -72,7 +72,7 @@ def test_a_process_reads_what_its_own_devices_hold_and_nothing_else(name, number
     config, whole = import_weights(golden.GOLDEN / name, scan_layers=True)
     shardings = weight_shardings(transformer.weights(config), DEFAULT_RULES, mesh)
     own = jax.tree.map(partial(OneOfEight, number=number), shardings)
-    monkeypatch.setattr(huggingface, "weight_shardings", lambda *_: own)
+    monkeypatch.setattr(imports, "weight_shardings", lambda *_: own)
     monkeypatch.setattr(jax, "make_array_from_single_device_arrays", lambda shape, sharding, arrays: arrays[0])
     reads.clear()
     _, mine = import_weights(golden.GOLDEN / name, scan_layers=True, mesh=mesh)

@@ -7,6 +7,7 @@ Needs torch and transformers, which the tests do not:
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from models.huggingface.config import FAMILIES, NEUTRAL
+
 GOLDEN = Path(__file__).parent / "golden"
+DEFAULTS = GOLDEN / "defaults.json"
 SHAPE = {
     "vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2,
@@ -117,6 +121,16 @@ def logits(folder: Path, tokens: np.ndarray) -> np.ndarray:
         return model(torch.from_numpy(tokens.astype(np.int64))).logits.float().numpy()
 
 
+def defaults(model_type: str) -> dict[str, Any]:
+    """What `transformers` takes for every key that a config.json of the family lacks, of the keys that we read."""
+    import transformers
+
+    family = FAMILIES[model_type]
+    theirs = transformers.CONFIG_MAPPING[model_type]().to_dict()
+    known = {*family.defaults, *family.neutral, *NEUTRAL, "rope_parameters", "rope_scaling", "model_type"}
+    return {key: value for key, value in sorted(theirs.items()) if key in known}
+
+
 def name_of(case: Case) -> str:
     """The name of a case in its table."""
     return next(name for name, other in (COMMITTED | OTHERS).items() if other is case)
@@ -130,6 +144,8 @@ def main() -> None:
         np.savez_compressed(GOLDEN / name / "expected.npz", tokens=tokens[:1], logits=expected[:1])
         (GOLDEN / name / "generation_config.json").unlink(missing_ok=True)
         print(name, sum(file.stat().st_size for file in (GOLDEN / name).iterdir()), "bytes")
+    lines = [f"{json.dumps(name)}: {json.dumps(defaults(name))}" for name in FAMILIES]
+    DEFAULTS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ class Caches:
         lead = (problems, particles)
         return jnp.zeros((*lead, length), jnp.int32), {"k": jnp.zeros((*lead, 3, length, 2))}
 
+    def position_axes(self, caches: Any) -> Any:
+        return 2, {"k": 3}
+
 
 AXES: Any = particles.position_axes(Caches())  # type: ignore[arg-type]
 

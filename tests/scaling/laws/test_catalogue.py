@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scaling.fitting.derivatives import value_of
+from scaling.fitting.objectives import OBJECTIVES, Objective
 from scaling.laws import CATALOGUE, fit
-from scaling.laws.derivatives import value_of
-from scaling.laws.objectives import OBJECTIVES, Objective
 
 # Laws whose file documents no constants: plausible ones, and where to measure. Shares and scores are not log-uniform.
 CONSTANTS = {

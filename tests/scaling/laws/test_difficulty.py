@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scaling.fitting.grouped import fit_groups
 from scaling.laws import fit
 from scaling.laws.difficulty import COD, difficulty_clusters, extrapolatable, subset_to_full
-from scaling.laws.grouped import fit_groups
 
 BUDGETS = np.geomspace(1e19, 1e22, 8)
 KINDS = (dict(C0=1e19, b=0.5, c=0.02, g=0.0), dict(C0=3e21, b=0.4, c=0.1, g=0.0))

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scaling.fitting.two_step import TwoStep, TwoStepFit, trailing_mean
 from scaling.laws import CHINCHILLA, fit
 from scaling.laws.downstream import GADRE_ERROR, TASK_SIGMOID
-from scaling.laws.two_step import TwoStep, TwoStepFit, trailing_mean
 
 # bpb of the first step, accuracy of the chain, for 13B parameters and 5T tokens
 OLMO_13B = {"mmlu_avg_test_5shot": (0.750156, 0.51268), "hellaswag_val_5shot": (0.653177, 0.853036)}

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from scipy.optimize import minimize
 
+from scaling.fitting.quantile import quantile_regression, records
 from scaling.laws import fit
 from scaling.laws.densing import LOSS_OF_SIZE, densing_frontier, effective_params
 from scaling.laws.downstream import TASK_SIGMOID
 from scaling.laws.generative_verifier import genrm_cost, genrm_frontier
 from scaling.laws.kinetics import best_at, cost_frontier, decoding_cost
 from scaling.laws.knowledge_capacity import bits_learned, capacity_frontier
-from scaling.laws.quantile import quantile_regression, records
 from scaling.laws.retrieval import RETRIEVAL, allocate, retrieval_law
 from scaling.laws.rl_compute import RL_COMPUTE
 from scaling.laws.saturation import SATURATION, saturation_point

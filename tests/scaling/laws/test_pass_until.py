@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 from scipy.optimize import minimize
 
+from scaling.fitting.grouped import GroupedFit, fit_groups
 from scaling.laws import fit
-from scaling.laws.grouped import GroupedFit, fit_groups
 from scaling.laws.pass_until import PASS_UNTIL, fit_instances, unbiased_rate
 from scaling.laws.saturation import SATURATION
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from models.errors import ConfigError
 from scaling import report
+from scaling.fitting.fit import fit
 from scaling.laws.chinchilla import CHINCHILLA
-from scaling.laws.fit import fit
 from scaling.report import style
 from scaling.report.frontier import flops_per_token, isoflop_curves, optimal_path
 from tests.scaling.report import synthetic
@@ -37,15 +37,15 @@ def close():
 
 def test_every_plot_draws_into_given_axes_and_returns_them(runs, law):
     curves = {row["trial"]: pd.DataFrame(synthetic.curve(row)) for row in runs.to_dict("records")[:3]}
-    foretold = pd.DataFrame({"mean": [1.7], "low": [1.6], "high": [1.8], "measured": [1.72], "inside": [True],
+    predicted = pd.DataFrame({"mean": [1.7], "low": [1.6], "high": [1.8], "measured": [1.72], "inside": [True],
                              "factor": [8.0], "flops": [1.2e13]})  # fmt: skip
     calls = [
         lambda ax: report.plot_isoflops(runs, ax),
         lambda ax: report.plot_frontier(runs, law, ax),
         lambda ax: report.plot_surface(law, runs, ax),
-        lambda ax: report.plot_scaling(law, runs, foretold, ax),
-        lambda ax: report.plot_predictions(foretold, runs, law, ax),
-        lambda ax: report.plot_intervals(foretold, ax),
+        lambda ax: report.plot_scaling(law, runs, predicted, ax),
+        lambda ax: report.plot_predictions(predicted, runs, law, ax),
+        lambda ax: report.plot_intervals(predicted, ax),
         lambda ax: report.plot_training(curves, runs, ax),
     ]
     for call in calls:

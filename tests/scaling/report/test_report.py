@@ -9,9 +9,9 @@ import pytest
 
 from models.errors import ConfigError
 from scaling import report
+from scaling.fitting.fit import fit
 from scaling.laws.chinchilla import CHINCHILLA
-from scaling.laws.fit import fit
-from scaling.report import figures, sections
+from scaling.report import figures, record, sections
 from tests.scaling.report import synthetic
 
 HOSTILE = """<script>alert(1)</script>"'&$\\frac{$ %s {0} \u202e step 7"""
@@ -53,9 +53,9 @@ def sweep():
     rows = synthetic.sweep_rows()
     held_out = synthetic.held_out_row()
     law = fit(CHINCHILLA, pd.DataFrame(rows), bootstrap=60)
-    foretold = law.predict(params=held_out["params"], tokens=held_out["tokens"], interval=0.9)
-    held_out["loss"] = float((2 * foretold.mean + foretold.high) / 3)  # inside: the tests read the verdict
-    line = synthetic.prediction(held_out, foretold.mean, foretold.low, foretold.high)
+    predicted = law.predict(params=held_out["params"], tokens=held_out["tokens"], interval=0.9)
+    held_out["loss"] = float((2 * predicted.mean + predicted.high) / 3)  # inside: the tests read the verdict
+    line = synthetic.prediction(held_out, predicted.mean, predicted.low, predicted.high)
     return rows, held_out, line, law
 
 
@@ -223,6 +223,19 @@ def test_damaged_files_are_named(sweep, tmp_path, undrawn):
     assert "the interval held" in said
     (path / "results.parquet").write_bytes(b"PAR1")
     assert "results.parquet cannot be read" in Page(report.write(path)).section("headline")
+
+
+@pytest.mark.parametrize("name", ["config.json", "predictions.jsonl", "fit.json", "metrics.jsonl", "results.parquet"])
+def test_no_file_of_another_structure_keeps_the_report_from_being_read(sweep, tmp_path, name):
+    rows, held_out, line, _ = sweep
+    path = synthetic.write_directory(tmp_path / "run", [*rows, held_out], [line])
+    file = path / "trials" / rows[0]["trial"] / name if name == "metrics.jsonl" else path / name
+    for shape in ("{}", "[]", "null", "1", '"x"', "[" * 100_000, "\udcff", '{"loss": 1' + "0" * 400 + "}", "9" * 5000):
+        file.write_bytes((shape + "\n").encode(errors="surrogateescape"))
+        assert isinstance(record.read(path).notes, tuple)
+    for columns in ({"loss": [[1.0], None]}, {"trial": [1]}, {"flops": ["x"]}, {"seed": [None]}):
+        pd.DataFrame(columns).to_parquet(path / "results.parquet")
+        assert len(record.read(path).runs) == len(next(iter(columns.values())))
 
 
 def test_failed_trials_carry_step_and_reason(finished):

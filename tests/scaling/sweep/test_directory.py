@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from models.config import ModelConfig
 from models.errors import ConfigError
+from scaling import kept, tables
+from scaling.kept import write_atomically
 from scaling.sweep.config import SweepConfig
 from scaling.sweep.directory import RunDirectory
-from scaling.sweep.results import COLUMNS, Results, write_atomically
+from scaling.sweep.results import COLUMNS, Results
 from scaling.sweep.trial import override
 
 MODEL = ModelConfig(d_model=8, n_layers=1, n_heads=2)
@@ -42,7 +47,7 @@ def test_a_directory_keeps_its_config_and_lets_only_what_no_result_depends_on_ch
     with pytest.raises(ConfigError, match="does not say what this data was"):
         directory.check_data({"unknown": "digest"})
     (tmp_path / "run" / "manifest.json").write_text('{"data": "digest"}')
-    with pytest.raises(ConfigError, match=r"manifest\.json: does not hold the digest of each data: restore it"):
+    with pytest.raises(ConfigError, match=r"manifest\.json: is damaged \(data is .*: restore it"):
         directory.check_data({"": "digest"})
 
 
@@ -92,12 +97,127 @@ def test_the_first_row_of_a_trial_is_kept_and_rows_become_one_table_with_units(t
     assert (tmp_path / "results.parquet").stat().st_mtime_ns == written
 
 
-def test_a_damaged_row_is_named_with_what_to_do(tmp_path):
+DAMAGE = {
+    "not JSON": lambda text: "{",
+    "null": lambda text: "null",
+    "a list": lambda text: "[]",
+    "empty": lambda text: "{}",
+    "a changed digit": lambda text: text.replace("2.5", "2.6"),
+    "deep nesting": lambda text: "[" * 100_000,
+    "a number beyond 64 bits": lambda text: text.replace('"params": 1', '"params": 36893488147419103232'),
+    "a number of 5,000 digits": lambda text: text.replace('"params": 1', '"params": ' + "1" * 5000),
+    "another trial's": lambda text: text.replace('"trial": "a"', '"trial": "b"'),
+    "no state": lambda text: text.replace('"done"', '"ready"'),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+@pytest.mark.parametrize("seal", [True, False])
+def test_a_damaged_row_costs_its_trial_and_not_the_table(tmp_path, name, seal, caplog):
     results = Results(tmp_path)
     results.add(row("a"))
-    (tmp_path / "trials" / "a" / "result.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"a/result\.json: is damaged .*: delete this file and run the same command"):
-        results.table()
+    results.add(row("c", loss=3.0))
+    path = tmp_path / "trials" / "a" / "result.json"
+    text = path.read_text() if seal else json.dumps(row("a"))
+    path.write_text(DAMAGE[name](text))
+    if name == "a changed digit" and not seal:
+        return
+    found = Results(tmp_path)
+    assert found.get("a") is None and not found.has("a")
+    assert found.table()["trial"].to_pylist() == ["c"]
+    assert [r.getMessage().partition(": is ")[0] for r in caplog.records] == [str(path)]
+    found.add(row("a"))
+    assert found.table()["loss"].to_pylist() == [2.5, 3.0]
+    assert path.with_name("result.damaged.json").exists()
+
+
+def test_a_row_that_is_no_utf_8_or_no_file_is_as_if_it_were_not_there(tmp_path):
+    results = Results(tmp_path)
+    path = tmp_path / "trials" / "a" / "result.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"\xff\xfe")
+    assert results.get("a") is None
+    path.unlink()
+    os.mkfifo(path)
+    assert results.get("a") is None
+    results.add(row("a"))
+    assert results.get("a")["loss"] == 2.5
+
+
+def test_the_table_says_when_it_was_changed(tmp_path):
+    results = Results(tmp_path)
+    results.add(row("a"))
+    path = results.write()
+    assert tables.read(path).to_pandas()["loss"].tolist() == [2.5]
+    content = bytearray(path.read_bytes())
+    at = bytes(content).index(np.float64(2.5).tobytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"results\.parquet: is damaged"):
+        tables.read(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda stacks: {}, "it is an empty object, not a list"),
+        (lambda stacks: [None], r"\[0\] is null, not an object"),
+        (lambda stacks: [stacks[0] | {"trials": 1}], r"\[0\].trials is 1, not a list"),
+        (lambda stacks: [stacks[0] | {"trunks": [None]}], "trunks does not fit its trials"),
+        (lambda stacks: [stacks[0] | {"trunks": [None, 0, None]}], "is not the stack that its id names"),
+        (lambda stacks: [stacks[0] | {"trials": stacks[0]["trials"][::-1]}], "is not the stack that its id names"),
+        (lambda stacks: [stacks[0], stacks[0]], "is there twice"),
+    ],
+)
+def test_stacks_that_changed_are_refused_with_what_to_do(tmp_path, change, words):
+    directory = RunDirectory(tmp_path)
+    directory.plan(SWEEP.trials(), 8, {})
+    path = tmp_path / "stacks.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    said = rf"stacks\.json: is damaged \(.*{words}.*\): delete it and run the sweep"
+    with pytest.raises(ConfigError, match=said):
+        RunDirectory(tmp_path).stacks()
+    with pytest.raises(ConfigError, match=said):
+        RunDirectory(tmp_path).plan(SWEEP.trials(), 8, {})
+
+
+def test_a_config_under_another_trials_id_is_refused(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.plan(SWEEP.trials(), 8, {})
+    path = tmp_path / "stacks.json"
+    path.write_text(path.read_text().replace('"learning_rate": 0.1', '"learning_rate": 0.2', 1))
+    with pytest.raises(ConfigError, match="has the config of"):
+        directory.stacks()
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.json", "predictions.jsonl"])
+@pytest.mark.parametrize("content", ["null", "[]", "1", "[" * 100_000, "\udcff", "{}", '{"trial": 1, "data": 1}'])
+def test_no_file_of_a_run_directory_can_be_of_another_structure_unnoticed(tmp_path, name, content):
+    directory = RunDirectory(tmp_path)
+    directory.claim(SWEEP, {"": {"digest": "digest"}})
+    directory.append_prediction({"trial": SWEEP.trials()[0].id, "mean": 2.0}, SWEEP.trials()[0])
+    (tmp_path / name).write_bytes((content + "\n").encode(errors="surrogateescape"))
+
+    def use():
+        directory.config(), directory.predictions(), directory.check_owner(SWEEP), directory.check_data({})
+
+    with pytest.raises(ConfigError):
+        use()
+
+
+def test_of_two_sweeps_started_on_one_new_directory_one_is_refused_with_the_difference(tmp_path, monkeypatch):
+    first, second, other = RunDirectory(tmp_path), RunDirectory(tmp_path), dataclasses.replace(SWEEP, name="other")
+    write = kept.create
+
+    def after_the_other(path, content, durable=True):  # both have seen an empty directory by now
+        monkeypatch.setattr(kept, "create", write)
+        second.claim(other, {"": {"digest": "digest"}})
+        return write(path, content, durable)
+
+    monkeypatch.setattr(kept, "create", after_the_other)
+    with pytest.raises(ConfigError, match='belongs to another sweep.*name was "other", now "sweep"'):
+        first.claim(SWEEP, {"": {"digest": "digest"}})
+    assert RunDirectory(tmp_path).config() == other
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one_and_no_rest(tmp_path):
@@ -111,6 +231,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_no_rest(tmp_path):
 def test_progress_of_workers_survives_a_reader_and_a_torn_file(tmp_path):
     directory = RunDirectory(tmp_path)
     directory.write_progress("0", {"step": 1})
-    (tmp_path / "progress" / "1.json").write_text("{")
+    for i, damaged in enumerate(("{", "null", "[]", '{"seconds": "1"}', "[" * 100_000), 1):
+        (tmp_path / "progress" / f"{i}.json").write_text(damaged)
     assert directory.read_progress() == {"0": {"step": 1}}
     assert json.loads((tmp_path / "progress" / "0.json").read_text()) == {"step": 1}

@@ -50,6 +50,7 @@ def trained(directory: RunDirectory, sweep: SweepConfig) -> None:
     directory.plan(sweep.trials(), 8, {})
     for trial in sweep.trials():
         inputs = law_inputs(trial)
+        inputs |= {name: int(inputs[name]) for name in ("params", "params_nonembed", "tokens")}
         loss = 1.5 + 40 / inputs["params"] ** 0.4 + 20 / inputs["tokens"] ** 0.3
         row = dict.fromkeys(COLUMNS) | {"trial": trial.id, "status": "done", "seed": 0, "loss": loss, "split": "fit"}
         directory.results.add(row | inputs | {"wall_s": 1.0, "devices": 1, "config": "{}"})
@@ -58,15 +59,15 @@ def trained(directory: RunDirectory, sweep: SweepConfig) -> None:
 def test_a_sweep_that_grew_foretells_another_run_and_keeps_what_it_foretold(tmp_path):
     directory = RunDirectory(tmp_path)
     trained(directory, SWEEP)
-    command.foretell(SWEEP, directory)
+    command.predict_held_out(SWEEP, directory)
     (first,) = directory.predictions()
     assert is_foretold(SWEEP, directory)
-    command.foretell(SWEEP, directory)
+    command.predict_held_out(SWEEP, directory)
     assert directory.predictions() == [first]
     grown = dataclasses.replace(SWEEP, isoflop=dataclasses.replace(PLAN, budgets=(*PLAN.budgets, 1.8e9)))
     trained(directory, grown)
     assert directory.config() == grown and not is_foretold(grown, directory)
-    command.foretell(grown, directory)
+    command.predict_held_out(grown, directory)
     assert directory.predictions()[0] == first and len(directory.predictions()) == 2 and is_foretold(grown, directory)
     assert directory.predictions()[1]["inputs"]["flops"] == pytest.approx(3.6e9, rel=0.01)
     with pytest.raises(ConfigError, match="belongs to another sweep .*3 of its trials are gone"):
@@ -76,12 +77,12 @@ def test_a_sweep_that_grew_foretells_another_run_and_keeps_what_it_foretold(tmp_
 def test_a_run_that_was_trained_before_it_could_be_foretold_tests_nothing(tmp_path):
     directory = RunDirectory(tmp_path)
     trained(directory, SWEEP)
-    command.foretell(SWEEP, directory)
+    command.predict_held_out(SWEEP, directory)
     (held,) = directory.predicted_trials()
     directory.results.add(directory.results.get(SWEEP.trials()[0].id) | {"trial": held.id, "split": "heldout"})
     other = dataclasses.replace(SWEEP, prediction=dataclasses.replace(PREDICTION, interval=0.5))
     directory.claim(other, {})  # what is foretold may change, and be dropped
-    command.foretell(other, directory)
+    command.predict_held_out(other, directory)
     assert [line.get("late", False) for line in directory.predictions()] == [False, True]
     directory.check_owner(dataclasses.replace(SWEEP, prediction=None))
 
@@ -95,5 +96,5 @@ def test_a_fit_that_fails_leaves_the_report_and_says_how_to_go_on(tmp_path, monk
 
     monkeypatch.setattr("scaling.laws.fit", fails)
     with pytest.raises(ConfigError, match=r"not finite at any start.*or --config\.prediction=none"):
-        command.foretell(SWEEP, directory)
+        command.predict_held_out(SWEEP, directory)
     assert (tmp_path / "report.html").exists() and "9 trials done, 0 failed" in capsys.readouterr().out

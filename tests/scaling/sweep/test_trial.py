@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.config import ModelConfig, MoEConfig, RopeScaling
+from models.channels.dense import Dense
+from models.config import Layer, ModelConfig, MoEConfig, RopeScaling
 from models.errors import ConfigError
+from models.mixers.attention import Attention
 from models.serialize import field_types, from_json, to_json
 from models.sharding import MeshConfig
 from scaling.data import DataConfig, Source
@@ -44,6 +46,9 @@ OTHER = {  # for fields whose other values must fit the rest of the config
     "model.partial_rotary_factor": 0.5,
     "model.layer_types": ("sliding", "full"),
     "model.moe": MoEConfig(),
+    "model.pattern": (Layer(Attention(), Dense()),),
+    "model.prologue": None,
+    "model.wiring": None,
     "train.accumulate": 2,
     "train.zero": 2,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import platform
 import socket
@@ -116,6 +118,104 @@ attempt(lambda: os.memfd_create("x"))
     assert victim.read_text() == "whole" and list(tmp_path.iterdir()) == [victim]
     assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
     assert not Path("/tmp/sandbox-attack").exists() and not Path("/dev/shm/sandbox-attack").exists()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_no_open_flag_changes_a_file_where_landlock_does_not_see_it(
+    level: str, version: int, monkeypatch, tmp_path: Path
+) -> None:
+    """Before version 3 Landlock lets a file be opened for neither reading nor writing (3), and truncated by that."""
+    source = Path(confine.__file__).read_text()
+    older = source.replace("    version = landlock_version()", f"    version = {version}")
+    assert older != source
+    (tmp_path / "confine.py").write_text(older)
+    monkeypatch.setattr(sandbox, "_CONFINE", tmp_path / "confine.py")
+    victim = tmp_path / "victim"
+    victim.write_text("whole")
+    program = f"""
+import ctypes
+libc = ctypes.CDLL(None)
+def opened(path, flags):
+    number = libc.open(path.encode(), flags, 0o600)
+    if number < 0:
+        raise OSError("refused")
+    return number
+for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, 3):
+    for path in ({str(victim)!r}, __file__):  # nothing of the machine's own, which a failure would cost
+        attempt(lambda: opened(path, flags | os.O_TRUNC))
+        attempt(lambda: opened(path, flags | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC))
+for flags in (os.O_CREAT, os.O_CREAT | os.O_EXCL, os.O_TMPFILE, os.O_TMPFILE | os.O_RDWR, 3, 3 | os.O_APPEND):
+    attempt(lambda: opened({str(victim)!r}, flags))
+attempt(lambda: libc.syscall(437, -100, {str(victim)!r}.encode(), b"\\0" * 24, 24) >= 0 or 1 / 0)  # openat2
+attempt(lambda: libc.creat({str(victim)!r}.encode(), 0o600) >= 0 or 1 / 0)
+"""
+    refused(attack(program, level), 4 * 2 * 2 + 6 + 2)
+    assert victim.read_text() == "whole"
+
+
+def test_links_are_not_followed_and_folders_not_entered(level: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    program = f"""
+for path in ({str(tmp_path / "link")!r}, "/proc/self/exe", "/proc/self/cwd"):
+    attempt(lambda: os.readlink(path))
+for path in ("/", "/tmp", {str(tmp_path)!r}):
+    attempt(lambda: os.chdir(path))
+"""
+    refused(attack(program, level), 6)
+
+
+CAPABILITIES = """
+import os
+from search.verifiers import confine
+confine.drop_capabilities()
+confine._check(confine._libc.prctl(confine._NO_NEW_PRIVILEGES, 1, 0, 0, 0), "no_new_privs")
+os.execv("/bin/cat", ["cat", "/proc/self/status"])
+"""
+
+
+def test_root_is_left_without_capabilities() -> None:
+    said = subprocess.run([sys.executable, "-c", CAPABILITIES], capture_output=True, text=True, check=True).stdout
+    sets = {line[:6]: int(line.split()[1], 16) for line in said.splitlines() if line.startswith("Cap")}
+    assert {name: sets[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == dict.fromkeys(
+        ("CapInh", "CapPrm", "CapEff", "CapAmb"), 0
+    )
+    assert sets["CapBnd"] == 0 or os.geteuid() != 0
+
+
+KILLED = "from search.verifiers import sandbox; sandbox.run('import time; time.sleep(1e6)', level={!r})"
+
+
+def test_a_program_ends_with_the_verifier_that_is_killed_and_its_folder_is_removed_later(
+    level: str, tmp_path: Path, monkeypatch
+) -> None:
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": os.getcwd()}
+    verifier = subprocess.Popen([sys.executable, "-c", KILLED.format(level)], env=environment)
+    while not _running(tmp_path):
+        assert verifier.poll() is None
+        time.sleep(0.01)
+    verifier.kill()
+    verifier.wait()
+    while _running(tmp_path):
+        time.sleep(0.01)
+    (left,) = tmp_path.glob("sandbox-*")
+    monkeypatch.setattr(sandbox, "_START", 0.0)
+    in_use = os.open(left, os.O_RDONLY)
+    fcntl.flock(in_use, fcntl.LOCK_EX)
+    sandbox._clear_scratch.__wrapped__(str(tmp_path))
+    assert left.exists()
+    os.close(in_use)
+    sandbox._clear_scratch.__wrapped__(str(tmp_path))
+    assert not left.exists()
+
+
+def _running(place: Path) -> bool:
+    """Whether a program from below this folder runs anywhere on the machine."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().rstrip(b"\0")
+            if words.endswith(b"program.py") and bytes(place) in words:
+                return True
+    return False
 
 
 def test_nothing_outside_is_read(level: str, tmp_path: Path, monkeypatch) -> None:

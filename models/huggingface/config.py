@@ -1,0 +1,127 @@
+"""config.json <-> ModelConfig: which family a file is of, and the fields that it sets."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from models.config import ModelConfig
+from models.errors import ConfigError, require
+from models.huggingface.families import FAMILIES
+from models.huggingface.family import Family
+from models.huggingface.files import Json, Keys
+from models.mixers.attention import Attention
+from models.transformer import embedding_multiplier, output_multiplier
+
+# ModelConfig fields that say how to compute, not what: a checkpoint has none of them
+NUMERICS = {"dtype", "param_dtype", "scan_layers", "remat", "context", "init_std", "mup_base_head_dim"}
+# model types that see and read, with the text model that is meant where theirs is not named
+SEEING = {"gemma3": "gemma3_text"}
+ROTARY = {"rope_theta", "rope_theta_local", "rope_scaling", "partial_rotary_factor"}
+# keys that change what is computed in any family, with the values that leave it as this package computes it
+NEUTRAL: dict[str, Any] = {
+    "use_bidirectional_attention": (None, False), "quantization_config": (None,),
+    "partial_rotary_factor": (None, 1, 1.0),
+}  # fmt: skip
+
+
+def family_of(data: Json, file: str) -> tuple[Family, Json]:
+    """The family of a config.json and its part that describes the text model."""
+    kind, text = data.get("model_type"), data.get("text_config")
+    if kind in SEEING and isinstance(text, Mapping):  # with a vision tower, which is left out
+        outer = {key: data[key] for key in NEUTRAL if key in data}  # what holds for the whole model
+        kind, data = text.get("model_type", SEEING[kind]), {**outer, **text}
+    if kind not in FAMILIES:
+        guess = _misspelt(str(kind))
+        hint = f"did you mean {guess!r}? " if guess else ""
+        problem = f"model_type {kind!r} is none that can be read"
+        raise ConfigError(file, problem, f"{hint}use one of {', '.join(FAMILIES)}")
+    return FAMILIES[kind], data
+
+
+def _misspelt(kind: str) -> str | None:
+    """The family whose name `kind` misspells, in case, signs or a letter; names as near as mixtral's are others'."""
+    plain = {re.sub(r"[^a-z0-9]", "", family): family for family in FAMILIES}
+    name = re.sub(r"[^a-z0-9]", "", kind.lower())
+    found = difflib.get_close_matches(name, plain, n=1, cutoff=0.89)
+    return plain[found[0]] if found and found[0][-1:] == name[-1:] else None
+
+
+def read_config(family: Family, data: Json, file: str) -> ModelConfig:
+    """The ModelConfig of a config.json, in float32; ConfigError names the file and the key that cannot be read."""
+    keys = Keys(data, file, family.defaults)
+    for key, values in {**NEUTRAL, **family.neutral}.items():
+        value = data.get(key, family.defaults.get(key, values[0]))
+        if value not in values:
+            raise keys.error(key, f"is {value!r}, which is not supported", "use a checkpoint without it")
+    try:
+        fields = dict(family.fixed)
+        for part in family.parts:
+            fields |= part.read(keys)
+        if fields.get("sliding_window") is None:  # a theta of sliding layers where there are none
+            fields.pop("rope_theta_local", None)
+        return ModelConfig(**fields).resolved()
+    except ConfigError as error:
+        if error.field == file:
+            raise
+        raise ConfigError(file, f"{error.field} {error.problem}", error.fix) from None  # our check of a value in it
+    except (AttributeError, TypeError, ValueError) as error:  # a group that is no group, a number that is text
+        raise ConfigError(file, f"cannot be read ({error})", "copy the config.json of the model again") from None
+
+
+def write_config(config: ModelConfig, model_type: str | None = None) -> tuple[Family, dict[str, Any]]:
+    """The family that expresses a config (the first of FAMILIES, or the given one) and its config.json.
+
+    Raises:
+      ConfigError: no family can; names the field that keeps the nearest family from it.
+    """
+    if model_type is not None:
+        fix = f"use one of {', '.join(FAMILIES)}"
+        require(model_type in FAMILIES, "model_type", f"{model_type!r} is no family that can be written", fix)
+    c = config.resolved()
+    failures: list[tuple[list[str], str]] = []
+    for family in FAMILIES.values() if model_type is None else [FAMILIES[model_type]]:
+        written: dict[str, Any] = {"architectures": [family.architecture], "model_type": family.model_type}
+        for part in family.parts:
+            written |= part.write(c)
+        differ = _differences(c, family, written)
+        if not differ:
+            return family, written
+        failures.append((differ, family.model_type))
+    differ, nearest_family = min(failures, key=lambda failure: len(failure[0]))
+    field = differ[0]
+    if model_type is None:
+        by, fix = f"{nearest_family}, the nearest of {', '.join(FAMILIES)}", "train the model without it"
+    else:
+        by, fix = model_type, "leave the family open, or train the model without it"
+    raise ConfigError(f"model.{field}", f"{getattr(c, field)!r} cannot be expressed by {by}", fix)
+
+
+def _differences(config: ModelConfig, family: Family, written: dict[str, Any]) -> list[str]:
+    """The fields whose computation the written config.json does not give back."""
+    ours = computation(config)
+    try:
+        theirs = computation(read_config(family, written, "config.json"))
+    except ConfigError:  # such a shape makes no model of this family at all: the farthest of all
+        return [*(field for field, value in family.fixed.items() if getattr(config, field) != value), *ours]
+    uneven = family.divided_heads and config.d_model % config.n_heads
+    return [field for field in ours if ours[field] != theirs[field]] + (["n_heads"] if uneven else [])
+
+
+def computation(config: ModelConfig) -> dict[str, Any]:
+    """Field -> what the field makes the model compute: equal for configs that compute the same."""
+    c = config.resolved()
+    values = {f.name: getattr(c, f.name) for f in dataclasses.fields(c) if f.name not in NUMERICS}
+    values |= dict.fromkeys(ROTARY) if c.positions != "rope" else {}
+    windowed = any(c.sliding)
+    local = (c.rope_scaling, c.rope_theta) if c.rope_theta_local is None else (None, c.rope_theta_local)
+    return values | {
+        "layer_types": c.sliding,
+        "sliding_window": c.sliding_window if windowed else None,
+        "rope_theta_local": local if windowed else None,
+        "query_pre_attn_scalar": round(Attention().scale(c.stream), 12),
+        "mup_base_width": (output_multiplier(c), embedding_multiplier(c)),
+    }

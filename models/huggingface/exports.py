@@ -1,0 +1,119 @@
+"""export_model: config, params and tokenizer -> a folder that `transformers` and `import_model` read."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+import tokenizers
+
+from models.config import ModelConfig
+from models.errors import require
+from models.huggingface.config import write_config
+from models.huggingface.family import Family
+from models.huggingface.files import write_json
+from models.huggingface.tensors import INDEX, SINGLE, Piece, joined, leaf, pieces_of
+from models.transformer import Params, weights
+from models.weight import Stacked, walk
+
+# path of our weight, its layer (where it is of all), and what one tensor holds of it: more than one part of a fused one
+Slot = tuple[tuple[str, ...], int | None, list[Piece]]
+SHARD_BYTES = 5 * 10**9  # of one file of an export
+
+
+class SavedTokenizer(Protocol):
+    """What an export asks of a tokenizer."""
+
+    @property
+    def end_of_document(self) -> int:
+        """The id that ends a text."""
+
+    def save(self, path: str | Path) -> None:
+        """Write tokenizer.json at `path`, and what belongs to it beside it."""
+
+
+def export_model(
+    folder: str | Path,
+    config: ModelConfig,
+    params: Params,
+    tokenizer: SavedTokenizer | None = None,
+    *,
+    model_type: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write a folder that `transformers` and `import_model` read; config.json comes last and so marks it complete.
+
+    The tensors keep the dtype of `config.param_dtype`; each file holds at most `shard_bytes` of them (or one tensor).
+    model_type: the family to write; None takes the first that can express the config. All of `params` must be
+    addressable from this host.
+
+    Raises:
+      ConfigError: a field that the family cannot express, params of another config, or a folder that is not empty.
+    """
+    family, written = write_config(config, model_type)
+    for place, weight in walk(weights(config)):
+        shape, name = np.shape(leaf(params, place)), "/".join(place)
+        problem = f"{name} has shape {list(shape)}, where the config declares {list(weight.shape)}"
+        require(shape == weight.shape, "params", problem, "give the config that belongs to them")
+    path = Path(folder)
+    empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    require(empty, str(folder), "is not empty", "give a new folder")
+    path.mkdir(parents=True, exist_ok=True)
+    shards = _shards(config.resolved(), family, shard_bytes)
+    n = len(shards)
+    files = [SINGLE] if n == 1 else [f"model-{i + 1:05}-of-{n:05}.safetensors" for i in range(n)]
+    for file, shard in zip(files, shards):
+        tensors: dict[str, np.ndarray] = {}
+        for (place, layer), slots in itertools.groupby(shard, key=lambda slot: slot[:2]):
+            whole = _host(params, place, layer, config)  # once for all parts of a fused weight
+            tensors |= {pieces[0].name: joined(pieces, whole) for _, _, pieces in slots}
+        safetensors.numpy.save_file(tensors, path / file, metadata={"format": "pt"})
+    if n > 1:
+        total = sum(piece.size for shard in shards for _, _, pieces in shard for piece in pieces)
+        total *= jnp.dtype(config.param_dtype).itemsize
+        weight_map = {pieces[0].name: file for file, shard in zip(files, shards) for _, _, pieces in shard}
+        write_json(path / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    written["torch_dtype"] = config.param_dtype
+    write_json(path / "config.json", written | _write_tokenizer(path, tokenizer))
+
+
+def _shards(config: ModelConfig, family: Family, shard_bytes: int) -> list[list[Slot]]:
+    """Every tensor of an export, file by file; `config` is resolved."""
+    itemsize = jnp.dtype(config.param_dtype).itemsize
+    shards: list[list[Slot]] = [[]]
+    size = 0
+    for place, weight in walk(weights(config)):
+        for layer, pieces in enumerate(pieces_of(config, family, place, weight)):
+            for _, same in itertools.groupby(pieces, key=lambda piece: piece.name):
+                parts = list(same)
+                bytes_ = itemsize * sum(piece.size for piece in parts)
+                if shards[-1] and size + bytes_ > shard_bytes:
+                    shards.append([])
+                    size = 0
+                shards[-1].append((place, layer if isinstance(weight, Stacked) else None, parts))
+                size += bytes_
+    return shards
+
+
+def _write_tokenizer(folder: Path, tokenizer: SavedTokenizer | None) -> dict[str, Any]:
+    """Write the tokenizer's files; the keys of config.json that name its special tokens."""
+    if tokenizer is None:
+        return {}
+    file = folder / "tokenizer.json"
+    tokenizer.save(file)
+    ends = list(getattr(tokenizer, "ends", ())) or [tokenizer.end_of_document]
+    if not (folder / "tokenizer_config.json").exists():
+        name = tokenizers.Tokenizer.from_file(str(file)).id_to_token(ends[0])
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": name}
+        write_json(folder / "tokenizer_config.json", settings)
+    return {"eos_token_id": ends if len(ends) > 1 else ends[0]}
+
+
+def _host(params: Params, path: tuple[str, ...], layer: int | None, config: ModelConfig) -> np.ndarray:
+    """A parameter, or one layer of it, on this host in `param_dtype`."""
+    value = leaf(params, path)
+    return np.asarray(value if layer is None else value[layer], jnp.dtype(config.param_dtype))

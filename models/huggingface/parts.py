@@ -1,0 +1,191 @@
+"""What families' config.json files say, in parts: keys <-> ModelConfig fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import NoneType
+from typing import Any, Literal
+
+from models.config import ModelConfig
+from models.huggingface.files import Json, Keys
+from models.mixers.attention import Attention
+
+GATED = {"swiglu": "silu", "geglu": "gelu_pytorch_tanh", "geglu_exact": "gelu"}
+PLAIN = {"gelu": "gelu_new", "gelu_exact": "gelu"}
+ALIASES = {"swish": "silu", "gelu_new": "gelu_pytorch_tanh"}
+LAYER_TYPES: dict[str, Literal["sliding", "full"]] = {"sliding_attention": "sliding", "full_attention": "full"}
+
+
+@dataclass(frozen=True)
+class Same:
+    """A key that is a field: a number of type `kind`, or None where the family's default is None."""
+
+    key: str
+    field: str
+    kind: type = int
+
+    def read(self, keys: Keys) -> dict[str, Any]:
+        """The field."""
+        kinds = (int, float) if self.kind is float else (self.kind,)
+        value = keys.get(self.key, *kinds)
+        return {self.field: None if value is None else self.kind(value)}
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        """The key."""
+        return {self.key: getattr(config, self.field)}
+
+
+@dataclass(frozen=True)
+class Optional:
+    """A positive number, or None to leave out what it limits."""
+
+    key: str
+    field: str
+
+    def read(self, keys: Keys) -> dict[str, Any]:
+        """The field."""
+        value = keys.get(self.key, int, float, NoneType)
+        return {self.field: None if value is None else float(value)}
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        """The key."""
+        return {self.key: getattr(config, self.field)}
+
+
+@dataclass(frozen=True)
+class Activation:
+    """The name of the nonlinearity. names: ours -> theirs; aliases: further names of theirs in this family alone."""
+
+    key: str = "hidden_act"
+    names: Mapping[str, str] = field(default_factory=lambda: GATED)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def read(self, keys: Keys) -> dict[str, Any]:
+        """`activation`."""
+        given = keys.get(self.key, str)
+        value = self.aliases.get(given, given)
+        for ours, theirs in self.names.items():
+            if ALIASES.get(value, value) == ALIASES.get(theirs, theirs):
+                return {"activation": ours}
+        raise keys.error(self.key, f"is {given!r}", f"use a checkpoint with one of {', '.join(self.names.values())}")
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        """The key; an activation that the family lacks becomes its first."""
+        return {self.key: self.names.get(config.activation, next(iter(self.names.values())))}
+
+
+@dataclass(frozen=True)
+class Biases:
+    """Which products have a bias: those of attention, and with `mlp` those of the feed-forward block too."""
+
+    attention: str = "attention_bias"
+    mlp: str | None = None
+
+    def read(self, keys: Keys) -> dict[str, Any]:
+        """`bias`, where there is one."""
+        attention = keys.get(self.attention, bool)
+        if self.mlp is not None and keys.get(self.mlp, bool):
+            if not attention:
+                problem = f"is true without {self.attention}"
+                raise keys.error(self.mlp, problem, "use a checkpoint with both or neither")
+            return {"bias": "all"}
+        return {"bias": "attention"} if attention else {}
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        """The keys."""
+        keys: dict[str, Any] = {self.attention: config.bias in ("attention", "all")}
+        return keys | ({self.mlp: config.bias == "all"} if self.mlp is not None else {})
+
+
+@dataclass(frozen=True)
+class QueryScale:
+    """What scores are divided by the square root of, in place of head_dim."""
+
+    key: str = "query_pre_attn_scalar"
+
+    def read(self, keys: Keys) -> dict[str, Any]:
+        """The field."""
+        return {"query_pre_attn_scalar": keys.number(self.key)}
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        """The key; an integer where it is one, as published files have it."""
+        scale = Attention().scale(config.stream) ** -2
+        return {self.key: round(scale) if math.isclose(scale, round(scale), rel_tol=1e-12) else scale}
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Sliding windows: their width, and which layers have them.
+
+    switch: a key that turns them off. types: whether "layer_types" may name the layers' kinds. Where it does not, the
+    layers from the number in `leading` on have windows, or all but every `pattern`-th, or without either all of them.
+    """
+
+    switch: str | None = None
+    types: bool = False
+    leading: str | None = None
+    pattern: str | None = None
+
+    def read(self, keys: Keys) -> dict[str, Any]:
+        """`sliding_window` and `layer_types`, where there are windows."""
+        window = keys.get("sliding_window", int, NoneType)
+        if window is None or (self.switch is not None and not keys.get(self.switch, bool)):
+            return {}
+        if not self.types and self.leading is None:
+            return {"sliding_window": window, "layer_types": ("sliding",)}
+        n_layers = keys.get("num_hidden_layers", int)
+        types = keys.get("layer_types", list) if self.types else None
+        if types is None:
+            types = ["sliding_attention" if windowed else "full_attention" for windowed in self._by_rule(keys)]
+        unknown = [kind for kind in types if kind not in LAYER_TYPES]
+        if unknown or len(types) != n_layers:
+            given = f"names {unknown[0]!r}" if unknown else f"has {len(types)} entries for {n_layers} layers"
+            raise keys.error("layer_types", given, f"give one of {', '.join(LAYER_TYPES)} for each layer")
+        return {"sliding_window": window, "layer_types": shortest([LAYER_TYPES[kind] for kind in types])}
+
+    def _by_rule(self, keys: Keys) -> list[bool]:
+        layers = range(keys.get("num_hidden_layers", int))
+        if self.leading is not None:
+            return [i >= keys.get(self.leading, int) for i in layers]
+        if self.pattern is not None:
+            return [(i + 1) % keys.get(self.pattern, int) != 0 for i in layers]
+        return [True for _ in layers]
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        """The keys."""
+        windowed = any(config.sliding)
+        written: dict[str, Any] = {"sliding_window": config.sliding_window if windowed else None}
+        if self.switch is not None:
+            written[self.switch] = windowed
+        if self.leading is not None:
+            written[self.leading] = next((i for i, sliding in enumerate(config.sliding) if sliding), config.n_layers)
+        if self.types:
+            names = {ours: theirs for theirs, ours in LAYER_TYPES.items()}
+            written["layer_types"] = [names["sliding" if sliding else "full"] for sliding in config.sliding]
+        return written
+
+
+def shortest(types: list[Literal["sliding", "full"]]) -> tuple[Literal["sliding", "full"], ...]:
+    """The shortest pattern that repeats to `types`."""
+    for n in range(1, len(types)):
+        if all(kind == types[i % n] for i, kind in enumerate(types)):
+            return tuple(types[:n])
+    return tuple(types)
+
+
+WIDTHS = (
+    Same("vocab_size", "vocab_size"),
+    Same("hidden_size", "d_model"),
+    Same("num_hidden_layers", "n_layers"),
+    Same("num_attention_heads", "n_heads"),
+    Same("intermediate_size", "d_ff"),
+    Same("max_position_embeddings", "max_seq_len"),
+    Same("tie_word_embeddings", "tied_embeddings", bool),
+)
+KV_HEADS = Same("num_key_value_heads", "n_kv_heads")
+HEAD_DIM = Same("head_dim", "head_dim")
+RMS_EPS = Same("rms_norm_eps", "norm_eps", float)
+SHAPE = (*WIDTHS, KV_HEADS, HEAD_DIM, RMS_EPS)
+RMS: Json = {"positions": "rope", "norm": "rmsnorm"}

@@ -1,0 +1,262 @@
+"""The tensors of a Hugging Face checkpoint: which part of which weight each one holds, and the files they lie in."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from models.config import ModelConfig
+from models.errors import ConfigError, require
+from models.huggingface.family import Family
+from models.huggingface.files import read_json
+from models.weight import Stacked, Weight
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+AGAIN = "copy the checkpoint again"
+PARTS = {"qkv": 3, "gate": 2}  # of a dim along which weights are fused; the first part takes what the others leave
+Span = Sequence[tuple[int, int]]  # a box: (start, stop) along every dim
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one tensor of a checkpoint holds of a weight (of one layer): all of it, or one part of a fused one.
+
+    weight: the declaration of the layer's whole weight. part: the stretch of its fused dim ("qkv" or "gate"); None: all
+    of it, in our own order. expert: the one of a weight of experts; None: the weight has none. offset, outputs: where
+    among the tensor's outputs the part begins, and how many the tensor has (None: those of the part). linear: matrices
+    lie as `[out, in]` (torch's Linear), else as `[in, out]`.
+    """
+
+    name: str
+    weight: Weight
+    linear: bool
+    part: tuple[int, int] | None = None
+    expert: int | None = None
+    offset: int = 0
+    outputs: int | None = None
+
+    @property
+    def index(self) -> tuple[int | slice, ...]:
+        """Where the tensor's values lie in the weight."""
+        lead = () if self.expert is None else (self.expert,)
+        if self.part is None:
+            return lead
+        return (*lead, *(slice(None),) * (fused_dim(self.weight) - len(lead)), slice(*self.part))
+
+    @property
+    def _ours(self) -> tuple[int, ...]:
+        """Shape of the values in our order."""
+        shape = list(self.weight.shape)
+        if self.part is not None:
+            shape[fused_dim(self.weight)] = self.part[1] - self.part[0]
+        return tuple(shape if self.expert is None else shape[1:])
+
+    @property
+    def _inputs(self) -> int:
+        return 0 if self.weight.role == "vector" else self.weight.inputs
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the tensor is the matrix `[in, out]` transposed; a head is always a Linear."""
+        return self.weight.role == "head" or (self.weight.role == "matrix" and self.linear)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor in the checkpoint."""
+        ours, n = self._ours, self._inputs
+        fan_in, fan_out = math.prod(ours[:n]), self.outputs or math.prod(ours[n:])
+        if n == 0:
+            return (fan_out,)
+        return (fan_out, fan_in) if self.transposed else (fan_in, fan_out)
+
+    @property
+    def size(self) -> int:
+        """Number of elements that the tensor holds of the weight."""
+        return math.prod(self._ours)
+
+    def take(self, whole: np.ndarray) -> np.ndarray:
+        """What the tensor holds of the layer's whole weight, as it lies there."""
+        n = self._inputs
+        values = whole[self.index].reshape((-1,) if n == 0 else (math.prod(self._ours[:n]), -1))
+        return values.T if self.transposed else values
+
+    def fill(self, shard: np.ndarray, span: Span, read: Callable[..., np.ndarray]) -> None:
+        """Write what the tensor holds of a box of the layer's whole weight into `shard`, the array of that box.
+
+        span: the box. read(name, *slices) gives a block of the tensor; only blocks inside the box are asked for.
+        """
+        box: list[tuple[int, int]] = list(span)
+        place: list[int | slice] = [slice(None)] * len(span)
+        if self.part is not None:
+            fused = fused_dim(self.weight)
+            start, stop = max(span[fused][0], self.part[0]), min(span[fused][1], self.part[1])
+            if start >= stop:
+                return
+            box[fused] = start - self.part[0], stop - self.part[0]
+            place[fused] = slice(start - span[fused][0], stop - span[fused][0])
+        if self.expert is not None:
+            start, stop = box.pop(0)
+            if not start <= self.expert < stop:
+                return
+            place[0] = self.expert - start
+        n, ours = self._inputs, self._ours
+        outputs = [(start + self.offset, stop + self.offset) for start, stop in stretches(ours[n:], box[n:])]
+        if n == 0:
+            values = np.concatenate([read(self.name, slice(*o)) for o in outputs])
+        else:
+            inputs = stretches(ours[:n], box[:n])
+            rows, columns = (outputs, inputs) if self.transposed else (inputs, outputs)
+            matrix = np.block([[read(self.name, slice(*r), slice(*c)) for c in columns] for r in rows])
+            values = matrix.T if self.transposed else matrix
+        shard[tuple(place)] = values.reshape([stop - start for start, stop in box])
+
+
+def joined(pieces: Sequence[Piece], whole: np.ndarray) -> np.ndarray:
+    """One tensor, contiguous, out of the layer's whole weight: the pieces that it holds, one after another."""
+    taken = [piece.take(whole) for piece in pieces]
+    return np.ascontiguousarray(np.concatenate(taken, axis=0 if pieces[0].transposed else -1))
+
+
+def fused_dim(weight: Weight) -> int:
+    """The dim along which a weight is fused of parts: q, k, v or gate, up."""
+    return next(i for i, axis in enumerate(weight.axes) if axis in PARTS)
+
+
+def stretches(shape: Sequence[int], box: Span) -> list[tuple[int, int]]:
+    """The (start, stop) of the runs of a flattened array of `shape` that make up a box of it, in order."""
+    split = [i for i, (size, span) in enumerate(zip(shape, box, strict=True)) if span != (0, size)]
+    last = max(split, default=0)
+    inner = math.prod(shape[last + 1 :])
+    starts = [0]
+    for size, (start, stop) in zip(shape[:last], box[:last], strict=True):
+        starts = [before * size + i for before in starts for i in range(start, stop)]
+    start, stop = box[last]
+    return [((before * shape[last] + start) * inner, (before * shape[last] + stop) * inner) for before in starts]
+
+
+def pieces_of(
+    config: ModelConfig, family: Family, path: tuple[str, ...], weight: Weight, prefix: str | None = None
+) -> list[list[Piece]]:
+    """The tensors of one weight: for each of its layers (one, unless the weight is of all layers) the pieces.
+
+    prefix: what the base model's tensors start with in place of the family's own.
+    """
+    in_block = path[0].startswith("block")
+    name = "/".join(path[1:] if in_block else path)
+    first = 0 if path[0] == "blocks" or not in_block else int(path[0].removeprefix("block_"))
+    layers = range(first, first + (config.n_layers if isinstance(weight, Stacked) else 1))
+    declared = weight.layer() if isinstance(weight, Stacked) else weight
+    return [_pieces(family.tensors(name, layer, prefix), declared, family.linear) for layer in layers]
+
+
+def _pieces(names: tuple[str, ...], weight: Weight, linear: bool) -> list[Piece]:
+    """The pieces of one layer's weight, those of one tensor one after another."""
+    if weight.experts_used:
+        return [
+            replace(piece, name=piece.name.replace("{expert}", str(expert)), expert=expert)
+            for expert in range(weight.shape[0])
+            for piece in _parts(names, weight, linear)
+        ]
+    return _parts(names, weight, linear)
+
+
+def _parts(names: tuple[str, ...], weight: Weight, linear: bool) -> list[Piece]:
+    axis = next((axis for axis in weight.axes if axis in PARTS), None)
+    if axis is None:
+        return [Piece(names[0], weight, linear)]
+    n, width = PARTS[axis], weight.shape[weight.axes.index(axis)]
+    parts = list(itertools.pairwise([0, *range(width - n + 1, width + 1)]))
+    if len(names) == n:
+        return [Piece(name, weight, linear, part) for name, part in zip(names, parts)]
+    # one tensor: all heads of q, then those of k, then those of v; all of gate, then all of up
+    inputs = 0 if weight.role == "vector" else weight.inputs + bool(weight.experts_used)
+    outputs = math.prod(weight.shape[inputs:])
+    return [Piece(names[0], weight, linear, part, offset=outputs // width * part[0], outputs=outputs) for part in parts]
+
+
+def leaf(tree: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    """The leaf of a tree of params at a path; ConfigError when it is missing."""
+    for name in path:
+        require(name in tree, "params", f"{'/'.join(path)} is missing", "give the config that belongs to them")
+        tree = tree[name]
+    return tree
+
+
+class Checkpoint:
+    """The safetensors files of a folder, as one mapping from name to tensor; a context manager that closes them."""
+
+    def __init__(self, folder: Path):
+        self._stack = contextlib.ExitStack()
+        self._files: dict[str, tuple[Path, Any]] = {}
+        mapped = self._mapped(folder)
+        for path in dict.fromkeys(mapped.values()) if mapped else [folder / SINGLE]:
+            handle = self._open(path)
+            self._files |= dict.fromkeys(handle.keys(), (path, handle))
+        for name, path in mapped.items():
+            require(name in self._files, str(path), f"tensor {name} is missing, which {INDEX} puts there", AGAIN)
+
+    def _mapped(self, folder: Path) -> dict[str, Path]:
+        """Tensor -> file of a checkpoint in several files; empty for one in a single file."""
+        if (folder / SINGLE).is_file():
+            return {}
+        index = folder / INDEX
+        if not index.is_file():
+            pickled = sorted(file.name for file in folder.glob("*.bin"))
+            if pickled:
+                fix = "convert it with transformers: model.save_pretrained(folder, safe_serialization=True)"
+                raise ConfigError(str(folder / pickled[0]), "is a pickle, which can run code when it is read", fix)
+            raise ConfigError(str(folder / SINGLE), "does not exist", "give a folder with the model's safetensors")
+        files = read_json(index).get("weight_map")
+        fine = isinstance(files, Mapping) and all(isinstance(f, str) and Path(f).name == f for f in files.values())
+        require(fine and bool(files), str(index), "has no weight_map of tensors to files beside it", AGAIN)
+        assert files is not None
+        return {name: folder / file for name, file in files.items()}
+
+    def _open(self, path: Path) -> Any:
+        require(path.is_file(), str(path), f"does not exist, but {INDEX} names it", AGAIN)
+        try:
+            return self._stack.enter_context(safetensors.safe_open(path, framework="np"))
+        except (safetensors.SafetensorError, OSError) as error:
+            raise ConfigError(str(path), f"is damaged ({error})", AGAIN) from None
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a tensor."""
+        return name in self._files
+
+    def file(self, name: str) -> str:
+        """The file that holds a tensor."""
+        return str(self._files[name][0])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, from the file's header."""
+        return tuple(self._files[name][1].get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """Type of a tensor as safetensors spells it: F32, BF16, ..."""
+        return self._files[name][1].get_slice(name).get_dtype()
+
+    def read(self, name: str, *block: slice) -> np.ndarray:
+        """One tensor, or the block of it that one slice for each dim names; nothing else is read from the file."""
+        file = self._files[name][1]
+        try:
+            return file.get_slice(name)[block if len(block) > 1 else block[0]] if block else file.get_tensor(name)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise ConfigError(self.file(name), f"tensor {name} is damaged ({error})", AGAIN) from None

@@ -1,0 +1,238 @@
+"""CheckpointTokenizer: the tokenizer.json of a Hugging Face folder, its special tokens and its chat template."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from models.errors import ConfigError, require
+from models.huggingface.files import read_json
+from models.huggingface.tokenizer_config import configured, token_name
+
+Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
+
+
+class CheckpointTokenizer:
+    """Text to token ids and back, as the checkpoint's authors meant it.
+
+    settings: tokenizer_config.json. ends: ids that end a generation, in the order of their files. Special tokens that a
+    text spells are read as such, and `encode` adds the ones that the checkpoint expects (Llama: a first token), as
+    `transformers` does.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, settings: Mapping[str, Any], ends: tuple[int, ...]):
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer, self.settings, self.ends = tokenizer, dict(settings), ends
+        self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        identity = [json.loads(tokenizer.to_str()), self.ends]
+        self.digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def end_of_document(self) -> int:
+        """The first of `ends`."""
+        return self.ends[0]
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> np.ndarray:
+        """Token ids [tokens] int32."""
+        return np.asarray(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids, np.int32)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """`encode` of every text, in parallel."""
+        return [np.asarray(encoding.ids, np.int32) for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+
+    def decode(self, tokens: Iterable[int], skip_special_tokens: bool = False) -> str:
+        """Text of token ids; bytes that are not UTF-8 (a cut character) become U+FFFD."""
+        return self._tokenizer.decode([int(token) for token in tokens], skip_special_tokens=skip_special_tokens)
+
+    @functools.cached_property
+    def token_bytes(self) -> np.ndarray:
+        """Bytes of text that each id stands for [vocab_size] int32, 0 for special tokens."""
+        return token_bytes(self._tokenizer)
+
+    @functools.cached_property
+    def spelling(self) -> tuple[bytes, ...]:
+        """What each id adds to a text that has begun."""
+        return spelling(self._tokenizer)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template that turns a conversation into text, or None."""
+        template = self.settings.get("chat_template")
+        if isinstance(template, list):  # several, by name
+            template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        return template
+
+    def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True, **values: Any) -> np.ndarray:
+        """Token ids [tokens] int32 of a conversation, ready for the model to answer."""
+        return self.encode(self.chat_text(messages, add_generation_prompt, **values), add_special_tokens=False)
+
+    def chat_text(self, messages: Sequence[Message], add_generation_prompt: bool = True, **values: Any) -> str:
+        """The conversation as the chat template renders it; `values` are further variables of the template.
+
+        Raises:
+          ConfigError: the checkpoint has no template, jinja2 is not installed, or the template refuses the messages.
+        """
+        if self.chat_template is None:
+            fix = "use a checkpoint that was tuned for chat, or give prompts as text"
+            raise ConfigError("messages", "the checkpoint has no chat template", fix)
+        special = {name: self._name(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+        special = {name: token for name, token in special.items() if token is not None}
+        values = {"tools": None, "documents": None, **special, **values}
+        template, refusal = _compile(self.chat_template)
+        try:
+            return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **values)
+        except (refusal, TypeError) as error:
+            raise ConfigError("messages", f"do not fit the chat template ({error})", "change the messages") from None
+
+    def _name(self, key: str) -> str | None:
+        return token_name(self.settings, key)
+
+    def save(self, path: str | Path) -> None:
+        """Write tokenizer.json at `path` and tokenizer_config.json beside it."""
+        Path(path).write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
+        settings = json.dumps(self.settings, indent=2, ensure_ascii=False)
+        Path(path).with_name("tokenizer_config.json").write_text(settings, encoding="utf-8")
+
+
+def load_checkpoint_tokenizer(folder: Path) -> CheckpointTokenizer:
+    """The tokenizer of a Hugging Face folder; ends from generation_config.json, config.json or tokenizer_config.json.
+
+    Raises:
+      ConfigError: no tokenizer.json, a damaged file, or no token that ends a text.
+    """
+    path = folder / "tokenizer.json"
+    fix = "write it with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+    require(path.is_file(), str(path), "does not exist", fix)
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises a bare Exception
+        raise ConfigError(str(path), f"is no tokenizer.json ({error})", "copy it again") from None
+    settings = read_json(folder / "tokenizer_config.json", optional=True)
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        settings["chat_template"] = template.read_text(encoding="utf-8")
+    tokenizer = configured(tokenizer, settings, str(folder / "tokenizer_config.json"))
+    return CheckpointTokenizer(tokenizer, settings, _ends(folder, tokenizer, settings))
+
+
+def _ends(folder: Path, tokenizer: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> tuple[int, ...]:
+    """Ids that end a text; with a chat template also the token that the tokenizer ends a turn with."""
+    name = token_name(settings, "eos_token")
+    own = None if name is None else tokenizer.token_to_id(name)
+    for file in ("generation_config.json", "config.json"):
+        ids = read_json(folder / file, optional=True).get("eos_token_id")
+        if ids is None:
+            continue
+        ids = ids if isinstance(ids, list) else [ids]
+        wrong = [id for id in ids if not isinstance(id, int) or isinstance(id, bool) or id < 0]
+        require(not wrong and bool(ids), str(folder / file), f"eos_token_id is {ids!r}", "give token ids")
+        more = own is not None and own not in ids and settings.get("chat_template") is not None
+        return (*ids, own) if more and own is not None else tuple(ids)
+    fix = "set eos_token_id in config.json"
+    if own is None:
+        raise ConfigError(str(folder / "config.json"), "names no token that ends a text (eos_token_id)", fix)
+    return (own,)
+
+
+def token_bytes(tokenizer: tokenizers.Tokenizer) -> np.ndarray:
+    """Bytes of text that each id stands for [vocab_size] int32, 0 for special tokens."""
+    special = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    names = {id: name for name, id in tokenizer.get_vocab(with_added_tokens=True).items()}
+    decoder = json.dumps(json.loads(tokenizer.to_str())["decoder"])
+    byte_level = set(tokenizers.pre_tokenizers.ByteLevel.alphabet()) if "ByteLevel" in decoder else set()
+    sizes = np.zeros(max(names) + 1, np.int32)
+    for id, name in names.items():
+        if id not in special:
+            sizes[id] = _bytes_of(name, byte_level)
+    return sizes
+
+
+def spelling(tokenizer: tokenizers.Tokenizer) -> tuple[bytes, ...]:
+    """What each id adds to a text that has begun: its bytes, of special tokens the text that stands for them."""
+    names = {id: name for name, id in tokenizer.get_vocab(with_added_tokens=True).items()}
+    ids = range(max(names) + 1)
+    lead = next((id for id in sorted(names) if tokenizer.decode([id]).strip().isalnum()), None)
+    if lead is None:
+        return tuple(_named_bytes(names.get(id, "")) for id in ids)
+    begun = tokenizer.decode([lead], skip_special_tokens=False)
+    texts = tokenizer.decode_batch([[lead, id] for id in ids], skip_special_tokens=False)
+    added = [text[len(begun) :] if text.startswith(begun) else "\ufffd" for text in texts]
+    # a byte of a longer character has no text of its own
+    return tuple(_named_bytes(names.get(id, "")) if "\ufffd" in text else text.encode() for id, text in zip(ids, added))
+
+
+def _named_bytes(name: str) -> bytes:
+    """The bytes that a token's name stands for."""
+    if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
+        return bytes.fromhex(name[3:5])
+    if name and all(letter in BYTE_LETTERS for letter in name):
+        return bytes(BYTE_LETTERS[letter] for letter in name)
+    return name.replace("▁", " ").encode()
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letters of byte-level vocabularies (GPT-2's): printable bytes are themselves, the others come after 255."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+BYTE_LETTERS = _byte_letters()
+
+
+def _bytes_of(name: str, byte_level: set[str]) -> int:
+    """Bytes of text behind a token's name: one character per byte in a byte-level vocabulary, else UTF-8."""
+    if byte_level and byte_level.issuperset(name):
+        return len(name)
+    if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
+        return 1
+    return len(name.replace("▁", " ").encode())
+
+
+@functools.lru_cache(maxsize=8)
+def _compile(source: str) -> tuple[Any, type[Exception]]:
+    """The compiled template and what rendering raises; sandboxed, as a template is foreign code."""
+    try:
+        import jinja2.ext
+        import jinja2.sandbox
+    except ImportError:
+        raise ConfigError("messages", "chat templates need jinja2", "pip install 'isoflop[hf]'") from None
+
+    class Generation(jinja2.ext.Extension):
+        """{% generation %} marks what training scores; rendering only passes it on."""
+
+        tags = {"generation"}  # noqa: RUF012  # the library's own form
+
+        def parse(self, parser: Any) -> Any:
+            """The statements between the tags."""
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+    def strftime_now(format: str) -> str:  # named as templates call it
+        return datetime.datetime.now().strftime(format)
+
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = strftime_now
+    try:
+        return environment.from_string(source), jinja2.TemplateError
+    except jinja2.TemplateError as error:
+        raise ConfigError("chat_template", f"is no template ({error})", "copy the checkpoint again") from None

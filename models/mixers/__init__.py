@@ -1,0 +1,24 @@
+"""How tokens of a sequence read each other: one file per mixer, and `Mixer`, the union of them.
+
+A mixer is a frozen dataclass with
+
+    slot                            name of its weights in a layer, `slot_norm` being those of its norm
+    resolved(stream)                itself with every field filled that it leaves None; ConfigError for what cannot be
+    weights(stream)                 declarations of its weights
+    kept(stream)                    name -> what it keeps of the past
+    apply(stream, w, x, past)       -> (y, past, routing or None); x, y [batch, seq, d_model], w as declared
+    flops(stream, seq, before, causal)    forward FLOPs of one sequence beside those of the weights, after `before`
+                                    tokens; causal=False: those that a kernel without block skipping executes
+    last                            name of the weight of its last product
+    block                           tokens of the blocks that its state is carried by (0: it keeps no state)
+
+models.past says what a `Past` is; tests/models/test_parts.py what every mixer promises.
+"""
+
+from __future__ import annotations
+
+from models.mixers.attention import Attention
+
+Mixer = Attention
+
+__all__ = ["Attention", "Mixer"]

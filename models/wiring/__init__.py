@@ -1,0 +1,13 @@
+"""How the layers' parts read and write the residual stream: one file per wiring, and `Wiring`, the union of them.
+
+A wiring is a frozen dataclass with weights(stream, layer), the declarations of one layer with its parts' among them,
+and apply(stream, layer, w, x, past) -> (x, past, routings), one entry per part that routes.
+"""
+
+from __future__ import annotations
+
+from models.wiring.prenorm import PreNorm
+
+Wiring = PreNorm
+
+__all__ = ["PreNorm", "Wiring"]

@@ -1,0 +1,56 @@
+"""Norms before the parts of a layer (Xiong et al. 2020), and after them too where asked (Gemma 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from models.deferred import jax, ops
+from models.stream import Stream
+from models.weight import WeightTree
+
+if TYPE_CHECKING:
+    from models.layer import Layer
+    from models.past import Past
+    from models.routing import Routing
+
+
+@dataclass(frozen=True)
+class PreNorm:
+    """x + mixer(norm(x)), then + channel(norm(x)).
+
+    before, after: whether a part's input and its result are normed; OLMo 2 norms the results alone.
+    """
+
+    before: bool = True
+    after: bool = False
+
+    def weights(self, s: Stream, layer: Layer) -> WeightTree:
+        """The parts' weights under their slots, the norms' beside them."""
+        block: dict[str, Any] = {}
+        for part in layer.parts:
+            if self.before:
+                block[f"{part.slot}_norm"] = s.norm_weights(s.d_model, "embed")
+            block[part.slot] = part.weights(s)
+        if self.after:
+            block |= {f"post_{part.slot}_norm": s.norm_weights(s.d_model, "embed") for part in layer.parts}
+        return block
+
+    def apply(
+        self, s: Stream, layer: Layer, w: Any, x: jax.Array, past: Past
+    ) -> tuple[jax.Array, Past, tuple[Routing, ...]]:  # fmt: skip
+        """x `[batch, seq, d_model]` through one layer."""
+        y, past, routing = layer.mixer.apply(s, w[layer.mixer.slot], self._read(s, layer.mixer, w, x), past)
+        x = x + self._written(s, layer.mixer, w, y)
+        routings = () if routing is None else (routing,)
+        if layer.channel is not None:
+            y, routing = layer.channel.apply(s, w[layer.channel.slot], self._read(s, layer.channel, w, x))
+            x = x + self._written(s, layer.channel, w, y)
+            routings += () if routing is None else (routing,)
+        return ops.constrain_residual(x), past, routings
+
+    def _read(self, s: Stream, part: Any, w: Any, x: jax.Array) -> jax.Array:
+        return ops.norm(s, w[f"{part.slot}_norm"], x) if self.before else x
+
+    def _written(self, s: Stream, part: Any, w: Any, y: jax.Array) -> jax.Array:
+        return ops.norm(s, w[f"post_{part.slot}_norm"], y) if self.after else y

@@ -1,0 +1,262 @@
+"""The compute-optimal frontier without a parametric loss: Chinchilla's approach 1 (envelope of training curves) and
+approach 2 (isoFLOP parabolas). Both end in N* = G C^a and D* = H C^b.
+
+Every row of the frontier says why it was used or rejected: a minimum on the edge of the sizes tried is no minimum.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from models.errors import ConfigError
+from scaling.fitting.fitted import Interval
+from scaling.fitting.law import Values
+from scaling.fitting.runs import Runs, as_table, missing, numbers
+
+BINS = 1500
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Frontier:
+    """table: one row per budget with flops, params, tokens, loss, sd_log_params, used and reason; params: a, b
+    (exponents of N* and D*), G, H (N* = G C^a, D* = H C^b); draws: bootstrap of the four, one row per resample."""
+
+    table: pd.DataFrame
+    params: Values
+    draws: pd.DataFrame
+
+    def optimum(self, flops) -> tuple[np.ndarray, np.ndarray]:
+        """N* and D* at the budgets flops [.]."""
+        c = np.asarray(flops, float)
+        return self.params.G * c**self.params.a, self.params.H * c**self.params.b
+
+    def interval(self, level: float = 0.95) -> Values:
+        """Percentile interval of a, b, G, H; NaN when fewer than three budgets have a minimum."""
+        if len(self.draws) < 20 or self.table["used"].sum() < 3:
+            return Values({name: Interval(np.nan, np.nan) for name in self.params})
+        tails = [(1 - level) / 2, (1 + level) / 2]
+        ends = {name: np.quantile(self.draws[name], tails) for name in self.params}
+        return Values({name: Interval(float(low), float(high)) for name, (low, high) in ends.items()})
+
+    def summary(self, level: float = 0.95) -> str:
+        intervals = self.interval(level)
+        used = int(self.table["used"].sum())
+        lines = [f"N* = G C^a, D* = H C^b from {used} of {len(self.table)} budgets"]
+        lines += [
+            f"  {name} {value:<12.6g} [{intervals[name].low:.6g}, {intervals[name].high:.6g}]"
+            for name, value in self.params.items()
+        ]
+        rejected = self.table[~self.table["used"]]
+        lines += [
+            f"! {flops:.3g} FLOP: {reason}"
+            for flops, reason in zip(rejected["flops"].head(8), rejected["reason"].head(8), strict=True)
+        ]
+        return "\n".join(lines)
+
+    __repr__ = summary
+
+
+def power(
+    log_flops: np.ndarray, log_params: np.ndarray, log_tokens: np.ndarray, weights: np.ndarray
+) -> dict[str, float]:
+    """Weighted least squares of ln N* and ln D* on ln C: a, b, G, H."""
+    if len(log_flops) < 2 or np.ptp(log_flops) == 0:
+        return dict(a=np.nan, b=np.nan, G=np.nan, H=np.nan)
+    a, g = np.polyfit(log_flops, log_params, 1, w=np.sqrt(weights))
+    b, h = np.polyfit(log_flops, log_tokens, 1, w=np.sqrt(weights))
+    return dict(a=float(a), b=float(b), G=float(np.exp(g)), H=float(np.exp(h)))
+
+
+def isoflop_minima(
+    runs: Runs,
+    *,
+    columns: Mapping[str, str] | None = None,
+    budget: str | None = None,
+    gap: float = 0.2,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> Frontier:
+    """Approach 2: per budget the minimum of a parabola of the loss in ln N, then N* and D* as powers of C.
+
+    runs: needs params, tokens, loss, and flops or `budget` (a column naming the isoFLOP group; without it, groups are
+    split where ln C jumps by more than `gap`). Budgets are weighted by the inverse variance of ln N*. A budget is
+    rejected with fewer than 4 sizes, without curvature, or with its minimum on the edge. Rows are resampled within
+    their budget.
+    """
+    table = as_table(runs, columns, ("params", "tokens", "loss"))
+    for name in ("params", "tokens", "loss"):
+        if name not in table.columns:
+            missing(name, table.columns)
+    params, loss = numbers(table, "params", positive=True), numbers(table, "loss", positive=True)
+    flops, tokens = numbers(table, "flops", positive=True), numbers(table, "tokens", positive=True)
+    if budget is not None and budget not in table.columns:
+        missing(budget, table.columns)
+    groups = _groups(flops, gap) if budget is None else np.unique(table[budget].astype(str), return_inverse=True)[1]
+    # cost per parameter and token, so that D* belongs to N* in the table's own FLOP count
+    cost = np.log(flops / (params * tokens))
+    rows, draws, rng = [], [], np.random.default_rng(seed)
+    for group in np.unique(groups):
+        inside = groups == group
+        x, y, c = np.log(params[inside]), loss[inside], np.log(flops[inside]).mean()
+        row, resampled = _minimum(x, y, c, cost[inside], rng, max(bootstrap, 200))
+        rows.append(row)
+        draws.append(resampled[:bootstrap])
+    frontier = pd.DataFrame(rows)
+    used = frontier["used"].to_numpy(bool)
+    if used.sum() < 2:
+        why = "; ".join(dict.fromkeys(frontier["reason"][~used]))
+        raise ConfigError(
+            "runs",
+            f"{used.sum()} of {len(used)} budgets have a minimum inside the sizes tried ({why})",
+            "train more sizes around the minima",
+        )
+    log_c, log_n = np.log(frontier["flops"][used].to_numpy()), np.log(frontier["params"][used].to_numpy())
+    log_d = np.log(frontier["tokens"][used].to_numpy())
+    weights = 1 / np.maximum(frontier["sd_log_params"][used].to_numpy(), 1e-3) ** 2
+    resampled = np.array(draws)[used]
+    samples = pd.DataFrame(
+        [power(log_c, n, log_d - (n - log_n), weights) for n in resampled.T], columns=["a", "b", "G", "H"]
+    )
+    return Frontier(frontier, Values(power(log_c, log_n, log_d, weights)), samples)
+
+
+def _minimum(x, y, log_flops, cost, rng, size) -> tuple[dict, np.ndarray]:
+    """One budget's row of the frontier from ln N, losses and costs [k], and its minimum ln N* in `size` resamples."""
+    minimum = parabola(x, y)
+    counts = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=size)
+    resampled = np.array([parabola(x, y, w)[0] if _solvable(x, w) else np.nan for w in counts])
+    usable = np.isfinite(resampled) & (resampled > x.min() - 1) & (resampled < x.max() + 1)
+    sd = float(np.std(resampled[usable])) if usable.sum() > 10 else np.nan
+    reason = _reject(x, y, minimum, sd)
+    log_cost = np.interp(minimum[0], *_sorted(x, cost)) if np.isfinite(minimum[0]) else np.nan
+    row = {
+        "flops": np.exp(log_flops),
+        "params": np.exp(minimum[0]),
+        "tokens": np.exp(log_flops - minimum[0] - log_cost),
+        "loss": minimum[1],
+        "sd_log_params": sd,
+        "sizes": len(np.unique(x)),
+        "used": not reason,
+        "reason": reason,
+    }
+    return row, np.where(usable, resampled, minimum[0])
+
+
+def _groups(flops: np.ndarray, gap: float) -> np.ndarray:
+    """Group codes [n]: budgets apart by more than `gap` in ln C."""
+    order = np.argsort(flops)
+    codes = np.empty(len(flops), int)
+    codes[order] = np.concatenate([[0], np.cumsum(np.diff(np.log(flops[order])) > gap)])
+    return codes
+
+
+def _sorted(x, y):
+    order = np.argsort(x)
+    return x[order], y[order]
+
+
+def _solvable(x, counts) -> bool:
+    return len(np.unique(x[counts > 0])) >= 3
+
+
+def parabola(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float, float]:
+    """Position, height and curvature of the least-squares parabola's minimum; NaN position without curvature."""
+    center = x.mean()
+    if len(np.unique(x)) < 3:
+        return np.nan, np.nan, np.nan
+    curvature, slope, level = np.polyfit(x - center, y, 2, w=None if weights is None else np.sqrt(weights))
+    if not curvature > 0:
+        return np.nan, np.nan, float(curvature)
+    at = -slope / (2 * curvature)
+    return float(at + center), float(level + 0.5 * slope * at), float(curvature)
+
+
+def _reject(x, y, minimum, sd) -> str:
+    """Why a budget cannot be used; empty when it can."""
+    if len(np.unique(x)) < 4:
+        return f"{len(np.unique(x))} sizes, at least 4 are needed"
+    if not np.isfinite(minimum[0]):
+        return "no curvature in the loss"
+    if not x.min() < minimum[0] < x.max() or np.argmin(y) in (np.argmin(x), np.argmax(x)):
+        return "the minimum is on the edge of the sizes"
+    return "" if np.isfinite(sd) else "the minimum is lost when rows are resampled"
+
+
+def chinchilla_envelope(
+    curves: Runs,
+    *,
+    columns: Mapping[str, str] | None = None,
+    run: str = "trial",
+    bins: int = BINS,
+    bootstrap: int = 200,
+    seed: int = 0,
+) -> Frontier:
+    """Approach 1: at each of `bins` log-spaced budgets the run with the lowest loss; N* and D* as powers of C.
+
+    curves: one row per logged step with params, tokens, loss and the column `run` (flops = 6 N D unless given). Bins
+    won by the smallest or the largest model are on the edge and rejected. The bootstrap resamples runs, never bins:
+    bins of one run are the same run. Intermediate points of a decaying schedule lie above the frontier.
+    """
+    table = as_table(curves, columns, ("params", "tokens", "loss", run))
+    for name in ("params", "tokens", "loss", run):
+        if name not in table.columns:
+            missing(name, table.columns)
+    flops, loss = numbers(table, "flops", positive=True), numbers(table, "loss", positive=True)
+    params = numbers(table, "params", positive=True)
+    codes = np.unique(table[run].astype(str), return_inverse=True)[1]
+    grid = np.linspace(np.log(flops.min()), np.log(flops.max()), bins)
+    count = codes.max() + 1
+    height, size = np.full((count, bins), np.inf), np.empty(count)
+    for code in range(count):
+        inside = np.flatnonzero(codes == code)
+        c, y = _sorted(np.log(flops[inside]), loss[inside])
+        height[code] = np.interp(grid, c, y, left=np.inf, right=np.inf)
+        size[code] = np.log(params[inside[0]])
+    log_ratio = np.log(np.median(flops / (params * numbers(table, "tokens", positive=True))))
+    point, frontier = _envelope(grid, height, size, log_ratio)
+    if point is None:
+        raise ConfigError(
+            "curves",
+            "no budget is won by a size between the smallest and the largest",
+            "give curves of at least three sizes that overlap in compute",
+        )
+    rng, draws = np.random.default_rng(seed), []
+    for _ in range(bootstrap):
+        drawn = np.unique(rng.integers(0, count, count))
+        sample, _ = _envelope(grid, height[drawn], size[drawn], log_ratio)
+        if sample is not None and np.isfinite(sample["a"]):
+            draws.append(sample)
+    return Frontier(frontier, Values(point), pd.DataFrame(draws, columns=["a", "b", "G", "H"]))
+
+
+def _envelope(grid, height, size, log_ratio):
+    """Power laws and table of the lower envelope of curves height [R, bins] with log sizes [R]."""
+    winner = np.argmin(height, axis=0)
+    present = np.isfinite(height).sum(0)
+    log_n, log_d = size[winner], grid - size[winner] - log_ratio
+    reason = np.where(
+        present < 2,
+        "one run reaches this budget",
+        np.where(
+            (size[winner] == size.min()) | (size[winner] == size.max()), "won by the smallest or largest size", ""
+        ),
+    )
+    used = reason == ""
+    table = pd.DataFrame(
+        {
+            "flops": np.exp(grid),
+            "params": np.exp(log_n),
+            "tokens": np.exp(log_d),
+            "loss": height.min(0),
+            "sd_log_params": np.nan,
+            "used": used,
+            "reason": reason,
+        }
+    )
+    if used.sum() < 2:
+        return None, table
+    return power(grid[used], log_n[used], log_d[used], np.ones(used.sum())), table
