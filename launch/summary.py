@@ -7,7 +7,7 @@ import json
 import pandas as pd
 
 from models.serialize import to_json
-from scaling.sweep.directory import RETRY, RunDirectory
+from scaling.sweep.directory import CORRUPT, RETRY, RunDirectory
 from scaling.sweep.varied import values, varied
 
 BEST = 3  # trials that are named
@@ -26,6 +26,8 @@ def print_summary(directory: RunDirectory) -> int:
         print(f"  failed {trial['trial']}: {trial['error']}")
     if len(failed):
         print(f"  {RETRY}")
+    for line in damaged(directory):
+        print(f"  {line}")
     for prediction in directory.predictions():
         if prediction.get("late"):
             print(f"{prediction['trial']}, the best shape by the law, was trained before: no run is left to test it")
@@ -59,3 +61,12 @@ def best(directory: RunDirectory, frame: pd.DataFrame) -> list[str]:
         about = " ".join(f"{name}={value}" for name, value in values(configs[row.trial], fields).items())
         lines.append(f"loss {row.loss:.4f} {row.trial} {about}")
     return lines
+
+
+def damaged(directory: RunDirectory) -> list[str]:
+    """What is to be said of checkpoints that failed their checks."""
+    found = sorted(path.name for path in (directory.path / CORRUPT).glob("*"))
+    if not found:
+        return []
+    where = directory.path / CORRUPT
+    return [f"{len(found)} damaged checkpoint(s) were set aside, and their steps trained again: {where}"]

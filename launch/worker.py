@@ -80,6 +80,7 @@ def work(directory: RunDirectory, name: str, stop: Callable[[], bool], profile: 
     """
     import jax
 
+    from scaling.sweep import lease
     from scaling.train.checkpoint import DiskFull
     from scaling.train.loop import Interrupted
 
@@ -87,7 +88,9 @@ def work(directory: RunDirectory, name: str, stop: Callable[[], bool], profile: 
         jax.profiler.start_trace(profile)
     try:
         with contextlib.ExitStack() as held:
-            presence = held.enter_context(directory.presence(name)) if jax.process_index() == 0 else None
+            alone = jax.process_count() == 1  # else it waits for others, whom a supervisor watches
+            mine = directory.presence(name, lease.STALL_S if alone else None)
+            presence = held.enter_context(mine) if jax.process_index() == 0 else None
             return train_stacks(directory, name, stop, presence)
     except Interrupted:
         return SAVED
@@ -122,6 +125,7 @@ def train_stacks(directory: RunDirectory, name: str, stop: Callable[[], bool], p
     def report(stack: Stack, progress: Progress) -> None:
         if presence is not None:
             presence.check()
+            presence.progressed()
             state = dataclasses.asdict(progress) | {"stack": stack.id, "time": time.time(), "peak_flops": peak}
             state |= {"device": devices[0].device_kind, "devices": len(devices)}
             directory.write_progress(name, state)
@@ -132,6 +136,8 @@ def train_stacks(directory: RunDirectory, name: str, stop: Callable[[], bool], p
         if index == NOTHING:
             return 0
         if index == WAIT:
+            if presence is not None:
+                presence.progressed()
             time.sleep(pause)
             pause = min(2 * pause, POLL_S[1])
             continue

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from models.errors import ConfigError, require
+from scaling import kept
 from scaling.data.corpus import Corpus, Document, Tally, is_heldout
 from scaling.data.tokenizer import FileTokenizer, Tokenizer, load_tokenizer, train_bpe
 
@@ -50,7 +51,9 @@ class TokenFile:
         """
         path = Path(path)
         try:
-            sidecar = json.loads(path.with_suffix(".json").read_text())
+            sidecar = kept.read(path.with_suffix(".json"), {"dtype": str, "count": int, "masked": bool})
+            if not path.with_suffix(".documents.npy").is_file():
+                raise ValueError(f"{path.with_suffix('.documents.npy').name} is no regular file")
             tokens = _map(path, sidecar["dtype"], sidecar["count"])
             mask = _map(path.with_suffix(".mask.bin"), "uint8", sidecar["count"]) if sidecar["masked"] else None
             documents = np.load(path.with_suffix(".documents.npy"), mmap_mode="r")
@@ -334,8 +337,8 @@ def _train_texts(corpus: Corpus, heldout_fraction: float, characters: int) -> It
 
 def _follow(pointer: Path) -> tuple[TokenFile, TokenFile] | None:
     try:
-        return _opened(pointer.parent / json.loads(pointer.read_text())["folder"])
-    except (FileNotFoundError, ValueError, KeyError):
+        return _opened(pointer.parent / kept.read(pointer, {"folder": str})["folder"])
+    except (OSError, ValueError):
         return None
 
 

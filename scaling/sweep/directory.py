@@ -9,6 +9,7 @@ predictions.jsonl  appended before each held-out run
 fit.json           the fitted law
 trials/<id>/       config.json, metrics.jsonl, tensorboard/, checkpoints/, result.json, card.json
 stacks/<id>/       checkpoints of a stack while it runs
+corrupt/           checkpoints of stacks that were found damaged, for inspection
 progress/, logs/   what workers report and say
 .leases/           who works on what
 """
@@ -34,6 +35,7 @@ from scaling.sweep.trial import BOOKKEEPING, Trial, default_of, override
 
 OPERATIONAL = ("workers", "limits.trial_s", "priorities", "prediction")  # beside the bookkeeping of trials
 GROWING = ("points", "isoflop", "seeds")
+CORRUPT = "corrupt"  # folder of checkpoints that failed their checks
 RETRY = "to train a failed trial again, change what failed it, delete its trials/ID/result.json and repeat the command"
 
 AGAIN = "delete it and run the sweep's command again: it is made anew"
@@ -62,9 +64,9 @@ class RunDirectory:
                 raise ConfigError(str(self.path), problem, f"{fix} --workdir")
             yield
 
-    def presence(self, name: str) -> Presence:
-        """This process as one of those that work here: a context manager."""
-        return Presence(self.path / ".leases", name)
+    def presence(self, name: str, stall_s: float | None = None) -> Presence:
+        """This process as one of those that work here: a context manager. stall_s: see Presence."""
+        return Presence(self.path / ".leases", name, stall_s)
 
     def check_owner(self, config: SweepConfig) -> None:
         """ConfigError when the directory belongs to another sweep or to something else.

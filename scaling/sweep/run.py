@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -18,6 +19,7 @@ from models.sharding import DEFAULT_RULES, make_mesh, weight_shardings
 from scaling.data import Dataset, prepare
 from scaling.kept import write_atomically
 from scaling.sweep.card import card
+from scaling.sweep.directory import CORRUPT
 from scaling.sweep.parameters import check_parameters
 from scaling.sweep.results import Results
 from scaling.sweep.stack import Stack
@@ -113,7 +115,12 @@ def _judge(stack: Stack, limits: Limits, results: Results) -> Judge:
 
 
 def clear(directory: Path, stack: Stack) -> None:
-    """Remove the state of a stack that is done."""
+    """Remove the state of a stack that is done, but for damaged steps, which go to DIR/corrupt/<stack>-<step>."""
+    for path in stack_directory(directory, stack).glob("*.corrupt*"):
+        target = directory / CORRUPT / f"{stack.id}-{path.name.replace('.corrupt', '')}"
+        target.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(OSError):  # one that is there already; it costs the copy, not the run
+            path.rename(target)
     shutil.rmtree(stack_directory(directory, stack), ignore_errors=True)
 
 
