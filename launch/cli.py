@@ -37,6 +37,7 @@ from typing import Any, NoReturn
 from absl import flags as absl_flags
 
 from launch import environment, overrides
+from launch.fields import meanings
 from models.errors import ConfigError, nearest
 
 DEFINE_string = absl_flags.DEFINE_string
@@ -208,8 +209,10 @@ def usage(flag_values: absl_flags.FlagValues, doc: str | None, arguments: Sequen
     path = _value_among(arguments, "config") if "config" in flag_values else None
     if path is not None:
         lines += ["", f"{path}:", textwrap.indent(overrides.config_help(path), "  "), "", "fields, with their values:"]
-        fields = overrides.flatten(overrides.load_config(path))
-        lines += [f"  --config.{name}={_written(value)}" for name, value in fields.items()]
+        config = overrides.load_config(path)
+        about = meanings(config)
+        for name, value in overrides.flatten(config).items():
+            lines.append(f"  --config.{name}={_written(value)}" + (f"  # {about[name]}" if about.get(name) else ""))
     return "\n".join(lines)
 
 

@@ -23,12 +23,12 @@ _TOKENIZERS = ("bytes", "bpe", "characters")
 class Source:
     """One source of a mixture; `weight` is its share of the training examples, relative to the other sources."""
 
-    source: SourceName = "embedded"
+    source: SourceName = "embedded"  # as in DataConfig
     path: str | None = None  # text, jsonl: a file or a folder; hub: "owner/name" or "owner/name:configuration";
     # task: a name of scaling.tasks with its knobs, and how many examples: "countdown:numbers=4,examples=50000"
     field: str = "text"  # jsonl, hub: the field that holds the text (the completion, where there is a prompt)
     prompt_field: str | None = None  # jsonl, hub: a field that precedes `field` in the same document
-    weight: float = 1.0
+    weight: float = 1.0  # relative to the other sources
 
     def __post_init__(self) -> None:
         typed(self, "data.mixture")
@@ -56,10 +56,11 @@ class DataConfig:
     (a book) is cut first, and its pieces are split.
     """
 
-    source: SourceName = "embedded"  # embedded: sources of the standard library and of our own dependencies
-    path: str | None = None  # as in Source
-    field: str = "text"
-    prompt_field: str | None = None
+    source: SourceName = "embedded"  # embedded: sources of the standard library and of our own dependencies; text:
+    # UTF-8 files; jsonl: an object a line (both also .gz, .zst); hub: a dataset of Hugging Face; task: one of ours
+    path: str | None = None  # a file, a folder, a dataset or a task, as in Source
+    field: str = "text"  # jsonl, hub: the field that holds the text, as in Source
+    prompt_field: str | None = None  # jsonl, hub: a field that precedes it, as in Source
     mixture: tuple[Source, ...] = ()  # several weighted sources instead of the single one above
     tokenizer: str = "bytes"  # "bytes", "bpe" (trained on the train split), "characters" (those of the tasks that are
     # the sources), or the path of a tokenizer.json

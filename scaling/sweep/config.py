@@ -33,10 +33,10 @@ class Prediction:
 
     factor: float = 8.0  # compute of the held-out run over that of the largest fitted run
     widths: tuple[int, ...] = ()  # candidates; empty: the plan's widths
-    law: str = "chinchilla"
-    objective: Literal["huber", "lad", "gaussian", "student_t"] = "huber"
-    interval: float = 0.9
-    bootstrap: int = 1000
+    law: str = "chinchilla"  # a name of docs/laws.md
+    objective: Literal["huber", "lad", "gaussian", "student_t"] = "huber"  # what the fit minimises
+    interval: float = 0.9  # level of the interval that is foretold
+    bootstrap: int = 1000  # resamples of the runs
 
     def __post_init__(self) -> None:
         typed(self, "prediction")
@@ -54,15 +54,15 @@ class Prediction:
 class SweepConfig:
     """Trials = base (model, data, train, mesh) x (points + isoFLOP plan) x seeds."""
 
-    name: str = "sweep"
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
+    name: str = "sweep"  # in tables, pages and trackers
+    model: ModelConfig = field(default_factory=ModelConfig)  # of every trial, as far as points and plan leave it
+    data: DataConfig = field(default_factory=DataConfig)  # likewise
+    train: TrainConfig = field(default_factory=TrainConfig)  # likewise
+    mesh: MeshConfig = field(default_factory=MeshConfig)  # devices of a trial
     points: tuple[dict[str, Value], ...] = ()  # from scaling.sweep.combinators
-    isoflop: Isoflop | None = None
+    isoflop: Isoflop | None = None  # budgets x widths, in addition to the points
     seeds: int = 1  # repetitions of every point, for noise
-    prediction: Prediction | None = None
+    prediction: Prediction | None = None  # a run of more compute, foretold before it is trained
     batch_mode: Literal["auto", "map", "vmap"] = "auto"  # how a stack runs; auto: vmap on accelerators, map on CPUs
     stack_size: int = 8  # trials per compiled program at most
     threads: int = 1  # CPU threads per worker; part of every trial, since results depend on it bit by bit

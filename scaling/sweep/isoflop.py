@@ -23,13 +23,13 @@ class Isoflop:
     A width joins a budget when its tokens per parameter lie in [min_ratio, max_ratio].
     """
 
-    budgets: tuple[float, ...]
-    widths: tuple[int, ...]
-    min_ratio: float = 4.0  # tokens per parameter
-    max_ratio: float = 1000.0
+    budgets: tuple[float, ...]  # FLOPs of each trial
+    widths: tuple[int, ...]  # d_model
+    min_ratio: float = 4.0  # tokens per parameter, at least
+    max_ratio: float = 1000.0  # and at most
     learning_rate_exponent: float = 0.5  # peak = train.learning_rate x (model.d_model / width)^exponent
     tolerance: float = 0.01  # of the budget
-    min_steps: int = 50
+    min_steps: int = 50  # a cell of fewer is left out
 
     def __post_init__(self) -> None:
         typed(self, "isoflop")

@@ -41,11 +41,11 @@ REPLACED = {"data.seed": "train.seed"}  # fields of a config for other uses -> w
 class Trial:
     """One run: model, data, training, mesh, and the CPU threads that its bits depend on."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    threads: int = 1
+    model: ModelConfig = field(default_factory=ModelConfig)  # the shape
+    data: DataConfig = field(default_factory=DataConfig)  # the text
+    train: TrainConfig = field(default_factory=TrainConfig)  # steps, rates, checkpoints
+    mesh: MeshConfig = field(default_factory=MeshConfig)  # devices
+    threads: int = 1  # CPU threads
 
     def __post_init__(self) -> None:
         typed(self)

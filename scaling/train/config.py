@@ -25,20 +25,20 @@ MOST: dict[str, float] = {  # of every number: more is a slip, and would fill me
 class TrainConfig:
     """Optimisation, length and bookkeeping of one run. Steps count optimiser updates; tokens = steps x batch x seq."""
 
-    steps: int = 1000
+    steps: int = 1000  # optimiser updates
     batch_size: int = 16  # sequences per step
     seq_len: int = 256  # scored tokens per sequence
     seed: int = 0  # initialisation and data order
     learning_rate: float = 3e-3  # peak
-    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"  # of the learning rate, after the warm-up
     warmup_fraction: float = 0.05  # of steps, linear from zero
     warmup_steps: int | None = None  # overrides warmup_fraction; runs that branch from one trunk must share it
     decay_fraction: float = 0.2  # of steps, WSD's final linear decay (Hu et al. 2024)
     final_learning_rate: float = 0.1  # as a fraction of the peak
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: on hidden matrices, AdamW on the rest
+    beta1: float = 0.9  # AdamW's, of the mean of gradients
+    beta2: float = 0.95  # AdamW's, of the mean of their squares
+    eps: float = 1e-8  # AdamW's
     momentum: float = 0.95  # Muon's, on hidden matrices; the rest of the model uses AdamW
     weight_decay: float = 0.1  # decoupled, times the learning rate; matrices and the head only
     grad_clip: float = 1.0  # global norm; 0 turns it off
@@ -53,7 +53,7 @@ class TrainConfig:
     eval_every: int = 0  # steps; 0: only at the end
     log_every: int = 100  # steps between metric rows; the host reads nothing in between
     checkpoint_every: int = 1000  # steps
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # the newest ones
     spike_factor: float = 2.0  # a smoothed loss above this many times its best (at least 1 nat) stops the trial
 
     def __post_init__(self) -> None:

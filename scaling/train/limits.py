@@ -22,9 +22,9 @@ class Limits:
     A stack is fixed when the sweep is planned, so what stops does not depend on where or in which order it ran.
     """
 
-    trial_s: float = 0.0
-    rungs: tuple[float, ...] = ()
-    keep: float = 0.5
+    trial_s: float = 0.0  # seconds of training; 0: no limit
+    rungs: tuple[float, ...] = ()  # fractions of the steps at which trials are compared
+    keep: float = 0.5  # share of them that goes on
 
     def __post_init__(self) -> None:
         typed(self, "limits")
