@@ -284,6 +284,11 @@ def _command_line(arguments: Sequence[str]) -> str:
     return f"{_program()} {shlex.join(arguments)}"
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: names of files and what trials wrote may hold codes that move its cursor."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
 def _say(line: str) -> None:
     """One line on stderr, whatever the message holds."""
-    print(" ".join(line.split()), file=sys.stderr, flush=True)
+    print(" ".join(printable(line).split()), file=sys.stderr, flush=True)

@@ -335,4 +335,6 @@ def _failures_located(path: Path) -> Iterator[None]:
         where = f"{path}:{frames[-1].lineno}" if frames else str(path)
         if isinstance(error, ConfigError):
             raise ConfigError(where, f"{error.field} {error.problem}", error.fix) from None
-        raise ConfigError(where, f"{type(error).__name__}, {error}", "correct the file") from error
+        as_text = isinstance(error, TypeError) and "not supported between instances of 'str'" in str(error)
+        fix = "write numbers without quotes" if as_text else "correct the file"
+        raise ConfigError(where, f"{type(error).__name__}, {error}", fix) from error

@@ -77,7 +77,7 @@ def text(found: Snapshot) -> str:
     for w in found.workers:
         speed = f"{w.speed:,.0f}" if w.speed else ""
         lines.append(f"{w.worker:12}{w.state:9}{w.host[:15]:16}{w.process:>8}{speed:>10}  {' '.join(w.holds)}".rstrip())
-    return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
+    return "\n".join(cli.printable(line).replace("\n", " ") for line in lines)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 
 import pandas as pd
 
+from launch.cli import printable
 from models.serialize import to_json
 from scaling.sweep.directory import CORRUPT, RETRY, RunDirectory
 from scaling.sweep.varied import values, varied
@@ -19,32 +20,32 @@ def print_summary(directory: RunDirectory) -> int:
     stopped = frame[frame["status"] == "stopped"]
     counted = f"{len(frame) - len(failed) - len(stopped)} trials done, {len(failed)} failed"
     early = f", {len(stopped)} stopped early" if len(stopped) else ""
-    print(f"{counted}{early}: {directory.path / 'results.parquet'}")
+    _say(f"{counted}{early}: {directory.path / 'results.parquet'}")
     for line in best(directory, frame):
-        print(f"  {line}")
+        _say(f"  {line}")
     for _, trial in failed.iterrows():
-        print(f"  failed {trial['trial']}: {trial['error']}")
+        _say(f"  failed {trial['trial']}: {trial['error']}")
     if len(failed):
-        print(f"  {RETRY}")
+        _say(f"  {RETRY}")
     for line in damaged(directory):
-        print(f"  {line}")
+        _say(f"  {line}")
     for prediction in directory.predictions():
         if prediction.get("late"):
-            print(f"{prediction['trial']}, the best shape by the law, was trained before: no run is left to test it")
+            _say(f"{prediction['trial']}, the best shape by the law, was trained before: no run is left to test it")
             continue
         measured = directory.results.get(prediction["trial"])
         if measured is None or measured["loss"] is None:
-            print(f"prediction for {prediction['trial']}: not measured")
+            _say(f"prediction for {prediction['trial']}: not measured")
             continue
         loss, mean, low, high = measured["loss"], prediction["mean"], prediction["low"], prediction["high"]
         factor = prediction["inputs"]["flops"] / frame.loc[frame["split"] == "fit", "flops"].max()
         verdict = "inside" if low <= loss <= high else "outside"
-        print(
+        _say(
             f"held-out run at {factor:.1f}x the largest fitted compute: predicted {mean:.4f} "
             f"[{low:.4f}, {high:.4f}] nats/token, measured {loss:.4f}: error {mean / loss - 1:+.2%}, "
             f"{verdict} the {prediction['interval']:.0%} interval"
         )
-    print(f"report: {directory.path / 'report.html'}")
+    _say(f"report: {directory.path / 'report.html'}")
     return 1 if len(failed) else 0
 
 
@@ -70,3 +71,7 @@ def damaged(directory: RunDirectory) -> list[str]:
         return []
     where = directory.path / CORRUPT
     return [f"{len(found)} damaged checkpoint(s) were set aside, and their steps trained again: {where}"]
+
+
+def _say(line: str) -> None:
+    print(printable(line))

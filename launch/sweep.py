@@ -69,7 +69,7 @@ def rehearse(config: SweepConfig, path: Path, where: Options) -> int:
         executor.check(crew.order())
         records = check(crew, config.trials(), by_workers=True)
     directory.check_data({key: record["digest"] for key, record in records.items()}, known=False)
-    print(*about(records), sep="\n")
+    print(cli.printable("\n".join(about(records))))
     return print_estimate(config, path, where)
 
 
@@ -141,7 +141,7 @@ def enter(held: contextlib.ExitStack, crew: Crew, trials: Sequence[Trial], by_wo
         records = check(crew, trials, by_workers)
         held.enter_context(directory.locked())
         directory.claim(config, records)
-        print(*about(records), sep="\n", file=sys.stderr, flush=True)
+        print(cli.printable("\n".join(about(records))), file=sys.stderr, flush=True)
     labels = {trial.id: label(config, trial) for trial in trials}
     directory.plan(trials, config.stack_size, labels, config.priorities)
     held.enter_context(crew.trackers)

@@ -391,6 +391,7 @@ def test_a_dataclass_defined_in_a_config_file_has_its_annotations_read(tmp_path:
         ("return ModelConfig(d_model=10, n_heads=3)", [":8: model.n_heads 3 heads do not divide", "use one of"]),
         ("return 1 / 0", [":8: ZeroDivisionError, division by zero"]),
         ("return ModelConfig(d_modle=1)", [":8: TypeError", "d_modle"]),
+        ("return ModelConfig(d_model='64')", [":8: ", "write numbers without quotes"]),
         ("raise SystemExit(3)", [":8: SystemExit"]),
         ("return (", [":8: SyntaxError"]),
     ],
