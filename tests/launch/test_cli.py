@@ -137,6 +137,8 @@ def test_a_missing_config_file_is_named_with_the_nearest(capsys: pytest.CaptureF
         (ValueError("table.csv: has no column loss: rename one"), 2, "error: table.csv: has no column loss: rename"),
         (FileNotFoundError(errno.ENOENT, "No such file", "a.csv"), 2, "error: a.csv: No such file: check the path"),
         (OSError(errno.ENOSPC, "No space left on device", "b.bin"), 2, "error: b.bin: No space left on device: make"),
+        (ConfigError("a\x1b]0;b", "c\x1b[31m", "d"), 2, "error: a ]0;b: c [31m: d"),
+        (OSError(errno.EROFS, "Read-only file system", "/x"), 2, "error: /x: is on a file system that cannot be"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "error: file system: No space left on device: make"),
         (ModuleNotFoundError("no", name="ray.tune"), 2, "error: ray: is not installed: pip install 'isoflop[ray]'"),
         (ValueError("Incompatible shapes: (2,) (3,)"), 1, "error: ValueError: Incompatible shapes: (2,) (3,) at "),
