@@ -8,12 +8,13 @@ trained.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 
 from models.errors import ConfigError, require
-from scaling.fitting.fitted import Fitted, Interval, check_level
+from scaling.fitting.fitted import ExtrapolationWarning, Fitted, Interval, check_level
 from scaling.fitting.law import Law, Values
 
 GOLDEN = 0.6180339887498949
@@ -105,7 +106,7 @@ def plan(
         intervals,
         interval,
         formula,
-        (*fit.certificate.warnings, *_far(fit, params)),
+        (*fit.certificate.warnings, *_far(fit, params), *_untested(fit, params, tokens, at)),
         params * tokens / float((fit.table.inputs["params"] * fit.table.inputs["tokens"]).max()),
     )
 
@@ -139,6 +140,11 @@ def _far(fit: Fitted, params: float) -> tuple[str, ...]:
     return (f"params {params:.3g} is {smallest / params:.3g} times below the smallest fitted size",)
 
 
+def _untested(fit: Fitted, params: float, tokens: float, at: dict) -> tuple[str, ...]:
+    """What the fit says about the interval of the planned loss."""
+    return fit.doubts(params=params, tokens=tokens, **at) if fit.certificate.supports_interval else ()
+
+
 def _intervals(fit, problem, flops, loss, level, params, tokens, at) -> Values:
     none = Interval(np.nan, np.nan)
     names = ("params", "tokens", "tokens_per_param", "flops")
@@ -152,7 +158,9 @@ def _intervals(fit, problem, flops, loss, level, params, tokens, at) -> Values:
         for name, values in zip(names, (n, d, d / n, budgets[usable]), strict=True):
             if len(values):
                 out[name] = Interval(*(float(q) for q in np.quantile(values, tails)))
-    prediction = fit.predict(params=params, tokens=tokens, interval=level, **at)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExtrapolationWarning)  # the plan says it
+        prediction = fit.predict(params=params, tokens=tokens, interval=level, **at)
     out["loss"] = Interval(prediction.low, prediction.high)
     return out
 

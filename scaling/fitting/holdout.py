@@ -7,6 +7,7 @@ interval score of the prediction intervals: infinitely wide bands cover everythi
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ import pandas as pd
 from models.errors import ConfigError, require
 from scaling.fitting.calibration import FALLING, origins, sizes
 from scaling.fitting.fit import Fit, fit
-from scaling.fitting.fitted import check_level
+from scaling.fitting.fitted import ExtrapolationWarning, check_level
 from scaling.fitting.law import Law, as_law
 from scaling.fitting.runs import Runs, as_table, numbers
 from scaling.fitting.where import select
@@ -74,7 +75,13 @@ class Holdout:
             f"power law without E {_relative(t, 'baseline_power'):.3%})\n"
             f"  coverage  {self.coverage:.1%} of {self.level:.0%} intervals ({naive})\n"
             f"  width     {self.width:.3%}\n  score     {self.score:.4g} (parameters alone {self.naive_score:.4g})"
+            + "".join(f"\n! {note}" for note in self.doubts)
         )
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What a reader must know about these intervals: reaches that no cut inside the fitted rows has tested."""
+        return self.fit.doubts(**{name: self.table[name].to_numpy(float) for name in self.fit.law.inputs})
 
     __repr__ = summary
 
@@ -121,7 +128,9 @@ def score(fitted: Fit, held_out: pd.DataFrame, level: float = 0.9) -> pd.DataFra
     law = fitted.law
     inputs = {name: numbers(held_out, name) for name in law.inputs}
     measured = numbers(held_out, law.output)
-    prediction = fitted.predict(level, True, **inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExtrapolationWarning)  # the summary says it
+        prediction = fitted.predict(level, True, **inputs)
     naive_low, naive_high = naive_band(fitted, inputs, level)
     axis = sizes(fitted.table.axis_name, inputs)
     columns = {

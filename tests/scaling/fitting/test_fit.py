@@ -63,7 +63,7 @@ def document():
         lambda d: d["table"]["measured"].pop(),
         lambda d: d["draws"].update(z=[[1.0, 2.0]]),
         lambda d: d["objective"].update(kind="guess"),
-        lambda d: d["calibration"].pop("needed"),
+        lambda d: d["calibrations"]["flops"].pop("share"),
         lambda d: d.update(table=None),
         lambda d: d.update(kind="grouped fit"),
         lambda d: d.update(format=99),
@@ -305,7 +305,9 @@ def test_a_law_of_a_loss_is_extrapolated_downwards():
     accuracy = law(truth, bpb=bpb) + 0.004 * np.random.default_rng(0).standard_normal(24)
     fitted = fit(law, {"bpb": bpb, "accuracy": accuracy})
     assert fitted.table.axis_name == "1 / bpb" and fitted.table.axis == pytest.approx(1 / bpb)
-    assert fitted.discrepancy(bpb=0.4) > fitted.discrepancy(bpb=0.7) and fitted.discrepancy(bpb=3.0) == 0
+    assert fitted.discrepancy(bpb=0.4) > fitted.discrepancy(bpb=0.7)
+    inside = fit(law, {"bpb": np.geomspace(9.0, 0.7, 24), "accuracy": law(truth, bpb=np.geomspace(9.0, 0.7, 24))})
+    assert inside.discrepancy(bpb=3.0) == 0 and inside.reach(bpb=0.35).iloc[0, 0] == pytest.approx(np.log(2))
     table = rolling(law, {"bpb": bpb, "accuracy": accuracy}, by="bpb", cuts=[1.0], bootstrap=20)
     assert (table["bpb"] < 1.0).all() and (table["cut"] == 1.0).all() and (table["reach"] > 1).all()
     counted = rolling(law, {"bpb": bpb, "accuracy": accuracy}, by="bpb", cuts=3, bootstrap=20)
