@@ -15,6 +15,7 @@ import numpy as np
 
 from models.errors import ConfigError, require
 from scaling.fitting.fitted import ExtrapolationWarning, Fitted, Interval, check_level
+from scaling.fitting.frontier import Frontier
 from scaling.fitting.law import Law, Values
 
 GOLDEN = 0.6180339887498949
@@ -47,6 +48,8 @@ class Plan:
     def summary(self) -> str:
         lines = [f"budget {self.flops:.4g} FLOP, cost {self.cost}"]
         for name in ("params", "tokens", "tokens_per_param", "loss"):
+            if not np.isfinite(getattr(self, name)):
+                continue  # a frontier has no loss
             low, high = self.intervals[name]
             band = f"[{low:.4g}, {high:.4g}] at {self.level:.0%}" if np.isfinite(low) else "no interval"
             lines.append(f"  {name:<17}{getattr(self, name):<12.5g}{band}")
@@ -58,7 +61,7 @@ class Plan:
 
 
 def plan(
-    fit: Fitted,
+    fit: Fitted | Frontier,
     flops: float | None = None,
     *,
     loss: float | None = None,
@@ -69,10 +72,13 @@ def plan(
 ) -> Plan:
     """The compute-optimal run for `flops`, or the cheapest one that reaches `loss`.
 
+    fit: a fitted law of params and tokens; or an isoFLOP frontier, which knows sizes but no loss beyond its budgets.
     inference_tokens: tokens the model will serve; flops then is the budget of training and serving.
     cost: (params, tokens) -> FLOP, increasing in tokens, instead of 6 N D (+ 2 N inference_tokens).
     at: values of the law's other inputs, if it has any.
     """
+    if isinstance(fit, Frontier):
+        return _on_frontier(fit, flops, loss, inference_tokens, interval, cost)
     law = fit.law
     given = _checked(law, flops, loss, inference_tokens, interval, at)
     problem = _Problem(fit, inference_tokens, cost, at)
@@ -138,6 +144,30 @@ def _far(fit: Fitted, params: float) -> tuple[str, ...]:
     if params > SMALLER * smallest:
         return ()
     return (f"params {params:.3g} is {smallest / params:.3g} times below the smallest fitted size",)
+
+
+def _on_frontier(
+    frontier: Frontier, flops: float | None, loss: float | None, inference_tokens: float, interval: float, cost
+) -> Plan:
+    """The plan of N* = G C^a and D* = H C^b: no loss, and no serving, which would need one."""
+    if flops is None or loss is not None or inference_tokens or cost is not None:
+        problem = "an isoFLOP frontier knows sizes for a budget and no loss"
+        raise ConfigError("plan", problem, "give flops alone, or plan with a fitted law")
+    check_level(interval, "interval")
+    require(np.isfinite(flops) and flops > 0, "plan", f"{flops} is not a positive number", "give FLOP, as 1e21")
+    params, tokens = (float(value) for value in frontier.optimum(flops))
+    none = Interval(np.nan, np.nan)
+    intervals = Values(dict.fromkeys(("params", "tokens", "tokens_per_param", "flops", "loss"), none))
+    used = frontier.table[frontier.table["used"]]
+    if len(frontier.draws) >= 20 and len(used) >= 3:
+        n = frontier.draws["G"] * flops ** frontier.draws["a"]
+        d = frontier.draws["H"] * flops ** frontier.draws["b"]
+        for name, draws in (("params", n), ("tokens", d), ("tokens_per_param", d / n)):
+            low, high = np.quantile(draws, [(1 - interval) / 2, (1 + interval) / 2])
+            intervals[name] = Interval(float(low), float(high))
+    reach = flops / float(used["flops"].max())
+    formula = f"N* = {frontier.params.G:.4g} C^{frontier.params.a:.4g}, in the FLOP of the table"
+    return Plan(params, tokens, np.nan, float(flops), 0.0, tokens / params, intervals, interval, formula, (), reach)
 
 
 def _untested(fit: Fitted, params: float, tokens: float, at: dict) -> tuple[str, ...]:
