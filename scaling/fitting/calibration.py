@@ -26,15 +26,15 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import special, stats
 
-from scaling.fitting.bootstrap import bootstrap
+from scaling.fitting.bootstrap import robust_weights
 from scaling.fitting.certificate import robust_scale
+from scaling.fitting.covariance import sandwich
 from scaling.fitting.estimator import Estimator
 from scaling.fitting.objectives import Objective
-from scaling.fitting.start_grid import optimum
+from scaling.fitting.start_grid import StartGrid
 
 ORIGINS = 8
-RESAMPLES = 48
-QUICK = 40  # iterations of a resample here: only the spread of the draws is used
+QUICK, QUICK_TOLERANCE = 25, 1e-9  # iterations of a cut's fit, and the relative decrease below which it has ended
 SHARE = 0.75  # of the promised gain, before any cut has spoken
 PRIOR = 0.3  # cuts that this is worth
 ROWS = 60.0  # held-out rows at which a cut counts half
@@ -108,6 +108,12 @@ def linked(objective: Objective, f: np.ndarray) -> np.ndarray:
     """Predictions in the space where a law's own error has one size: that of the residuals, for counts the logit."""
     with np.errstate(all="ignore"):
         return special.logit(np.clip(f, LEAST, 1 - LEAST)) if objective.counts else objective.link(f)
+
+
+def linked_slope(objective: Objective, f: np.ndarray) -> np.ndarray:
+    """Slope of `linked` at predictions f."""
+    f = np.clip(f, LEAST, 1 - LEAST) if objective.counts else f
+    return 1.0 / (f * (1.0 - f)) if objective.counts else objective.link_slope(f)
 
 
 def measured(estimator: Estimator) -> np.ndarray:
@@ -248,21 +254,20 @@ def calibrate(
     estimator: Estimator,
     axis_name: str,
     noise: float,
+    z: np.ndarray,
     clusters: np.ndarray | None = None,
-    seed: int = 0,
     count: int = ORIGINS,
-    resamples: int = RESAMPLES,
 ) -> Calibration:
     """The discrepancy that the law's own extrapolations along one axis inside the table needed; noise: `scatter` of a
-    typical row of the whole fit."""
+    typical row of the whole fit, z [K] its optimum."""
     axis = sizes(axis_name, estimator.inputs)
     distinct = np.unique(np.column_stack(list(estimator.inputs.values())), axis=0, return_inverse=True)[1].ravel()
     cuts = origins(axis, int(estimator.free.sum()), count, distinct, below=2) if np.all(axis > 0) else []
     # sums of weight x squared multiple of the noise, of weight x squared share, and of the weights
     edge, edge_weight, share, share_weight = PRIOR, PRIOR, PRIOR * SHARE**2, PRIOR
     made, tested = 0, 0.0
-    for index, cut in enumerate(cuts):
-        excess = _excess(estimator, axis_name, axis, axis <= cut, clusters, seed, resamples)
+    for index, (cut, best) in enumerate(zip(cuts, _fits_below(estimator, axis, cuts, z), strict=True)):
+        excess = None if best is None else _excess(estimator, axis_name, axis, axis <= cut, best, clusters)
         if excess is None:
             continue
         reach, gain, beyond, row = excess
@@ -283,31 +288,43 @@ def calibrate(
     return Calibration(axis_name, multiple * noise, float(np.sqrt(share / share_weight)), made, tested, noise)
 
 
+def _fits_below(
+    estimator: Estimator, axis: np.ndarray, cuts: list[float], z: np.ndarray
+) -> list[np.ndarray | None]:
+    """The optimum [K] of the rows up to every cut, None where there is none: all cuts are one batch of reweightings,
+    each from its own best cell of the grid and from the optimum z [K] of all rows."""
+    if not cuts:
+        return []
+    weights = (axis <= np.array(cuts)[:, None]) * estimator.weights
+    starts = StartGrid(estimator).best_cells(weights, robust_weights(estimator, z))
+    both = np.concatenate([starts, np.repeat(z[None], len(cuts), 0)])
+    solution = estimator.solve(both, np.concatenate([weights, weights]), None, QUICK, QUICK_TOLERANCE)
+    values = solution.value.reshape(2, -1)
+    best = np.nanargmin(np.where(np.isfinite(values), values, np.inf), axis=0)
+    points = solution.z.reshape(2, len(cuts), -1)
+    return [points[k, i] if np.isfinite(values[k, i]) else None for i, k in enumerate(best)]
+
+
 def _excess(
     estimator: Estimator,
     axis_name: str,
     axis: np.ndarray,
     inside: np.ndarray,
+    best: np.ndarray,
     clusters: np.ndarray | None,
-    seed: int,
-    resamples: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+) -> tuple[np.ndarray, ...] | None:
     """One cut: reach, promised gain, squared error beyond what parameters and noise explain, and noise [m] of the rows
-    held out; None when the rows inside have no fit."""
-    parameters = int(estimator.free.sum())
+    held out; None when nothing is finite there. The parameters' share is that of their covariance."""
     part, outside = estimator.take(inside), estimator.take(~inside)
-    solution, grid = optimum(part, starts=8)
-    if not np.isfinite(solution.value).any():
-        return None
-    best = solution.z[int(np.argmin(solution.value))]
-    groups = None if clusters is None else np.unique(clusters[inside], return_inverse=True)[1]
-    kind = "row" if groups is None else "cluster"
-    draws = bootstrap(part, best, resamples, seed, kind, groups, grid=grid, checked=0, iterations=QUICK)
     mean = outside.predict(best[None])[0]
     center = linked(part.objective, mean)
-    row = scatter(part.objective, mean, noise_scale(part.residuals(best), parameters, part.objective), outside.trials)
-    deviation = spread(linked(part.objective, outside.predict(draws.z)) - center)
-    beyond = (measured(outside) - center) ** 2 - deviation**2 - row**2
+    noise = noise_scale(part.residuals(best), int(estimator.free.sum()), part.objective)
+    row = scatter(part.objective, mean, noise, outside.trials)
+    groups = None if clusters is None else np.unique(clusters[inside], return_inverse=True)[1]
+    slopes = outside.jacobian(best)[estimator.free] * linked_slope(part.objective, mean)
+    with np.errstate(all="ignore"):
+        variance = np.einsum("km,kl,lm->m", slopes, sandwich(part, best, groups)[1], slopes)
+    beyond = (measured(outside) - center) ** 2 - np.maximum(variance, 0.0) - row**2
     gain = promised(part, best, axis_name, axis[inside], outside.inputs)
     usable = np.isfinite(beyond) & np.isfinite(gain)
     found = reaches(axis[~inside], axis[inside]), gain, beyond, np.maximum(row, 1e-12)

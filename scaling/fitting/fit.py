@@ -14,11 +14,12 @@ from scipy import stats
 from models.errors import ConfigError
 from scaling.fitting.bootstrap import jackknife
 from scaling.fitting.certificate import certify, repeated, robust_scale
+from scaling.fitting.covariance import sandwich
 from scaling.fitting.estimator import Estimator
 from scaling.fitting.fitted import Fitted, Interval, check_level
 from scaling.fitting.law import Law, Values, as_law
 from scaling.fitting.objectives import Objective
-from scaling.fitting.profile import profile, sandwich
+from scaling.fitting.profile import profile
 from scaling.fitting.runs import Runs
 from scaling.fitting.scale import with_scale
 from scaling.fitting.serialize import fields_of, parts_of, reading, write
@@ -69,7 +70,7 @@ class Fit(Fitted):
 
     def _asymptotic(self, size: int) -> np.ndarray:
         """Draws z [size, K] from the sandwich covariance."""
-        _, covariance, _ = sandwich(self)
+        _, covariance, _ = sandwich(self.estimator, self.z, self.table.clusters)
         z = np.repeat(self.z[None], size, 0)
         values, vectors = np.linalg.eigh(covariance)
         normal = np.random.default_rng(self.seed).standard_normal((size, len(covariance)))

@@ -114,9 +114,7 @@ class Fitted:
         if name not in self.calibrations:
             predicted = self.estimator.predict(self.z[None])[0]
             noise = float(np.median(calibration.scatter(self.objective, predicted, self.noise, self.table.trials)))
-            self.calibrations[name] = calibration.calibrate(
-                self.estimator, name, noise, self.table.clusters, self.seed
-            )
+            self.calibrations[name] = calibration.calibrate(self.estimator, name, noise, self.z, self.table.clusters)
         return self.calibrations[name]
 
     def reach(self, **inputs) -> pd.DataFrame:
