@@ -14,19 +14,21 @@ from collections.abc import Callable
 import numpy as np
 
 from models.errors import ConfigError, require
-from scaling.fitting.fitted import ExtrapolationWarning, Fitted, Interval, check_level
+from scaling.fitting.fitted import ExtrapolationWarning, Fitted, Interval, check_level, only_known
 from scaling.fitting.frontier import Frontier
 from scaling.fitting.law import Law, Values
 
 GOLDEN = 0.6180339887498949
 SECTIONS = 8
+GRID = 50  # sizes of the coarse search
 SMALLER = 0.1  # of the smallest fitted size, below which a plan says so
 SMALLEST, LARGEST = np.log(10.0), np.log(1e18)  # of ln params
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """params, tokens and predicted loss of the best run for a budget; `intervals` has (low, high) of each at `level`.
+    """params, tokens and predicted loss of the best run for a budget; `intervals` has (low, high) of each, of level
+    `interval`.
 
     flops: the whole budget, training and serving; cost: the formula it was computed with. The loss interval is the
     prediction interval of the run, the others are bootstrap percentiles; NaN where the fit supports none. reach: params
@@ -40,7 +42,7 @@ class Plan:
     inference_tokens: float
     tokens_per_param: float
     intervals: Values
-    level: float
+    interval: float
     cost: str
     warnings: tuple[str, ...] = ()
     reach: float = np.nan
@@ -51,7 +53,7 @@ class Plan:
             if not np.isfinite(getattr(self, name)):
                 continue  # a frontier has no loss
             low, high = self.intervals[name]
-            band = f"[{low:.4g}, {high:.4g}] at {self.level:.0%}" if np.isfinite(low) else "no interval"
+            band = f"[{low:.4g}, {high:.4g}] at {self.interval:.0%}" if np.isfinite(low) else "no interval"
             lines.append(f"  {name:<17}{getattr(self, name):<12.5g}{band}")
         if self.reach > 1:
             lines.append(f"  extrapolated: {self.reach:.3g} times the params x tokens of the largest fitted run")
@@ -96,6 +98,7 @@ def plan(
             f"no model of {np.exp(SMALLEST):.3g} parameters or more can be trained and served for {budget:.4g} FLOP",
             "give a larger budget or fewer inference_tokens",
         )
+    _refuse_edge(fit, params, budget)
     intervals = _intervals(fit, problem, budget, loss, interval, params, tokens, at)
     formula = (
         "given function"
@@ -124,6 +127,8 @@ def _checked(
     for name in ("params", "tokens"):
         if name not in law.inputs:
             raise ConfigError("plan", f"the law {law.name} has no input {name!r}", "use a law of params and tokens")
+    others = [name for name in law.inputs if name not in ("params", "tokens")]
+    only_known("plan", at, (*others, "flops", "loss", "inference_tokens", "interval", "cost"))
     for name in law.inputs:
         if name not in ("params", "tokens") and name not in at:
             raise ConfigError("plan", f"the law {law.name} also needs {name!r}", f"give {name}=...")
@@ -136,6 +141,22 @@ def _checked(
     require(np.isfinite(inference_tokens) and inference_tokens >= 0, "inference_tokens",
             f"{inference_tokens} is no count", "give the tokens that the model will serve")  # fmt: skip
     return float(given[0])
+
+
+def _refuse_edge(fit: Fitted, params: float, budget: float) -> None:
+    """Raise the error for a plan that is no minimum: on an end of the sizes searched, or of a law whose terms of size
+    and length the rows do not determine."""
+    loose = [name for name in fit.certificate.not_identified if name not in fit.fixed]
+    if loose:
+        problem = f"the rows do not determine {', '.join(loose)} of {fit.law.name}, so there is no best size"
+        raise ConfigError("fit", problem, "add runs that vary params and tokens apart, or hold parameters with fixed=")
+    step = (LARGEST - SMALLEST) / (GRID - 1)
+    if not SMALLEST + step < np.log(params) < LARGEST - step:
+        raise ConfigError(
+            "plan",
+            f"the loss at {budget:.3g} FLOP falls to the end of the sizes searched ({params:.3g} parameters)",
+            "the law has no best size there: check the units of params and tokens, and the parameters on a bound",
+        )
 
 
 def _far(fit: Fitted, params: float) -> tuple[str, ...]:
@@ -227,7 +248,7 @@ class _Problem:
 
     def best(self, z, flops):
         """params, tokens, loss [B] of the optimum: golden section in ln N, around the best point of a coarse grid."""
-        grid = np.linspace(SMALLEST, LARGEST, 50)
+        grid = np.linspace(SMALLEST, LARGEST, GRID)
         coarse = np.array([self.loss(z, np.full(len(z), g), flops) for g in grid])
         middle = grid[np.argmin(np.where(np.isfinite(coarse), coarse, np.inf), axis=0)]
         step = grid[1] - grid[0]

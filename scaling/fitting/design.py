@@ -72,12 +72,12 @@ def design(
     return pd.DataFrame(chosen)
 
 
-def runs_needed(fit: Fit, target: str, width: float, level: float = 0.95) -> int:
+def runs_needed(fit: Fit, target: str, width: float, interval: float = 0.95) -> int:
     """How many runs like the fitted ones give an interval of `target` (parameter or derived) no wider than `width`.
 
     The width of an interval falls with the root of the number of runs; NaN intervals raise ConfigError.
     """
-    intervals = fit.interval(level)
+    intervals = fit.interval(interval)
     if target not in intervals:
         near = nearest(target, intervals)
         raise ConfigError("target", f"{target!r} is not in the fit", f"use {near!r}" if near else str(list(intervals)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, NoReturn, Self
 
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from models.errors import ConfigError, require
+from models.errors import ConfigError, nearest, require
 from scaling.fitting import calibration
 from scaling.fitting.bootstrap import Draws, bootstrap
 from scaling.fitting.certificate import Certificate
@@ -167,6 +167,7 @@ class Fitted:
         showed (`calibrated=False` leaves that out). NaN ends when the rows cannot support an interval.
         """
         check_level(interval, "interval")
+        only_known("predict", inputs, (*self.law.inputs, "interval", "calibrated"))
         for name in self.law.inputs:
             if name not in inputs:
                 missing_input(name, self.law, inputs)
@@ -218,6 +219,15 @@ class Fitted:
 def check_level(level: float, field: str) -> None:
     """Raise the error for a level that is not between 0 and 1, such as 95."""
     require(0 < level < 1, field, f"{level} is not a probability", "use a value such as 0.95")
+
+
+def only_known(function: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Raise the error for an argument that `function` does not have, with the nearest that it has."""
+    for name in given:
+        if name not in known:
+            near = "interval" if name in ("level", "confidence", "ci") and "interval" in known else nearest(name, known)
+            fix = f"did you mean {near!r}?" if near else f"use {', '.join(known)}"
+            raise ConfigError(f"{function}({name}=)", "is no argument of it", fix)
 
 
 def missing_input(name: str, law: Law, given: Iterable[str]) -> NoReturn:

@@ -46,16 +46,16 @@ class Frontier:
         c = np.asarray(flops, float)
         return self.params.G * c**self.params.a, self.params.H * c**self.params.b
 
-    def interval(self, level: float = 0.95) -> Values:
+    def interval(self, interval: float = 0.95) -> Values:
         """Percentile interval of a, b, G, H; NaN when fewer than three budgets have a minimum."""
         if len(self.draws) < 20 or self.table["used"].sum() < 3:
             return Values({name: Interval(np.nan, np.nan) for name in self.params})
-        tails = [(1 - level) / 2, (1 + level) / 2]
+        tails = [(1 - interval) / 2, (1 + interval) / 2]
         ends = {name: np.quantile(self.draws[name], tails) for name in self.params}
         return Values({name: Interval(float(low), float(high)) for name, (low, high) in ends.items()})
 
-    def summary(self, level: float = 0.95) -> str:
-        intervals = self.interval(level)
+    def summary(self, interval: float = 0.95) -> str:
+        intervals = self.interval(interval)
         used = int(self.table["used"].sum())
         lines = [f"N* = G C^a, D* = H C^b from {used} of {len(self.table)} budgets"]
         lines += [

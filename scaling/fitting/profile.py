@@ -25,19 +25,19 @@ POINTS = 12  # of a side
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Profile:
-    """values [m] of the parameter, ascending; deviance [m]: 0 at the optimum; the interval at `level` is where it stays
-    below `threshold`, an infinite or bound end where the objective never rises so far."""
+    """values [m] of the parameter, ascending; deviance [m]: 0 at the optimum; the interval of level `interval` is where
+    it stays below `threshold`, an infinite or bound end where the objective never rises so far."""
 
     parameter: str
     values: np.ndarray
     deviance: np.ndarray
     low: float
     high: float
-    level: float
+    interval: float
     threshold: float
 
 
-def profile(fit: Fitted, parameter: str, level: float = 0.95) -> Profile:
+def profile(fit: Fitted, parameter: str, interval: float = 0.95) -> Profile:
     """Profile of one fitted parameter; ConfigError when it is fixed or unknown."""
     names = fit.law.parameters
     if parameter not in names or parameter in fit.fixed:
@@ -54,7 +54,7 @@ def profile(fit: Fitted, parameter: str, level: float = 0.95) -> Profile:
     direction[fit.estimator.free] = covariance[:, position] / max(covariance[position, position], 1e-300)
     points = len(fit.table.measured)
     freedom = degrees(points, int(fit.estimator.free.sum()), fit.table.clusters)
-    threshold = float(stats.f.ppf(level, 1, freedom))
+    threshold = float(stats.f.ppf(interval, 1, freedom))
     sides = [_side(fit, index, sign * error, direction, ratio, threshold) for sign in (-1.0, 1.0)]
     z = np.concatenate([sides[0][0][::-1], [fit.z[index]], sides[1][0]])
     deviance = np.concatenate([sides[0][1][::-1], [0.0], sides[1][1]])
@@ -65,7 +65,7 @@ def profile(fit: Fitted, parameter: str, level: float = 0.95) -> Profile:
     curve[:, index] = z
     values = fit.law.coordinates.to_params(curve)[:, index]
     order = np.argsort(values)
-    return Profile(parameter, values[order], deviance[order], float(low), float(high), level, threshold)
+    return Profile(parameter, values[order], deviance[order], float(low), float(high), interval, threshold)
 
 
 def _side(fit: Fitted, index: int, step: float, direction, ratio, threshold) -> tuple[np.ndarray, np.ndarray, float]:

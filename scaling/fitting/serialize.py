@@ -21,6 +21,7 @@ from scaling.fitting.objectives import Objective
 from scaling.fitting.table import Table
 
 FORMAT = 2
+TEXTS = ("rows", "notes", "doubts")
 _FIX = "give the file that to_json wrote"
 
 
@@ -91,7 +92,8 @@ def parts_of(document: Mapping[str, Any], law: Law | None = None) -> dict[str, A
     missing or do not belong together."""
     law = by_name(document["law"]) if law is None else law
     given = document["table"]
-    table: dict = {k: np.array(v) if isinstance(v, list) and k != "rows" else v for k, v in given.items()}
+    table: dict = {k: np.array(v) if isinstance(v, list) and k not in TEXTS else v for k, v in given.items()}
+    table |= {name: tuple(given[name]) for name in ("notes", "doubts")}
     table["inputs"] = {k: np.array(v, float) for k, v in given["inputs"].items()}
     certificate: dict = {k: tuple(v) if isinstance(v, list) else v for k, v in document["certificate"].items()}
     rolled = {name: Calibration(**one) for name, one in document["calibrations"].items()}

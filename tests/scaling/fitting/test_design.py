@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.fitting.design import design, deviation, runs_needed
 from scaling.fitting.covariance import sandwich
+from scaling.fitting.design import design, deviation, runs_needed
 from scaling.laws import CHINCHILLA, fit
 
 TARGET = dict(params=7e10, tokens=1.4e12)

@@ -69,6 +69,11 @@ def test_a_parameter_that_reaches_its_bound_ends_there(synthetic):
     assert curve.low == 0.0 and curve.high > 0.05
 
 
+def covariance(fitted) -> float:
+    """Variance of the fourth coordinate."""
+    return float(sandwich(fitted.estimator, fitted.z, fitted.table.clusters)[1][3, 3])
+
+
 def test_rows_of_one_run_widen_the_covariance(synthetic):
     runs = synthetic(40, 0.003)
     noise = np.repeat(np.random.default_rng(1).standard_normal(40), 5)
