@@ -13,9 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.config import ModelConfig, MoEConfig, RopeScaling
+from models.channels.experts import Experts
+from models.config import ModelConfig, RopeScaling
 from models.errors import ConfigError
+from models.layer import Layer
 from models.serialize import field_types, from_json, to_json
+from models.wiring.prenorm import PreNorm
 from scaling.data import DataConfig, Source
 from scaling.sweep.combinators import grid
 from scaling.sweep.config import SweepConfig
@@ -41,7 +44,10 @@ OTHER = {  # for fields whose other values must fit the rest of the config
     "model.rope_scaling": RopeScaling("linear", 2.0),
     "model.partial_rotary_factor": 0.5,
     "model.layer_types": ("sliding", "full"),
-    "model.moe": MoEConfig(),
+    "model.moe": Experts(),
+    "model.pattern": (Layer(),),
+    "model.prologue": None,  # only beside a pattern
+    "model.wiring": PreNorm(after=True),
     "train.accumulate": 2,
 }
 
