@@ -18,7 +18,8 @@ models.past says what a `Past` is; tests/models/test_parts.py what every mixer p
 from __future__ import annotations
 
 from models.mixers.attention import Attention
+from models.mixers.mamba2 import Mamba2
 
-Mixer = Attention
+Mixer = Attention | Mamba2
 
-__all__ = ["Attention", "Mixer"]
+__all__ = ["Attention", "Mamba2", "Mixer"]
