@@ -14,6 +14,7 @@ import jax
 from jax.sharding import Mesh
 
 from models import counts, transformer
+from models.platform import choices
 from models.serialize import to_json
 from models.sharding import DEFAULT_RULES, make_mesh, weight_shardings
 from scaling.data import Dataset, prepare
@@ -134,10 +135,8 @@ def devices_of(trial: Trial) -> list[jax.Device]:
 
 
 def resolved_batch_mode(batch_mode: str) -> str:
-    """What "auto" means here: vmap on accelerators, map on CPUs (benchmarks/sweep_step.py has the measurements)."""
-    if batch_mode != "auto":
-        return batch_mode
-    return "map" if jax.default_backend() == "cpu" else "vmap"
+    """What "auto" means here: what models.platform.CHOICES says."""
+    return choices().batch_mode if batch_mode == "auto" else batch_mode
 
 
 def _prepared(stack: Stack) -> dict[str, Dataset]:

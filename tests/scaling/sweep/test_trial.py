@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.channels.dense import Dense
-from models.config import Layer, ModelConfig, MoEConfig, RopeScaling
+from models.channels.experts import Experts
+from models.config import ModelConfig, RopeScaling
 from models.errors import ConfigError
-from models.mixers.attention import Attention
+from models.layer import Layer
 from models.serialize import field_types, from_json, to_json
 from models.sharding import MeshConfig
+from models.wiring.prenorm import PreNorm
 from scaling.data import DataConfig, Source
 from scaling.sweep.combinators import grid
 from scaling.sweep.config import SweepConfig
@@ -45,10 +46,10 @@ OTHER = {  # for fields whose other values must fit the rest of the config
     "model.rope_scaling": RopeScaling("linear", 2.0),
     "model.partial_rotary_factor": 0.5,
     "model.layer_types": ("sliding", "full"),
-    "model.moe": MoEConfig(),
-    "model.pattern": (Layer(Attention(), Dense()),),
-    "model.prologue": None,
-    "model.wiring": None,
+    "model.moe": Experts(),
+    "model.pattern": (Layer(),),
+    "model.prologue": None,  # only beside a pattern
+    "model.wiring": PreNorm(after=True),
     "train.accumulate": 2,
     "train.zero": 2,
 }
