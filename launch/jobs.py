@@ -46,7 +46,7 @@ Speculate = Literal["none", "table", "text", "table+text"]
 VERSIONED = ("isoflop", "jax", "jaxlib", "flax", "numpy")
 _JOB: kept.Shape = {"config": dict, "model": str, "prompts": str, "checkpoint": str, "file": str, "shards": [[int]]}
 _SAMPLE: kept.Shape = {
-    "line": int, "sample": int, "id?": str, "text": str, "tokens?": [int], "logprobs?": [float], "finish_reason": str,
+    "line": int, "sample": int, "text": str, "tokens?": [int], "logprobs?": [float], "finish_reason": str,
     "ledger": dict.fromkeys(LEDGER, float),
 }  # fmt: skip
 _LINE: kept.Shape = (_SAMPLE, {"line": int, "error": str})

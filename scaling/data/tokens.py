@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from models.errors import ConfigError, require
+from scaling import kept
 from scaling.data.corpus import Corpus, Document, Tally, is_heldout
 from scaling.data.tokenizer import FileTokenizer, Tokenizer, load_tokenizer, train_bpe
 
@@ -52,7 +53,7 @@ class TokenFile:
         """
         path = Path(path)
         try:
-            sidecar = json.loads(path.with_suffix(".json").read_text())
+            sidecar = kept.read(path.with_suffix(".json"), {"dtype": str, "count": int, "masked": bool})
             tokens = _map(path, sidecar["dtype"], sidecar["count"])
             mask = _map(path.with_suffix(".mask.bin"), "uint8", sidecar["count"]) if sidecar["masked"] else None
             documents = np.load(path.with_suffix(".documents.npy"), mmap_mode="r")
@@ -320,7 +321,7 @@ def _train_texts(corpus: Corpus, heldout_fraction: float, characters: int) -> It
 
 def _follow(pointer: Path) -> tuple[TokenFile, TokenFile] | None:
     try:
-        return _opened(pointer.parent / json.loads(pointer.read_text())["folder"])
+        return _opened(pointer.parent / kept.read(pointer, {"folder": str})["folder"])
     except (FileNotFoundError, ValueError, KeyError):
         return None
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError, nearest
+from scaling import tables
 
 # smallest and largest value of a column over all plausible runs, in its unit
 PLAUSIBLE = {
@@ -47,7 +48,7 @@ def load(path: str | Path) -> pd.DataFrame:
     if not file.exists():
         raise ConfigError(str(path), "no such file or directory", "check the path")
     readers = {
-        ".parquet": pd.read_parquet,
+        ".parquet": lambda f: tables.read(f).to_pandas(),
         ".csv": pd.read_csv,
         ".tsv": lambda f: pd.read_csv(f, sep="\t"),
         ".jsonl": lambda f: pd.read_json(f, lines=True),
