@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import cli
-from models.errors import ConfigError, nearest
+from models.errors import ConfigError, nearest, printable
 
 FLAGS = cli.new_flags()
 cli.DEFINE_string("results", None, "run directory, or a .csv, .parquet, .jsonl table", flag_values=FLAGS, required=True)
@@ -80,7 +80,7 @@ def _warn(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
 ) -> None:
     """Show a warning as one line, without the place in our code that raised it."""
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    print(printable(f"warning: {' '.join(str(message).split())}"), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

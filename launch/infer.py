@@ -227,7 +227,7 @@ class Feed:
     def __init__(self, job: Job, policy: Policy, engine_config: Any, stop: Any, presence: Presence):
         self.job, self.policy, self.engine_config, self.stop = job, policy, engine_config, stop
         self.presence = presence
-        self.begin = self.reported = time.time()
+        self.begin = self.reported = time.monotonic()
         self.drawn = {"samples": 0, "tokens": 0, "flops": 0.0}
         self.open: dict[int, tuple[ShardWriter, contextlib.ExitStack]] = {}  # shard -> its writer, and what to close
         # problem -> its shard, prompt and the prompt's tokens, while samples are out
@@ -324,11 +324,12 @@ class Feed:
 
     def report(self, last: bool = False) -> None:
         """Say what this process has drawn, every REPORT_S seconds; the `last` time with the job's card."""
-        now = time.time()
+        now = time.monotonic()
         if now - self.reported < REPORT_S and not last:
             return
         self.reported = now
-        self.job.write_progress(self.presence.name, self.drawn | {"seconds": now - self.begin, "time": now}, last)
+        state = self.drawn | {"seconds": now - self.begin, "time": time.time()}
+        self.job.write_progress(self.presence.name, state, last)
 
     def _line(self, prompt: Prompt, read: tuple[int, ...], completion: Completion) -> dict[str, Any]:
         from search.engine.text_stop import cut
@@ -373,6 +374,8 @@ def conclude(job: Job) -> int:
     """Verify what was written and print its essence; 1 when prompts could not be used."""
     import sys
 
+    from models.errors import printable
+
     manifest = job.verify()
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(manifest["finish_reasons"].items()))
     print(
@@ -382,7 +385,7 @@ def conclude(job: Job) -> int:
         f"{manifest['flops']:.3g} FLOPs and {manifest['bytes']:.3g} bytes to decode"
     )
     for message in job.bad_lines():
-        print(f"error: {message}", file=sys.stderr)
+        print(printable(f"error: {message}"), file=sys.stderr)
     return 1 if manifest["bad_lines"] else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shlex
 import subprocess
@@ -161,6 +162,30 @@ def test_an_unexpected_failure_says_where_and_debug_shows_the_traceback(
     assert "test_cli.py:" in line and line.endswith("(--debug shows the traceback)")
     assert cli.execute(raising(RuntimeError("lost")), FLAGS, "", [*arguments, "--debug"]) == 1
     assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+STEERING = "run\x1b]0;owned\x07\x1b[31m\x9b2J\u202egnp\udcff"
+
+
+def test_what_steers_a_terminal_is_not_printed(capsys: pytest.CaptureFixture[str], micro: Path) -> None:
+    """Paths and texts of others in errors, results and logs."""
+
+    def act() -> None:
+        print(f"{STEERING}: 3 rows\n\té 漢 🙂")
+        logging.getLogger("test").warning("%s is damaged", STEERING)
+        raise ConfigError(STEERING, "is damaged", f"restore {STEERING}")
+
+    factory, handler = logging.getLogRecordFactory(), logging.StreamHandler(sys.stderr)
+    logging.getLogger("test").addHandler(handler)
+    try:
+        assert cli.execute(Command(act), FLAGS, "Doc.", ["--workdir=x", f"--config={micro}"]) == 2
+    finally:
+        logging.setLogRecordFactory(factory)
+        logging.getLogger("test").removeHandler(handler)
+    shown = "run?]0;owned??[31m?2J?gnp?"
+    out, err = capsys.readouterr()
+    assert out == f"{shown}: 3 rows\n\té 漢 🙂\n"
+    assert err == f"{shown} is damaged\nerror: {shown}: is damaged: restore {shown}\n"
 
 
 def test_help_lists_flags_and_with_a_config_also_its_docstring_and_fields(
