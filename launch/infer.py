@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch import cli
-from launch.executors import executor as executors
+from launch.executors import choice
+from launch.executors.executor import Executor, Order
 
 if TYPE_CHECKING:
     from launch.jobs import Job, JobConfig, ShardWriter
@@ -43,7 +44,7 @@ cli.DEFINE_integer("seed", None, "of the random numbers (default: the config's)"
 words = "workers to start; 0: with the local executor this process does the work, on a cluster it is one worker"
 cli.DEFINE_integer("workers", 0, words, flag_values=FLAGS)
 cli.DEFINE_integer("threads", 1, "CPU threads of each worker", flag_values=FLAGS)
-executors.define_flags(FLAGS)
+choice.define_flags(FLAGS)
 
 POLL_S = 0.5
 REPORT_S = 2.0  # between the reports of a worker on its progress
@@ -75,16 +76,16 @@ def main(
     from launch.jobs import Job
     from launch.preflight import check_devices
     from launch.prompts import PromptFile
-    from launch.worker import StopRequest
+    from launch.stop import StopRequest
     from scaling.sweep.trial import override
     from search.engine.placement import engine_mesh, rules_for
     from search.policy import load_policy
 
-    where = executors.options(flags)
+    where = choice.options(flags)
     chosen = None
     if workers or where.executor != "local":
-        chosen = executors.make(where)
-        order = executors.Order(Path(out), workers, threads, where.devices_per_worker, where.nodes_per_worker)
+        chosen = choice.make(where)
+        order = Order(Path(out), workers, threads, where.devices_per_worker, where.nodes_per_worker)
         chosen.check(order)
     given: dict[str, Any] = {"samples": samples, "max_tokens": max_tokens, "sampling.temperature": temperature}
     given |= {"seed": seed, "engine.kv_cache": kv_cache}
@@ -122,7 +123,7 @@ def fitted(config: JobConfig, policy: Policy) -> JobConfig:
     return config
 
 
-def oversee(job: Job, executor: executors.Executor, order: executors.Order, stop: Any) -> None:
+def oversee(job: Job, executor: Executor, order: Order, stop: Any) -> None:
     """Let workers do the job; they save when `stop` says so, or when this process fails."""
     from launch.progress import JobDisplay
 

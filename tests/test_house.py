@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import os
 import runpy
 import shutil
@@ -73,6 +74,27 @@ def test_an_import_in_the_wrong_direction_breaks_the_contract(tmp_path: Path) ->
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
     code, out = tool("lint-imports", "--no-cache", cwd=tmp_path)
     assert code == 1 and "models -> launch" in out
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of ours that a file imports, at its top or later; not what only type checkers see."""
+    tree = ast.parse(path.read_text())
+    checks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    unseen = {id(part) for check in checks for part in ast.walk(check)}
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in unseen:
+            names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import) and id(node) not in unseen:
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("package", ["launch", "search"])
+def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
+    modules = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path for path in sources(package)}
+    graph = {name: (imports_of(path) & modules.keys()) - {name} for name, path in modules.items()}
+    assert list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the circle
 
 
 @pytest.mark.slow
