@@ -38,7 +38,7 @@ GROUPED = dataclasses.replace(
     ),
 )  # fmt: skip
 MESHED = ModelConfig(
-    vocab_size=48, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=24, bias="qkv", tied_embeddings=False,
+    vocab_size=48, d_model=16, n_layers=4, n_heads=4, n_kv_heads=2, d_ff=24, bias="qkv", tied_embeddings=False,
     sliding_window=5, layer_types=("sliding", "full"), attention_softcap=8.0, scan_layers=True,
 )  # fmt: skip
 
