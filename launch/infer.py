@@ -385,6 +385,8 @@ def conclude(job: Job) -> int:
         f"{manifest['prompt_tokens']:,} prompt tokens, {manifest['generated_tokens']:,} generated, "
         f"{manifest['flops']:.3g} FLOPs and {manifest['bytes']:.3g} bytes to decode"
     )
+    for shard in manifest.get("redrawn_shards", ()):
+        print(printable(f"{job.shard_path(int(shard))} had changed and was drawn again"), file=sys.stderr)
     for message in job.bad_lines():
         print(printable(f"error: {message}"), file=sys.stderr)
     return 1 if manifest["bad_lines"] else 0

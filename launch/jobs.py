@@ -210,6 +210,7 @@ class Job:
             "sha256": total.hexdigest(),
             "parquet_sha256": _file_digest(self.path / "samples.parquet"),
             "shards": digests,
+            "redrawn_shards": sorted(path.name.partition(".")[0] for path in self.path.glob("shards/*.damaged.jsonl")),
             "seed": self.config.seed,
             "versions": {name: metadata.version(name) for name in VERSIONED},
         }

@@ -139,6 +139,7 @@ def test_a_finished_shard_that_changed_is_set_aside_and_drawn_again(
     drawn(tmp_path)
     manifest = this.finish()
     assert manifest is not None and manifest["samples"] == 8 and this.verify()["samples"] == 8
+    assert manifest["redrawn_shards"] == ["000000"]
 
 
 def test_another_shard_or_another_jobs_in_place_of_one_is_drawn_again(tmp_path: Path) -> None:
