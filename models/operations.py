@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from models.activation import activated
+from models.cache import features
 from models.contraction import contract
 from models.dispatch import capacity_block, dropless_block
 from models.norm import norm, normalize
@@ -15,7 +16,7 @@ from models.sharding import RESIDUAL, axis_size, constrain, gather_positions, sc
 
 __all__ = [
     "Choice", "Reach", "Routing", "activated", "axis_size", "capacity_block", "carry_blocks", "choose", "constrain",
-    "constrain_residual", "contract", "dropless_block", "gather_positions", "load_balance", "messenger", "norm",
+    "constrain_residual", "contract", "dropless_block", "features", "gather_positions", "load_balance", "messenger", "norm",
     "normalize", "rotary_angles", "rotate", "scatter_positions", "z_loss",
 ]  # fmt: skip
 

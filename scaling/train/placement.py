@@ -50,6 +50,11 @@ def check_mesh(model: ModelConfig, train: TrainConfig, sizes: Mapping[str, int])
     require(train.seq_len % size["context"] == 0, "train.seq_len", problem, fix)
     if size["expert"] > 1:
         require(model.routed, "mesh.expert", "the model has no experts", "use 1, or set model.moe")
+    for i, layer in enumerate(model.layers):
+        for part in layer.parts:
+            for axis in part.undivided:
+                problem = f"layer {i} ({type(part).__name__}) cannot be divided over it"
+                require(size[axis] == 1, f"mesh.{axis}", problem, "use 1, or a pattern without such layers")
     by_hand = [axis for axis in ("stage", "context", "expert") if size[axis] > 1]
     problem = f"trials side by side cannot share a program with {' and '.join(by_hand)}"
     require(size["trial"] == 1 or not by_hand, "mesh.trial", problem, "use 1: trials then run one after the other")
