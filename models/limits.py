@@ -19,6 +19,9 @@ LARGEST_ID = 2**24 - 1  # of a token: tables of the vocabulary have an entry for
 LARGEST_FILE = 2**29  # bytes of a JSON file
 SIZES = {  # field of config.json -> its largest value: above any model there is, below what would fill a machine
     "num_hidden_layers": 2**12, "n_layer": 2**12, "num_layers": 2**12,
+    "n_layers": 2**12, "d_model": 2**18, "n_heads": 2**14, "hidden_dim": 2**22, "ffn_dim": 2**22,
+    "ffn_hidden_size": 2**22,
+    "shared_expert_intermediate_size": 2**22, "num_key_value_groups": 2**14, "num_nextn_predict_layers": 2**12,
     "hidden_size": 2**18, "n_embd": 2**18, "intermediate_size": 2**22, "n_inner": 2**22, "moe_intermediate_size": 2**22,
     "num_attention_heads": 2**14, "n_head": 2**14, "num_key_value_heads": 2**14, "head_dim": 2**14,
     "num_experts": 2**14, "num_local_experts": 2**14, "n_routed_experts": 2**14, "num_experts_per_tok": 2**14,
