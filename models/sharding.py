@@ -105,6 +105,7 @@ class Rules:
     # dims of weights
     vocab: Axis = "tensor"
     embed: Axis = "fsdp"
+    heads: Axis = "tensor"
     kv_heads: Axis = "tensor"
     mlp: Axis = "tensor"
     experts: Axis = "expert"

@@ -14,7 +14,7 @@ Role = Literal["matrix", "embedding", "head", "vector", "gate", "conv", "balance
 Draw = Callable[["jax.Array", tuple[int, ...]], "jax.Array"]
 
 # Dims that grow when a model gets wider (Yang et al. 2022, Tensor Programs V): muP scales with these alone.
-WIDTH_AXES = frozenset({"embed", "mlp", "kv_heads", "query_heads"})
+WIDTH_AXES = frozenset({"embed", "mlp", "heads", "kv_heads", "query_heads"})
 
 
 @dataclass(frozen=True)

@@ -86,10 +86,14 @@ class Experts:
             up_shape, up_axes = (*lead, s.d_model, *gate[0], width), (*axes, "embed", *gate[1], "mlp")
             name = "gate_up" if gated else "up"
             down_std = s.hidden_std(width) * s.residual_scale
-            kind = {"experts_used": used, "unpacked": bool(used)}
-            weights[prefix + name] = Weight(up_shape, up_axes, "matrix", std=up_std, **kind)
+            several = bool(used)
+            weights[prefix + name] = Weight(
+                up_shape, up_axes, "matrix", std=up_std, experts_used=used, unpacked=several
+            )
             down_shape, down_axes = (*lead, width, s.d_model), (*axes, "mlp", "embed")
-            weights[prefix + "down"] = Weight(down_shape, down_axes, "matrix", std=down_std, **kind)
+            weights[prefix + "down"] = Weight(
+                down_shape, down_axes, "matrix", std=down_std, experts_used=used, unpacked=several
+            )
 
         block("", width, (self.experts,), ("experts",), self.top_k)
         if self.shared:

@@ -13,6 +13,7 @@ from models.errors import ConfigError, require
 from models.huggingface.families import FAMILIES
 from models.huggingface.family import Family
 from models.huggingface.files import Json, Keys
+from models.layer import Layer
 from models.mixers.attention import Attention
 from models.transformer import embedding_multiplier, output_multiplier
 
@@ -20,6 +21,9 @@ from models.transformer import embedding_multiplier, output_multiplier
 NUMERICS = {"dtype", "param_dtype", "scan_layers", "remat", "context", "init_std", "mup_base_head_dim"}
 # model types that see and read, with the text model that is meant where theirs is not named
 SEEING = {"gemma3": "gemma3_text"}
+# fields that say something of layers that attend, and of those that transform tokens alone
+ATTENDING = {"n_heads", "n_kv_heads", "head_dim", "qk_norm", "query_pre_attn_scalar", "attention_softcap"}
+ALONE = {"d_ff", "activation"}
 ROTARY = {"rope_theta", "rope_theta_local", "rope_scaling", "partial_rotary_factor"}
 # keys that change what is computed in any family, with the values that leave it as this package computes it
 NEUTRAL: dict[str, Any] = {
@@ -118,10 +122,20 @@ def computation(config: ModelConfig) -> dict[str, Any]:
     values |= dict.fromkeys(ROTARY) if c.positions != "rope" else {}
     windowed = any(c.sliding)
     local = (c.rope_scaling, c.rope_theta) if c.rope_theta_local is None else (None, c.rope_theta_local)
-    return values | {
+    values |= {
         "layer_types": c.sliding,
         "sliding_window": c.sliding_window if windowed else None,
         "rope_theta_local": local if windowed else None,
         "query_pre_attn_scalar": round(Attention().scale(c.stream), 12),
         "mup_base_width": (output_multiplier(c), embedding_multiplier(c)),
+        "pattern": tuple(_resolved(c, layer) for layer in c.layers) if c.pattern else (),
+        "prologue": None,
     }
+    values |= {} if any(isinstance(layer.mixer, Attention) for layer in c.layers) else dict.fromkeys(ATTENDING)
+    values |= {} if any(layer.channel for layer in c.layers) else dict.fromkeys(ALONE)
+    return values | ({"max_seq_len": None} if c.positions == "none" else {})
+
+
+def _resolved(config: ModelConfig, layer: Layer) -> Layer:
+    channel = layer.channel and layer.channel.resolved(config.stream)
+    return Layer(layer.mixer.resolved(config.stream), channel)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +18,10 @@ from models.huggingface.family import Family
 from models.huggingface.files import write_json
 from models.huggingface.tensors import INDEX, SINGLE, Piece, joined, leaf, pieces_of
 from models.transformer import Params, weights
-from models.weight import Stacked, walk
+from models.weight import Stacked, Weight, walk
 
-# path of our weight, its layer (where it is of all), and what one tensor holds of it: more than one part of a fused one
-Slot = tuple[tuple[str, ...], int | None, list[Piece]]
+# path of our weight, its place in the stack (where it is of several layers), and what one tensor holds of it
+Slot = tuple[tuple[str, ...], int | None, Piece]
 SHARD_BYTES = 5 * 10**9  # of one file of an export
 
 
@@ -47,7 +47,7 @@ def export_model(
 ) -> None:
     """Write a folder that `transformers` and `import_model` read; config.json comes last and so marks it complete.
 
-    The tensors keep the dtype of `config.param_dtype`; each file holds at most `shard_bytes` of them (or one tensor).
+    The tensors have the dtype of `config.param_dtype` (gates float32); each file holds at most `shard_bytes` of them (or one tensor).
     model_type: the family to write; None takes the first that can express the config. All of `params` must be
     addressable from this host.
 
@@ -67,36 +67,48 @@ def export_model(
     n = len(shards)
     files = [SINGLE] if n == 1 else [f"model-{i + 1:05}-of-{n:05}.safetensors" for i in range(n)]
     for file, shard in zip(files, shards):
-        tensors: dict[str, np.ndarray] = {}
-        for (place, layer), slots in itertools.groupby(shard, key=lambda slot: slot[:2]):
-            whole = _host(params, place, layer, config)  # once for all parts of a fused weight
-            tensors |= {pieces[0].name: joined(pieces, whole) for _, _, pieces in slots}
+        host = lru_cache(maxsize=2)(partial(_host, params, config))  # once for all parts of a fused weight
+        tensors = {
+            name: joined([piece for *_, piece in slots], [host(place, layer, piece.weight) for place, layer, piece in slots])
+            for name, slots in shard.items()
+        }
         safetensors.numpy.save_file(tensors, path / file, metadata={"format": "pt"})
     if n > 1:
-        total = sum(piece.size for shard in shards for _, _, pieces in shard for piece in pieces)
-        total *= jnp.dtype(config.param_dtype).itemsize
-        weight_map = {pieces[0].name: file for file, shard in zip(files, shards) for _, _, pieces in shard}
+        total = sum(_bytes(config, slots) for shard in shards for slots in shard.values())
+        weight_map = {name: file for file, shard in zip(files, shards) for name in shard}
         write_json(path / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     written["torch_dtype"] = config.param_dtype
     write_json(path / "config.json", written | _write_tokenizer(path, tokenizer))
 
 
-def _shards(config: ModelConfig, family: Family, shard_bytes: int) -> list[list[Slot]]:
-    """Every tensor of an export, file by file; `config` is resolved."""
-    itemsize = jnp.dtype(config.param_dtype).itemsize
-    shards: list[list[Slot]] = [[]]
-    size = 0
+def _shards(config: ModelConfig, family: Family, shard_bytes: int) -> list[dict[str, list[Slot]]]:
+    """Every tensor of an export by name, file by file; `config` is resolved."""
+    tensors: dict[str, list[Slot]] = {}
     for place, weight in walk(weights(config)):
-        for layer, pieces in enumerate(pieces_of(config, family, place, weight)):
-            for _, same in itertools.groupby(pieces, key=lambda piece: piece.name):
-                parts = list(same)
-                bytes_ = itemsize * sum(piece.size for piece in parts)
-                if shards[-1] and size + bytes_ > shard_bytes:
-                    shards.append([])
-                    size = 0
-                shards[-1].append((place, layer if isinstance(weight, Stacked) else None, parts))
-                size += bytes_
+        for at, pieces in enumerate(pieces_of(config, family, place, weight)):
+            for piece in pieces:
+                slot = place, at if isinstance(weight, Stacked) else None, piece
+                tensors.setdefault(piece.name, []).append(slot)
+    shards: list[dict[str, list[Slot]]] = [{}]
+    size = 0
+    for name, slots in tensors.items():
+        more = _bytes(config, slots)
+        if shards[-1] and size + more > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = slots
+        size += more
     return shards
+
+
+def _bytes(config: ModelConfig, slots: list[Slot]) -> int:
+    """Bytes of one tensor."""
+    return sum(piece.size * _dtype(config, piece.weight).itemsize for *_, piece in slots)
+
+
+def _dtype(config: ModelConfig, weight: Weight) -> np.dtype:
+    """What a weight is written in: `param_dtype`, or float32 where it is that in every model."""
+    return jnp.dtype("float32" if weight.exact else config.param_dtype)
 
 
 def _write_tokenizer(folder: Path, tokenizer: SavedTokenizer | None) -> dict[str, Any]:
@@ -113,7 +125,7 @@ def _write_tokenizer(folder: Path, tokenizer: SavedTokenizer | None) -> dict[str
     return {"eos_token_id": ends if len(ends) > 1 else ends[0]}
 
 
-def _host(params: Params, path: tuple[str, ...], layer: int | None, config: ModelConfig) -> np.ndarray:
-    """A parameter, or one layer of it, on this host in `param_dtype`."""
+def _host(params: Params, config: ModelConfig, path: tuple[str, ...], at: int | None, weight: Weight) -> np.ndarray:
+    """A parameter, or one layer of it, on this host, as it is written."""
     value = leaf(params, path)
-    return np.asarray(value if layer is None else value[layer], jnp.dtype(config.param_dtype))
+    return np.asarray(value if at is None else value[at], _dtype(config, weight))

@@ -83,7 +83,8 @@ def import_weights(
         params: Params = {}
         for place, weight in walk(weights(config)):
             sharding = SingleDeviceSharding(jax.local_devices()[0]) if shardings is None else leaf(shardings, place)
-            _set(params, place, _place(checkpoint, weight, slots[place], sharding, jnp.dtype(config.param_dtype)))
+            dtype_of = "float32" if weight.exact else config.param_dtype
+            _set(params, place, _place(checkpoint, weight, slots[place], sharding, jnp.dtype(dtype_of)))
     return config, params
 
 

@@ -17,7 +17,8 @@ from models.config import ModelConfig
 from models.errors import ConfigError, require
 from models.huggingface.family import Family
 from models.huggingface.files import read_json
-from models.weight import Stacked, Weight
+from models.transformer import block_weights, stacked_layers
+from models.weight import Stacked, Weight, walk
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -33,7 +34,7 @@ class Piece:
     weight: the declaration of the layer's whole weight. part: the stretch of its fused dim ("qkv" or "gate"); None: all
     of it, in our own order. expert: the one of a weight of experts; None: the weight has none. offset, outputs: where
     among the tensor's outputs the part begins, and how many the tensor has (None: those of the part). linear: matrices
-    lie as `[out, in]` (torch's Linear), else as `[in, out]`.
+    lie as `[out, in]` (torch's Linear), else as `[in, out]`; convolutions always as `[channels, 1, width]`.
     """
 
     name: str
@@ -62,12 +63,16 @@ class Piece:
 
     @property
     def _inputs(self) -> int:
-        return 0 if self.weight.role == "vector" else self.weight.inputs
+        return _inputs(self.weight)
 
     @property
     def transposed(self) -> bool:
         """Whether the tensor is the matrix `[in, out]` transposed; a head is always a Linear."""
-        return self.weight.role == "head" or (self.weight.role == "matrix" and self.linear)
+        return self.weight.role in ("head", "conv") or (self.weight.role == "matrix" and self.linear)
+
+    @property
+    def _convolves(self) -> bool:
+        return self.weight.role == "conv"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -76,6 +81,8 @@ class Piece:
         fan_in, fan_out = math.prod(ours[:n]), self.outputs or math.prod(ours[n:])
         if n == 0:
             return (fan_out,)
+        if self._convolves:
+            return fan_out, 1, fan_in
         return (fan_out, fan_in) if self.transposed else (fan_in, fan_out)
 
     @property
@@ -87,7 +94,8 @@ class Piece:
         """What the tensor holds of the layer's whole weight, as it lies there."""
         n = self._inputs
         values = whole[self.index].reshape((-1,) if n == 0 else (math.prod(self._ours[:n]), -1))
-        return values.T if self.transposed else values
+        values = values.T if self.transposed else values
+        return values[:, None] if self._convolves else values
 
     def fill(self, shard: np.ndarray, span: Span, read: Callable[..., np.ndarray]) -> None:
         """Write what the tensor holds of a box of the layer's whole weight into `shard`, the array of that box.
@@ -115,14 +123,16 @@ class Piece:
         else:
             inputs = stretches(ours[:n], box[:n])
             rows, columns = (outputs, inputs) if self.transposed else (inputs, outputs)
-            matrix = np.block([[read(self.name, slice(*r), slice(*c)) for c in columns] for r in rows])
+            middle = (slice(None),) if self._convolves else ()
+            blocks = [[read(self.name, slice(*r), *middle, slice(*c)) for c in columns] for r in rows]
+            matrix = np.block([[block.reshape(len(block), -1) for block in row] for row in blocks])
             values = matrix.T if self.transposed else matrix
         shard[tuple(place)] = values.reshape([stop - start for start, stop in box])
 
 
-def joined(pieces: Sequence[Piece], whole: np.ndarray) -> np.ndarray:
-    """One tensor, contiguous, out of the layer's whole weight: the pieces that it holds, one after another."""
-    taken = [piece.take(whole) for piece in pieces]
+def joined(pieces: Sequence[Piece], wholes: Sequence[np.ndarray]) -> np.ndarray:
+    """One tensor, contiguous, out of the layer's whole weight for each piece: the pieces, one after another."""
+    taken = [piece.take(whole) for piece, whole in zip(pieces, wholes, strict=True)]
     return np.ascontiguousarray(np.concatenate(taken, axis=0 if pieces[0].transposed else -1))
 
 
@@ -150,12 +160,37 @@ def pieces_of(
 
     prefix: what the base model's tensors start with in place of the family's own.
     """
-    in_block = path[0].startswith("block")
-    name = "/".join(path[1:] if in_block else path)
-    first = 0 if path[0] == "blocks" or not in_block else int(path[0].removeprefix("block_"))
-    layers = range(first, first + (config.n_layers if isinstance(weight, Stacked) else 1))
-    declared = weight.layer() if isinstance(weight, Stacked) else weight
-    return [_pieces(family.tensors(name, layer, prefix), declared, family.linear) for layer in layers]
+    if isinstance(weight, Stacked):
+        name, layers, declared = "/".join(path[2 if path[1].isdigit() else 1 :]), stacked_layers(config, path), weight.layer()
+    elif path[0].startswith("block_"):
+        at = int(path[0].removeprefix("block_"))
+        name, layers, declared = "/".join(path[1:]), range(at, at + 1), weight
+    else:
+        return [_pieces(family.tensors("/".join(path), 0, prefix), weight, family.linear)]
+    beside = _beside(config, family, name, layers[0])
+    return [
+        [
+            replace(piece, offset=beside[0] + piece.offset, outputs=beside[1]) if beside else piece
+            for piece in _pieces(family.tensors(name, layer, prefix), declared, family.linear)
+        ]
+        for layer in layers
+    ]
+
+
+def _beside(config: ModelConfig, family: Family, name: str, layer: int) -> tuple[int, int] | None:
+    """(outputs that come before those of weight `name` in its tensor, all of them) where other weights of the layer lie
+    in the same tensor, one after another in the order of the family's names; None where the tensor is its own."""
+    names = [other for other, tensor in family.names.items() if tensor == family.names[name]]
+    if len(names) == 1:
+        return None
+    declared = {"/".join(path): weight for path, weight in walk(block_weights(config, config.layers[layer]))}
+    sizes = [math.prod(declared[other].shape[_inputs(declared[other]) :]) for other in names]
+    return sum(sizes[: names.index(name)]), sum(sizes)
+
+
+def _inputs(weight: Weight) -> int:
+    """How many leading dims of a weight (of one expert) are inputs: none where it is no product."""
+    return 0 if weight.role in ("vector", "gate", "balance") else weight.inputs
 
 
 def _pieces(names: tuple[str, ...], weight: Weight, linear: bool) -> list[Piece]:

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 from models.mixers.attention import Attention
 from models.mixers.latent import Latent
+from models.mixers.mamba2 import Mamba2
 
-Mixer = Attention | Latent
+Mixer = Attention | Latent | Mamba2
 
-__all__ = ["Attention", "Latent", "Mixer"]
+__all__ = ["Attention", "Latent", "Mamba2", "Mixer"]

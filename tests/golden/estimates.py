@@ -106,8 +106,3 @@ def cases() -> dict[str, Callable[[], Any]]:
     files = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "__init__")
     made |= {f"config {name}": partial(configured, name) for name in files}
     return made | {f"trial {name}": partial(named, Trial(model, train=SHORT)) for name, model in models().items()}
-
-
-def long_cases() -> dict[str, Callable[[], Any]]:
-    """The same."""
-    return cases()

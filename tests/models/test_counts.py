@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from models import attention, causal_attention, counts, presets, transformer
+from models import causal_attention, context, counts, presets, transformer
 from models.config import ModelConfig
 
 SEQ = 6
@@ -64,11 +64,11 @@ def flops_of(f, *args) -> int:
     return jaxpr_flops(jax.make_jaxpr(f)(*args).jaxpr)
 
 
-def plain_attention(q, k, v, *, segments=None, scale, window=None, softcap=None):
+def plain_attention(q, k, v, span, segments=None):
     """Dense scores with a mask: the oracle that computes all seq^2 pairs; [B,T,H,K], [B,T,G,K] x 2 -> [B,T,H,K]."""
     group = q.shape[2] // k.shape[2]
     k, v = jnp.repeat(k, group, axis=2), jnp.repeat(v, group, axis=2)
-    scores = jnp.einsum("bthk,bshk->bhts", q, k) * scale
+    scores = jnp.einsum("bthk,bshk->bhts", q, k) * span.scale
     mask = jnp.tril(jnp.ones(scores.shape[-2:], bool))
     return jnp.einsum("bhts,bshk->bthk", jax.nn.softmax(jnp.where(mask, scores, -1e30)), v)
 
@@ -84,7 +84,7 @@ def plain_cross_entropy(hidden, head, targets, weights, *, softcap=None):
 def plain_kernels():
     """The model with products that JAX differentiates itself and attention over all seq^2 pairs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "causal_attention", plain_attention)
+        patch.setattr(context, "causal_attention", plain_attention)
         patch.setattr(transformer, "cross_entropy", plain_cross_entropy)
         yield
 

@@ -42,6 +42,8 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 GPT2 = {"vocab_size": 64, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32, "bos_token_id": 1,
         "eos_token_id": 2}  # fmt: skip
+MAMBA2 = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 4, "state_size": 6,
+          "n_groups": 2, "chunk_size": 5, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
 # written to tests/models/golden: one for each family
 COMMITTED = {
     "llama": Case("llama", {"rope_theta": 500.0, "rope_scaling": LLAMA3, "intermediate_size": 16}, "float32", "12KB"),
@@ -64,6 +66,7 @@ COMMITTED = {
          }},
     ),
     "gpt2": Case("gpt2", GPT2),
+    "mamba2": Case("mamba2", MAMBA2, "float32", "12KB"),
 }  # fmt: skip
 # compared with `transformers` where it is installed
 OTHERS = {
@@ -86,8 +89,24 @@ OTHERS = {
         "gemma3_text", {"head_dim": 8, "sliding_window": 4, "num_hidden_layers": 7, "query_pre_attn_scalar": 8}
     ),
     "gpt2_untied_exact": Case("gpt2", GPT2 | {"tie_word_embeddings": False, "activation_function": "gelu"}),
+    "mamba2_one_group": Case(
+        "mamba2", MAMBA2 | {"n_groups": 1, "tie_word_embeddings": True, "time_step_limit": [0.0, 0.02], "conv_kernel": 3}
+    ),
+    "mamba2_without_conv_bias": Case("mamba2", MAMBA2 | {"use_conv_bias": False}),
     "gpt2_sharded": Case("gpt2", GPT2 | {"n_inner": 40}, "float32", "6KB"),
 }
+
+
+def before_5(keys: dict[str, Any]) -> dict[str, Any]:
+    """The keys as `transformers` 4 has them: it keeps `rope_parameters` in config.json and computes without them."""
+    if "rope_parameters" not in keys:
+        return keys
+    full, sliding = (keys["rope_parameters"][f"{kind}_attention"] for kind in ("full", "sliding"))
+    rest = {key: value for key, value in keys.items() if key != "rope_parameters"}
+    scaling = {key: value for key, value in full.items() if key != "rope_theta"}
+    return rest | {
+        "rope_theta": full["rope_theta"], "rope_local_base_freq": sliding["rope_theta"], "rope_scaling": scaling
+    }  # fmt: skip
 
 
 def write(folder: Path, case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +114,9 @@ def write(folder: Path, case: Case) -> tuple[np.ndarray, np.ndarray]:
     import torch
     import transformers
 
-    keys = case.keys if case.model_type == "gpt2" else SHAPE | case.keys
+    keys = case.keys if case.model_type in ("gpt2", "mamba2") else SHAPE | case.keys
+    if int(transformers.__version__.split(".")[0]) < 5:
+        keys = before_5(keys)
     config = transformers.AutoConfig.for_model(case.model_type, **keys, attn_implementation="eager")
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     rng = np.random.default_rng(sorted(COMMITTED | OTHERS, key=str).index(name_of(case)))

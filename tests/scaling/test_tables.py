@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,15 @@ def test_a_small_file_that_unfolds_is_refused_before_it_does(
         tables.read(path)
     assert path.stat().st_size < 2**20 and (pa.default_memory_pool().max_memory() or 0) <= max(peak, before + 2**23)
     with pytest.raises(ConfigError, match="GiB of memory"):
+        laws.load(path)
+
+
+def test_a_packed_file_that_unfolds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "runs.csv.gz"
+    path.write_bytes(gzip.compress(b"params,tokens,loss\n1e7,1e9,3.5\n" + b"1e7,1e9,3.25\n" * 100_000))
+    assert len(laws.load(path)) == 100_001
+    monkeypatch.setattr(tables, "LARGEST", 2**20)
+    with pytest.raises(ConfigError, match=r"runs\.csv\.gz: unreadable \(takes 0\.0 GiB of memory, above"):
         laws.load(path)
 
 

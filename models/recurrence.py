@@ -1,0 +1,88 @@
+"""What recurrent mixers compute with, over one block of tokens at a time: short convolutions and gated linear states.
+
+Both take what the block before left and return what the next one needs. `Reach` says which tokens are of one document,
+so that documents that lie side by side never meet, and a token that only fills the block changes nothing.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from models.past import Reach
+
+
+def causal_convolution(
+    x: jax.Array, tail: jax.Array, weight: jax.Array, bias: jax.Array | None, reach: Reach
+) -> tuple[jax.Array, jax.Array]:
+    """(depthwise convolution of every token and the `width` - 1 before it, the inputs that the next block needs).
+
+    x `[rows, size, *channels]`; tail `[rows, width - 1, *channels]`: the inputs before x, zeros where a document begins;
+    weight `[width, *channels]`, its last entry for the token itself; bias `[*channels]`. Sums and result are float32.
+    """
+    width, size = weight.shape[0], x.shape[1]
+    whole = jnp.concatenate([tail.astype(x.dtype), x], axis=1)
+    taps = weight.astype(jnp.float32)
+    y = x.astype(jnp.float32) * taps[-1]
+    for lag in range(1, width):
+        seen, earlier = _lagged(reach, lag), whole[:, width - 1 - lag :][:, :size]
+        y = y + _where(seen, earlier.astype(jnp.float32), 0) * taps[width - 1 - lag]
+    if bias is not None:
+        y = y + bias.astype(jnp.float32)
+    last = reach.tokens[:, None] + jnp.arange(width - 1)  # in `whole`, the newest inputs that exist
+    of_tail = jnp.broadcast_to(reach.kept[:, None], (len(reach.kept), width - 1))
+    stays = jnp.take_along_axis(jnp.concatenate([of_tail, reach.after], axis=1), last, axis=1)
+    newest = jnp.take_along_axis(whole, last.reshape(*last.shape, *(1,) * (x.ndim - 2)), axis=1)
+    return y, _where(stays, newest, 0).astype(tail.dtype)
+
+
+def gated_linear(
+    state: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, log_decay: jax.Array, reach: Reach
+) -> tuple[jax.Array, jax.Array]:
+    """One block of S_t = e^g_t S_{t-1} + k_t v_t^T, y_t = S_t^T q_t: (y `[rows, size, heads, value]` float32, S).
+
+    state `[rows, heads, key, value]`, v `[rows, size, heads, value]` and log_decay g <= 0 `[rows, size, heads]` are
+    float32; q, k `[rows, size, groups, key]` each serve heads / groups adjacent heads. Products between tokens of the
+    block are of q's dtype and accumulate in float32; what meets the state is float32.
+
+    With G = cumsum g the block is computed at once (Dao & Gu 2024, section 6): y = e^G (q S) + ((q k^T) * M) v with
+    M_ij = e^(G_i - G_j), and S = e^(G_last) S + (e^(G_last - G) k)^T v. Decays are masked before exp: those between
+    documents would be infinite, and their gradients NaN.
+    """
+    (rows, size, groups, _), (heads, value) = q.shape, v.shape[2:]
+    shared = groups, heads // groups  # heads as [groups, heads of each]
+    s, v = state.reshape(rows, *shared, -1, value), v.reshape(rows, size, *shared, value)
+    total = jnp.cumsum(_where(reach.valid, log_decay, 0), axis=1)  # [rows, size, heads]
+    exact = {"preferred_element_type": jnp.float32}
+    q_state, k_state = q.astype(jnp.float32), k.astype(jnp.float32)
+    kept = _decay(reach.kept, total[:, -1]).reshape(rows, *shared, 1, 1)
+    enters = _decay(reach.after, total[:, -1:] - total).reshape(rows, size, *shared, 1)
+    after = kept * s + jnp.einsum("rjgk,rjghv->rghkv", k_state, enters * v, **exact)
+    if size == 1:  # the token reads the state that it has entered
+        y = jnp.einsum("rigk,rghkv->righv", q_state, after, **exact)
+        return y.reshape(rows, size, heads, value), after.reshape(state.shape)
+    found = _decay(reach.before, total).reshape(rows, size, *shared, 1)
+    y = found * jnp.einsum("rigk,rghkv->righv", q_state, s, **exact)
+    by_head = total.swapaxes(1, 2)  # [rows, heads, size]
+    between = _decay(reach.within[:, None], by_head[..., :, None] - by_head[..., None, :])
+    scores = jnp.einsum("rigk,rjgk->rgij", q, k, **exact)[:, :, None] * between.reshape(rows, *shared, size, size)
+    y = y + jnp.einsum("rghij,rjghv->righv", scores.astype(q.dtype), v.astype(q.dtype), **exact)
+    return y.reshape(rows, size, heads, value), after.reshape(state.shape)
+
+
+def _lagged(reach: Reach, lag: int) -> jax.Array:
+    """Whether the input `lag` tokens before each token is of its document, `[rows, size]` bool."""
+    if lag >= reach.before.shape[1]:
+        return reach.before
+    inside = jnp.diagonal(reach.within, offset=-lag, axis1=1, axis2=2)
+    return jnp.concatenate([reach.before[:, :lag], inside], axis=1)
+
+
+def _decay(mask: jax.Array, exponent: jax.Array) -> jax.Array:
+    """exp(exponent) where `mask`, whose dims are the first of the exponent's, else 0."""
+    return jnp.exp(_where(mask, exponent, -jnp.inf))
+
+
+def _where(mask: jax.Array, x: jax.Array, other: float) -> jax.Array:
+    """x where `mask`, whose dims are the first of x's, else `other`."""
+    return jnp.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim)), x, jnp.asarray(other, x.dtype))
