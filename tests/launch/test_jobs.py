@@ -190,6 +190,22 @@ def test_a_line_that_changed_before_its_shard_was_done_is_drawn_again(tmp_path: 
     assert found == [[1, 0], [1, 1], [2, 0], [2, 1]]
 
 
+def test_a_prompt_that_fails_half_way_has_its_error_and_no_samples(tmp_path: Path) -> None:
+    this = job(tmp_path)
+    writer = ShardWriter(this, 0)
+    writer.expected = 4
+    for place in ((1, 0), (2, 0), (2, 1)):
+        writer.add(sample(*place) | {"check": "a column", "shard": 3})
+    writer.add_bad(BadLine(1, "raised KeyError", "change the line"))
+    writer.expected -= 2
+    assert writer.complete and ShardWriter(this, 0).done == {(2, 0), (2, 1)}
+    writer.close()
+    found = list(read_lines(this.shard_path(0)))
+    assert [(line["line"], line.get("sample")) for line in found] == [(1, None), (2, 0), (2, 1)]
+    assert all(line["check"] == "a column" and line["shard"] == 3 for line in found[1:])
+    assert this._is_whole(0)
+
+
 @pytest.mark.parametrize("shards", [[], [[1, 0, 2]], [[1, 0, 2], [3, 34, 1]]])
 def test_a_job_whose_shards_do_not_cover_its_prompts_is_refused(tmp_path: Path, shards: list[list[int]]) -> None:
     written = drawn(tmp_path).path / "job.json"
