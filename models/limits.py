@@ -69,8 +69,8 @@ def check_tokenizer(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def foreign(place: str, problem: str, fix: str = _FIX) -> Iterator[None]:
-    """ConfigError for whatever a library raises at a foreign file or text.
+def foreign(place: str, problem: str, fix: str = _FIX, shown: str = "") -> Iterator[None]:
+    """ConfigError for whatever a library raises at a foreign file or text, of which a part may be `shown`.
 
     Rust's panics are no Exception, so that `except Exception` lets them through.
     """
@@ -81,7 +81,7 @@ def foreign(place: str, problem: str, fix: str = _FIX) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        said = " ".join(str(error).split())[:200]
+        said = (f"{shown}: " if shown else "") + " ".join(str(error).split())[:200]
         raise ConfigError(place, f"{problem} ({said})", fix) from None
 
 

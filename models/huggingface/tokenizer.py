@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -44,12 +45,12 @@ class CheckpointTokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> np.ndarray:
         """Token ids [tokens] int32."""
-        with limits.foreign("text", "cannot be read by the tokenizer", _OTHER):
+        with _reading(text):
             return np.asarray(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids, np.int32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """`encode` of every text, in parallel."""
-        with limits.foreign("text", "cannot be read by the tokenizer", _OTHER):
+        with _reading(""):
             return [np.asarray(encoding.ids, np.int32) for encoding in self._tokenizer.encode_batch_fast(list(texts))]
 
     def decode(self, tokens: Iterable[int], skip_special_tokens: bool = False) -> str:
@@ -196,3 +197,8 @@ def _bytes_of(name: str, byte_level: set[str]) -> int:
     if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
         return 1
     return len(name.replace("▁", " ").encode())
+
+
+def _reading(text: str) -> contextlib.AbstractContextManager[None]:
+    """ConfigError for what the library raises at a text."""
+    return limits.foreign("prompt", "cannot be read by the tokenizer", _OTHER, repr(text[:30]) if text else "")
