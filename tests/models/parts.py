@@ -7,7 +7,7 @@ import typing
 
 from models.channels import Channel, Dense, Experts
 from models.config import Layer, ModelConfig
-from models.mixers import Attention, Latent, Mixer
+from models.mixers import Attention, Latent, Mamba2, Mixer
 from models.rotary import Rotary
 from models.wiring import PreNorm, Wiring
 
@@ -19,6 +19,7 @@ BIASED = Experts(
     4, 2, 8, shared=1, dispatch="dropless", score="sigmoid", scale=1.5, groups=2, top_groups=1, group_score="top2",
     bias_rate=1e-3, shared_gate=True, balance_coefficient=0.0,
 )  # fmt: skip
+MAMBA = Mamba2(head_dim=8, state=4, block=8)
 
 
 def of(*layers: Layer, **fields: typing.Any) -> ModelConfig:
@@ -33,6 +34,8 @@ PARTS: dict[str, ModelConfig] = {
     "experts": of(Layer(Attention(), Experts(4, 2, 8, dispatch="dropless"))),
     "biased_experts": of(Layer(LATENT, BIASED), prologue=(Layer(LATENT, Dense(16)),), n_layers=3),
     "normed_results": of(Layer(channel=Dense(20, "relu2")), wiring=PreNorm(before=False, after=True)),
+    "mamba2": of(Layer(MAMBA, None)),
+    "hybrid": of(Layer(dataclasses.replace(MAMBA, groups=2, conv_bias=False)), Layer()),
     "no_channel": of(Layer(channel=None), Layer()),
 }
 
