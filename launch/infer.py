@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch import cli
-from launch.executors import executor as executors
+from launch.executors import choice
+from launch.executors.executor import Executor, Order
 
 if TYPE_CHECKING:
     from launch.jobs import Job, JobConfig, ShardWriter
@@ -43,7 +44,7 @@ cli.DEFINE_integer("seed", None, "of the random numbers (default: the config's)"
 words = "workers to start; 0: with the local executor this process does the work, on a cluster it is one worker"
 cli.DEFINE_integer("workers", 0, words, flag_values=FLAGS)
 cli.DEFINE_integer("threads", 1, "CPU threads of each worker", flag_values=FLAGS)
-executors.define_flags(FLAGS)
+choice.define_flags(FLAGS)
 
 POLL_S = 0.5
 REPORT_S = 2.0  # between the reports of a worker on its progress
@@ -75,16 +76,16 @@ def main(
     from launch.jobs import Job
     from launch.preflight import check_devices
     from launch.prompts import PromptFile
-    from launch.worker import StopRequest
+    from launch.stop import StopRequest
     from scaling.sweep.trial import override
     from search.engine.placement import engine_mesh, rules_for
     from search.policy import load_policy
 
-    where = executors.options(flags)
+    where = choice.options(flags)
     chosen = None
     if workers or where.executor != "local":
-        chosen = executors.make(where)
-        order = executors.Order(Path(out), workers, threads, where.devices_per_worker, where.nodes_per_worker)
+        chosen = choice.make(where)
+        order = Order(Path(out), workers, threads, where.devices_per_worker, where.nodes_per_worker)
         chosen.check(order)
     given: dict[str, Any] = {"samples": samples, "max_tokens": max_tokens, "sampling.temperature": temperature}
     given |= {"seed": seed, "engine.kv_cache": kv_cache}
@@ -122,7 +123,7 @@ def fitted(config: JobConfig, policy: Policy) -> JobConfig:
     return config
 
 
-def oversee(job: Job, executor: executors.Executor, order: executors.Order, stop: Any) -> None:
+def oversee(job: Job, executor: Executor, order: Order, stop: Any) -> None:
     """Let workers do the job; they save when `stop` says so, or when this process fails."""
     from launch.progress import JobDisplay
 
@@ -227,7 +228,7 @@ class Feed:
     def __init__(self, job: Job, policy: Policy, engine_config: Any, stop: Any, presence: Presence):
         self.job, self.policy, self.engine_config, self.stop = job, policy, engine_config, stop
         self.presence = presence
-        self.begin = self.reported = time.time()
+        self.begin = self.reported = time.monotonic()
         self.drawn = {"samples": 0, "tokens": 0, "flops": 0.0}
         self.open: dict[int, tuple[ShardWriter, contextlib.ExitStack]] = {}  # shard -> its writer, and what to close
         # problem -> its shard, prompt and the prompt's tokens, while samples are out
@@ -324,11 +325,12 @@ class Feed:
 
     def report(self, last: bool = False) -> None:
         """Say what this process has drawn, every REPORT_S seconds; the `last` time with the job's card."""
-        now = time.time()
+        now = time.monotonic()
         if now - self.reported < REPORT_S and not last:
             return
         self.reported = now
-        self.job.write_progress(self.presence.name, self.drawn | {"seconds": now - self.begin, "time": now}, last)
+        state = self.drawn | {"seconds": now - self.begin, "time": time.time()}
+        self.job.write_progress(self.presence.name, state, last)
 
     def _line(self, prompt: Prompt, read: tuple[int, ...], completion: Completion) -> dict[str, Any]:
         from search.engine.text_stop import cut
@@ -373,6 +375,8 @@ def conclude(job: Job) -> int:
     """Verify what was written and print its essence; 1 when prompts could not be used."""
     import sys
 
+    from models.errors import printable
+
     manifest = job.verify()
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(manifest["finish_reasons"].items()))
     print(
@@ -381,8 +385,10 @@ def conclude(job: Job) -> int:
         f"{manifest['prompt_tokens']:,} prompt tokens, {manifest['generated_tokens']:,} generated, "
         f"{manifest['flops']:.3g} FLOPs and {manifest['bytes']:.3g} bytes to decode"
     )
+    for shard in manifest.get("redrawn_shards", ()):
+        print(printable(f"{job.shard_path(int(shard))} had changed and was drawn again"), file=sys.stderr)
     for message in job.bad_lines():
-        print(f"error: {message}", file=sys.stderr)
+        print(printable(f"error: {message}"), file=sys.stderr)
     return 1 if manifest["bad_lines"] else 0
 
 

@@ -17,6 +17,7 @@ from models.errors import ConfigError, nearest, require
 
 KINDS = ("prompt", "tokens", "messages")
 FIELDS = (*KINDS, "id")
+BATCH = 256  # rows of a Parquet file that are held at once
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,14 @@ class PromptFile:
             rows = file.metadata.row_group(group).num_rows
             low, high = max(begin, start), min(end, start + rows)
             if low < high:
-                table = file.read_row_group(group).slice(low - start, high - low)
-                for i, row in enumerate(table.to_pylist()):
-                    yield low + i + 1, {name: value for name, value in row.items() if value is not None}
+                at = start
+                for batch in file.iter_batches(BATCH, row_groups=[group]):  # a group may unfold to any size
+                    found = batch.slice(max(low - at, 0), max(min(high, at + len(batch)) - max(low, at), 0))
+                    for i, row in enumerate(found.to_pylist(), max(low, at) + 1):
+                        yield i, {name: value for name, value in row.items() if value is not None}
+                    at += len(batch)
+                    if at >= high:
+                        break
             start += rows
 
     def _open_parquet(self) -> Any:

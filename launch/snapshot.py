@@ -136,7 +136,7 @@ def _trial(directory: RunDirectory, trial: Trial, held: bool, varied: dict[str, 
     loss = float(losses[-1]["loss"]) if losses else math.nan
     state, reason, wall_s = "running" if held else "waiting", "", 0.0
     if row is not None:
-        state, reason, wall_s = row["status"], str(row["error"] or ""), row["wall_s"]
+        state, reason, wall_s = row["status"], row.get("error") or "", row.get("wall_s") or 0.0
         step = trial.train.steps if state == "done" else int(row.get("stopped_step") or step)
         loss = row["loss"] if row["loss"] is not None else loss
     size, train = counts.params(trial.model), trial.train

@@ -19,7 +19,7 @@ def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
     require(path.is_file(), str(path), "does not exist", "give the folder of a Hugging Face model")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(str(path), f"is not JSON ({error})", "copy the file again") from None
     require(isinstance(data, dict), str(path), "holds no JSON object", "copy the file again")
     return data

@@ -23,6 +23,7 @@ from models.huggingface.family import Family
 from models.huggingface.files import read_json
 from models.huggingface.tensors import AGAIN, SINGLE, Checkpoint, Piece, leaf, pieces_of
 from models.huggingface.tokenizer import CheckpointTokenizer, load_checkpoint_tokenizer
+from models.limits import check_sizes
 from models.sharding import DEFAULT_RULES, Rules, weight_shardings
 from models.transformer import Params, weights
 from models.weight import Stacked, Weight, walk
@@ -95,6 +96,7 @@ def import_config(folder: str | Path) -> ModelConfig:
 def _config(path: Path) -> tuple[Family, ModelConfig]:
     file = path / "config.json"
     family, text = family_of(read_json(file), str(file))
+    check_sizes(text, str(file))
     return family, read_config(family, text, str(file))
 
 

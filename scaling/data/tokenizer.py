@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import tokenizers
 
+from models import limits
 from models.errors import ConfigError, nearest, require
 from models.huggingface.tokenizer import spelling, token_bytes
 from scaling.data.config import BYTE_VOCABULARY
@@ -92,6 +93,9 @@ class ByteTokenizer:
         return tuple(bytes([byte]) for byte in range(self.vocab_size))
 
 
+_OTHER = "change the text, or use another tokenizer"
+
+
 def _byte_names() -> list[str]:
     """The character that byte-level tokenizers write for each byte: itself where it prints, else one from U+0100 on."""
     shown = [byte for byte in range(BYTE_VOCABULARY) if 0x21 <= byte <= 0x7E or (byte >= 0xA1 and byte != 0xAD)]
@@ -118,10 +122,12 @@ class FileTokenizer:
         return _from_json, (self._tokenizer.to_str(), end)
 
     def encode(self, text: str) -> np.ndarray:
-        return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+        with limits.foreign("text", "cannot be read by the tokenizer", _OTHER):
+            return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        with limits.foreign("text", "cannot be read by the tokenizer", _OTHER):
+            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.asarray(encoding.ids, np.int32) for encoding in encodings]
 
     def decode(self, tokens: Iterable[int]) -> str:
@@ -174,10 +180,9 @@ def load_tokenizer(path: str | Path, end_of_document: str | None = None) -> File
       ConfigError: the file does not exist, is no tokenizer, or has no such token.
     """
     require(Path(path).is_file(), str(path), "does not exist", "give data.tokenizer an existing tokenizer.json")
-    try:
+    limits.check_tokenizer(Path(path))
+    with limits.foreign(str(path), "is no tokenizer.json", "give a file of `tokenizers`"):
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises a bare Exception
-        raise ConfigError(str(path), f"is no tokenizer.json ({error})", "give a file of `tokenizers`") from None
     return FileTokenizer(tokenizer, end_of_document, str(path))
 
 

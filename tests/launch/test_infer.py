@@ -106,6 +106,20 @@ def test_a_killed_job_goes_on_where_it_stopped(root: Path, trial: Path, whole: l
     assert samples(root / "killed") == whole
 
 
+def test_a_finished_shard_that_changed_is_drawn_again(root: Path, trial: Path, whole: list[dict[str, Any]]) -> None:
+    arguments = (f"--checkpoint={trial}", f"--prompts={root}/p.jsonl", f"--out={root}/changed", *SIZES)
+    job = commands.start("infer", *arguments)
+    shards = root / "changed" / "shards"
+    while job.poll() is None and not (done := [p for p in shards.glob("*.jsonl") if "partial" not in p.name]):
+        time.sleep(0.002)
+    job.send_signal(signal.SIGKILL)
+    assert job.wait() == -signal.SIGKILL
+    done[0].write_text(done[0].read_text().replace('"tokens": [', '"tokens": [1, ', 1))
+    again = infer(root, trial, "changed")
+    assert again.returncode == 0 and f"{done[0]} had changed and was drawn again" in again.stderr
+    assert samples(root / "changed") == whole
+
+
 def _lines(out: Path) -> int:
     try:
         return sum(len(path.read_text().splitlines()) for path in out.glob("shards/*.jsonl"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -75,3 +76,20 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
             PromptFile(tmp_path / name).shards(4)
     with pytest.raises(ConfigError, match="no such file"):
         PromptFile(tmp_path / "absent.jsonl")
+
+
+def test_rows_of_a_group_that_unfolds_are_held_a_few_at_a_time(tmp_path: Path) -> None:
+    """Every text is the same 20 kB, so that the file is small and one group of it takes 100 MB."""
+    texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(5000, np.int32)), pa.array(["x" * 20_000]))
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"prompt": texts, "id": [str(i) for i in range(5000)]}), path, row_group_size=5000)
+    assert path.stat().st_size < 300_000
+    file, before = PromptFile(path), pa.total_allocated_bytes()
+    most = 0
+    for shard in file.shards(700)[-2:]:
+        rows = []
+        for row in file.read(shard):
+            most = max(most, pa.total_allocated_bytes() - before)
+            rows.append((row.line, row.id))
+        assert rows == [(i, str(i - 1)) for i in range(shard.first, shard.first + shard.rows)]
+    assert most < 30e6

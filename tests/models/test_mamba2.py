@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from models import cache, counts, transformer
-from models.channels.dense import Dense
 from models.config import ModelConfig
 from models.errors import ConfigError
 from models.layer import Layer
@@ -171,7 +170,7 @@ def mixer_inputs(rng, mixer: Mamba2, rows, seq):
 def naive(mixer: Mamba2, w, x, eps):
     """One document x [seq, d_model] through the mixer as its docstring says, float64, token by token."""
     w = {name: np.asarray(value, np.float64) for name, value in w.items()}
-    silu, softplus = lambda a: a / (1 + np.exp(-a)), lambda a: np.log1p(np.exp(a))  # noqa: E731
+    silu, softplus = lambda a: a / (1 + np.exp(-a)), lambda a: np.log1p(np.exp(a))
     zx, bc = np.einsum("td,dghp->tghp", x, w["zx"]), np.einsum("td,dgmn->tgmn", x, w["bc"])
 
     def conv(u, weight, bias):

@@ -17,8 +17,8 @@ from models.sharding import DEFAULT_RULES, MeshConfig, make_mesh, weight_shardin
 from models.weight import walk
 from search.engine import decode
 from search.engine.prefill import Layout, Region, Segment, make_prefill, pack, tile_room
-from tests.models.parts import PARTS, covered
 from tests.models.jaxprs import jaxpr_flops
+from tests.models.parts import PARTS, covered
 
 SEQ, ROWS, PAGE = 24, 2, 8
 # Everything here runs once or twice: LLVM's passes would take longer than they save.
