@@ -23,7 +23,7 @@ from launch.executors import executor as executors
 
 if TYPE_CHECKING:
     from launch.jobs import Job, JobConfig, ShardWriter
-    from launch.prompts import Prompt
+    from launch.prompts import BadLine, Prompt
     from scaling.sweep.lease import Presence
     from search.engine.config import EngineConfig
     from search.engine.engine import Engine
@@ -194,7 +194,7 @@ def draw(job: Job, policy: Policy, stop: Any, presence: Presence) -> None:
     with JobDisplay(job.rows * job.config.samples) as display:
         while not stop() and not all(job.is_done(i) for i in range(len(job.shards))):
             try:
-                for completion in engine.generate(feed.requests()):
+                for completion in engine.generate(feed.requests(), feed.fail):
                     feed.write(completion)
                     display.add(completion.generated_tokens)
                     if stop():
@@ -242,7 +242,7 @@ class Feed:
             self._make(0, (self.policy.ends or (0,))[:1], ()).check(size, self.engine_config)
             for text in job.stop:
                 made = machine([text], self.policy.spelling, size)
-                made.check([text], "stop", self.engine_config.ends, job.sampling.allowed)
+                made.check([text], "stop", self.engine_config.ends, job.sampling.allowed, job.max_tokens)
         except ConfigError as error:
             raise ConfigError(error.field.removeprefix("request 0."), error.problem, error.fix) from None
 
@@ -273,17 +273,17 @@ class Feed:
     def _read(self, index: int, writer: ShardWriter) -> Iterator[Request]:
         """The requests of a shard, without the samples that are kept already."""
         from launch.prompts import BadLine
-        from models.errors import ConfigError
 
         for prompt in self.job.prompts.read(self.job.shards[index]):
             if isinstance(prompt, BadLine):
                 writer.add_bad(prompt)
                 continue
+            if prompt.line in writer.bad:  # found earlier, when it was drawn or written
+                continue
             try:
                 request = self._request(prompt, writer)
-            except ConfigError as error:
-                field = error.field.rpartition(".")[2]
-                writer.add_bad(BadLine(prompt.line, f"{field} {error.problem}", error.fix))
+            except Exception as error:  # a line may make a tokenizer or a template raise anything: it is that line's
+                writer.add_bad(fault(prompt.line, error))
                 continue
             writer.expected += request.samples
             if len(request.skip) < request.samples:
@@ -306,7 +306,7 @@ class Feed:
         if prompt.tokens is not None:
             return prompt.tokens
         if prompt.messages is not None:
-            return self.policy.chat(prompt.messages)
+            return self.policy.chat(prompt.messages, **{**self.job.config.chat, **prompt.template})
         return tuple(int(token) for token in self.policy.tokenizer.encode(prompt.text or ""))
 
     def write(self, completion: Completion) -> None:
@@ -316,9 +316,25 @@ class Feed:
         self.drawn["tokens"] += completion.generated_tokens
         self.drawn["flops"] += completion.flops
         self.report()
+        if completion.problem not in self.prompts:  # it failed
+            return
         index, prompt, tokens = self.prompts[completion.problem]
         writer, _ = self.open[index]
-        writer.add(self._line(prompt, tokens, completion))
+        try:
+            writer.add(self._line(prompt, tokens, completion))
+        except OSError:  # of the disk, not of the line
+            raise
+        except Exception as error:  # whatever a sample holds that cannot be decoded or written: it is that line's
+            self.fail(completion.problem, error)
+            return
+        self._close_if_complete(index)
+
+    def fail(self, problem: int, error: Exception) -> None:
+        """A prompt whose samples cannot be drawn or written: it has an error in their place."""
+        index, prompt, _ = self.prompts.pop(problem)
+        writer, _ = self.open[index]
+        writer.expected -= self.job.config.samples
+        writer.add_bad(fault(prompt.line, error))
         self._close_if_complete(index)
 
     def report(self, last: bool = False) -> None:
@@ -339,6 +355,7 @@ class Feed:
         return {
             "line": prompt.line,
             **({"id": prompt.id} if prompt.id is not None else {}),
+            **prompt.fields,
             "sample": completion.sample,
             "text": text,
             "tokens": list(tokens),
@@ -366,6 +383,16 @@ class Feed:
         for _, held in self.open.values():
             held.close()
         self.open, self.prompts = {}, {}
+
+
+def fault(line: int, error: Exception) -> BadLine:
+    """What an error says of the line that raised it."""
+    from launch.prompts import BadLine
+    from models.errors import ConfigError
+
+    if isinstance(error, ConfigError):
+        return BadLine(line, f"{error.field.rpartition('.')[2]} {error.problem}", error.fix)
+    return BadLine(line, f"raised {type(error).__name__}: {error}", "change the line")
 
 
 def conclude(job: Job) -> int:

@@ -51,6 +51,7 @@ class JobConfig:
     max_tokens: int = 128  # per sample
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()  # texts that end a sample
+    chat: dict[str, bool | int | float | str] = field(default_factory=dict)  # variables of the chat template
     seed: int = 0
     quantize: QuantizeMode = "float32"  # how weights are kept; see models.quantize
     speculate: Speculate = "none"  # guess tokens ahead; they come out as without guesses, in fewer passes
@@ -215,8 +216,9 @@ class ShardWriter:
         self.partial = job.shard_path(index, ".partial.jsonl")
         self.partial.parent.mkdir(parents=True, exist_ok=True)
         kept = list(read_lines(self.partial)) if self.partial.exists() else []
-        self.done = {(line["line"], line["sample"]) for line in kept if "sample" in line}
         self.bad = {line["line"] for line in kept if "error" in line}
+        good = (line for line in kept if line["line"] not in self.bad)  # not of a prompt that failed half-way
+        self.done = {(line["line"], line["sample"]) for line in good}
         _keep_whole_lines(self.partial)
         self.file: IO[str] = open(self.partial, "a", encoding="utf-8")
         self.expected = 0  # samples of this shard
@@ -227,10 +229,11 @@ class ShardWriter:
         self.done.add((line["line"], line["sample"]))
 
     def add_bad(self, bad: BadLine) -> None:
-        """Keep what is wrong with a prompt, once."""
+        """Keep what is wrong with a prompt, once; samples of it that are there no longer count."""
         if bad.line not in self.bad:
-            self._append({"line": bad.line, "error": f"{bad.problem}: {bad.fix}"})
+            self._append({"line": bad.line, "error": bad.message})
             self.bad.add(bad.line)
+            self.done = {key for key in self.done if key[0] != bad.line}
 
     def _append(self, line: dict[str, Any]) -> None:
         self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -246,7 +249,8 @@ class ShardWriter:
         self.file.close()
         if not self.complete:
             return
-        lines = sorted(read_lines(self.partial), key=lambda line: (line["line"], line.get("sample", -1)))
+        kept = (line for line in read_lines(self.partial) if "error" in line or line["line"] not in self.bad)
+        lines = sorted(kept, key=lambda line: (line["line"], line.get("sample", -1)))
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write_atomically(self.job.shard_path(self.index), text)
         self.partial.unlink()

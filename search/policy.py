@@ -47,12 +47,15 @@ class Policy:
             return whole[len(before) :]
         return whole[next((i for i, (a, b) in enumerate(zip(before, whole)) if a != b), len(whole)) :]
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-        """Token ids of a conversation that the model is to answer; ConfigError without a chat template."""
+    def chat(self, messages: Sequence[Mapping[str, str]], **values: Any) -> tuple[int, ...]:
+        """Token ids of a conversation that the model is to answer, or whose last turn, if it is its own, to go on with.
+
+        values: variables of the chat template. ConfigError without one.
+        """
         chat = getattr(self.tokenizer, "chat", None)
         if chat is None:
             raise ConfigError("messages", f"{self.source} has no chat template", "give a prompt instead")
-        return tuple(int(token) for token in chat(messages))
+        return tuple(int(token) for token in chat(messages, **values))
 
 
 def load_policy(directory: str | Path, mesh: Mesh | None = None) -> Policy:

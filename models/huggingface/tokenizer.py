@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from models.errors import ConfigError, require
 from models.huggingface.files import read_json
 from models.huggingface.tokenizer_config import configured, token_name
 
+MOST_REPEATED = 10**6  # letters that a chat template may make of one by repeating it
 Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
 
 
@@ -43,7 +45,8 @@ class CheckpointTokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> np.ndarray:
         """Token ids [tokens] int32."""
-        return np.asarray(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids, np.int32)
+        with _faults(text):
+            return np.asarray(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids, np.int32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """`encode` of every text, in parallel."""
@@ -72,8 +75,21 @@ class CheckpointTokenizer:
         return template
 
     def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True, **values: Any) -> np.ndarray:
-        """Token ids [tokens] int32 of a conversation, ready for the model to answer."""
-        return self.encode(self.chat_text(messages, add_generation_prompt, **values), add_special_tokens=False)
+        """Token ids [tokens] int32 of a conversation, ready for the model to answer.
+
+        Where the last message is the model's own, it is ready to be gone on with: nothing comes after its content.
+        """
+        last = messages[-1]["content"] if messages and messages[-1].get("role") == "assistant" else None
+        if last is not None and not last.strip():  # a turn that has not begun
+            messages, last = messages[:-1], None
+        if last is None or not add_generation_prompt:
+            return self.encode(self.chat_text(messages, add_generation_prompt, **values), add_special_tokens=False)
+        text = self.chat_text(messages, False, **values)
+        at = text.rfind(last.strip())
+        fix = "use another template, or leave the last message out"
+        require(at >= 0, "messages", "have a last one that the chat template does not write as it is", fix)
+        kept = last.lstrip() if text.startswith(last.lstrip(), at) else last.strip()  # some templates trim it
+        return self.encode(text[: at + len(kept)], add_special_tokens=False)
 
     def chat_text(self, messages: Sequence[Message], add_generation_prompt: bool = True, **values: Any) -> str:
         """The conversation as the chat template renders it; `values` are further variables of the template.
@@ -87,11 +103,12 @@ class CheckpointTokenizer:
         special = {name: self._name(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
         special = {name: token for name, token in special.items() if token is not None}
         values = {"tools": None, "documents": None, **special, **values}
-        template, refusal = _compile(self.chat_template)
+        template = _compile(self.chat_template)
         try:
             return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **values)
-        except (refusal, TypeError) as error:
-            raise ConfigError("messages", f"do not fit the chat template ({error})", "change the messages") from None
+        except Exception as error:  # a template is a program, and may raise anything
+            said = f"{error}" if str(error) else type(error).__name__
+            raise ConfigError("messages", f"do not fit the chat template ({said})", "change the messages") from None
 
     def _name(self, key: str) -> str | None:
         return token_name(self.settings, key)
@@ -198,9 +215,21 @@ def _bytes_of(name: str, byte_level: set[str]) -> int:
     return len(name.replace("▁", " ").encode())
 
 
+@contextlib.contextmanager
+def _faults(text: str) -> Iterator[None]:
+    """ConfigError for what the library raises at a text: bare errors, and panics, which no `except Exception` stops."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ not in ("PanicException", "UnicodeEncodeError", "TypeError", "Exception"):
+            raise
+        shown = repr(text[:30])
+        raise ConfigError("prompt", f"cannot be read by the tokenizer ({shown}: {error})", "change the text") from None
+
+
 @functools.lru_cache(maxsize=8)
-def _compile(source: str) -> tuple[Any, type[Exception]]:
-    """The compiled template and what rendering raises; sandboxed, as a template is foreign code."""
+def _compile(source: str) -> Any:
+    """The compiled template; sandboxed and with bounds, as a template is foreign code."""
     try:
         import jinja2.ext
         import jinja2.sandbox
@@ -226,13 +255,27 @@ def _compile(source: str) -> tuple[Any, type[Exception]]:
     def strftime_now(format: str) -> str:  # named as templates call it
         return datetime.datetime.now().strftime(format)
 
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    class Bounded(jinja2.sandbox.ImmutableSandboxedEnvironment):
+        """Without products and powers that fill the memory."""
+
+        intercepted_binops = frozenset({"*", "**"})
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            """The result of an intercepted operator."""
+            if operator == "**" and not (abs(left) <= 2**32 and abs(right) <= 64):
+                raise_exception("takes a power that is too large")
+            for text, times in ((left, right), (right, left)):
+                if operator == "*" and hasattr(text, "__len__") and len(text) * max(times, 0) > MOST_REPEATED:
+                    raise_exception("repeats a text too often")
+            return super().call_binop(context, operator, left, right)
+
+    environment = Bounded(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = strftime_now
     try:
-        return environment.from_string(source), jinja2.TemplateError
+        return environment.from_string(source)
     except jinja2.TemplateError as error:
         raise ConfigError("chat_template", f"is no template ({error})", "copy the checkpoint again") from None

@@ -193,7 +193,8 @@ def test_a_conversation_becomes_the_tokens_of_the_chat_template(folder):
     text = "<s><|user|> hello <|end|>\n<|assistant|> world <|end|>\n"
     assert tokenizer.chat_text(MESSAGES, add_generation_prompt=False) == text
     assert tokenizer.chat_text(MESSAGES) == text + "<|assistant|>"
-    assert tokenizer.chat(MESSAGES).tolist() == [0, 2, 5, 1, 3, 6, 1, 3]
+    assert tokenizer.chat(MESSAGES[:1]).tolist() == [0, 2, 5, 1, 3]
+    assert tokenizer.chat(MESSAGES, add_generation_prompt=False).tolist() == [0, 2, 5, 1, 3, 6, 1]
     with pytest.raises(ConfigError, match=r"messages: do not fit the chat template \(no tools here\)"):
         tokenizer.chat([{"role": "tool", "content": "x"}])
     (folder / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}")
@@ -202,6 +203,37 @@ def test_a_conversation_becomes_the_tokens_of_the_chat_template(folder):
     (folder / "chat_template.jinja").write_text("{% if %}")
     with pytest.raises(ConfigError, match="chat_template: is no template"):
         load_checkpoint_tokenizer(folder).chat_text(MESSAGES)
+
+
+@pytest.mark.parametrize("content", ["world", "world  ", " world hello"])
+def test_a_conversation_that_ends_with_the_models_own_turn_is_gone_on_with(content, folder):
+    pytest.importorskip("jinja2", reason="chat templates need jinja2, which the core install leaves out")
+    make_tokenizer(folder)
+    tokenizer = load_checkpoint_tokenizer(folder)
+    own = [*MESSAGES[:1], {"role": "assistant", "content": content}]
+    expected = [0, 2, 5, 1, 3, *tokenizer.encode(content, add_special_tokens=False)]
+    assert tokenizer.chat(own).tolist() == expected
+    assert tokenizer.chat([*MESSAGES[:1], {"role": "assistant", "content": " "}]).tolist() == expected[:5]
+    make_tokenizer(folder, chat_template="{{ messages[-1].content | upper }}")
+    with pytest.raises(ConfigError, match="have a last one that the chat template does not write as it is"):
+        load_checkpoint_tokenizer(folder).chat(own)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ 'a' * 2000000000 }}", "{{ 10 ** 2000000000 }}", "{{ [0] * 10 ** 9 }}", "{{ 1 // 0 }}",
+                 "{{ messages.nothing.at.all }}", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"]
+)  # fmt: skip
+def test_whatever_a_template_raises_is_a_fault_of_the_messages(template, folder):
+    pytest.importorskip("jinja2", reason="chat templates need jinja2, which the core install leaves out")
+    make_tokenizer(folder, chat_template=template)
+    with pytest.raises(ConfigError, match="messages: do not fit the chat template"):
+        load_checkpoint_tokenizer(folder).chat(MESSAGES)
+
+
+def test_a_text_that_is_none_is_a_fault_of_the_prompt(folder):
+    make_tokenizer(folder)
+    with pytest.raises(ConfigError, match=r"prompt: cannot be read by the tokenizer \('hello \\ud800'"):
+        load_checkpoint_tokenizer(folder).encode("hello \ud800")
 
 
 def test_without_a_chat_template_a_conversation_is_refused(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import jax
@@ -189,6 +190,25 @@ def test_anytime_curves_only_grow_in_cost(params: dict) -> None:
         assert len(f.anytime.cost) == f.rounds
         assert list(f.anytime.cost) == sorted(f.anytime.cost)
         assert f.anytime.tokens[-1] == f.answer
+
+
+def test_a_prompt_that_cannot_be_read_fails_its_own_search_alone() -> None:
+    class Fussy(type(TREES.decoder)):
+        def encode(self, prompt):
+            if prompt == "bad":
+                raise ValueError("no such tree")
+            return super().encode(prompt)
+
+    decoder = copy.copy(TREES.decoder)
+    decoder.__class__ = Fussy
+    walker = Searcher(decoder, beam(8, 4), WALK, ValueScorer())
+    good = [SearchProblem(i, i) for i in range(5)]
+    alone = by_number(list(walker.run(good)))
+    bad = [SearchProblem(10, "bad"), SearchProblem(2**40, 1)]
+    found = by_number(list(walker.run([*good[:2], *bad, *good[2:]])))
+    assert {i: essence(found[i]) for i in range(5)} == {i: essence(alone[i]) for i in range(5)}
+    assert found[10].failed == "the prompt raised ValueError: no such tree" and found[10].answer is None
+    assert found[2**40].failed == f"number: is {2**40}: give 0 to 2^32 - 1"
 
 
 def test_bad_input_is_refused_before_anything_runs(params: dict) -> None:
