@@ -382,8 +382,10 @@ class Searcher:
             discarded_tokens=costs.generated - kept,
             verifier_tokens=costs.verifier,
             flops=round(
-                flops.fixed * (tokens + prompt)
-                + flops.per_context * (costs.contexts + prompt * (prompt + 1) // 2)
+                flops.up_to(prompt)
+                + flops.fixed * tokens
+                + flops.per_context * costs.contexts
+                + flops.per_window * costs.windowed
                 + self._scorer_flops * costs.verifier
             ),
             bytes=round(size.fixed * tokens + size.per_context * moved),

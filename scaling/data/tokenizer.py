@@ -14,7 +14,7 @@ import numpy as np
 import tokenizers
 
 from models.errors import ConfigError, nearest, require
-from models.huggingface.tokenizer import spelling, token_bytes
+from models.huggingface.tokenizer import BYTE_LETTERS, spelling, token_bytes
 from scaling.data.config import BYTE_VOCABULARY
 
 END_OF_DOCUMENT = "<|endoftext|>"
@@ -79,6 +79,16 @@ class ByteTokenizer:
     @property
     def spelling(self) -> Sequence[bytes]:
         return tuple(bytes([byte]) for byte in range(self.vocab_size))
+
+    def save(self, path: str | Path) -> None:
+        """Write a tokenizer.json that gives the same tokens."""
+        letters = {byte: letter for letter, byte in BYTE_LETTERS.items()}
+        names = {END_OF_DOCUMENT: self.end_of_document} | {letters[byte]: byte for byte in range(1, self.vocab_size)}
+        made = tokenizers.Tokenizer(tokenizers.models.BPE(names, []))
+        made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        made.decoder = tokenizers.decoders.ByteLevel()
+        made.add_special_tokens([END_OF_DOCUMENT])
+        made.save(str(path))
 
 
 class FileTokenizer:

@@ -29,6 +29,7 @@ from models.errors import require
 from models.platform import on_cpu
 
 FLAT_VOCAB = 64  # up to here one level of the draw is as fast as two
+COLDEST = 1e-6  # the lowest temperature but 0: reciprocals of much lower ones overflow a float32
 ROW_BY_ROW_VOCAB = 4096  # from here a CPU takes one row at a time: the 31 passes of a filter stay in its nearest cache
 
 
@@ -36,7 +37,7 @@ ROW_BY_ROW_VOCAB = 4096  # from here a CPU takes one row at a time: the 31 passe
 class Sampling:
     """How the tokens of one request are drawn. The defaults draw from the model's own distribution.
 
-    temperature: 0 takes the most likely token (the lowest index on ties).
+    temperature: 0 takes the most likely token (the lowest index on ties); else at least 1e-6.
     top_k: keep the k most likely tokens, and those as likely as the k-th; 0 is off.
     top_p: keep the smallest set, from the most likely down, whose probability reaches top_p (lowest index first).
     min_p: keep tokens at least min_p times as likely as the likeliest.
@@ -62,6 +63,8 @@ class Sampling:
     def __post_init__(self) -> None:
         finite = all(math.isfinite(x) for x in (self.temperature, self.repetition_penalty))
         require(finite and self.temperature >= 0, "sampling.temperature", f"is {self.temperature}", "give 0 or more")
+        cold, fix = 0 < self.temperature < COLDEST, "give 0, which takes the likeliest token"
+        require(not cold, "sampling.temperature", f"is {self.temperature}, below {COLDEST}", fix)
         require(
             isinstance(self.top_k, int) and self.top_k >= 0,
             "sampling.top_k",

@@ -269,7 +269,7 @@ def test_tensors_are_found_under_the_names_of_bare_and_of_seeing_models(prefix, 
     def change(tensors):
         for name in list(tensors):
             tensors[name.replace("model.", prefix, 1)] = tensors.pop(name)
-        tensors["lm_head.weight"] = np.zeros((64, 16), np.float32)  # some files repeat the tied table
+        tensors["lm_head.weight"] = tensors[f"{prefix}embed_tokens.weight"]  # some files repeat the tied table
         tensors["vision_tower.patch.weight"] = np.zeros(3, np.float32)
         tensors[f"{prefix}layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(3, np.float32)
 
@@ -310,6 +310,11 @@ TABLE = "model.embed_tokens.weight"
         (
             lambda t: t.update({NAME: t[NAME].astype(np.int8)}),
             f"model.safetensors: tensor {NAME} is of type I8: use a checkpoint that is not quantised",
+        ),
+        (
+            lambda t: t.update({"lm_head.weight": 2 * t[TABLE]}),
+            f"model.safetensors: tensor lm_head.weight differs from {TABLE}, to which config.json ties it: "
+            "set tie_word_embeddings to false in config.json, or remove the tensor",
         ),
         (lambda t: t.clear(), f"model.safetensors: tensor {TABLE} is missing: copy the checkpoint again"),
     ],

@@ -13,6 +13,7 @@ import tokenizers
 from models.errors import ConfigError
 from models.huggingface import export_model, import_model, import_weights
 from models.huggingface.tokenizer import CheckpointTokenizer, load_checkpoint_tokenizer
+from scaling.data.tokenizer import ByteTokenizer
 from tests.models import write_huggingface_golden as golden
 from tests.models.test_huggingface import rewrite
 
@@ -87,6 +88,36 @@ def test_a_tokenizer_without_settings_gets_those_that_transformers_needs(folder,
     settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert settings == {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>"}
     assert import_model(tmp_path / "out")[2].ends == (1,)
+
+
+def test_an_export_is_whole_or_not_there(folder, tmp_path):
+    config, params = import_weights(folder)
+
+    class Full:
+        end_of_document = 1
+
+        def save(self, path):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        export_model(tmp_path / "out", config, params, Full())
+    with pytest.raises(ConfigError, match="tokenizer: cannot be written as tokenizer.json: give None"):
+        export_model(tmp_path / "out", config, params, object())
+    assert [path.name for path in tmp_path.iterdir()] == ["qwen2"]
+    (tmp_path / "out").mkdir()
+    export_model(tmp_path / "out", config, params)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_bytes_are_written_as_a_tokenizer_of_the_same_tokens(tmp_path):
+    ByteTokenizer().save(tmp_path / "tokenizer.json")
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 0}))
+    again = load_checkpoint_tokenizer(tmp_path)
+    text = "".join(map(chr, range(1, 256))) + " Ā 日本語 😀\r\n"
+    assert again.encode(text).tolist() == ByteTokenizer().encode(text).tolist()
+    assert again.decode(again.encode(text)) == text
+    assert again.spelling[1:] == ByteTokenizer().spelling[1:]
+    assert again.encode("<|endoftext|>").tolist() == [0]
 
 
 def test_tokenizer_files_that_are_missing_or_damaged_are_named(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -190,6 +191,41 @@ def test_anytime_curves_only_grow_in_cost(params: dict) -> None:
         assert len(f.anytime.cost) == f.rounds
         assert list(f.anytime.cost) == sorted(f.anytime.cost)
         assert f.anytime.tokens[-1] == f.answer
+
+
+WINDOWED = [
+    MODEL,
+    dataclasses.replace(MODEL, sliding_window=5),
+    dataclasses.replace(MODEL, sliding_window=5, layer_types=("full", "sliding")),
+    dataclasses.replace(MODEL, sliding_window=1, n_layers=3, layer_types=("sliding", "sliding", "full")),
+]
+
+
+@pytest.mark.parametrize("model", WINDOWED)
+def test_the_price_of_a_token_is_that_of_the_keys_its_windows_leave(model: ModelConfig) -> None:
+    price = TransformerDecoder.price(types.SimpleNamespace(config=model), "flops")
+    exact = [counts.decode_flops(model, n) for n in range(1, 40)]
+    for n, flops in enumerate(exact, 1):
+        assert price.fixed + price.per_context * n + price.per_window * int(price.windowed(n)) == flops
+        assert price.up_to(n) == sum(exact[:n])
+
+
+@pytest.mark.slow  # compiles two searches of a model
+def test_a_search_with_windows_costs_what_its_tokens_do_and_keeps_its_budget(params: dict) -> None:
+    model = WINDOWED[2]
+    decoder = TransformerDecoder(model, params, WRITE.prompt_len)
+    found = list(Searcher(decoder, best_of_n(5, scored=False), WRITE).run(problems(4)))
+    for f in found:
+        prompt = len(PROMPTS[f.problem.number])
+        read = sum(counts.decode_flops(model, n) for n in range(1, prompt + 1))
+        drawn = [counts.decode_flops(model, prompt + n) for c in f.candidates for n in range(1, len(c.tokens) + 1)]
+        assert f.cost.flops == read + sum(drawn)
+    amount = sum(counts.decode_flops(model, 20) for _ in range(20))
+    config = dataclasses.replace(WRITE, budget=Budget(amount, "flops"))
+    for f in Searcher(decoder, best_of_n(5, scored=False), config).run(problems(4)):
+        prompt = len(PROMPTS[f.problem.number])
+        drawn = [counts.decode_flops(model, prompt + n) for c in f.candidates for n in range(1, len(c.tokens) + 1)]
+        assert amount - 5 * counts.decode_flops(model, 48) < sum(drawn) <= amount
 
 
 def test_a_prompt_that_cannot_be_read_fails_its_own_search_alone() -> None:
