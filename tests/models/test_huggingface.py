@@ -332,6 +332,11 @@ def test_a_wrong_tensor_is_named_with_its_file(change, told, folder):
             f"config.json: model_type 'qwen' is none that can be read: use one of {', '.join(FAMILIES)}",
         ),
         (
+            {"model_type": "smollm3"},
+            "config.json: model_type 'smollm3' needs layers without positions, which no model here has: "
+            f"use one of {', '.join(FAMILIES)}",
+        ),
+        (
             {"model_type": "Gemma-2"},
             "config.json: model_type 'Gemma-2' is none that can be read: did you mean 'gemma2'? "
             f"use one of {', '.join(FAMILIES)}",
@@ -421,7 +426,7 @@ def test_an_index_that_names_other_files_than_there_are_is_refused(tmp_path):
     ("fields", "field"),
     [
         ({"activation": "gelu", "qk_norm": True}, "activation"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"partial_rotary_factor": 0.5, "qk_norm": True}, "partial_rotary_factor"),
         ({"norm": "layernorm"}, "norm"),
         ({"positions": "none"}, "positions"),
         ({"logit_softcap": 5.0}, "logit_softcap"),
