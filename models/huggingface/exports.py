@@ -72,7 +72,9 @@ def export_model(
     try:
         keys = _write_tokenizer(partial, tokenizer)
         _write_tensors(partial, config, family, params, shard_bytes)
-        write_json(partial / "config.json", written | {"torch_dtype": config.param_dtype} | keys)
+        # some families' own padding token lies beyond a smaller vocabulary
+        written |= {"torch_dtype": config.param_dtype, "pad_token_id": None}
+        write_json(partial / "config.json", written | keys)
         os.replace(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -107,15 +107,19 @@ def test_the_golden_logits_depend_on_the_features_that_they_are_there_to_check(n
 @pytest.mark.parametrize("name", golden.COMMITTED | golden.OTHERS)
 def test_transformers_agrees_before_and_after_a_round_trip(name, tmp_path):
     pytest.importorskip("torch", reason="compares with torch, which the test install leaves out")
-    pytest.importorskip("transformers", reason="compares with transformers, which the test install leaves out")
-    tokens, logits = golden.write(tmp_path / "theirs", (golden.COMMITTED | golden.OTHERS)[name])
+    transformers = pytest.importorskip("transformers", reason="compares with transformers, which is left out")
+    case = (golden.COMMITTED | golden.OTHERS)[name]
+    if case.model_type not in transformers.CONFIG_MAPPING:
+        pytest.skip(f"transformers {transformers.__version__} has no {case.model_type}")
+    tokens, logits = golden.write(tmp_path / "theirs", case)
     config, params = import_weights(tmp_path / "theirs")
     np.testing.assert_allclose(apply(config, params, tokens), logits, atol=TOLERANCE)
     export_model(tmp_path / "ours", config, params, shard_bytes=10_000)
     again, read = import_weights(tmp_path / "ours")
     assert again == config
     assert_equal(read, params)
-    np.testing.assert_array_equal(golden.logits(tmp_path / "ours", tokens), logits)
+    # equal tensors; torch adds in another order where they lie otherwise in their file
+    np.testing.assert_allclose(golden.logits(tmp_path / "ours", tokens), logits, atol=TOLERANCE / 10)
 
 
 # -- round trips --------------------------------------------------------------------------------------------------

@@ -61,10 +61,8 @@ COMMITTED = {
         "gemma3_text",
         {"head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8,
          "layer_types": ["sliding_attention", "full_attention"],
-         "rope_parameters": {
-             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
-             "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
-         }},
+         # the older form, which old and new releases read; what 5.x writes from it is in the committed file
+         "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "rope_theta": 1e6, "rope_local_base_freq": 100.0},
     ),
     "gpt2": Case("gpt2", GPT2),
     "mixtral": Case("mixtral", EXPERTS | {"num_local_experts": 3, "sliding_window": 5}, dtype="float32"),
