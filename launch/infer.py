@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -228,6 +229,7 @@ class Feed:
         self.presence = presence
         self.begin = self.reported = time.time()
         self.drawn = {"samples": 0, "tokens": 0, "flops": 0.0}
+        self.warned = False
         self.open: dict[int, tuple[ShardWriter, contextlib.ExitStack]] = {}  # shard -> its writer, and what to close
         # problem -> its shard, prompt and the prompt's tokens, while samples are out
         self.prompts: dict[int, tuple[int, Prompt, tuple[int, ...]]] = {}
@@ -286,9 +288,19 @@ class Feed:
                 writer.add_bad(fault(prompt.line, error))
                 continue
             writer.expected += request.samples
+            self._warn(prompt, len(request.prompt) + request.max_tokens)
             if len(request.skip) < request.samples:
                 self.prompts[request.problem] = (index, prompt, request.prompt)
                 yield request
+
+    def _warn(self, prompt: Prompt, tokens: int) -> None:
+        """Say once that a prompt and its samples may be longer than anything that the model has learned to read."""
+        context = self.policy.context
+        reached = min(tokens, self.engine_config.max_len)
+        if context is not None and reached > context and not self.warned:
+            self.warned = True
+            words = f"with its samples may have {reached:,} tokens, and the model was made for {context:,}"
+            print(f"warning: {self.job.prompts.path}:{prompt.line}: {words}", file=sys.stderr)
 
     def _request(self, prompt: Prompt, writer: ShardWriter) -> Request:
         done = tuple(sorted(sample for line, sample in writer.done if line == prompt.line))
@@ -397,8 +409,6 @@ def fault(line: int, error: Exception) -> BadLine:
 
 def conclude(job: Job) -> int:
     """Verify what was written and print its essence; 1 when prompts could not be used."""
-    import sys
-
     manifest = job.verify()
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(manifest["finish_reasons"].items()))
     print(

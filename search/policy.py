@@ -33,6 +33,7 @@ class Policy:
     ends: tuple[int, ...]  # token ids that end a generation
     digest: str  # sha256 of the parameters
     source: str  # the directory they were read from
+    context: int | None = None  # tokens that the model was made to read at once
 
     @property
     def spelling(self) -> Sequence[bytes]:
@@ -101,4 +102,4 @@ def _hugging_face(path: Path, mesh: Mesh | None) -> Policy:
     for file in sorted([path / "config.json", *path.glob("*.safetensors")]):
         with open(file, "rb") as f:
             total.update(file.name.encode() + hashlib.file_digest(f, "sha256").digest())
-    return Policy(model, params, tokenizer, tokenizer.ends, total.hexdigest(), str(path))
+    return Policy(model, params, tokenizer, tokenizer.ends, total.hexdigest(), str(path), model.max_seq_len)

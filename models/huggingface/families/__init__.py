@@ -31,11 +31,11 @@ from models.huggingface.families import (
 )
 
 # in the order in which an export tries them: the simplest family that can express a config wins
-_FILES = (
+FILES = (
     llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3, gpt2, mixtral, qwen3_moe, phi3, starcoder2, gpt_neox,
     gpt_bigcode, seed_oss, glm, glm4, ernie4_5, helium, ministral, cwm, vaultgemma, exaone, internlm3, iquestcoder,
 )  # fmt: skip
-FAMILIES = {file.FAMILY.model_type: file.FAMILY for file in _FILES}
+FAMILIES = {file.FAMILY.model_type: file.FAMILY for file in FILES}
 
 # what a ModelConfig lacks for other families that people ask for
 MISSING = {
@@ -77,4 +77,4 @@ MISSING = {
     "stablelm": "LayerNorm biases without those of products",
 }
 
-__all__ = ["FAMILIES", "MISSING"]
+__all__ = ["FAMILIES", "FILES", "MISSING"]
