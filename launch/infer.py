@@ -196,7 +196,7 @@ def draw(job: Job, policy: Policy, stop: Any, presence: Presence) -> None:
         while not stop() and not all(job.is_done(i) for i in range(len(job.shards))):
             try:
                 for completion in engine.generate(feed.requests(), feed.fail):
-                    feed.write(completion)
+                    feed.write(completion, engine)
                     display.add(completion.generated_tokens)
                     if stop():
                         return
@@ -321,8 +321,10 @@ class Feed:
             return self.policy.chat(prompt.messages, **{**self.job.config.chat, **prompt.template})
         return tuple(int(token) for token in self.policy.tokenizer.encode(prompt.text or ""))
 
-    def write(self, completion: Completion) -> None:
-        """Append one sample to its shard; close the shard when it was the last."""
+    def write(self, completion: Completion, engine: Engine) -> None:
+        """Append one sample to its shard, and close it when it was the last; the engine is between two rounds."""
+        from search.engine.scoring import score_prompt
+
         self.presence.check()
         self.drawn["samples"] += 1
         self.drawn["tokens"] += completion.generated_tokens
@@ -333,7 +335,11 @@ class Feed:
         index, prompt, tokens = self.prompts[completion.problem]
         writer, _ = self.open[index]
         try:
-            writer.add(self._line(prompt, tokens, completion))
+            line = self._line(prompt, tokens, completion)
+            if self.job.config.prompt_logprobs and completion.sample == 0:
+                own = score_prompt(engine, completion.problem, tokens)
+                line["prompt_logprobs"] = [x if x is None else round(x, 6) for x in own]
+            writer.add(line)
         except OSError:  # of the disk, not of the line
             raise
         except Exception as error:  # whatever a sample holds that cannot be decoded or written: it is that line's

@@ -52,6 +52,7 @@ class JobConfig:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()  # texts that end a sample
     chat: dict[str, bool | int | float | str] = field(default_factory=dict)  # variables of the chat template
+    prompt_logprobs: bool = False  # also of the prompt's own tokens, with its first sample
     seed: int = 0
     quantize: QuantizeMode = "float32"  # how weights are kept; see models.quantize
     speculate: Speculate = "none"  # guess tokens ahead; they come out as without guesses, in fewer passes

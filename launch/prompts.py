@@ -22,8 +22,8 @@ TEMPLATE = "chat_template_kwargs"
 FIELDS = (*KINDS, "id", TEMPLATE)
 INDEX = "__index_level_0__"  # what pandas writes beside the columns
 # what the output says of a sample, for which a column of the row cannot stand
-TAKEN = ("line", "sample", "text", "logprobs", "finish_reason", "near_ties", "ledger", "error", "fields",
-         "prompt_tokens", "generated_tokens", "flops", "bytes")  # fmt: skip
+TAKEN = ("line", "sample", "text", "logprobs", "prompt_logprobs", "finish_reason", "near_ties", "ledger", "error",
+         "fields", "prompt_tokens", "generated_tokens", "flops", "bytes")  # fmt: skip
 
 
 @dataclass(frozen=True)

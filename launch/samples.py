@@ -19,6 +19,7 @@ SCHEMA = pa.schema([
     pa.field("text", pa.string()),
     pa.field("tokens", pa.list_(pa.int32())),
     pa.field("logprobs", pa.list_(pa.float32()), metadata={"unit": "nats, one per token"}),
+    pa.field("prompt_logprobs", pa.list_(pa.float32()), metadata={"unit": "nats, of the prompt's tokens; null first"}),
     pa.field("finish_reason", pa.string()),
     pa.field("near_ties", pa.list_(pa.int32()), metadata={"unit": "positions whose token rounding could flip"}),
     pa.field("prompt_tokens", pa.int64()),

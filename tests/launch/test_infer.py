@@ -204,12 +204,16 @@ def test_a_stop_cuts_tokens_and_text_where_it_is_complete(
     root: Path, trial: Path, whole: list[dict[str, Any]]
 ) -> None:
     text = next(line["text"][3:5] for line in whole if line["text"][3:5].isascii() and "\n" not in line["text"][3:5])
-    done = infer(root, trial, "stopped", f"--config.stop={json.dumps([text])}")
+    done = infer(root, trial, "stopped", f"--config.stop={json.dumps([text])}", "--config.prompt_logprobs=true")
     assert done.returncode == 0, done.stderr
     for line, free in zip(samples(root / "stopped"), whole, strict=True):
         n = next((n for n in range(1, 13) if bytes(free["tokens"][:n]).endswith(text.encode())), None)
         assert line["tokens"] == free["tokens"][:n]
         assert (line["finish_reason"] == "stop") == (n is not None)
+        prompt = PROMPTS[line["line"] - 1]["prompt"]
+        own = line.get("prompt_logprobs")
+        assert (own is None) == (line["sample"] > 0)
+        assert own is None or (len(own) == len(prompt) and own[0] is None and max(own[1:]) < 0)
         assert line["text"] == (free["text"] if n is None else free["text"][: free["text"].index(text)])
     assert any(line["finish_reason"] == "stop" for line in samples(root / "stopped"))
 

@@ -358,6 +358,9 @@ def test_a_wrong_tensor_is_named_with_its_file(change, told, folder):
             {"rope_scaling": {"type": "longrope", "factor": 2.0}},
             "config.json: rope_scaling is of type 'longrope': use one of linear, dynamic, llama3, yarn",
         ),
+        ({"num_hidden_layers": 10**6}, "config.json: num_hidden_layers is 1,000,000: give a number up to 4,096"),
+        ({"hidden_size": 10**9}, "config.json: hidden_size is 1,000,000,000: give a number up to 16,777,216"),
+        ({"vocab_size": -1}, "config.json: vocab_size is -1: give a number up to 16,777,216"),
         ({"rope_scaling": {"type": "linear"}}, "config.json: rope_scaling has no factor: "
          "copy the config.json of the model again"),
         ({"rope_parameters": {"full_attention": {}, "sliding_attention": {}}}, "config.json: rope_parameters differ by "
