@@ -369,7 +369,8 @@ class Feed:
         tokens = completion.tokens
         text = self.policy.text(read, tokens[:-1] if completion.finish_reason == "eos" else tokens)
         if completion.finish_reason == "stop":
-            text = cut(text, self.job.config.stop)
+            early = self.job.config.sampling.min_tokens  # stops in these are text
+            text = cut(text, self.job.config.stop, len(self.policy.text(read, tokens[:-1])) if early else 0)
         return {
             "line": prompt.line,
             **({"id": prompt.id} if prompt.id is not None else {}),

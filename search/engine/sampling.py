@@ -48,6 +48,7 @@ class Sampling:
     logit_bias: (token, number added to its logit) pairs; -inf bars the token.
     allowed: the only tokens that may be drawn; None allows all.
     forced: the first tokens of the sample, whatever the model says.
+    min_tokens: before so many, no end token is drawn and no stop ends the sample.
     """
 
     temperature: float = 1.0
@@ -59,6 +60,7 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     allowed: tuple[int, ...] | None = None
     forced: tuple[int, ...] = ()
+    min_tokens: int = 0
 
     def __post_init__(self) -> None:
         finite = all(math.isfinite(x) for x in (self.temperature, self.repetition_penalty))
@@ -77,6 +79,8 @@ class Sampling:
         require(0 <= self.min_p <= 1, "sampling.min_p", f"is {self.min_p}", "give a number from 0 (off) to 1")
         penalty = self.repetition_penalty
         require(finite and penalty > 0, "sampling.repetition_penalty", f"is {penalty}", "give 1 (off) or more")
+        least = self.min_tokens
+        require(isinstance(least, int) and least >= 0, "sampling.min_tokens", f"is {least}", "give 0 (off) or more")
         require(self.allowed is None or len(self.allowed) > 0, "sampling.allowed", "is empty", "allow a token, or None")
         bad = [b for _, b in self.logit_bias if math.isnan(b) or b == math.inf]
         require(not bad, "sampling.logit_bias", f"holds {bad}", "add finite numbers, or -inf to bar a token")
@@ -119,7 +123,7 @@ class Filters:
                 typical=s.typical_p < 1,
                 repetition=s.repetition_penalty != 1,
                 bias=bool(s.logit_bias),
-                mask=s.allowed is not None,
+                mask=s.allowed is not None or s.min_tokens > 0,
             )
 
         made = [uses(s) for s in samplings]
@@ -335,6 +339,14 @@ def forced_at(rows: SamplingRows, generated: jax.Array) -> jax.Array:
         return jnp.full(generated.shape, -1, jnp.int32)
     token = jnp.take_along_axis(rows.forced, jnp.clip(generated, 0, width - 1)[:, None], axis=1)[:, 0]
     return jnp.where(generated < width, token, -1)
+
+
+def bar(rows: SamplingRows, tokens: Sequence[int], early: jax.Array) -> SamplingRows:
+    """The rows without these tokens where they are `early` `[n]` bool; a program without masks has no such row."""
+    if not rows.filters.mask or not tokens:
+        return rows
+    left = rows.allowed & ~jnp.asarray(pack_tokens(tokens, 32 * rows.allowed.shape[1]))
+    return dataclasses.replace(rows, allowed=jnp.where(early[:, None], left, rows.allowed))
 
 
 def _over_rows(one, vocab: int):

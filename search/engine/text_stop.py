@@ -174,6 +174,7 @@ def just_completed(table: jax.Array, tokens: jax.Array, length: jax.Array, width
     return hit
 
 
-def cut(text: str, stops: Sequence[str]) -> str:
-    """A text up to the first place where a stop begins."""
-    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
+def cut(text: str, stops: Sequence[str], before: int = 0) -> str:
+    """A text up to the first place where a stop begins, of those that end after its first `before` letters."""
+    found = (text.find(stop, max(before - len(stop) + 1, 0)) for stop in stops)
+    return text[: min((at for at in found if at >= 0), default=len(text))]
