@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from launch.executors.executor import Executor, Order
 
 if TYPE_CHECKING:
     from launch.jobs import Job, JobConfig, ShardWriter
-    from launch.prompts import Prompt
+    from launch.prompts import BadLine, Prompt
     from scaling.sweep.lease import Presence
     from search.engine.config import EngineConfig
     from search.engine.engine import Engine
@@ -196,8 +197,8 @@ def draw(job: Job, policy: Policy, stop: Any, presence: Presence) -> None:
     with JobDisplay(job.rows * job.config.samples) as display:
         while not stop() and not all(job.is_done(i) for i in range(len(job.shards))):
             try:
-                for completion in engine.generate(feed.requests()):
-                    feed.write(completion)
+                for completion in engine.generate(feed.requests(), feed.fail):
+                    feed.write(completion, engine)
                     display.add(completion.generated_tokens)
                     if stop():
                         return
@@ -230,6 +231,7 @@ class Feed:
         self.presence = presence
         self.begin = self.reported = time.monotonic()
         self.drawn = {"samples": 0, "tokens": 0, "flops": 0.0}
+        self.warned = False
         self.open: dict[int, tuple[ShardWriter, contextlib.ExitStack]] = {}  # shard -> its writer, and what to close
         # problem -> its shard, prompt and the prompt's tokens, while samples are out
         self.prompts: dict[int, tuple[int, Prompt, tuple[int, ...]]] = {}
@@ -244,7 +246,7 @@ class Feed:
             self._make(0, (self.policy.ends or (0,))[:1], ()).check(size, self.engine_config)
             for text in job.stop:
                 made = machine([text], self.policy.spelling, size)
-                made.check([text], "stop", self.engine_config.ends, job.sampling.allowed)
+                made.check([text], "stop", self.engine_config.ends, job.sampling.allowed, job.max_tokens)
         except ConfigError as error:
             raise ConfigError(error.field.removeprefix("request 0."), error.problem, error.fix) from None
 
@@ -275,22 +277,32 @@ class Feed:
     def _read(self, index: int, writer: ShardWriter) -> Iterator[Request]:
         """The requests of a shard, without the samples that are kept already."""
         from launch.prompts import BadLine
-        from models.errors import ConfigError
 
         for prompt in self.job.prompts.read(self.job.shards[index]):
             if isinstance(prompt, BadLine):
                 writer.add_bad(prompt)
                 continue
+            if prompt.line in writer.bad:  # found earlier, when it was drawn or written
+                continue
             try:
                 request = self._request(prompt, writer)
-            except ConfigError as error:
-                field = error.field.rpartition(".")[2]
-                writer.add_bad(BadLine(prompt.line, f"{field} {error.problem}", error.fix))
+            except Exception as error:  # a line may make a tokenizer or a template raise anything: it is that line's
+                writer.add_bad(fault(prompt.line, error))
                 continue
             writer.expected += request.samples
+            self._warn(prompt, len(request.prompt) + request.max_tokens)
             if len(request.skip) < request.samples:
                 self.prompts[request.problem] = (index, prompt, request.prompt)
                 yield request
+
+    def _warn(self, prompt: Prompt, tokens: int) -> None:
+        """Say once that a prompt and its samples may be longer than anything that the model has learned to read."""
+        context = self.policy.context
+        reached = min(tokens, self.engine_config.max_len)
+        if context is not None and reached > context and not self.warned:
+            self.warned = True
+            words = f"with its samples may have {reached:,} tokens, and the model was made for {context:,}"
+            print(f"warning: {self.job.prompts.path}:{prompt.line}: {words}", file=sys.stderr)
 
     def _request(self, prompt: Prompt, writer: ShardWriter) -> Request:
         done = tuple(sorted(sample for line, sample in writer.done if line == prompt.line))
@@ -308,19 +320,41 @@ class Feed:
         if prompt.tokens is not None:
             return prompt.tokens
         if prompt.messages is not None:
-            return self.policy.chat(prompt.messages)
+            return self.policy.chat(prompt.messages, **{**self.job.config.chat, **prompt.template})
         return tuple(int(token) for token in self.policy.tokenizer.encode(prompt.text or ""))
 
-    def write(self, completion: Completion) -> None:
-        """Append one sample to its shard; close the shard when it was the last."""
+    def write(self, completion: Completion, engine: Engine) -> None:
+        """Append one sample to its shard, and close it when it was the last; the engine is between two rounds."""
+        from search.engine.scoring import score_prompt
+
         self.presence.check()
         self.drawn["samples"] += 1
         self.drawn["tokens"] += completion.generated_tokens
         self.drawn["flops"] += completion.flops
         self.report()
+        if completion.problem not in self.prompts:  # it failed
+            return
         index, prompt, tokens = self.prompts[completion.problem]
         writer, _ = self.open[index]
-        writer.add(self._line(prompt, tokens, completion))
+        try:
+            line = self._line(prompt, tokens, completion)
+            if self.job.config.prompt_logprobs and completion.sample == 0:
+                own = score_prompt(engine, completion.problem, tokens)
+                line["prompt_logprobs"] = [x if x is None else round(x, 6) for x in own]
+            writer.add(line)
+        except OSError:  # of the disk, not of the line
+            raise
+        except Exception as error:  # whatever a sample holds that cannot be decoded or written: it is that line's
+            self.fail(completion.problem, error)
+            return
+        self._close_if_complete(index)
+
+    def fail(self, problem: int, error: Exception) -> None:
+        """A prompt whose samples cannot be drawn or written: it has an error in their place."""
+        index, prompt, _ = self.prompts.pop(problem)
+        writer, _ = self.open[index]
+        writer.expected -= self.job.config.samples
+        writer.add_bad(fault(prompt.line, error))
         self._close_if_complete(index)
 
     def report(self, last: bool = False) -> None:
@@ -338,10 +372,12 @@ class Feed:
         tokens = completion.tokens
         text = self.policy.text(read, tokens[:-1] if completion.finish_reason == "eos" else tokens)
         if completion.finish_reason == "stop":
-            text = cut(text, self.job.config.stop)
+            early = self.job.config.sampling.min_tokens  # stops in these are text
+            text = cut(text, self.job.config.stop, len(self.policy.text(read, tokens[:-1])) if early else 0)
         return {
             "line": prompt.line,
             **({"id": prompt.id} if prompt.id is not None else {}),
+            **prompt.fields,
             "sample": completion.sample,
             "text": text,
             "tokens": list(tokens),
@@ -371,10 +407,18 @@ class Feed:
         self.open, self.prompts = {}, {}
 
 
+def fault(line: int, error: Exception) -> BadLine:
+    """What an error says of the line that raised it."""
+    from launch.prompts import BadLine
+    from models.errors import ConfigError
+
+    if isinstance(error, ConfigError):
+        return BadLine(line, f"{error.field.rpartition('.')[2]} {error.problem}", error.fix)
+    return BadLine(line, f"raised {type(error).__name__}: {error}", "change the line")
+
+
 def conclude(job: Job) -> int:
     """Verify what was written and print its essence; 1 when prompts could not be used."""
-    import sys
-
     from models.errors import printable
 
     manifest = job.verify()

@@ -66,6 +66,8 @@ class JobConfig:
     max_tokens: int = 128  # per sample
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()  # texts that end a sample
+    chat: dict[str, bool | int | float | str] = field(default_factory=dict)  # variables of the chat template
+    prompt_logprobs: bool = False  # also of the prompt's own tokens, with its first sample
     seed: int = 0
     quantize: QuantizeMode = "float32"  # how weights are kept; see models.quantize
     speculate: Speculate = "none"  # guess tokens ahead; they come out as without guesses, in fewer passes
@@ -331,7 +333,7 @@ class ShardWriter:
     def add_bad(self, bad: BadLine) -> None:
         """Keep what is wrong with a prompt, once; samples of it that are there no longer count."""
         if bad.line not in self.bad:
-            self._append({"line": bad.line, "error": f"{bad.problem}: {bad.fix}"})
+            self._append({"line": bad.line, "error": bad.message})
             self.bad.add(bad.line)
             self.done = {place for place in self.done if place[0] != bad.line}
 

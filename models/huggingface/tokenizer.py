@@ -76,8 +76,21 @@ class CheckpointTokenizer:
         return template
 
     def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True, **values: Any) -> np.ndarray:
-        """Token ids [tokens] int32 of a conversation, ready for the model to answer."""
-        return self.encode(self.chat_text(messages, add_generation_prompt, **values), add_special_tokens=False)
+        """Token ids [tokens] int32 of a conversation, ready for the model to answer.
+
+        Where the last message is the model's own, it is ready to be gone on with: nothing comes after its content.
+        """
+        last = messages[-1]["content"] if messages and messages[-1].get("role") == "assistant" else None
+        if last is not None and not last.strip():  # a turn that has not begun
+            messages, last = messages[:-1], None
+        if last is None or not add_generation_prompt:
+            return self.encode(self.chat_text(messages, add_generation_prompt, **values), add_special_tokens=False)
+        text = self.chat_text(messages, False, **values)
+        at = text.rfind(last.strip())
+        fix = "use another template, or leave the last message out"
+        require(at >= 0, "messages", "have a last one that the chat template does not write as it is", fix)
+        kept = last.lstrip() if text.startswith(last.lstrip(), at) else last.strip()  # some templates trim it
+        return self.encode(text[: at + len(kept)], add_special_tokens=False)
 
     def chat_text(self, messages: Sequence[Message], add_generation_prompt: bool = True, **values: Any) -> str:
         """The conversation as the chat template renders it; `values` are further variables of the template.

@@ -62,6 +62,26 @@ def test_a_job_goes_on_in_a_version_with_more_settings(tmp_path: Path) -> None:
         job(tmp_path, engine=EngineConfig(kv_cache="int8"))
 
 
+def test_a_prompt_that_fails_half_way_has_an_error_and_no_samples_however_often_it_is_read(tmp_path: Path) -> None:
+    this = job(tmp_path)
+    for again in (False, True):
+        writer = ShardWriter(this, 0)
+        assert writer.bad == ({1} if again else set())
+        assert writer.done == ({(2, 0)} if again else set())
+        writer.expected = 2 if again else 4
+        if not again:
+            writer.add(sample(1, 0))
+            writer.add(sample(2, 0))
+            writer.add_bad(BadLine(1, "\x1b[31m\ud800", "leave it out"))
+            writer.file.close()  # killed here
+    writer.add(sample(2, 1))
+    assert writer.complete
+    writer.close()
+    lines = list(read_lines(this.shard_path(0)))
+    assert [(line["line"], line.get("sample")) for line in lines] == [(1, None), (2, 0), (2, 1)]
+    assert lines[0]["error"] == "\\x1b[31m\\ud800: leave it out"
+
+
 def finished(folder: Path) -> Job:
     this = job(folder)
     for index in range(2):
