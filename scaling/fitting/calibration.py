@@ -35,7 +35,7 @@ from scaling.fitting.start_grid import StartGrid
 
 ORIGINS = 8
 QUICK, QUICK_TOLERANCE = 25, 1e-9  # iterations of a cut's fit, and the relative decrease below which it has ended
-SHARE = 0.75  # of the promised gain, before any cut has spoken
+SHARE = 0.78  # of the promised gain, before any cut has spoken
 PRIOR = 0.3  # cuts that this is worth
 ROWS = 60.0  # held-out rows at which a cut counts half
 NEAR = 0.7  # reach up to which a held-out row tells about the edge, and beyond which about the share
