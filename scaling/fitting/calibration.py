@@ -14,7 +14,7 @@ each counts by its rows, and by its distance from the cut before, since two cuts
 
 A run is larger along more than one axis: compute, and every input on its own. Each axis has its own cuts, and the axis
 along which a prediction reaches farthest decides, so that ten times the parameters are never an interpolation because
-another input covers a wider range. The constants were chosen on seven families of published runs, of which nominal 90 %
+another input covers a wider range. The constants were chosen on six families of published runs, of which nominal 90 %
 intervals cover 87-98 % (docs/laws.md). Only rows of the fit are used, so a later held-out test is fair.
 """
 
