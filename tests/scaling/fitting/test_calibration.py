@@ -87,7 +87,7 @@ def test_published_runs_beyond_their_cuts_lie_in_their_intervals(published_folde
         # OLMo's fits of 11 to 16 runs hold all 38 of theirs, Gadre's of 16 to 29 all but three: see docs/laws.md
         assert 0.80 <= row["coverage"] <= (1.0 if name in ("olmo", "gadre") else 0.98), name
     for name in ("chinchilla", "olmo", "llama3", "marin", "clark", "datablations"):
-        assert whole.loc[name, "score"] < 0.7 * whole.loc[name, "naive_score"], name
+        assert whole.loc[name, "score"] < 0.9 * whole.loc[name, "naive_score"], name
     table = bench.held_out_markdown(tests)
     assert table.count("\n") == 1 + len(whole) and "| clark | 6 | 111 |" in table
 
@@ -186,7 +186,7 @@ def few_runs() -> pd.DataFrame:
 
 def test_the_share_follows_cuts_with_many_rows_and_hardly_moves_for_few(synthetic):
     many, few = (fit(CHINCHILLA, synthetic(n)).calibration_along() for n in (300, 14))
-    assert many.share < 0.2 < few.share < SHARE * 1.2
+    assert many.share < 0.25 < few.share < SHARE * 1.2
     off = fit(CHINCHILLA, bent(synthetic, 0.03)).calibration_along()
     assert off.share > 1.5 * fit(CHINCHILLA, bent(synthetic, 0.0)).calibration_along().share
 
