@@ -48,8 +48,8 @@ def export_model(
     """Write a folder that `transformers` and `import_model` read; config.json comes last and so marks it complete.
 
     The tensors have the dtype of `config.param_dtype`, gates float32; each file holds at most `shard_bytes` of them (or
-    one tensor). model_type: the family to write; None takes the first that can express the config. All of `params` must be
-    addressable from this host.
+    one tensor). model_type: the family to write; None takes the first that can express the config. All of `params` must
+    be addressable from this host.
 
     Raises:
       ConfigError: a field that the family cannot express, params of another config, or a folder that is not empty.
