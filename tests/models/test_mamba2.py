@@ -323,7 +323,7 @@ def summed(config, params, tokens, weights, segments):
     return transformer.loss(config, params, tokens, loss_weights=weights, segments=segments)[0]
 
 
-loss, gradient = jax.jit(summed, static_argnums=0), jax.jit(jax.value_and_grad(summed), static_argnums=0)
+loss, gradient = jax.jit(summed, static_argnums=0), jax.jit(jax.value_and_grad(summed, 1), static_argnums=0)
 
 
 @pytest.fixture(scope="module", params=[PURE, HYBRID], ids=["pure", "hybrid"])
@@ -430,25 +430,33 @@ def test_decoding_token_by_token_equals_the_whole_sequence_and_any_split_of_it()
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=CLOSE), states, after)
 
 
-@pytest.mark.slow  # compiles a gradient for one device and for a mesh
-@pytest.mark.parametrize(
-    ("mesh", "config"),
-    [
-        ({"data": 2, "fsdp": 2, "tensor": 2}, dataclasses.replace(HYBRID, scan_layers=True, vocab_size=16)),
-        ({"tensor": 4, "context": 2}, dataclasses.replace(ONE, vocab_size=16)),
-    ],
-    ids=["hybrid", "pure"],
-)
-def test_every_mesh_equals_one_device(mesh, config):
-    params = init(config)
+def on_mesh(f, config, params, given, **sizes):
+    """f(config, params, *given) compiled for a mesh, the parameters placed by the rules."""
+    mesh = make_mesh(MeshConfig(**sizes))
+    with jax.set_mesh(mesh):
+        shardings = weight_shardings(transformer.weights(config), DEFAULT_RULES, mesh)
+        return jax.jit(partial(f, config))(jax.device_put(params, shardings), *given)
+
+
+def text(rows=4):
     rng = np.random.default_rng(2)
-    tokens, segments = rng.integers(0, 16, (4, 17)), np.sort(rng.integers(0, 3, (4, 17)))
-    given = tokens, np.ones((4, 16), np.float32), segments
+    tokens, segments = rng.integers(0, 16, (rows, 17)), np.sort(rng.integers(0, 3, (rows, 17)))
+    return tokens, np.ones((rows, 16), np.float32), segments
+
+
+def test_heads_over_tensor_and_positions_over_context_equal_one_device():
+    config, given = dataclasses.replace(ONE, vocab_size=16), text()
+    params = init(config)
+    value = on_mesh(summed, config, params, given, tensor=4, context=2)
+    np.testing.assert_allclose(value, loss(config, params, *given), rtol=CLOSE)
+
+
+@pytest.mark.slow  # compiles a gradient for one device and for a mesh
+def test_the_gradient_on_a_mesh_equals_that_of_one_device():
+    config, given = dataclasses.replace(HYBRID, scan_layers=True, vocab_size=16), text()
+    params = init(config)
     expected, slope = gradient(config, params, *given)
-    made = make_mesh(MeshConfig(**mesh))
-    with jax.set_mesh(made):
-        shardings = weight_shardings(transformer.weights(config), DEFAULT_RULES, made)
-        value, got = jax.jit(jax.value_and_grad(partial(summed, config)))(jax.device_put(params, shardings), *given)
+    value, got = on_mesh(jax.value_and_grad(summed, 1), config, params, given, data=2, fsdp=2, tensor=2)
     np.testing.assert_allclose(value, expected, rtol=CLOSE)
     for x, y in zip(jax.tree.leaves(slope), jax.tree.leaves(got), strict=True):
         np.testing.assert_allclose(y, x, atol=CLOSE * max(1, np.abs(x).max()))

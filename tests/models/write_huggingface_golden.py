@@ -90,7 +90,8 @@ OTHERS = {
     ),
     "gpt2_untied_exact": Case("gpt2", GPT2 | {"tie_word_embeddings": False, "activation_function": "gelu"}),
     "mamba2_one_group": Case(
-        "mamba2", MAMBA2 | {"n_groups": 1, "tie_word_embeddings": True, "time_step_limit": [0.0, 0.02], "conv_kernel": 3}
+        "mamba2",
+        MAMBA2 | {"n_groups": 1, "tie_word_embeddings": True, "time_step_limit": [0.0, 0.02], "conv_kernel": 3},
     ),
     "mamba2_without_conv_bias": Case("mamba2", MAMBA2 | {"use_conv_bias": False}),
     "gpt2_sharded": Case("gpt2", GPT2 | {"n_inner": 40}, "float32", "6KB"),

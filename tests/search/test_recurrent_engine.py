@@ -164,9 +164,8 @@ def test_guesses_and_searches_that_go_back_name_the_layer_that_cannot() -> None:
     )
     with pytest.raises(ConfigError) as error:
         TransformerDecoder(PURE, {}, 8)
-    assert str(error.value) == (
-        "model.pattern: layer 0 (Mamba2) keeps a state, and searches go back in a text: use a policy whose layers attend"
-    )
+    told = "model.pattern: layer 0 (Mamba2) keeps a state, and searches go back in a text: "
+    assert str(error.value) == told + "use a policy whose layers attend"
 
 
 def test_the_ledger_charges_states_that_are_read_written_and_copied() -> None:
