@@ -81,13 +81,14 @@ class Bench:
 
     def planned(self, name: str) -> Path:
         """A fresh run directory."""
+        from launch.preflight import check_trials
         from scaling.sweep.config import SweepConfig
         from scaling.sweep.directory import RunDirectory
 
         t = self.trial
         directory = RunDirectory(self.root / name)
         sweep = SweepConfig("faults", t.model, t.data, t.train, t.mesh, workers=1)
-        directory.claim(sweep, "faults")
+        directory.claim(sweep, check_trials(sweep.trials()))
         directory.plan(sweep.trials(), 1, {})
         return directory.path
 

@@ -55,7 +55,7 @@ def run(seed: int, workdir: Path) -> dict:
     for prediction in map(json.loads, predictions):
         loss = json.loads((workdir / "trials" / prediction["trial"] / "result.json").read_text())["loss"]
         row |= {name: prediction[name] for name in ("mean", "low", "high", "interval")}
-        row |= {"measured": loss, "error": loss / prediction["mean"] - 1}
+        row |= {"measured": loss, "error": prediction["mean"] / loss - 1}
         row["inside"] = prediction["low"] <= loss <= prediction["high"]
     return row
 

@@ -37,6 +37,7 @@ from typing import Any, NoReturn
 from absl import flags as absl_flags
 
 from launch import environment, overrides
+from launch.fields import meanings
 from models.errors import ConfigError, nearest
 
 DEFINE_string = absl_flags.DEFINE_string
@@ -62,7 +63,7 @@ _EXTRAS = {  # module -> the extra of this distribution that installs it
 _OVERRIDES = "config."
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _BAD_INPUT_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UsageError(ConfigError):
@@ -109,7 +110,7 @@ def execute(
         if any(argument in _HELP for argument in arguments):
             print(usage(flag_values, doc, arguments))
             return 0
-        values = parse(flag_values, arguments)
+        values = parse(flag_values, arguments, kinds)
         environment.prepare()
         if "config" in values:
             ours = values["config"] == flag_values["config"].default
@@ -131,9 +132,14 @@ def execute(
         return code
 
 
-def parse(flag_values: absl_flags.FlagValues, arguments: Sequence[str]) -> dict[str, Any]:
+def parse(
+    flag_values: absl_flags.FlagValues,
+    arguments: Sequence[str],
+    kinds: tuple[type, ...] | Callable[[], tuple[type, ...]] = (),
+) -> dict[str, Any]:
     """Flag name -> value, without `debug`; with a --config flag also the overrides, dotted name -> text.
 
+    kinds: of the config, whose fields an unknown flag may mean.
     Raises UsageError on an unknown flag, a value of the wrong type, a required flag that is missing, or an
     argument that is no flag.
     """
@@ -147,6 +153,12 @@ def parse(flag_values: absl_flags.FlagValues, arguments: Sequence[str]) -> dict[
     try:
         positional = flag_values(["command", *rest])[1:]
     except absl_flags.UnrecognizedFlagError as error:
+        classes = kinds() if callable(kinds) and "config" in flag_values else ()
+        fields = [name for cls in classes for name in overrides.field_names(cls)]
+        meant = [name for name in fields if name.rpartition(".")[2] == error.flagname]
+        if meant:
+            fix = " or ".join(f"--{_OVERRIDES}{name}=VALUE" for name in meant[:3])
+            raise UsageError(f"--{error.flagname}", "is a field of the config", f"give {fix}") from None
         guess = nearest(error.flagname, flag_values)
         fix = f"did you mean --{guess}?" if guess else f"flags: {' '.join(f'--{name}' for name in flag_values)}"
         raise UsageError(f"--{error.flagname}", "unknown flag", fix) from None
@@ -172,6 +184,8 @@ def explain(error: Exception) -> tuple[int, str]:
         name = error.filename or "file system"
         if error.errno in _DISK_ERRORS:
             return 2, f"{name}: {error.strerror}: make room and run the same command again; finished work is kept"
+        if error.errno == errno.EROFS:
+            return 2, f"{name}: is on a file system that cannot be written: choose a folder elsewhere"
         if isinstance(error, _BAD_INPUT_ERRORS) and error.filename:
             return 2, f"{name}: {error.strerror}: check the path and its permissions"
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] in _EXTRAS:
@@ -195,8 +209,10 @@ def usage(flag_values: absl_flags.FlagValues, doc: str | None, arguments: Sequen
     path = _value_among(arguments, "config") if "config" in flag_values else None
     if path is not None:
         lines += ["", f"{path}:", textwrap.indent(overrides.config_help(path), "  "), "", "fields, with their values:"]
-        fields = overrides.flatten(overrides.load_config(path))
-        lines += [f"  --config.{name}={_written(value)}" for name, value in fields.items()]
+        config = overrides.load_config(path)
+        about = meanings(config)
+        for name, value in overrides.flatten(config).items():
+            lines.append(f"  --config.{name}={_written(value)}" + (f"  # {about[name]}" if about.get(name) else ""))
     return "\n".join(lines)
 
 
@@ -268,6 +284,11 @@ def _command_line(arguments: Sequence[str]) -> str:
     return f"{_program()} {shlex.join(arguments)}"
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: names of files and what trials wrote may hold codes that move its cursor."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
 def _say(line: str) -> None:
     """One line on stderr, whatever the message holds."""
-    print(" ".join(line.split()), file=sys.stderr, flush=True)
+    print(" ".join(printable(line).split()), file=sys.stderr, flush=True)

@@ -20,6 +20,30 @@ from models.errors import require
 XLA_FLAGS: tuple[str, ...] = ()
 """XLA flags that pay on CPU, each measured by benchmarks/train_step.py (notes in benchmarks/NOTES.md)."""
 
+PLATFORM_FLAGS: dict[str, tuple[str, ...]] = {
+    # Collectives move away from what waits for them, so that products hide them; of no effect on one GPU. NVIDIA sets
+    # it in its own JAX images (docs.nvidia.com/jax-toolbox/environment-variables). Known to jaxlib 0.10.2 and 0.12.0.1:
+    # an unknown flag would end the process. Not taken: xla_gpu_triton_gemm_any (docs.jax.dev, GPU performance tips),
+    # until benchmarks/accelerator.py has measured that it pays.
+    "gpu": ("--xla_gpu_enable_latency_hiding_scheduler=true",),
+    "tpu": (),  # libtpu's defaults are what launch.compile compiles and reports, so what runs is what was checked
+}
+"""XLA flags by the accelerator that is found, each with its reason and source."""
+
+PLATFORM_VARIABLES: dict[str, dict[str, str]] = {
+    # The share of a GPU's memory that is taken at the start and that a program may fill. 0.92 is what
+    # `models.devices.Device.capacity` counts with; jax's own 0.75 (docs.jax.dev, GPU memory allocation) would refuse
+    # programs that `launch.compile` said would fit. NVIDIA advises 0.8 to 0.9 beside its own libraries' memory.
+    "gpu": {"XLA_CLIENT_MEM_FRACTION": "0.92"},
+    "tpu": {},  # libtpu takes all of it
+}
+"""Variables by the accelerator that is found. What is tuned for a GPU (kernels of products and fusions) is kept beside
+the compiled programs: jax does so by itself once JAX_COMPILATION_CACHE_DIR is set
+(`jax_persistent_cache_enable_xla_caches`; docs.jax.dev, persistent compilation cache)."""
+
+SYNONYMS: dict[str, str] = {"XLA_CLIENT_MEM_FRACTION": "XLA_PYTHON_CLIENT_MEM_FRACTION"}
+"""Variable -> its former name; jaxlib refuses to start with both."""
+
 THREADS_PER_CPU_DEVICE = 4
 """Threads of XLA's pool for each of several virtual CPU devices. Each collective blocks a thread until all its devices
 have come, and a device may wait in several at once: with a thread each, as by default, seven devices can hold the
@@ -96,16 +120,22 @@ def available_cpus() -> list[int]:
 
 
 def accelerators(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether jax will find an accelerator here: a device file and jax's plugin for it, unless JAX_PLATFORMS says cpu.
+    """Whether jax will find an accelerator here; see `accelerator`."""
+    return bool(accelerator(environment))
+
+
+def accelerator(environment: Mapping[str, str] = os.environ, dev: Path = Path("/dev")) -> str:
+    """ "gpu" or "tpu" where there is a device file and jax's plugin for it, unless JAX_PLATFORMS says cpu; else "".
 
     A guess that does not import jax, which would take the accelerator's memory from the workers.
     """
     if environment.get("JAX_PLATFORMS", "").split(",")[0] == "cpu":
-        return False
-    dev = Path("/dev")
-    nvidia = any(dev.glob("nvidia[0-9]*")) and _installed("jax_cuda12_plugin", "jax_cuda13_plugin")
-    tpu = (any(dev.glob("accel[0-9]*")) or any(dev.glob("vfio/[0-9]*"))) and _installed("libtpu")
-    return nvidia or tpu
+        return ""
+    if any(dev.glob("nvidia[0-9]*")) and _installed("jax_cuda12_plugin", "jax_cuda13_plugin"):
+        return "gpu"
+    if (any(dev.glob("accel[0-9]*")) or any(dev.glob("vfio/[0-9]*"))) and _installed("libtpu"):
+        return "tpu"
+    return ""
 
 
 def _installed(*modules: str) -> bool:
@@ -122,16 +152,17 @@ def compilation_cache() -> Path:
 
 
 def settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables to add to `environment`: compilation cache, those of XLA_FLAGS that it does not set, and as many
-    threads as several CPU devices need."""
+    """The variables to add to `environment`: compilation cache, what the accelerator that is found wants, those XLA
+    flags that it does not set, and as many threads as several CPU devices need."""
+    kind = accelerator(environment)
     defaults = {
         "JAX_COMPILATION_CACHE_DIR": str(compilation_cache()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # the small models of a sweep compile in under a second
-    }
-    added = {name: value for name, value in defaults.items() if name not in environment}
+    } | PLATFORM_VARIABLES.get(kind, {})
+    added = {name: value for name, value in defaults.items() if not {name, SYNONYMS.get(name, name)} & environment.keys()}
     given = environment.get("XLA_FLAGS", "")
     names = {flag.split("=")[0] for flag in given.split()}
-    ours = [flag for flag in XLA_FLAGS if flag.split("=")[0] not in names]
+    ours = [flag for flag in (*XLA_FLAGS, *PLATFORM_FLAGS.get(kind, ())) if flag.split("=")[0] not in names]
     if ours:
         added["XLA_FLAGS"] = " ".join([*given.split(), *ours])
     devices, threads = cpu_devices(environment), environment.get("NPROC", "")

@@ -14,18 +14,23 @@ from scaling.report.numbers import duration, plural
 from scaling.sweep.config import SweepConfig
 from scaling.sweep.directory import RunDirectory
 from scaling.sweep.queue import lower_bound, makespan, ordered
-from scaling.sweep.stack import STEP_OVERHEAD_FLOPS, make_stacks
+from scaling.sweep.stack import STEP_OVERHEAD_FLOPS, Stack, make_stacks, shape_key
 from scaling.sweep.trial import Trial
 
 ASSUMED_SHARE = 0.3  # of the peak, where nothing was measured: what small models reach
+# Seconds that no FLOPs stand for, as measured on two cores of a server (benchmarks/sweep_overhead.py, train_step.py):
+TRIAL_S = 0.06  # data, metrics, held-out loss, checkpoint and row of one trial
+COMPILE_S = (1.5, 1.2)  # of one shape, and of each of its layers that is not scanned
+START_S = 6.0  # Python, jax and the data of a worker
 
 
 @dataclass(frozen=True)
 class Estimate:
     """The cost of what is left of a sweep.
 
-    flops: training FLOPs, exact. seconds: of every stack, in the order in which they are taken. speed: FLOP/s of one
-    worker, `source`: where that comes from. disk: bytes at most; free: bytes.
+    flops: training FLOPs, exact. seconds: of every stack, in the order in which they are taken, with what its trials
+    take beside their steps and the compilation of a shape that is new by then. speed: FLOP/s of one worker,
+    `source`: where that comes from. disk: bytes at most; free: bytes.
     """
 
     trials: int
@@ -47,12 +52,16 @@ class Estimate:
     @property
     def ends_s(self) -> float:
         """Seconds until the last trial ends, the held-out run after all others."""
-        return makespan(self.seconds, self.workers) + self.heldout_flops / self.speed
+        return self._begun + makespan(self.seconds, self.workers) + self.heldout_flops / self.speed
 
     @property
     def soonest_s(self) -> float:
         """What no order of the stacks could beat."""
-        return lower_bound(self.seconds, self.workers) + self.heldout_flops / self.speed
+        return self._begun + lower_bound(self.seconds, self.workers) + self.heldout_flops / self.speed
+
+    @property
+    def _begun(self) -> float:
+        return START_S if self.seconds or self.heldout_flops else 0.0
 
 
 def estimate(config: SweepConfig, path: Path, where: Options) -> Estimate:
@@ -70,9 +79,22 @@ def estimate(config: SweepConfig, path: Path, where: Options) -> Estimate:
         heldout = config.prediction.factor * max(config.isoflop.budgets)
     return Estimate(
         len(trials), len(trials) - len(left), sum(stack.flops for stack in stacks), heldout,
-        tuple(stack.work / speed for stack in stacks), workers, speed, source,
+        _seconds(stacks, speed), workers, speed, source,
         bytes_needed(left, config.stack_size) if left else 0.0, free_bytes(path),
     )  # fmt: skip
+
+
+def _seconds(stacks: Sequence[Stack], speed: float) -> tuple[float, ...]:
+    """Of every stack: its steps, its trials' own time, and compiling where its shape has not come before."""
+    seconds, seen = [], set()
+    for stack in stacks:
+        model = stack.trials[0].model
+        shape = shape_key(stack.trials[0])
+        fixed, layer = COMPILE_S
+        compiling = 0.0 if shape in seen else fixed + layer * (1 if model.scan_layers else model.n_layers)
+        seen.add(shape)
+        seconds.append(stack.work / speed + TRIAL_S * len(stack.trials) + compiling)
+    return tuple(seconds)
 
 
 def _speed(directory: RunDirectory, trials: Sequence[Trial], where: Options) -> tuple[float, str]:
@@ -110,7 +132,7 @@ def print_estimate(config: SweepConfig, path: Path, where: Options) -> int:
     print(f"device-hours  {e.worker_s * devices / 3600:.3g}")
     soonest = f"not before {duration(e.soonest_s)} in any order"
     print(
-        f"ends after    {duration(e.ends_s)} on {plural(e.workers, 'worker')} ({soonest}); starting and compiling aside"
+        f"ends after    {duration(e.ends_s)} on {plural(e.workers, 'worker')} ({soonest}), start and compiling included"
     )
     print(f"disk          {e.disk / 1e6:,.0f} MB at most; {e.free / 1e6:,.0f} MB are free at {path}")
     return 0

@@ -2,6 +2,7 @@
 
     python -m launch.fit --results runs/quickstart --law chinchilla --out fits/quickstart
     python -m launch.fit --results table.csv --columns params=N,tokens=D --holdout "flops>1e20" --out fits/table
+    python -m launch.fit --results table.csv.gz --where "tokens>1e9" --drop_bad --fixed E=1.7 --out fits/table
 
 Writes OUT/fit.json (full precision, for launch.plan and notebooks), OUT/summary.txt and OUT/predicted.png.
 """
@@ -11,27 +12,38 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch import cli
 from models.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    import scaling
 
 FLAGS = cli.new_flags()
 cli.DEFINE_string("results", None, "run directory, or a .csv, .parquet, .jsonl table", flag_values=FLAGS, required=True)
 cli.DEFINE_string("law", "chinchilla", "name of the law", flag_values=FLAGS)
 cli.DEFINE_string("out", None, "directory for the fit", flag_values=FLAGS, required=True)
 cli.DEFINE_string("holdout", "", "rows to test on instead of fitting, such as 'flops>1e20'", flag_values=FLAGS)
-cli.DEFINE_list("columns", [], "renames, law's name = table's: params=N,tokens=D", flag_values=FLAGS)
+cli.DEFINE_multi_string("columns", [], "renames: params=N,tokens=D; repeatable", flag_values=FLAGS)
+cli.DEFINE_string("where", "", "rows to fit, such as 'tokens>1e9 and kept'", flag_values=FLAGS)
+cli.DEFINE_bool("drop_bad", False, "leave out rows that are not finite or positive, and say so", flag_values=FLAGS)
 cli.DEFINE_string("cluster", "", "column that names the run of each row", flag_values=FLAGS)
 cli.DEFINE_string("weights", "", "column of inverse variances", flag_values=FLAGS)
 cli.DEFINE_string("objective", "", "huber, lad, gaussian, student_t; default: the law's", flag_values=FLAGS)
+cli.DEFINE_string("space", "", "residuals in log, raw or logit; default: the law's", flag_values=FLAGS)
+cli.DEFINE_string("delta", "", "Huber width: a number, mad or cv", flag_values=FLAGS)
+cli.DEFINE_list("fixed", [], "parameters held at a value: E=1.7,alpha=0.34", flag_values=FLAGS)
+cli.DEFINE_string("trials", "", "column with the number of trials of a share", flag_values=FLAGS)
 cli.DEFINE_integer("bootstrap", 1000, "resamples for intervals; 0: none", flag_values=FLAGS, lower_bound=0)
 cli.DEFINE_integer("seed", 0, "of the resamples", flag_values=FLAGS, lower_bound=0)
 
 
 def main(
-    results: str, law: str, out: str, holdout: str, columns: list[str], cluster: str, weights: str, objective: str,
-    bootstrap: int, seed: int,
+    results: str, law: str, out: str, holdout: str, columns: list[str], where: str, drop_bad: bool, cluster: str,
+    weights: str, objective: str, space: str, delta: str, fixed: list[str], trials: str, bootstrap: int, seed: int,
 ) -> int:  # fmt: skip
     import scaling
     from scaling.kept import write_atomically
@@ -39,19 +51,25 @@ def main(
 
     chosen, runs = by_name(law), scaling.load(results)
     options: dict[str, Any] = {
-        "columns": dict(_rename(pair, list(map(str, runs.columns))) for pair in columns) or None,
+        "columns": dict(_rename(pair, list(map(str, runs.columns))) for pair in _pairs(columns)) or None,
         "cluster": cluster or None,
         "weights": weights or None,
         "objective": objective or None,
+        "space": space or None,
+        "delta": _number("--delta", delta) if delta and delta not in ("mad", "cv") else delta or None,
+        "fixed": dict(_held(pair) for pair in fixed) or None,
+        "trials": trials or None,
+        "drop_bad": drop_bad,
         "seed": seed,
     }
     with warnings.catch_warnings():
         warnings.showwarning = _warn
         if holdout:
-            test = scaling.holdout(chosen, runs, holdout, bootstrap=bootstrap, **options)
+            kept = runs if not where else rows(chosen, runs, where, options["columns"])
+            test = scaling.holdout(chosen, kept, holdout, bootstrap=bootstrap, **options)
             fit, text = test.fit, f"{test.fit.summary()}\n\n{test.summary()}"
         else:
-            fit = scaling.fit(chosen, runs, bootstrap=bootstrap, **options)
+            fit = scaling.fit(chosen, runs, bootstrap=bootstrap, where=where or None, **options)
             text = fit.summary()
         directory = Path(out)
         write_atomically(directory / "fit.json", fit.to_json())
@@ -62,6 +80,35 @@ def main(
     print(text)
     print(f"wrote {directory / 'fit.json'}, summary.txt, predicted.png")
     return 0
+
+
+def rows(law: scaling.laws.Law, runs: pd.DataFrame, where: str, columns: dict[str, str] | None) -> pd.DataFrame:
+    """The rows that `where` selects, by the law's names or the table's."""
+    from scaling.fitting.runs import as_table
+    from scaling.fitting.where import select
+
+    table = as_table(runs, columns, (*law.inputs, law.output))
+    return table[select(table, where, "--where")]
+
+
+def _pairs(columns: list[str]) -> list[str]:
+    """Every rename of --columns, given together with commas or one at a time."""
+    return [pair for group in columns for pair in group.split(",") if pair]
+
+
+def _number(flag: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(flag, f"{text!r} is no number", "give a number such as 1e-3") from None
+
+
+def _held(pair: str) -> tuple[str, float]:
+    """(parameter, value) of one --fixed entry."""
+    name, equals, value = pair.partition("=")
+    if not (equals and name and value):
+        raise ConfigError("--fixed", f"{pair!r} holds nothing", "write E=1.7,alpha=0.34")
+    return name, _number(f"--fixed {name}", value)
 
 
 def _rename(pair: str, have: list[str]) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from models.serialize import join
 
 T = TypeVar("T")
 _INTEGER = re.compile(r"[+-]?\d[\d_]*(\.\d*)?([eE][+]?\d{1,2})?")
+_OURS = Path(__file__).resolve().parents[1]  # `configs/tiny.py` is found from any working directory
 _LARGEST = 2**64  # beyond this a number is a slip, and 1e999999999 would fill memory
 
 
@@ -80,6 +81,17 @@ def flatten(config: Any, path: str = "") -> dict[str, Any]:
     return flat
 
 
+def field_names(cls: type, path: str = "") -> Iterator[str]:
+    """Dotted names of every field of a config's class that an override can set, in order."""
+    for name, annotation in serialize.field_types(cls).items():
+        found = serialize.groups(annotation)
+        if found:
+            for group in found:
+                yield from field_names(group, join(path, name))
+        else:
+            yield join(path, name)
+
+
 def load_config(path: str | Path, kinds: tuple[type, ...] = ()) -> Any:
     """The frozen dataclass that `config()` of a Python file returns, one of `kinds` where those are given.
 
@@ -90,19 +102,36 @@ def load_config(path: str | Path, kinds: tuple[type, ...] = ()) -> Any:
     path = Path(path)
     if path.suffix == ".json" and kinds:
         return serialize.from_json(kinds[0], _json_object(path))
-    module = _import(_existing(path))
-    function = getattr(module, "config", None)
-    if not callable(function):
-        functions = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        guess = nearest("config", functions)
-        raise ConfigError(str(path), "has no function config()", f"rename {guess} to config" if guess else _CONTRACT)
-    with _failures_located(path):
-        config = function()
+    file = _existing(path)
+    with _importable(file):
+        function = getattr(_import(file), "config", None)
+        if not callable(function):
+            module = sys.modules[_module_name(file)]
+            functions = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+            guess = nearest("config", functions)
+            fix = f"rename {guess} to config" if guess else _CONTRACT
+            raise ConfigError(str(path), "has no function config()", fix)
+        with _failures_located(file):
+            config = function()
     wanted = " or ".join(kind.__name__ for kind in kinds) or "frozen dataclass"
     fits = isinstance(config, kinds) if kinds else dataclasses.is_dataclass(config) and not isinstance(config, type)
     if not fits:
         raise ConfigError(str(path), f"config() returned a {type(config).__name__}", f"return a {wanted}")
+    config = _with_tuples(config)
     serialize.to_json(config)  # values of the wrong type surface here, named, not in the middle of a run
+    return config
+
+
+def _with_tuples(config: Any) -> Any:
+    """The config with tuples where somebody wrote lists, in every group of it."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        values = {name: getattr(config, name) for name in serialize.field_types(type(config))}
+        changed = {name: fixed for name, value in values.items() if (fixed := _with_tuples(value)) is not value}
+        return dataclasses.replace(config, **changed) if changed else config
+    if isinstance(config, (list, tuple)):
+        items = [_with_tuples(item) for item in config]
+        same = isinstance(config, tuple) and all(new is old for new, old in zip(items, config, strict=True))
+        return config if same else tuple(items)
     return config
 
 
@@ -143,7 +172,22 @@ def _replace(cls: type[T], config: T | None, tree: Mapping[str, Any], path: str)
     if config is None:
         return serialize.build(cls, values, path)
     with serialize.located(cls, path):
-        return dataclasses.replace(config, **values)  # type: ignore[type-var]  # every group is a dataclass
+        made = dataclasses.replace(config, **values)  # type: ignore[type-var]  # every group is a dataclass
+    set_by = getattr(made, "set_by", lambda name: None)
+    for name in _leaves(tree):
+        if (what := set_by(name)) is not None:
+            problem = f"is set by {what} in every trial, so that giving it changes nothing"
+            raise ConfigError(join(path, name), problem, "change it there")
+    return made
+
+
+def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """The dotted names of all values in a tree of overrides."""
+    for name, node in tree.items():
+        if isinstance(node, str):
+            yield join(path, name)
+        else:
+            yield from _leaves(node, join(path, name))
 
 
 def _group_of(current: Any, annotation: Any, field: str) -> type:
@@ -220,6 +264,9 @@ def _explain(text: str, annotation: Any, field: str) -> ConfigError:
 
 
 def _existing(path: Path) -> Path:
+    """The config file: that of the user or, where there is none, ours of that name."""
+    if not path.exists() and (_OURS / path).is_file():
+        path = _OURS / path
     if path.is_file() and path.suffix == ".py":
         return path
     if path.is_file():
@@ -233,24 +280,47 @@ def _existing(path: Path) -> Path:
 
 
 def _import(path: Path) -> ModuleType:
-    """Run a config file as a module of its own name; `from configs.tiny import config` works inside it."""
-    file = path.resolve()
-    name = f"isoflop_config_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, file)
+    """Run a config file as a module of its own name."""
+    name = _module_name(path)
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
     assert spec is not None and spec.loader is not None  # the path ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses defined in the file look their annotations up here
-    root = str(file.parent.parent)
-    sys.path.append(root)
     try:
         with _failures_located(path):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
-    finally:
-        sys.path.remove(root)
     return module
+
+
+def _module_name(path: Path) -> str:
+    file = path.resolve()
+    return f"isoflop_config_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+
+
+@contextlib.contextmanager
+def _importable(path: Path) -> Iterator[None]:
+    """What a config file may import: its neighbours by name, `from configs.tiny import config` from the folder above.
+
+    Both come last, so that no neighbour stands in for a package.
+    """
+    folder = path.resolve().parent
+    places = [str(folder), str(folder.parent)]
+    sys.path += places
+    try:
+        yield
+    finally:
+        for place in places:
+            _remove_last(sys.path, place)
+
+
+def _remove_last(items: list[str], item: str) -> None:
+    for i in reversed(range(len(items))):
+        if items[i] == item:
+            del items[i]
+            return
 
 
 @contextlib.contextmanager
@@ -265,4 +335,6 @@ def _failures_located(path: Path) -> Iterator[None]:
         where = f"{path}:{frames[-1].lineno}" if frames else str(path)
         if isinstance(error, ConfigError):
             raise ConfigError(where, f"{error.field} {error.problem}", error.fix) from None
-        raise ConfigError(where, f"{type(error).__name__}, {error}", "correct the file") from error
+        as_text = isinstance(error, TypeError) and "not supported between instances of 'str'" in str(error)
+        fix = "write numbers without quotes" if as_text else "correct the file"
+        raise ConfigError(where, f"{type(error).__name__}, {error}", fix) from error

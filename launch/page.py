@@ -30,8 +30,9 @@ from launch.snapshot import Snapshot, snapshot
 from models.errors import ConfigError, require
 from scaling.report import numbers, plots
 from scaling.report.figures import Drawing
-from scaling.report.html import Html, Section, badge, element, page, paragraph, picture, table
+from scaling.report.html import Html, Section, badge, element, join, page, paragraph, picture, table
 from scaling.report.record import budgets
+from scaling.sweep.directory import RETRY
 from scaling.train.metrics import read_rows
 
 REFRESH_S = 5
@@ -125,7 +126,8 @@ class Page:
             rows = [
                 {"trial": t.trial, "state": t.state, "reason": element("span", t.reason, class_="long")} for t in failed
             ]
-            sections.append(Section("failures", "Failures", table(rows, ("trial", "state", "reason"))))
+            body = join([table(rows, ("trial", "state", "reason")), paragraph(RETRY, class_="note")])
+            sections.append(Section("failures", "Failures", body))
         return _refreshing(page(found.name, _subtitle(found), [Section("now", "Now", _tiles(found)), *sections], ""))
 
     def json(self) -> str:
@@ -254,15 +256,14 @@ def _tiles(found: Snapshot) -> Html:
 
 
 def _trials(found: Snapshot) -> Html:
-    order = {"running": 0, "failed": 1, "stopped": 2, "waiting": 3, "done": 4}
     kinds = {"done": "good", "failed": "bad", "stopped": "bad"}
     rows: list[dict[str, object]] = []
-    for t in sorted(found.trials, key=lambda t: (order[t.state], -t.flops)):
+    for t in sorted(found.trials, key=lambda t: (*t.place, -t.flops)):
         rows.append({
             "trial": element("code", t.trial), "state": badge(t.state, kinds.get(t.state, "plain")),
             "parameters": numbers.count(t.params), "FLOPs": numbers.scientific(t.flops),
             "step": f"{t.step:,} / {t.steps:,}", "loss": f"{t.loss:.4f}" if math.isfinite(t.loss) else "",
-            "time": numbers.duration(t.wall_s) if t.wall_s else "",
+            "time": numbers.duration(t.wall_s) if t.wall_s else "", **t.varied,
         })  # fmt: skip
     return table(rows, ("trial", "state"))
 

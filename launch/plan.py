@@ -2,6 +2,7 @@
 
     python -m launch.plan --fit fits/quickstart/fit.json --flops 1e21
     python -m launch.plan --fit fits/quickstart/fit.json --flops 1e21 --inference_tokens 1e12
+    python -m launch.plan --fit fits/quickstart/fit.json --loss 2.1
 
 With accuracy laws of strategies (launch.fit --law test_time) it also says which strategy, and how many samples:
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 FLAGS = cli.new_flags()
 cli.DEFINE_string("fit", None, "fit.json, written by launch.fit or a sweep", flag_values=FLAGS, required=True)
-cli.DEFINE_float("flops", None, "the budget, training and serving", flag_values=FLAGS, required=True, lower_bound=0)
+cli.DEFINE_float("flops", None, "the budget, training and serving", flag_values=FLAGS, lower_bound=0)
+cli.DEFINE_float("loss", None, "instead of a budget: the loss that the cheapest run reaches", flag_values=FLAGS)
 cli.DEFINE_float("inference_tokens", 0.0, "tokens the model will serve", flag_values=FLAGS, lower_bound=0)
 cli.DEFINE_float("interval", 0.9, "level of the intervals", flag_values=FLAGS, lower_bound=0, upper_bound=1)
 cli.DEFINE_list("accuracy", [], "strategy=fit.json of its accuracy law, ...", flag_values=FLAGS)
@@ -36,7 +38,7 @@ cli.DEFINE_float("serving_flops", 0.0, "a budget for serving alone", flag_values
 
 
 def main(
-    fit: str, flops: float, inference_tokens: float, interval: float, accuracy: list[str],
+    fit: str, flops: float | None, loss: float | None, inference_tokens: float, interval: float, accuracy: list[str],
     tokens_per_sample: list[str], verifier_flops: list[str], problems: float, serving_flops: float,
 ) -> int:  # fmt: skip
     import math
@@ -44,16 +46,20 @@ def main(
     import scaling
     from models.errors import require
 
+    require((flops is None) != (loss is None), "--flops", "or --loss is needed, and one alone",
+            "give --flops 1e21 or --loss 2.0")  # fmt: skip
     law = read(fit, fit)
     require(0 < interval < 1, "--interval", f"{interval} is no level", "give a fraction such as 0.9")
     require(math.isfinite(inference_tokens), "--inference_tokens", f"is {inference_tokens}", "give a count")
     if not accuracy:
         alone = not (tokens_per_sample or verifier_flops or serving_flops) and problems == 1
         require(alone, "--accuracy", "is absent", "name the strategies' accuracy laws, or leave out what is about them")
-        print(scaling.plan(law, flops=flops, inference_tokens=inference_tokens, interval=interval).summary())
+        print(scaling.plan(law, flops=flops, loss=loss, inference_tokens=inference_tokens, interval=interval).summary())
         return 0
     from search.frontier import joint_plan
 
+    require(flops is not None, "--loss", "comes with --accuracy", "give --flops: strategies are planned for a budget")
+    assert flops is not None
     chosen = options(accuracy, tokens_per_sample, verifier_flops)
     require(not (serving_flops and inference_tokens), "--serving_flops", "comes with --inference_tokens",
             "give one of them")  # fmt: skip

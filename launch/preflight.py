@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from models import counts
 from models.errors import ConfigError
-from models.serialize import digest
 from models.sharding import MeshConfig
 from scaling.data import Dataset, check_vocabulary, prepare
+from scaling.data.summary import describe, warnings
 from scaling.sweep.parameters import check_parameters
 from scaling.sweep.trial import Trial
 from scaling.train.initial import check_initial
@@ -19,22 +19,45 @@ from scaling.train.initial import check_initial
 RESERVE = 64e6  # bytes for tables, metrics, logs and the report
 
 
-def check_trials(trials: Sequence[Trial]) -> str:
-    """ConfigError for data or initial parameters that a trial cannot train on; the digest of all of the data."""
+def check_trials(trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
+    """ConfigError for data or initial parameters that a trial cannot train on.
+
+    Returns by DataConfig.key what a run directory keeps of the data (Dataset.record), with `epochs`: how often the
+    longest trial reads it.
+    """
     datasets: dict[str, Dataset] = {}
+    records: dict[str, dict[str, Any]] = {}
+    keys = {data: data.key for data in {trial.data for trial in trials}}
     for trial in trials:
-        key = digest(trial.data)
-        datasets[key] = datasets.get(key) or prepare(trial.data, trial.model.vocab_size)
+        key = keys[trial.data]
+        if key not in datasets:
+            datasets[key] = prepare(trial.data, trial.model.vocab_size)
+            records[key] = datasets[key].record | {"epochs": 0.0}
         check_vocabulary(trial.model.vocab_size, datasets[key].tokenizer.vocab_size)
-    shapes = {(digest(t.data), t.train.seq_len, t.train.batch_size, t.train.eval_sequences) for t in trials}
-    for key, seq_len, batch_size, sequences in shapes:
-        datasets[key].batches(seq_len, batch_size)
+    longest: dict[tuple[str, int, int, int], int] = {}
+    for t in trials:
+        shape = (keys[t.data], t.train.seq_len, t.train.batch_size, t.train.eval_sequences)
+        longest[shape] = max(longest.get(shape, 0), t.train.steps)
+    for (key, seq_len, batch_size, sequences), steps in longest.items():
+        batches = datasets[key].batches(seq_len, batch_size)
         datasets[key].heldout_batches(seq_len, batch_size, limit_tokens=sequences * seq_len)
-    for path, model in {(t.train.init_from, t.model) for t in trials}:
+        records[key]["epochs"] = max(records[key]["epochs"], batches.epochs(steps))
+    for path, model in {(t.init_from, t.model) for t in trials}:
         if path is not None:
             check_initial(path, model)
             check_parameters(path, "train.init_from")
-    return hashlib.sha256("".join(sorted(d.digest for d in datasets.values())).encode()).hexdigest()
+    return records
+
+
+def about(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines for a person: the data of a sweep and what may surprise in it, the same text once."""
+    lines: dict[str, None] = {}
+    for record in records.values():
+        lines |= dict.fromkeys(f"data          {line}" for line in describe(record))
+    for record in records.values():
+        lines |= dict.fromkeys(f"warning       {line}" for line in warnings(record, record["epochs"]))
+    epochs = max((record["epochs"] for record in records.values()), default=0.0)
+    return [*lines, f"epochs        {epochs:.3g} at most"]
 
 
 def check_devices(meshes: Iterable[MeshConfig], devices: int | None) -> None:

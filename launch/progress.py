@@ -34,7 +34,7 @@ class _Display:
 
     def __init__(self, amount: str):
         self.console = Console(stderr=True)
-        self.begin = self.last_line = time.time()
+        self.begin = self.last_line = time.monotonic()
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn(amount), TimeElapsedColumn()
         self.bar = Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=self.console)
 
@@ -49,13 +49,13 @@ class _Display:
 
     def say(self, label: str, *parts: str) -> None:
         """The line, unless there is a terminal or one was written just now."""
-        if not self.console.is_terminal and time.time() - self.last_line > LINE_EVERY_S:
-            self.last_line = time.time()
+        if not self.console.is_terminal and time.monotonic() - self.last_line > LINE_EVERY_S:
+            self.last_line = time.monotonic()
             print(f"{label}: {', '.join(part for part in parts if part)}", file=sys.stderr, flush=True)
 
     def left(self, done: float, total: float) -> str:
         """Time left at the speed so far, in words; nothing while nothing is done."""
-        return f"{(time.time() - self.begin) * (total - done) / done:.0f} s left" if done else ""
+        return f"{(time.monotonic() - self.begin) * (total - done) / done:.0f} s left" if done else ""
 
 
 class SweepDisplay(_Display):
@@ -67,12 +67,14 @@ class SweepDisplay(_Display):
         self.total = sum(self.work.values()) or 1.0
         self.finished = {stack.id for stack in stacks if directory.is_done(stack)}
         self.stacks = [stack for stack in stacks if stack.id not in self.finished]
+        self.before = directory.read_progress()  # what earlier workers left
         super().__init__("{task.percentage:>3.0f}% {task.fields[speed]}")
         self.task = self.bar.add_task(label, total=self.total, speed="")
 
     def update(self) -> None:
         """Read the reports and redraw."""
-        reports = self.directory.read_progress().values()
+        found = self.directory.read_progress()
+        reports = found.values()
         current = {r["stack"]: r["fraction"] for r in reports if r["stack"] in self.work}
         for stack in list(self.stacks):
             if current.get(stack.id, 1.0) >= 1.0 and self.directory.is_done(stack):
@@ -80,7 +82,7 @@ class SweepDisplay(_Display):
                 self.stacks.remove(stack)
         done = sum(self.work[i] for i in self.finished)
         done += sum(self.work[i] * f for i, f in current.items() if i not in self.finished)
-        speed = self._speed([r for r in reports if r["time"] > self.begin])
+        speed = self._speed([report for name, report in found.items() if report != self.before.get(name)])
         self.bar.update(self.task, completed=done, speed=speed)
         self.say(self.label, f"{done / self.total:.0%}", speed, self.left(done, self.total))
 
@@ -112,7 +114,7 @@ class JobDisplay(_Display):
     def add(self, tokens: int) -> None:
         """Count one more sample of so many generated tokens, and redraw."""
         self.done, self.tokens = self.done + 1, self.tokens + tokens
-        elapsed = time.time() - self.begin
+        elapsed = time.monotonic() - self.begin
         speed = f"{self.tokens / elapsed:,.0f} tokens/s" if elapsed > 0 else ""
         self.bar.update(self.task, completed=self.done, speed=speed)
         self.say("generate", f"{self.done}/{self.samples} samples", speed, self.left(self.done, self.samples))

@@ -11,10 +11,13 @@ from typing import Any
 
 from models import counts
 from models.errors import ConfigError
+from models.serialize import to_json
 from scaling import kept
 from scaling.kept import write_atomically
 from scaling.sweep import lease
 from scaling.sweep.directory import RunDirectory
+from scaling.sweep.trial import Trial
+from scaling.sweep.varied import values, varied
 from scaling.train.metrics import read_rows
 
 _JOB: kept.Shape = {"config": {"samples": int}, "shards": [[int]]}
@@ -24,7 +27,10 @@ QUIET_S = 2 * lease.BEAT_S  # a counter this old belongs to a process that is si
 
 @dataclass(frozen=True)
 class TrialState:
-    """One trial. state: waiting, running, done, failed or stopped. loss: nats/token, held-out once done."""
+    """One trial. state: waiting, running, done, failed or stopped. loss: nats/token, held-out once done.
+
+    varied: the fields that tell it from the others of its sweep, and their values.
+    """
 
     trial: str
     state: str
@@ -36,6 +42,13 @@ class TrialState:
     loss: float
     wall_s: float
     reason: str
+    varied: dict[str, str]
+
+    @property
+    def place(self) -> tuple[int, float]:
+        """Where it stands in a list: at work, failed, done (best first), stopped, waiting."""
+        loss = self.loss if math.isfinite(self.loss) else math.inf
+        return ("running", "failed", "done", "stopped", "waiting").index(self.state), loss
 
 
 @dataclass(frozen=True)
@@ -97,12 +110,14 @@ def _sweep(directory: RunDirectory) -> Snapshot:
     alive = {worker.id: worker for worker in lease.read_workers(directory.path / ".leases")}
     trials: list[TrialState] = []
     done = 0.0
+    written = {trial.id: to_json(trial) for stack in stacks for trial in stack.trials}
+    fields = varied(to_json(config), list(written.values()))
     for stack in stacks:
         holder = alive.get(holders.get(stack.id, ""))
         held = holder is not None and not _is_over(directory.path, holder)
         report = reports.get(holder.name, {}) if holder is not None and held else {}
         fraction = float(report.get("fraction", 0.0)) if report.get("stack") == stack.id else 0.0
-        states = [_trial(directory, trial, held) for trial in stack.trials]
+        states = [_trial(directory, trial, held, values(written[trial.id], fields)) for trial in stack.trials]
         done += stack.flops if directory.is_done(stack) else stack.flops * fraction
         trials += states
     workers = tuple(_worker(directory.path, worker, holders, reports) for worker in alive.values())
@@ -114,7 +129,7 @@ def _sweep(directory: RunDirectory) -> Snapshot:
     )
 
 
-def _trial(directory: RunDirectory, trial: Any, held: bool) -> TrialState:
+def _trial(directory: RunDirectory, trial: Trial, held: bool, varied: dict[str, str]) -> TrialState:
     row = directory.results.get(trial.id)
     rows = read_rows(directory.path / "trials" / trial.id / "metrics.jsonl") if row is None or not row["loss"] else []
     losses = [found for _, found in rows if found.get("loss") is not None]
@@ -127,7 +142,7 @@ def _trial(directory: RunDirectory, trial: Any, held: bool) -> TrialState:
         loss = row["loss"] if row["loss"] is not None else loss
     size, train = counts.params(trial.model), trial.train
     work = (size, train.tokens, float(trial.flops), train.steps)
-    return TrialState(trial.id, state, *work, step, loss, wall_s, reason)
+    return TrialState(trial.id, state, *work, step, loss, wall_s, reason, varied)
 
 
 def _job(path: Path) -> Snapshot:

@@ -47,6 +47,7 @@ def main(workdir: str, serve: bool, port: int, host: str, token: str) -> int:
 def text(found: Snapshot) -> str:
     """The snapshot as lines for a terminal; what trials wrote is shown without control characters."""
     from scaling.report import numbers
+    from scaling.sweep.directory import RETRY
 
     share = found.done / found.work if found.work else 0.0
     counted = ", ".join(f"{count} {state}" for state, count in found.counts.items() if count)
@@ -61,20 +62,22 @@ def text(found: Snapshot) -> str:
     else:
         lines.append("nobody works on it")
     if found.trials:
-        lines += ["", f"{'trial':14}{'state':9}{'params':>9}{'FLOPs':>10}{'step':>16}{'loss':>9}  reason"]
-    order = {"running": 0, "failed": 1, "stopped": 2, "waiting": 3, "done": 4}
-    for t in sorted(found.trials, key=lambda t: order[t.state])[:SHOWN]:
+        lines += ["", f"{'trial':14}{'state':9}{'params':>9}{'FLOPs':>10}{'step':>16}{'loss':>9}  what varies, or why"]
+    for t in sorted(found.trials, key=lambda t: t.place)[:SHOWN]:
         loss = f"{t.loss:.4f}" if t.loss == t.loss else ""
         steps = f"{t.step:,}/{t.steps:,}"
         size = numbers.count(t.params)
-        lines.append(f"{t.trial:14}{t.state:9}{size:>9}{t.flops:>10.3g}{steps:>16}{loss:>9}  {t.reason}".rstrip())
+        about = " ".join([*(f"{name}={value}" for name, value in t.varied.items()), t.reason])
+        lines.append(f"{t.trial:14}{t.state:9}{size:>9}{t.flops:>10.3g}{steps:>16}{loss:>9}  {about}".rstrip())
     if len(found.trials) > SHOWN:
         lines.append(f"... and {len(found.trials) - SHOWN} more")
+    if found.counts["failed"]:
+        lines.append(RETRY)
     lines += ["", f"{'worker':12}{'state':9}{'host':16}{'process':>8}{'tokens/s':>10}  works on"]
     for w in found.workers:
         speed = f"{w.speed:,.0f}" if w.speed else ""
         lines.append(f"{w.worker:12}{w.state:9}{w.host[:15]:16}{w.process:>8}{speed:>10}  {' '.join(w.holds)}".rstrip())
-    return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
+    return "\n".join(cli.printable(line).replace("\n", " ") for line in lines)
 
 
 if __name__ == "__main__":

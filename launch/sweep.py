@@ -9,6 +9,7 @@ The workers are processes on this machine, jobs of a SLURM array, or tasks of a 
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from launch import cli, distributed, environment, worker
 from launch.executors import executor as executors
+from models.errors import ConfigError
 
 if TYPE_CHECKING:
     from launch.executors.executor import Executor, Options, Order
@@ -44,14 +46,31 @@ def kinds() -> tuple[type, ...]:
 def main(config: SweepConfig, workdir: str, profile: str, dry_run: bool, track: list[str], **group: Any) -> int:
     where = executors.options(group)
     if dry_run:
-        from launch.estimate import print_estimate
-
         environment.limit_threads(config.threads)  # a worker's speed is measured here
-        return print_estimate(config, Path(workdir), where)
+        return rehearse(config, Path(workdir), where)
     with distributed.joined(**group) as together:
         if together:
             environment.limit_threads(config.threads)
         return run_sweep(config, Path(workdir), profile=profile, together=together, where=where, track=track)
+
+
+def rehearse(config: SweepConfig, path: Path, where: Options) -> int:
+    """Check all that a run would check, then print the data and the cost; writes nothing but the cache of tokens."""
+    from launch.estimate import print_estimate
+    from launch.preflight import about
+    from launch.trackers import Trackers
+    from scaling.sweep.directory import RunDirectory
+
+    config, directory = config.anchored(Path.cwd()), RunDirectory(path)
+    directory.check_owner(config)
+    executor = executors.make(where)
+    crew = Crew(config, directory, executor, where, Trackers((), directory, config.name))
+    with contextlib.closing(executor):
+        executor.check(crew.order())
+        records = check(crew, config.trials(), by_workers=True)
+    directory.check_data({key: record["digest"] for key, record in records.items()}, known=False)
+    print(cli.printable("\n".join(about(records))))
+    return print_estimate(config, path, where)
 
 
 def run_sweep(
@@ -72,6 +91,7 @@ def run_sweep(
     from launch.trackers import Trackers
     from scaling.sweep.directory import RunDirectory
 
+    config = config.anchored(Path.cwd())
     trials = config.trials()  # validates the plan before anything is written
     directory = RunDirectory(path)
     trackers = Trackers(track, directory, config.name)
@@ -109,16 +129,19 @@ class Crew:
 
 def enter(held: contextlib.ExitStack, crew: Crew, trials: Sequence[Trial], by_workers: bool) -> None:
     """Hold the directory, unless all is done and nothing will be written, and write down what is to be done."""
+    from launch.preflight import about
+    from scaling.sweep.heldout import is_foretold
+
     config, directory = crew.config, crew.directory
     directory.check_owner(config)
     held.callback(crew.executor.close)
-    if not directory.is_finished(trials, config.prediction is not None):
+    if not (directory.is_finished(trials, config.prediction is not None) and is_foretold(config, directory)):
         if by_workers:
             crew.executor.check(crew.order())
-        digest = check(crew, trials, by_workers)
+        records = check(crew, trials, by_workers)
         held.enter_context(directory.locked())
-        directory.check_data(digest)
-        directory.claim(config, digest)
+        directory.claim(config, records)
+        print(cli.printable("\n".join(about(records))), file=sys.stderr, flush=True)
     labels = {trial.id: label(config, trial) for trial in trials}
     directory.plan(trials, config.stack_size, labels, config.priorities)
     held.enter_context(crew.trackers)
@@ -143,19 +166,22 @@ def label(config: SweepConfig, trial: Trial) -> dict[str, Any]:
     return {"split": "fit", "budget": near[0] if near else None}
 
 
-def check(crew: Crew, trials: Sequence[Trial], by_workers: bool) -> str:
-    """Tokenise once, and refuse what would fail later: fields, data, batch size, devices, disk; the data's digest.
+def check(crew: Crew, trials: Sequence[Trial], by_workers: bool) -> dict[str, dict[str, Any]]:
+    """Tokenise once, and refuse what would fail later: fields, data, batch size, devices, disk; the data's records.
 
     Writes nothing but the cache of tokens.
     """
     from launch.preflight import check_devices, check_disk, check_trials
+    from scaling.sweep.heldout import check_prediction
 
     check_fields(crew.config, trials)
-    digest = check_trials(trials)
+    if crew.config.prediction is not None:
+        check_prediction(crew.config, trials)
+    records = check_trials(trials)
     if by_workers:
         check_devices((trial.mesh for trial in trials), crew.executor.devices(crew.order()))
     check_disk(crew.directory.path, trials, crew.config.stack_size)
-    return digest
+    return records
 
 
 def train(crew: Crew, title: str, together: Callable[[], bool] | None = None) -> None:
@@ -209,12 +235,18 @@ def predict_and_test(crew: Crew, together: Callable[[], bool] | None = None) -> 
 
 
 def predict_held_out(config: SweepConfig, directory: RunDirectory) -> None:
-    """Fit, and write the prediction of the held-out run."""
-    from scaling.sweep.heldout import heldout_trial, predict
+    """Fit, and write the prediction of the held-out run; the report is written even when the fit fails."""
+    from scaling.sweep.heldout import heldout_trial, is_foretold, predict
 
-    if not directory.predictions():
-        fit, trial = heldout_trial(config, directory)
-        directory.append_prediction(predict(config, fit, trial), trial)
+    if not is_foretold(config, directory):
+        try:
+            fit, trial = heldout_trial(config, directory)
+        except (ValueError, ArithmeticError) as error:  # a ConfigError of the fit, or of what it computes with
+            conclude(directory)
+            problem = f"the trials are done, but the law could not be fitted to them ({error})"
+            fix = "the table and the report are written; give another prediction.law, or --config.prediction=none"
+            raise ConfigError("prediction", problem, fix) from error
+        directory.append_prediction(predict(config, fit, trial, directory), trial)
     tests = directory.predicted_trials()
     directory.plan(tests, 1, {trial.id: {"split": "heldout", "budget": None} for trial in tests})
 

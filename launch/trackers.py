@@ -50,7 +50,7 @@ class Wandb:
         )  # fmt: skip
         for row in rows:
             run.log({name: value for name, value in row.items() if name != "step"}, step=row["step"])
-        run.finish(quiet=True)
+        run.finish()  # silent by its settings; wandb 0.31 takes no `quiet`
 
     def close(self) -> None:
         """Every run was closed after its rows."""

@@ -60,6 +60,7 @@ def main(workdir: str, name: str, launcher: int, profile: str, **group: Any) -> 
 
     alone = StopRequest(launcher)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells there of every array that it writes
     if (Path(workdir) / "job.json").exists():
         from launch.infer import help_with
 
@@ -79,6 +80,7 @@ def work(directory: RunDirectory, name: str, stop: Callable[[], bool], profile: 
     """
     import jax
 
+    from scaling.sweep import lease
     from scaling.train.checkpoint import DiskFull
     from scaling.train.loop import Interrupted
 
@@ -86,7 +88,9 @@ def work(directory: RunDirectory, name: str, stop: Callable[[], bool], profile: 
         jax.profiler.start_trace(profile)
     try:
         with contextlib.ExitStack() as held:
-            presence = held.enter_context(directory.presence(name)) if jax.process_index() == 0 else None
+            alone = jax.process_count() == 1  # else it waits for others, whom a supervisor watches
+            mine = directory.presence(name, lease.STALL_S if alone else None)
+            presence = held.enter_context(mine) if jax.process_index() == 0 else None
             return train_stacks(directory, name, stop, presence)
     except Interrupted:
         return SAVED
@@ -121,6 +125,7 @@ def train_stacks(directory: RunDirectory, name: str, stop: Callable[[], bool], p
     def report(stack: Stack, progress: Progress) -> None:
         if presence is not None:
             presence.check()
+            presence.progressed()
             state = dataclasses.asdict(progress) | {"stack": stack.id, "time": time.time(), "peak_flops": peak}
             state |= {"device": devices[0].device_kind, "devices": len(devices)}
             directory.write_progress(name, state)
@@ -131,6 +136,8 @@ def train_stacks(directory: RunDirectory, name: str, stop: Callable[[], bool], p
         if index == NOTHING:
             return 0
         if index == WAIT:
+            if presence is not None:
+                presence.progressed()
             time.sleep(pause)
             pause = min(2 * pause, POLL_S[1])
             continue
@@ -144,6 +151,7 @@ def train_stacks(directory: RunDirectory, name: str, stop: Callable[[], bool], p
             report=partial(report, stack),
             stop_requested=stop,
             limits=config.limits,
+            check_data=directory.check_data,
         )
         if presence is not None:
             presence.release(stack.id)

@@ -37,7 +37,10 @@ def causal_attention(
     int32: a query sees only keys of its own segment.
     """
     span, platform = span.within(q.shape[1]), target_platform()
-    alike = q.shape[-1] == v.shape[-1]
+    alike, features = q.shape[-1] == v.shape[-1], v.shape[-1]
+    if not alike and features < q.shape[-1] and platform != "cpu":  # whose kernels take heads of one size
+        v = jnp.pad(v, [(0, 0)] * 3 + [(0, q.shape[-1] - features)])
+        return causal_attention(q, k, v, span, segments)[..., :features]
     if platform == "tpu" and span.causal and alike and block_size(q.shape[1]):
         return splash_attention(q, k, v, span, segments)
     if span != Span(span.scale):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from models.channels.dense import Dense, is_gated
 from models.channels.experts import Experts
-from models.errors import divisors, require
+from models.errors import ConfigError, divisors, require
 from models.layer import Layer, Repeats
 from models.mixers.attention import Attention
 from models.rotary import RopeScaling, Rotary
@@ -92,9 +92,7 @@ class ModelConfig:
         self._check_numbers()
         self._check_fields()
         self._check_pattern()
-        for layer in dict.fromkeys((*self.prologue, *self.period)):
-            for part in layer.parts:
-                part.resolved(self.stream)
+        self._check_layers()
 
     def _check_numbers(self) -> None:
         fix = "give a positive number, or None"
@@ -134,6 +132,20 @@ class ModelConfig:
             f"is set, but positions are {self.positions}",
             "use positions='rope'",
         )
+
+    def _check_layers(self) -> None:
+        stream = self.stream
+        for name, layers in (("prologue", self.prologue), ("pattern", self.period)):
+            for i, layer in enumerate(layers):
+                for kind, part in (("mixer", layer.mixer), ("channel", layer.channel)):
+                    try:
+                        if part is not None:
+                            part.resolved(stream)
+                    except ConfigError as error:
+                        field = error.field
+                        if not field.startswith("model."):
+                            field = f"model.{name}[{i}].{kind}.{field}"
+                        raise ConfigError(field, error.problem, error.fix) from None
 
     def _check_pattern(self) -> None:
         lead, fix = len(self.prologue), "raise model.n_layers, or shorten it"

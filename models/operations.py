@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from models.activation import activated
+from models.cache import features
 from models.contraction import contract
 from models.dispatch import capacity_block, dropless_block
 from models.norm import norm, normalize
@@ -16,7 +17,7 @@ from models.sharding import RESIDUAL, axis_size, constrain, gather_positions, sc
 
 __all__ = [
     "Choice", "Reach", "Routing", "activated", "axis_size", "capacity_block", "carry_blocks",
-    "causal_convolution", "choose", "constrain", "constrain_residual", "contract", "dropless_block", "gated_linear",
+    "causal_convolution", "choose", "constrain", "constrain_residual", "contract", "dropless_block", "features", "gated_linear",
     "gather_positions", "load_balance", "messenger", "norm", "normalize", "rotary_angles", "rotate",
     "scatter_positions", "z_loss",
 ]  # fmt: skip

@@ -78,5 +78,4 @@ def arrange(params: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
 
 
 def _is_product(weight: Weight) -> bool:
-    matrix = weight.role in ("matrix", "head") and not isinstance(weight, Stacked)
-    return matrix and not {"experts", "router"} & set(weight.axes)
+    return weight.role in ("matrix", "head") and not isinstance(weight, Stacked) and not weight.unpacked

@@ -51,8 +51,7 @@ def quantize(params: Mapping[str, Any], config: ModelConfig, mode: QuantizeMode)
 def _is_product(weight: Weight, path: tuple[str, ...], tied: bool) -> bool:
     if weight.role == "embedding":
         return tied and path == ("tokens",)
-    # a router decides by float32 differences, and experts are multiplied in groups
-    return weight.role in ("matrix", "head") and not {"experts", "router"} & set(weight.axes)
+    return weight.role in ("matrix", "head") and not weight.unpacked
 
 
 def _quantized(value: jax.Array, weight: Weight, mode: Mode) -> QuantizedWeight:

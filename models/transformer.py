@@ -184,8 +184,9 @@ def forward(
     else:
         stream, routings, after = c.stream, tuple[Routing, ...](), []
         for i, (layer, past) in enumerate(zip(c.layers, pasts, strict=True)):
-            w = ready(block_weights(c, layer), params[f"block_{i}"], c.dtype)
-            x, past, routed = c.wired.apply(stream, layer, w, x, past)
+            with jax.named_scope(f"block_{i}"):
+                w = ready(block_weights(c, layer), params[f"block_{i}"], c.dtype)
+                x, past, routed = c.wired.apply(stream, layer, w, x, past)
             routings += routed
             after.append(past)
         pasts = tuple(after)
@@ -235,7 +236,8 @@ def run_layers(
             w = jax.tree.map(lambda stack: stack[i], params["blocks"])
         else:
             w = params[f"block_{i}"]
-        return run_layer(c, layers[i], w, x, positions, segments)
+        with jax.named_scope(f"block_{i}"):  # profiles and reports of collectives tell layers apart
+            return run_layer(c, layers[i], w, x, positions, segments)
 
     for i in range(first):
         x, found = unrolled(i, x)
@@ -274,7 +276,8 @@ def run_repeats(
             routings += found
         return x, routings
 
-    return jax.lax.scan(body, x, blocks)
+    with jax.named_scope("blocks"):
+        return jax.lax.scan(body, x, blocks)
 
 
 def run_layer(

@@ -28,7 +28,8 @@ class Weight:
         load of each expert beyond the mean, and its update a fixed step against the sign of it).
     inputs: how many leading dims are contracted with the activation; their product is the fan-in.
     std: initial standard deviation; for a vector the constant initial value. draw: how it is drawn instead.
-    step: of a balance weight, the size of its update.
+    step: of a balance weight, the size of its update. unpacked: products other than `contract` read it, so that it is
+        neither quantised nor stored for a CPU.
     experts_used: 0, or of a weight of all experts at once (dim 0 is the expert, `inputs` counts the dims after it) how
         many of them one token passes through.
     """
@@ -41,6 +42,7 @@ class Weight:
     experts_used: int = 0
     draw: Draw | None = None
     step: float = 0.0
+    unpacked: bool = False
 
     @property
     def size(self) -> int:
@@ -90,7 +92,7 @@ class Weight:
     def stacked(self, n: int) -> Weight:
         """The same weight for `n` scanned layers at once, with a leading "layers" dim."""
         shape, axes = (n, *self.shape), ("layers", *self.axes)
-        return Stacked(shape, axes, self.role, self.inputs, self.std, self.experts_used, self.draw, self.step)
+        return Stacked(shape, axes, self.role, self.inputs, self.std, self.experts_used, self.draw, self.step, self.unpacked)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Stacked(Weight):
 
     def layer(self) -> Weight:
         """The declaration of one layer."""
-        rest = self.role, self.inputs, self.std, self.experts_used, self.draw, self.step
+        rest = self.role, self.inputs, self.std, self.experts_used, self.draw, self.step, self.unpacked
         return Weight(self.shape[1:], self.axes[1:], *rest)
 
     @property

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 from launch import environment
@@ -24,3 +29,54 @@ settings.load_profile("isoflop")
 
 # A shell that starts the tests in the background ignores SIGINT for them, and every process they start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Run with every supported pair of Python and jax (`-m pair`), without their slow tests: what a new jax breaks first.
+PAIR = (
+    "tests/models/test_transformer.py",
+    "tests/scaling/train/test_optimizer.py",
+    "tests/scaling/train/test_step.py",
+)
+KEEP_BYTES = 1.2e9  # a worker larger than this lets its compiled programs go after a module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def let_programs_go() -> Iterator[None]:
+    """After a module, give back the memory of compiled programs and what they computed, once it has become much.
+
+    A module's programs are of little use to the next one; all modules' together are several GB in each worker. What the
+    next does need again comes from the compilation cache on the disk. `prepare` has malloc keep what is freed.
+    """
+    yield
+    if "jax" in sys.modules and resident_bytes() > KEEP_BYTES:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
+        if trim is not None:
+            trim(0)
+
+
+def resident_bytes() -> int:
+    """Memory of this process; 0 where there is no /proc."""
+    sizes = Path("/proc/self/statm")
+    return int(sizes.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if sizes.exists() else 0
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of PAIR."""
+    for item in items:
+        name = item.path.relative_to(REPOSITORY).as_posix() if item.path.is_relative_to(REPOSITORY) else ""
+        if name in PAIR and item.get_closest_marker("slow") is None:
+            item.add_marker("pair")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the tests that were skipped, one a line, to the file that ISOFLOP_SKIPPED names: `pytest @FILE` runs them.
+
+    Not in a worker of xdist, which sees a part of the tests alone.
+    """
+    path = os.environ.get("ISOFLOP_SKIPPED")
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if path and reporter is not None and not hasattr(session.config, "workerinput"):
+        names = dict.fromkeys(report.nodeid for report in reporter.stats.get("skipped", []))
+        Path(path).write_text("".join(f"{name}\n" for name in names))

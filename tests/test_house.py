@@ -219,3 +219,44 @@ def test_ci_fails_clearly_when_the_readme_gives_no_command(tmp_path: Path, readm
 def test_the_readme_tells_ci_what_to_run() -> None:
     lines = (REPOSITORY / "README.md").read_text().splitlines()
     assert lines.count(MARKER) == 1
+
+
+def test_ci_adds_the_counts_of_its_parts_in_the_form_of_pytests_last_line(tmp_path: Path) -> None:
+    def left(name: str, closing: str, seconds: int) -> None:
+        (tmp_path / f"{name}.log").write_text(f"5 passed in 1.00s is not the last line\n{closing}\n")
+        (tmp_path / f"{name}.seconds").write_text(f"{seconds}\n")
+
+    def said() -> list[str]:
+        command = [sys.executable, str(REPOSITORY / ".ci" / "counts.py"), str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    left("readme", "=== 1200 passed, 42 skipped, 3 warnings in 1500.12s (0:25:00) ===", 1510)
+    assert said()[-1] == "===== 1200 passed, 42 skipped in 1510.00s ====="
+    left("real", "= 1 failed, 40 passed, 1 skipped in 300.00s (0:05:00) =", 400)
+    left("newest", "30 passed, 900 deselected in 61.00s (0:01:01)", 70)
+    lines = said()
+    assert lines[0] == "the README's command: 1200 passed, 42 skipped, 1510 s"
+    assert lines[1] == "with the real components: 40 passed, 1 failed, 1 skipped, 400 s"
+    assert lines[2] == "beside transformers 4: not run"
+    assert lines[-1] == "===== 1270 passed, 1 failed, 1 skipped in 1980.00s ====="  # skipped: by the second part
+    (tmp_path / "real.log").write_text("Killed\n")
+    assert "ended without pytest's closing line" in said()[1] and "1 error" in said()[-1]
+
+
+def test_ci_gives_the_next_part_the_tests_that_were_skipped(tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.parametrize('x', [1, 2])\n"
+        "def test_one(x):\n    if x == 2: pytest.skip('it lacks something')\n"
+        "@pytest.mark.skipif(True, reason='so does this')\n"
+        "def test_two(): pass\n"
+    )
+    (tmp_path / "conftest.py").write_text((REPOSITORY / "tests" / "conftest.py").read_text())
+    command = [sys.executable, "-m", "pytest", "-q", "-n2", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+    environment = os.environ | {"ISOFLOP_SKIPPED": str(tmp_path / "skipped.txt"), "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([*command, str(tmp_path)], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert sorted((tmp_path / "skipped.txt").read_text().splitlines()) == [
+        "test_some.py::test_one[2]",
+        "test_some.py::test_two",
+    ]

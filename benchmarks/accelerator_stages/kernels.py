@@ -52,6 +52,7 @@ def attention(kernel: str, seq: int, backward: bool, toy: bool) -> dict[str, Any
     import jax.numpy as jnp
 
     from models.causal_attention import causal_attention
+    from models.span import Span
 
     if kernel == "cudnn" and jax.default_backend() != "gpu":
         raise Absent(f"cuDNN's kernel needs an NVIDIA GPU, this is {jax.default_backend()}")
@@ -62,7 +63,7 @@ def attention(kernel: str, seq: int, backward: bool, toy: bool) -> dict[str, Any
         jax.random.normal(key, (batch, seq, n, dim), jnp.bfloat16) for key, n in zip(keys, (heads, kv, kv), strict=True)
     )
     library = partial(jax.nn.dot_product_attention, is_causal=True, scale=dim**-0.5, implementation=kernel)
-    run: Any = partial(causal_attention, scale=dim**-0.5) if kernel == "ours" else library
+    run: Any = partial(causal_attention, span=Span(dim**-0.5)) if kernel == "ours" else library
     if backward:
         run = jax.grad(lambda q, k, v, f=run: f(q, k, v).astype(jnp.float32).sum(), argnums=(0, 1, 2))
     seconds = common.seconds_per_call(jax.jit(run), q, k, v, calls=2 if toy else 10)

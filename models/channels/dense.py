@@ -21,6 +21,7 @@ class Dense:
 
     slot: ClassVar[str] = "feedforward"
     last: ClassVar[str] = "down"  # the weight of its last product
+    undivided: ClassVar[tuple[str, ...]] = ()  # mesh axes that cannot divide it
 
     def resolved(self, s: Stream) -> Dense:
         """Itself with the model's width and activation where it has none of its own."""

@@ -39,6 +39,7 @@ class Experts:
 
     slot: ClassVar[str] = "feedforward"
     last: ClassVar[str] = "shared_down"  # the weight of its last product
+    undivided: ClassVar[tuple[str, ...]] = ()  # mesh axes that cannot divide it
 
     def __post_init__(self) -> None:
         for field in ("experts", "top_k", "capacity_tokens", "groups", "top_groups"):
@@ -74,7 +75,9 @@ class Experts:
         """The router, all experts in one weight for each product, and the shared experts as one dense block."""
         width, gated = self.d_ff or s.d_ff, is_gated(s.activation)
         up_std = s.hidden_std(s.d_model)
-        weights = {"router": Weight((s.d_model, self.experts), ("embed", "router"), "matrix", std=up_std)}
+        # A router decides by float32 differences, and experts are multiplied in groups.
+        shape = s.d_model, self.experts
+        weights = {"router": Weight(shape, ("embed", "router"), "matrix", std=up_std, unpacked=True)}
         if self.bias_rate:
             weights["router_bias"] = Weight((self.experts,), ("router",), "balance", step=self.bias_rate)
 
@@ -83,9 +86,14 @@ class Experts:
             up_shape, up_axes = (*lead, s.d_model, *gate[0], width), (*axes, "embed", *gate[1], "mlp")
             name = "gate_up" if gated else "up"
             down_std = s.hidden_std(width) * s.residual_scale
-            weights[prefix + name] = Weight(up_shape, up_axes, "matrix", std=up_std, experts_used=used)
+            several = bool(used)
+            weights[prefix + name] = Weight(
+                up_shape, up_axes, "matrix", std=up_std, experts_used=used, unpacked=several
+            )
             down_shape, down_axes = (*lead, width, s.d_model), (*axes, "mlp", "embed")
-            weights[prefix + "down"] = Weight(down_shape, down_axes, "matrix", std=down_std, experts_used=used)
+            weights[prefix + "down"] = Weight(
+                down_shape, down_axes, "matrix", std=down_std, experts_used=used, unpacked=several
+            )
 
         block("", width, (self.experts,), ("experts",), self.top_k)
         if self.shared:

@@ -10,6 +10,7 @@ A mixer is a frozen dataclass with
     flops(stream, seq, before, causal)    forward FLOPs of one sequence beside those of the weights, after `before`
                                     tokens; causal=False: those that a kernel without block skipping executes
     last                            name of the weight of its last product
+    undivided                       mesh axes that cannot divide it: check_mesh refuses them with the layer's name
     block                           tokens of the blocks that its state is carried by (0: it keeps no state)
 
 models.past says what a `Past` is; tests/models/test_parts.py what every mixer promises.
@@ -18,8 +19,9 @@ models.past says what a `Past` is; tests/models/test_parts.py what every mixer p
 from __future__ import annotations
 
 from models.mixers.attention import Attention
+from models.mixers.latent import Latent
 from models.mixers.mamba2 import Mamba2
 
-Mixer = Attention | Mamba2
+Mixer = Attention | Latent | Mamba2
 
-__all__ = ["Attention", "Mamba2", "Mixer"]
+__all__ = ["Attention", "Latent", "Mamba2", "Mixer"]

@@ -35,6 +35,7 @@ class Attention:
 
     slot: ClassVar[str] = "attention"
     last: ClassVar[str] = "out"  # the weight of its last product
+    undivided: ClassVar[tuple[str, ...]] = ()  # mesh axes that cannot divide it
     block: ClassVar[int] = 0
 
     def resolved(self, s: Stream) -> Attention:

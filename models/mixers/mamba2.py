@@ -68,6 +68,7 @@ class Mamba2:
 
     slot: ClassVar[str] = "mamba"
     last: ClassVar[str] = "out"  # the weight of its last product
+    undivided: ClassVar[tuple[str, ...]] = ("context",)  # mesh axes that cannot divide it: positions follow one another
 
     def __post_init__(self) -> None:
         for field in ("expand", "head_dim", "state", "groups", "width", "block"):

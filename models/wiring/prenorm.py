@@ -40,12 +40,14 @@ class PreNorm:
         self, s: Stream, layer: Layer, w: Any, x: jax.Array, past: Past
     ) -> tuple[jax.Array, Past, tuple[Routing, ...]]:  # fmt: skip
         """x `[batch, seq, d_model]` through one layer."""
-        y, past, routing = layer.mixer.apply(s, w[layer.mixer.slot], self._read(s, layer.mixer, w, x), past)
-        x = x + self._written(s, layer.mixer, w, y)
+        with jax.named_scope(layer.mixer.slot):
+            y, past, routing = layer.mixer.apply(s, w[layer.mixer.slot], self._read(s, layer.mixer, w, x), past)
+            x = x + self._written(s, layer.mixer, w, y)
         routings = () if routing is None else (routing,)
         if layer.channel is not None:
-            y, routing = layer.channel.apply(s, w[layer.channel.slot], self._read(s, layer.channel, w, x))
-            x = x + self._written(s, layer.channel, w, y)
+            with jax.named_scope(layer.channel.slot):
+                y, routing = layer.channel.apply(s, w[layer.channel.slot], self._read(s, layer.channel, w, x))
+                x = x + self._written(s, layer.channel, w, y)
             routings += () if routing is None else (routing,)
         return ops.constrain_residual(x), past, routings
 

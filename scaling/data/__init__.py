@@ -8,6 +8,7 @@ permutation.py    the seeded order, computed at any index
 mixture.py        which source an example comes from
 batches.py        Batches.batch(step), its manifest
 heldout.py        the held-out windows and their bytes
+summary.py        what a person should know of it
 dataset.py        prepare(config) -> Dataset: all of it together
 grain_adapter.py  the same batches as a grain dataset
 """

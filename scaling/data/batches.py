@@ -108,6 +108,14 @@ class Batches:
             window[chosen] = place
         return source, window
 
+    def scores_anything(self) -> bool:
+        """Whether any prediction of an epoch carries loss."""
+        if self.packing == "concatenate" and all(source.mask is None for source in self.sources):
+            return True
+        total = sum(self.windows)
+        blocks = (self.examples(np.arange(start, min(start + 256, total))) for start in range(0, total, 256))
+        return any(scored(block).any() for block in blocks)
+
     def for_hosts(self, host: int, hosts: int) -> Batches:
         """The same batches, of which host `host` of `hosts` reads its own rows.
 
@@ -133,6 +141,11 @@ class Batches:
     def tokens_per_epoch(self) -> int:
         """Distinct predicted tokens."""
         return sum(self.windows) * self.seq_len
+
+    def epochs(self, steps: int) -> float:
+        """How often `steps` steps read the source that they repeat most."""
+        drawn = self._mixture.counts(steps * self.batch_size, self.seed)
+        return max(count / windows for count, windows in zip(drawn, self.windows, strict=True))
 
     def unique_tokens_after(self, steps: int) -> int:
         """Distinct tokens among the predicted tokens of the first `steps` steps."""
@@ -229,6 +242,18 @@ def gather(
             ends = (tokens[chosen] == file.end_of_document).astype(np.int32)
             arrays["segments"][chosen] = np.cumsum(ends, axis=1, out=ends)
     return {name: array.reshape(*shape, array.shape[-1]) for name, array in arrays.items()}
+
+
+def scored(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The weight of every prediction [..., seq] float32, of arrays as `Batches.batch` gives them.
+
+    With segments the first token of a document carries none, as in models.transformer.loss.
+    """
+    targets = arrays["tokens"][..., 1:]
+    weights = arrays.get("weights", np.ones(targets.shape, np.float32))
+    if "segments" in arrays:
+        weights = weights * (arrays["segments"][..., :-1] == arrays["segments"][..., 1:])
+    return weights
 
 
 def _windows(stream: np.ndarray, seq_len: int) -> np.ndarray:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from models.errors import ConfigError, nearest, require
+from models.serialize import added, digest
 from scaling.tasks.text import TaskText
+from scaling.typed import at_most, typed
 
 SourceName = Literal["embedded", "text", "jsonl", "hub", "task"]
 BYTE_VOCABULARY = 256
@@ -20,21 +23,23 @@ _TOKENIZERS = ("bytes", "bpe", "characters")
 class Source:
     """One source of a mixture; `weight` is its share of the training examples, relative to the other sources."""
 
-    source: SourceName = "embedded"
+    source: SourceName = "embedded"  # as in DataConfig
     path: str | None = None  # text, jsonl: a file or a folder; hub: "owner/name" or "owner/name:configuration";
     # task: a name of scaling.tasks with its knobs, and how many examples: "countdown:numbers=4,examples=50000"
     field: str = "text"  # jsonl, hub: the field that holds the text (the completion, where there is a prompt)
     prompt_field: str | None = None  # jsonl, hub: a field that precedes `field` in the same document
-    weight: float = 1.0
+    weight: float = 1.0  # relative to the other sources
 
     def __post_init__(self) -> None:
+        typed(self, "data.mixture")
         _check_source(self, "data.mixture")
-        require(
-            _is_number(self.weight) and 0 < self.weight < float("inf"),
-            "data.mixture.weight",
-            f"is {self.weight!r}",
-            "give a positive number (weights are relative to each other)",
-        )
+        fix = "give a number from 1e-6 to 1e6 (weights are relative to each other)"
+        require(1e-6 <= self.weight <= 1e6, "data.mixture.weight", f"is {self.weight!r}", fix)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether `path` names a file or a folder."""
+        return self.source in ("text", "jsonl")
 
     @property
     def has_prompts(self) -> bool:
@@ -47,13 +52,15 @@ class DataConfig:
     """Text, tokenizer, split and order of the training data; nothing is read before `prepare(config)`.
 
     The split holds out whole documents by the sha256 of their text, so a document stays on its side whatever
-    else is added, removed or reordered, and exact duplicates cannot straddle the split.
+    else is added, removed or reordered, and exact duplicates cannot straddle the split. What is long for its corpus
+    (a book) is cut first, and its pieces are split.
     """
 
-    source: SourceName = "embedded"  # embedded: sources of the standard library and of our own dependencies
-    path: str | None = None  # as in Source
-    field: str = "text"
-    prompt_field: str | None = None
+    source: SourceName = "embedded"  # embedded: sources of the standard library and of our own dependencies; text:
+    # UTF-8 files; jsonl: an object a line (both also .gz, .zst); hub: a dataset of Hugging Face; task: one of ours
+    path: str | None = None  # a file, a folder, a dataset or a task, as in Source
+    field: str = "text"  # jsonl, hub: the field that holds the text, as in Source
+    prompt_field: str | None = None  # jsonl, hub: a field that precedes it, as in Source
     mixture: tuple[Source, ...] = ()  # several weighted sources instead of the single one above
     tokenizer: str = "bytes"  # "bytes", "bpe" (trained on the train split), "characters" (those of the tasks that are
     # the sources), or the path of a tokenizer.json
@@ -63,13 +70,18 @@ class DataConfig:
     packing: Literal["concatenate", "segments"] = "concatenate"  # windows over one stream of documents; "segments"
     # also gives the document of every token, so that attention can stay within a document
     loss_mask: Literal["none", "completion"] = "none"  # "completion": tokens of the prompt carry no loss
-    heldout_fraction: float = 0.05  # of the documents
+    heldout_fraction: float = 0.05  # of the documents, and of the pieces of long ones
     cache_dir: str | None = None  # None: $XDG_CACHE_HOME/isoflop, or ~/.cache/isoflop
-    seed: int = 0  # of the order of the training windows
+    seed: int = 0  # of the order of the training windows, where data is used by itself: a run takes train.seed
+    root: str | None = added(None)  # the folder that relative paths of a config start from; None: the working
+    # directory. A run directory fills it in, so that a worker started elsewhere reads the same text
 
     def __post_init__(self) -> None:
-        _check_source(self, "data")
         object.__setattr__(self, "mixture", _sources(self.mixture))
+        typed(self, "data")
+        at_most(self, "data", unique_tokens=2**50, vocab_size=2**24)
+        require(len(self.mixture) <= 1000, "data.mixture", f"has {len(self.mixture)} sources", "give at most 1,000")
+        _check_source(self, "data")
         self._check_mixture()
         self._check_tokenizer()
         for field, literal in (("packing", ("concatenate", "segments")), ("loss_mask", ("none", "completion"))):
@@ -81,19 +93,19 @@ class DataConfig:
             "set data.prompt_field to the field that holds the prompt",
         )
         require(
-            self.unique_tokens is None or (_is_integer(self.unique_tokens) and self.unique_tokens >= 1),
+            self.unique_tokens is None or self.unique_tokens >= 1,
             "data.unique_tokens",
             f"is {self.unique_tokens!r}",
             "give a positive number of tokens, or None for all of them",
         )
         require(
-            _is_number(self.heldout_fraction) and 0 < self.heldout_fraction <= 0.5,
+            0 < self.heldout_fraction <= 0.5,
             "data.heldout_fraction",
             f"is {self.heldout_fraction!r}",
             "give a fraction above 0 and up to 0.5, such as 0.02",
         )
         require(
-            _is_integer(self.seed) and 0 <= self.seed < 2**63,
+            0 <= self.seed < 2**63,
             "data.seed",
             f"is {self.seed!r}",
             "give an integer from 0 to 2**63 - 1",
@@ -103,6 +115,28 @@ class DataConfig:
     def sources(self) -> tuple[Source, ...]:
         """The sources as one tuple: the mixture, or the single source with weight 1."""
         return self.mixture or (Source(self.source, self.path, self.field, self.prompt_field),)
+
+    @property
+    def key(self) -> str:
+        """Names the data within a sweep: equal for configs that differ only in where things lie on this machine."""
+        return digest(dataclasses.replace(self, cache_dir=None, root=None))
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether a path in it depends on the folder that it starts from."""
+        return self._placed(Path("/")) != self
+
+    def placed(self) -> DataConfig:
+        """The same config as the working directory sees it: relative paths start from `root`."""
+        return self if self.root is None or Path(self.root) == Path.cwd() else self._placed(Path(self.root))
+
+    def _placed(self, root: Path) -> DataConfig:
+        sources = tuple(dataclasses.replace(s, path=under(root, s.path)) if s.is_file else s for s in self.mixture)
+        single = Source(self.source, self.path, self.field, self.prompt_field)
+        tokenizer = str(under(root, self.tokenizer)) if self.tokenizer.endswith(".json") else self.tokenizer
+        path = under(root, self.path) if single.is_file else self.path
+        cache = under(root, self.cache_dir)
+        return dataclasses.replace(self, mixture=sources, path=path, tokenizer=tokenizer, cache_dir=cache)
 
     def _check_mixture(self) -> None:
         single = (self.source, self.path, self.field, self.prompt_field)
@@ -115,7 +149,7 @@ class DataConfig:
 
     def _check_tokenizer(self) -> None:
         require(
-            isinstance(self.tokenizer, str) and self.tokenizer != "",
+            self.tokenizer != "",
             "data.tokenizer",
             f"is {self.tokenizer!r}",
             "use 'bytes', 'bpe', 'characters' or the path of a tokenizer.json",
@@ -134,7 +168,7 @@ class DataConfig:
             "set data.source='task', or use 'bytes'",
         )
         require(
-            size is None or (_is_integer(size) and size >= 1),
+            size is None or size >= 1,
             "data.vocab_size",
             f"is {size!r}",
             "give a positive integer, or None",
@@ -159,6 +193,11 @@ class DataConfig:
             f"is {self.end_of_document!r}, but the tokenizer {kind!r} has its own end-of-document token",
             "leave it out (it names a token of a tokenizer.json)",
         )
+
+
+def under(root: Path, path: str | None) -> str | None:
+    """A path that may be relative, as seen from `root`; None stays None."""
+    return None if path is None else str(root / Path(path).expanduser())
 
 
 def _sources(entries) -> tuple[Source, ...]:
@@ -227,10 +266,3 @@ def _did_you_mean(value, options) -> str | None:
     match = nearest(str(value), options)
     return f"did you mean {match!r}?" if match else None
 
-
-def _is_integer(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import importlib.metadata
 import importlib.util
+import io
 import json
 import os
 import re
 import sysconfig
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
 
 from models.errors import ConfigError, nearest, require
 from scaling.data.config import Source
@@ -41,16 +46,28 @@ _NOT_SOURCES = frozenset(("site-packages", "dist-packages", "test", "tests", "id
 # _sysconfigdata holds the paths and compiler of the machine that built this interpreter.
 _NOT_SOURCE = re.compile(r"(test_.*|.*_test|conftest|_sysconfigdata.*)\.py$")
 _LARGEST_SOURCE = 100_000  # bytes; beyond are tables and generated text: one was a tenth of a held-out set
-_PIECE_CHARACTERS = 16_384  # the length of the documents that a single text file is cut into
+# A document that is long for its corpus is cut, at line ends where there are any: a whole book would fall on one side
+# of the split. Shares of the corpus, and their bounds in characters:
+_LONG, _LEAST_LONG = 1 / 32, 2048
+_PIECE, _LEAST_PIECE = 1 / 256, 512  # held-out shares then differ from what was asked for by a third at most, mostly
+_MOST = 16_384
+_BLOCK = 2**20  # bytes read at once
+
+_PACKED = (".gz", ".zst")
+_JSON_LINES = tuple(f".jsonl{packed}" for packed in ("", *_PACKED))
 
 
 @dataclass(frozen=True)
 class Document:
-    """One document; `prompt` is empty unless the source has prompts. Those of one `group` share a split."""
+    """One document; `prompt` is empty unless the source has prompts. Those of one `group` share a split.
+
+    continues: it is the next piece of the document before it, of which the stream must not show an end in between.
+    """
 
     text: str
     prompt: str = ""
     group: str = ""
+    continues: bool = False
 
     @cached_property
     def sha256(self) -> bytes:
@@ -72,6 +89,7 @@ class Tally:
     duplicates: int = 0
     empty: int = 0
     not_utf8: int = 0
+    binary: int = 0  # with a NUL, which text does not use
     read_bytes: int = field(default=0, compare=False)  # progress through the files, prompts and markup included
 
 
@@ -96,26 +114,34 @@ class Corpus:
         """
         tally = Tally() if tally is None else tally
         seen: set[bytes] = set()
+        follows = False  # whether the piece before was kept
         for document in self.read(tally):
-            try:
-                short = document.sha256[:16]
-            except UnicodeEncodeError:  # JSON can spell lone surrogates, which are not text
-                tally.not_utf8 += 1
+            if reason := self._unwanted(document, seen):
+                setattr(tally, reason, getattr(tally, reason) + 1)
+                follows = False
                 continue
-            if not document.text:
-                tally.empty += 1
-            elif short in seen:
-                tally.duplicates += 1
-            else:
-                seen.add(short)
-                tally.kept += 1
-                yield document
+            tally.kept += 1
+            yield document if follows or not document.continues else replace(document, continues=False)
+            follows = True
         if tally.kept == 0:
-            raise ConfigError(
-                self.name,
-                f"holds no text ({tally.empty} empty and {tally.not_utf8} not UTF-8 documents)",
-                "give a source with UTF-8 text",
-            )
+            left_out = f"{tally.empty} empty, {tally.not_utf8} not UTF-8 and {tally.binary} binary documents"
+            raise ConfigError(self.name, f"holds no text ({left_out})", "give a source with UTF-8 text")
+
+    @staticmethod
+    def _unwanted(document: Document, seen: set[bytes]) -> str:
+        """The field of Tally that counts this document, which is left out; "" for one that is kept, and now seen."""
+        try:
+            short = document.sha256[:16]
+        except UnicodeEncodeError:  # JSON can spell lone surrogates, which are not text
+            return "not_utf8"
+        if not document.text:
+            return "empty"
+        if "\0" in document.text or "\0" in document.prompt:
+            return "binary"
+        if short in seen:
+            return "duplicates"
+        seen.add(short)
+        return ""
 
 
 @dataclass(frozen=True)
@@ -139,10 +165,9 @@ def open_corpus(source: Source) -> Corpus:
         return _file_corpus("embedded", files, lambda tally: _whole_files(files, tally), source)
     if source.source == "text":
         files = _listed(source.path, lambda path: True, "files")
-        read = _whole_files if len(files) > 1 else _pieces
-        return _file_corpus(source.path, files, lambda tally: read(files, tally), source)
+        return _file_corpus(source.path, files, lambda tally: _text_files(files, tally), source)
     if source.source == "jsonl":
-        files = _listed(source.path, lambda path: path.name.endswith((".jsonl", ".jsonl.gz")), "*.jsonl files")
+        files = _listed(source.path, lambda path: path.name.lower().endswith(_JSON_LINES), "*.jsonl files")
         return _file_corpus(source.path, files, lambda tally: _json_lines(files, source, tally), source)
     return _task(source) if source.source == "task" else _hub(source)
 
@@ -185,10 +210,19 @@ def _is_source(name: str) -> bool:
     return not _NOT_SOURCES.intersection(folders) and not _NOT_SOURCE.match(last)
 
 
-def _walk(root: Path, skip: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Names of the files below a folder, relative and with forward slashes; hidden files and folders left out."""
-    for folder, folders, names in os.walk(root, onerror=_raise):
-        folders[:] = [name for name in folders if name not in skip and name[0] != "."]
+def _walk(root: Path, skip: frozenset[str] = frozenset(), links: bool = False) -> Iterator[str]:
+    """Names of the files below a folder, relative and with forward slashes; hidden files and folders left out.
+
+    links: whether linked folders are entered, each folder once.
+    """
+    entered: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(root, onerror=_raise, followlinks=links):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if name not in skip and name[0] != ".")
         relative = Path(folder).relative_to(root)
         yield from ((relative / name).as_posix() for name in names if name[0] != ".")
 
@@ -206,9 +240,10 @@ def _listed(path: str | None, wanted: Callable[[Path], bool], kind: str) -> list
     root = Path(str(path)).expanduser()
     require(root.exists(), str(path), "does not exist", "give data.path an existing file or folder")
     try:
+        require(root.is_file() or root.is_dir(), str(path), "is neither a file nor a folder", "give one of these")
         if root.is_file():
             return [File(root.name, root, *_stat(root))]
-        found = [(name, root / name) for name in sorted(_walk(root))]
+        found = [(name, root / name) for name in sorted(_walk(root, links=True))]
         files = [File(name, path, *_stat(path)) for name, path in found if path.is_file() and wanted(path)]
     except OSError as error:
         raise _unreadable(root, error) from None
@@ -235,29 +270,89 @@ def _whole_files(files: list[File], tally: Tally) -> Iterator[Document]:
             raise _unreadable(file.path, error) from None
 
 
-def _pieces(files: list[File], tally: Tally) -> Iterator[Document]:
-    """A single file cut at line ends: one document could not be split into train and held-out text."""
+def _text_files(files: list[File], tally: Tally) -> Iterator[Document]:
+    """Text files in pieces, in bounded memory; one that is not UTF-8 is left out as a whole, unless it is the only."""
+    cut = Cut.of(sum(file.size for file in files))
     for file in files:
         try:
-            with open(file.path, encoding="utf-8", newline="") as lines:
-                while text := lines.read(_PIECE_CHARACTERS) + lines.readline(_PIECE_CHARACTERS):
+            if len(files) > 1 and not _is_utf8(file.path):
+                tally.not_utf8 += 1
+                continue
+            with opened(file.path) as content, io.TextIOWrapper(content, encoding="utf-8-sig", newline="") as lines:
+                if file.size == 0:
+                    tally.empty += 1
+                packed = file.name.lower().endswith(_PACKED)
+                for text, continues in _pieces(lines, cut.piece if packed or file.size > cut.long else cut.long):
                     tally.read_bytes += len(text)
-                    yield Document(text)
+                    yield Document(text, continues=continues)
         except UnicodeDecodeError as error:
             raise ConfigError(str(file.path), f"is not UTF-8 ({error.reason})", "convert it to UTF-8") from None
-        except OSError as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise _unreadable(file.path, error) from None
 
 
+def opened(path: Path) -> Any:
+    """A file's content, a binary stream, unpacked where its name says that it is packed (.gz, .zst)."""
+    name = path.name.lower()
+    if name.endswith(".gz"):
+        return gzip.open(path, "rb")
+    if name.endswith(".zst"):
+        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path), "rb"), "zstd"), _BLOCK)
+    return open(path, "rb")
+
+
+def _is_utf8(path: Path) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with opened(path) as content:
+            while block := content.read(_BLOCK):
+                decoder.decode(block)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which documents are cut: those of over `long` characters, after every `piece` of them at the next line end."""
+
+    long: int = _MOST
+    piece: int = _MOST
+
+    @classmethod
+    def of(cls, total: int) -> Cut:
+        """For a corpus of so many bytes."""
+        long, piece = max(_LEAST_LONG, int(total * _LONG)), max(_LEAST_PIECE, int(total * _PIECE))
+        return cls(min(long, _MOST), min(piece, _MOST))
+
+    def pieces(self, document: Document) -> Iterator[Document]:
+        """The pieces of a document; one with a prompt or in a group stays whole, as they belong together."""
+        if len(document.text) <= self.long or document.prompt or document.group:
+            yield document
+            return
+        for text, continues in _pieces(io.StringIO(document.text, newline=""), self.piece):
+            yield Document(text, continues=continues)
+
+
+def _pieces(lines: TextIO, length: int) -> Iterator[tuple[str, bool]]:
+    """(text, whether it continues the piece before) of one document; a line without end is cut after `length` more."""
+    continues = False
+    while text := lines.read(length) + lines.readline(length):
+        yield text, continues
+        continues = True
+
+
 def _json_lines(files: list[File], source: Source, tally: Tally) -> Iterator[Document]:
+    cut = Cut.of(sum(file.size for file in files))
     for file in files:
-        opener = gzip.open if file.name.endswith(".gz") else open
         try:
-            with opener(file.path, "rb") as lines:
+            with opened(file.path) as lines:
                 for number, line in enumerate(lines, start=1):
                     tally.read_bytes += len(line)
+                    line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                     if line.strip() and (record := _record(file, number, line, tally)) is not None:
-                        yield _document(record, source, f"{file.path}:{number}")
+                        yield from cut.pieces(_document(record, source, f"{file.path}:{number}"))
         except (OSError, EOFError, zlib.error) as error:
             raise _unreadable(file.path, error) from None
 
@@ -268,8 +363,9 @@ def _record(file: File, number: int, line: bytes, tally: Tally):
     except UnicodeDecodeError:
         tally.not_utf8 += 1
         return None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{file.path}:{number}", f"is not JSON ({error})", "write one JSON object per line") from None
+    except (ValueError, RecursionError) as error:
+        problem = f"is not JSON that can be read ({error})"
+        raise ConfigError(f"{file.path}:{number}", problem, "write one flat JSON object per line") from None
 
 
 def _document(record, source: Source, where: str) -> Document:
@@ -319,7 +415,7 @@ def _hub(source: Source) -> Corpus:
 
     def read(tally: Tally) -> Iterator[Document]:
         for number, row in enumerate(rows):
-            yield _document(row, source, f"{source.path}:{number}")
+            yield from Cut().pieces(_document(row, source, f"{source.path}:{number}"))
 
     identity = json.dumps(["hub", source.path, source.field, source.prompt_field, rows._fingerprint])
     return Corpus(str(source.path), hashlib.sha256(identity.encode()).hexdigest(), None, read)

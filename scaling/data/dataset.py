@@ -6,17 +6,17 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from models.errors import require
 from scaling.data.batches import Batches
 from scaling.data.config import DataConfig
 from scaling.data.corpus import open_corpus
 from scaling.data.heldout import HeldOut, heldout_batches
+from scaling.data.summary import LEFT_OUT
 from scaling.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from scaling.data.tokens import TokenFile, default_cache_dir, token_files, trained_tokenizer
 from scaling.tasks.text import CharTokenizer, TaskText
-
-_PADDING = 128  # a model may round its vocabulary up to this multiple, which hardware likes
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,17 @@ class Dataset:
         return hashlib.sha256(json.dumps([self.tokenizer.digest, files]).encode()).hexdigest()
 
     @property
+    def record(self) -> dict[str, Any]:
+        """What a run directory keeps of it: its digest, and what became of the documents of each source."""
+        names = [source.path or source.source for source in self.config.sources]
+        sources = [
+            {"name": name, "train": _size(train), "heldout": _size(heldout)}
+            | {fact: int(train.sidecar.get(fact, 0)) for fact in LEFT_OUT}
+            for name, train, heldout in zip(names, self.train, self.heldout, strict=True)
+        ]
+        return {"digest": self.digest, "heldout_fraction": self.config.heldout_fraction, "sources": sources}
+
+    @property
     def train_tokens(self) -> int:
         """Tokens of the train split, all sources together."""
         return sum(file.count for file in self.train)
@@ -46,7 +57,7 @@ class Dataset:
 
     def batches(self, seq_len: int, batch_size: int, seed: int | None = None) -> Batches:
         """The training batches; `seed` replaces data.seed."""
-        return Batches(
+        batches = Batches(
             self.train,
             seq_len,
             batch_size,
@@ -56,6 +67,10 @@ class Dataset:
             packing=self.config.packing,
             tokenizer_digest=self.tokenizer.digest,
         )
+        problem = f"{sum(batches.windows):,} training windows of {seq_len} tokens have no token that carries loss"
+        fix = "lengthen the sequence beyond the prompts, or set data.loss_mask='none'"
+        require(batches.scores_anything(), "train.seq_len", problem, fix)
+        return batches
 
     def heldout_batches(self, seq_len: int, batch_size: int, limit_tokens: int | None = 2**20) -> HeldOut:
         """The held-out windows, the same for every trial of one seq_len; None takes all of them."""
@@ -70,6 +85,10 @@ class Dataset:
         )
 
 
+def _size(file: TokenFile) -> dict[str, int]:
+    return {"tokens": file.count, "documents": len(file.documents) - 1}
+
+
 def prepare(config: DataConfig, vocab_size: int | None = None) -> Dataset:
     """Find, tokenize (once: the result is cached) and map the data of a config.
 
@@ -79,6 +98,7 @@ def prepare(config: DataConfig, vocab_size: int | None = None) -> Dataset:
     Raises:
       ConfigError: bad or missing data, or a model whose vocabulary does not fit.
     """
+    config = config.placed()
     cache = _cache_of(config)
     tokenizer = _given_tokenizer(config)
     known = config.vocab_size if tokenizer is None else tokenizer.vocab_size
@@ -102,6 +122,7 @@ def prepare(config: DataConfig, vocab_size: int | None = None) -> Dataset:
 
 def tokenizer_of(config: DataConfig) -> Tokenizer:
     """The tokenizer that `prepare` would use, without tokenising anything; "bpe" comes from the cache or is trained."""
+    config = config.placed()
     tokenizer = _given_tokenizer(config)
     if tokenizer is not None:
         return tokenizer
@@ -134,12 +155,12 @@ def _given_tokenizer(config: DataConfig) -> Tokenizer | None:
 
 
 def check_vocabulary(model: int, tokenizer: int) -> None:
-    """A model's vocabulary is the tokenizer's, or that rounded up to a multiple of 128.
+    """A model's vocabulary is the tokenizer's, or that rounded up to a multiple of 128, which hardware likes.
 
     Raises:
       ConfigError: it is neither; the message names model.vocab_size.
     """
-    padded = -(-tokenizer // _PADDING) * _PADDING
+    padded = -(-tokenizer // 128) * 128
     require(
         model in (tokenizer, padded),
         "model.vocab_size",

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from models.errors import require
-from scaling.data.batches import gather, windows_in
+from scaling.data.batches import gather, scored, windows_in
 from scaling.data.mixture import Mixture, largest_remainders
 from scaling.data.tokenizer import Tokenizer
 from scaling.data.tokens import TokenFile
@@ -69,14 +69,18 @@ def heldout_batches(
     source = np.repeat(np.arange(len(files)), counts)
     window = np.concatenate([_spread(count, windows) for count, windows in zip(counts, available, strict=True)])
     arrays = gather(files, source, window, seq_len, packing == "segments", window.shape)
-    scored = arrays.get("weights", np.ones((len(window), seq_len), np.float32))
-    return HeldOut(
+    weight = scored(arrays)
+    found = HeldOut(
         tokens=_fill(arrays["tokens"], batch_size),
-        weights=_fill(scored, batch_size),
+        weights=_fill(weight, batch_size),
         segments=_fill(arrays["segments"], batch_size) if packing == "segments" else None,
-        scored_tokens=int(np.count_nonzero(scored)),
-        scored_bytes=_bytes(files, tokenizer, source, arrays["tokens"][:, 1:], scored),
+        scored_tokens=int(np.count_nonzero(weight)),
+        scored_bytes=_bytes(files, tokenizer, source, arrays["tokens"][:, 1:], weight),
     )
+    problem = f"{len(window)} held-out windows of {seq_len} tokens have no text that carries loss"
+    fix = "raise it or train.eval_sequences, lengthen train.seq_len, or give more text"
+    require(found.scored_tokens > 0 and found.scored_bytes > 0, "data.heldout_fraction", problem, fix)
+    return found
 
 
 def _spread(count: int, windows: int) -> np.ndarray:
@@ -89,7 +93,7 @@ def _bytes(files: Sequence[TokenFile], tokenizer: Tokenizer, source, targets: np
     total = 0.0
     for number, file in enumerate(files):
         table = file.sidecar["table_bytes"]
-        scale = 1.0 if table == file.text_bytes else file.text_bytes / table
+        scale = 1.0 if table in (file.text_bytes, 0) else file.text_bytes / table
         total += int(per_row[source == number].sum()) * scale
     return total
 

@@ -72,6 +72,17 @@ class ByteTokenizer:
     def decode(self, tokens: Iterable[int]) -> str:
         return np.asarray(list(tokens), np.uint8).tobytes().decode(errors="replace")
 
+    def save(self, path: str | Path) -> None:
+        """Write a tokenizer.json of the `tokenizers` library with the same ids: a byte-level BPE without merges."""
+        names = _byte_names()
+        names[self.end_of_document] = END_OF_DOCUMENT  # which text does not use as a byte
+        model = tokenizers.models.BPE(vocab={name: byte for byte, name in enumerate(names)}, merges=[])
+        tokenizer = tokenizers.Tokenizer(model)
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.decoder = tokenizers.decoders.ByteLevel()
+        tokenizer.add_special_tokens([END_OF_DOCUMENT])
+        tokenizer.save(str(path))
+
     @property
     def token_bytes(self) -> np.ndarray:
         return (np.arange(self.vocab_size) != self.end_of_document).astype(np.int32)
@@ -79,6 +90,13 @@ class ByteTokenizer:
     @property
     def spelling(self) -> Sequence[bytes]:
         return tuple(bytes([byte]) for byte in range(self.vocab_size))
+
+
+def _byte_names() -> list[str]:
+    """The character that byte-level tokenizers write for each byte: itself where it prints, else one from U+0100 on."""
+    shown = [byte for byte in range(BYTE_VOCABULARY) if 0x21 <= byte <= 0x7E or (byte >= 0xA1 and byte != 0xAD)]
+    hidden = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in shown else chr(next(hidden)) for byte in range(BYTE_VOCABULARY)]
 
 
 class FileTokenizer:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -19,15 +19,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from models.errors import ConfigError, require
+from scaling import kept
 from scaling.data.corpus import Corpus, Document, Tally, is_heldout
 from scaling.data.tokenizer import FileTokenizer, Tokenizer, load_tokenizer, train_bpe
 
-FORMAT = 1  # of the files in the cache; raise it when they change
+FORMAT = 2  # of the files in the cache; raise it when they change
 SPLITS = ("train", "heldout")
 BPE_TRAINING_CHARACTERS = 2**26  # merges hardly change beyond this much text
 _BATCH_CHARACTERS = 2**21  # encoded at once: bounds memory, feeds the tokenizer's threads
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +51,9 @@ class TokenFile:
         """
         path = Path(path)
         try:
-            sidecar = json.loads(path.with_suffix(".json").read_text())
+            sidecar = kept.read(path.with_suffix(".json"), {"dtype": str, "count": int, "masked": bool})
+            if not path.with_suffix(".documents.npy").is_file():
+                raise ValueError(f"{path.with_suffix('.documents.npy').name} is no regular file")
             tokens = _map(path, sidecar["dtype"], sidecar["count"])
             mask = _map(path.with_suffix(".mask.bin"), "uint8", sidecar["count"]) if sidecar["masked"] else None
             documents = np.load(path.with_suffix(".documents.npy"), mmap_mode="r")
@@ -161,7 +162,9 @@ def writing(cache: Path) -> Iterator[None]:
         yield
     except OSError as error:
         problem = f"the cache {cache} cannot be written ({error.strerror or error})"
-        raise ConfigError("data.cache_dir", problem, "free some space there, or set another folder") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        fix = "free some space there, or set another folder" if full else "set a folder that can be written"
+        raise ConfigError("data.cache_dir", problem, fix) from error
 
 
 @contextlib.contextmanager
@@ -204,22 +207,36 @@ class _Split:
         with contextlib.suppress(OSError):  # after a failed write, closing fails again on what is still buffered
             self.files.close()
 
-    def write(self, document: Document, prompt: np.ndarray, text: np.ndarray) -> None:
-        """Append one document: prompt, text, end of document."""
-        tokens = np.concatenate([prompt, text, self.end]).astype(self.dtype)
-        self.tokens.write(tokens.data)
-        self.token_sha.update(tokens.data)
-        if self.mask is not None:
-            mask = (np.arange(len(tokens)) >= len(prompt)).astype(np.uint8)
-            self.mask.write(mask.data)
-            self.mask_sha.update(mask.data)
+    def write(self, document: Document, prompt: np.ndarray, text: np.ndarray, joined: bool = False) -> None:
+        """Append one document: prompt, text; its end follows with the next one.
+
+        joined: this is the rest of the document before, so that nothing ends in between.
+        """
+        if not joined:
+            self._end()
+            self.starts.append(self.starts[-1])
+        tokens = np.concatenate([prompt, text]).astype(self.dtype)
+        self._append(tokens, (np.arange(len(tokens)) >= len(prompt)).astype(np.uint8))
         self.content_sha.update(document.sha256)
-        self.starts.append(self.starts[-1] + len(tokens))
         self.text_bytes += len(document.prompt.encode()) + len(document.text.encode())
         self.table_bytes += int(self.tokenizer.token_bytes[tokens].sum())
 
+    def _end(self) -> None:
+        """End the document that was written last, if there is one."""
+        if len(self.starts) > 1:
+            self._append(self.end, np.ones(1, np.uint8))
+
+    def _append(self, tokens: np.ndarray, mask: np.ndarray) -> None:
+        self.tokens.write(tokens.data)
+        self.token_sha.update(tokens.data)
+        if self.mask is not None:
+            self.mask.write(mask.data)
+            self.mask_sha.update(mask.data)
+        self.starts[-1] += len(tokens)
+
     def finish(self, **facts) -> str:
         """Write the sidecar and flush everything to the disk; the digest of the split."""
+        self._end()
         for file in filter(None, (self.tokens, self.mask)):
             file.flush()
             os.fsync(file.fileno())
@@ -248,7 +265,7 @@ def _build(
 ) -> tuple[TokenFile, TokenFile]:
     folder = pointer.with_name(f".building-{pointer.stem}")
     try:
-        digest, tally = _write_splits(corpus, tokenizer, fraction, masked, folder)
+        digest = _write_splits(corpus, tokenizer, fraction, masked, folder)
         final = folder.with_name(digest)
         with exclusive(folder.with_name(f"{digest}.lock")):  # the same content under other paths has another key
             if _opened(final) is None:
@@ -256,8 +273,6 @@ def _build(
                 folder.rename(final)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    if tally.not_utf8:
-        log.warning("%s: left out %d documents that are not UTF-8", corpus.name, tally.not_utf8)
     with replacing(pointer) as temporary:
         temporary.write_text(json.dumps({"folder": digest}))
     return TokenFile.open(final / "train.bin"), TokenFile.open(final / "heldout.bin")
@@ -265,7 +280,7 @@ def _build(
 
 def _write_splits(
     corpus: Corpus, tokenizer: Tokenizer, fraction: float, masked: bool, folder: Path
-) -> tuple[str, Tally]:
+) -> str:
     """Write both splits; the digest of tokenizer and splits. A split that came out empty gets the nearest document."""
     forced: dict[bytes, str] = {}
     while True:
@@ -274,16 +289,18 @@ def _write_splits(
         tally, shas = Tally(), []
         with contextlib.ExitStack() as files:
             splits = {name: files.enter_context(_Split(folder, name, tokenizer, masked)) for name in SPLITS}
+            before = ""
             for document, prompt, text in _encoded(corpus, tokenizer, tally):
                 shas.append(document.sha256)
                 split = forced.get(document.sha256) or SPLITS[is_heldout(document.split_sha256, fraction)]
-                splits[split].write(document, prompt, text)
+                splits[split].write(document, prompt, text, joined=document.continues and split == before)
+                before = split
             digests = [split.finish(corpus=corpus.name, **asdict(tally)) for split in splits.values()]
         require(
             len(shas) > 1, corpus.name, "holds a single document, which cannot be split", "give at least two documents"
         )
         if all(len(split.starts) > 1 for split in splits.values()):
-            return hashlib.sha256("".join([tokenizer.digest, *digests]).encode()).hexdigest(), tally
+            return hashlib.sha256("".join([tokenizer.digest, *digests]).encode()).hexdigest()
         empty = "heldout" if len(splits["heldout"].starts) == 1 else "train"
         forced = {min(shas) if empty == "heldout" else max(shas): empty}
 
@@ -320,8 +337,8 @@ def _train_texts(corpus: Corpus, heldout_fraction: float, characters: int) -> It
 
 def _follow(pointer: Path) -> tuple[TokenFile, TokenFile] | None:
     try:
-        return _opened(pointer.parent / json.loads(pointer.read_text())["folder"])
-    except (FileNotFoundError, ValueError, KeyError):
+        return _opened(pointer.parent / kept.read(pointer, {"folder": str})["folder"])
+    except (OSError, ValueError):
         return None
 
 

@@ -8,23 +8,27 @@ trained.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 
 from models.errors import ConfigError, require
-from scaling.fitting.fitted import Fitted, Interval, check_level
+from scaling.fitting.fitted import ExtrapolationWarning, Fitted, Interval, check_level, only_known
+from scaling.fitting.frontier import Frontier
 from scaling.fitting.law import Law, Values
 
 GOLDEN = 0.6180339887498949
 SECTIONS = 8
+GRID = 50  # sizes of the coarse search
 SMALLER = 0.1  # of the smallest fitted size, below which a plan says so
 SMALLEST, LARGEST = np.log(10.0), np.log(1e18)  # of ln params
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """params, tokens and predicted loss of the best run for a budget; `intervals` has (low, high) of each at `level`.
+    """params, tokens and predicted loss of the best run for a budget; `intervals` has (low, high) of each, of level
+    `interval`.
 
     flops: the whole budget, training and serving; cost: the formula it was computed with. The loss interval is the
     prediction interval of the run, the others are bootstrap percentiles; NaN where the fit supports none. reach: params
@@ -38,7 +42,7 @@ class Plan:
     inference_tokens: float
     tokens_per_param: float
     intervals: Values
-    level: float
+    interval: float
     cost: str
     warnings: tuple[str, ...] = ()
     reach: float = np.nan
@@ -46,8 +50,10 @@ class Plan:
     def summary(self) -> str:
         lines = [f"budget {self.flops:.4g} FLOP, cost {self.cost}"]
         for name in ("params", "tokens", "tokens_per_param", "loss"):
+            if not np.isfinite(getattr(self, name)):
+                continue  # a frontier has no loss
             low, high = self.intervals[name]
-            band = f"[{low:.4g}, {high:.4g}] at {self.level:.0%}" if np.isfinite(low) else "no interval"
+            band = f"[{low:.4g}, {high:.4g}] at {self.interval:.0%}" if np.isfinite(low) else "no interval"
             lines.append(f"  {name:<17}{getattr(self, name):<12.5g}{band}")
         if self.reach > 1:
             lines.append(f"  extrapolated: {self.reach:.3g} times the params x tokens of the largest fitted run")
@@ -57,7 +63,7 @@ class Plan:
 
 
 def plan(
-    fit: Fitted,
+    fit: Fitted | Frontier,
     flops: float | None = None,
     *,
     loss: float | None = None,
@@ -68,10 +74,13 @@ def plan(
 ) -> Plan:
     """The compute-optimal run for `flops`, or the cheapest one that reaches `loss`.
 
+    fit: a fitted law of params and tokens; or an isoFLOP frontier, which knows sizes but no loss beyond its budgets.
     inference_tokens: tokens the model will serve; flops then is the budget of training and serving.
     cost: (params, tokens) -> FLOP, increasing in tokens, instead of 6 N D (+ 2 N inference_tokens).
     at: values of the law's other inputs, if it has any.
     """
+    if isinstance(fit, Frontier):
+        return _on_frontier(fit, flops, loss, inference_tokens, interval, cost)
     law = fit.law
     given = _checked(law, flops, loss, inference_tokens, interval, at)
     problem = _Problem(fit, inference_tokens, cost, at)
@@ -89,6 +98,7 @@ def plan(
             f"no model of {np.exp(SMALLEST):.3g} parameters or more can be trained and served for {budget:.4g} FLOP",
             "give a larger budget or fewer inference_tokens",
         )
+    _refuse_edge(fit, params, budget)
     intervals = _intervals(fit, problem, budget, loss, interval, params, tokens, at)
     formula = (
         "given function"
@@ -105,7 +115,7 @@ def plan(
         intervals,
         interval,
         formula,
-        (*fit.certificate.warnings, *_far(fit, params)),
+        (*fit.certificate.warnings, *_far(fit, params), *_untested(fit, params, tokens, at)),
         params * tokens / float((fit.table.inputs["params"] * fit.table.inputs["tokens"]).max()),
     )
 
@@ -117,6 +127,8 @@ def _checked(
     for name in ("params", "tokens"):
         if name not in law.inputs:
             raise ConfigError("plan", f"the law {law.name} has no input {name!r}", "use a law of params and tokens")
+    others = [name for name in law.inputs if name not in ("params", "tokens")]
+    only_known("plan", at, (*others, "flops", "loss", "inference_tokens", "interval", "cost"))
     for name in law.inputs:
         if name not in ("params", "tokens") and name not in at:
             raise ConfigError("plan", f"the law {law.name} also needs {name!r}", f"give {name}=...")
@@ -131,12 +143,57 @@ def _checked(
     return float(given[0])
 
 
+def _refuse_edge(fit: Fitted, params: float, budget: float) -> None:
+    """Raise the error for a plan that is no minimum: on an end of the sizes searched, or of a law whose terms of size
+    and length the rows do not determine."""
+    loose = [name for name in fit.certificate.not_identified if name not in fit.fixed]
+    if loose:
+        problem = f"the rows do not determine {', '.join(loose)} of {fit.law.name}, so there is no best size"
+        raise ConfigError("fit", problem, "add runs that vary params and tokens apart, or hold parameters with fixed=")
+    step = (LARGEST - SMALLEST) / (GRID - 1)
+    if not SMALLEST + step < np.log(params) < LARGEST - step:
+        raise ConfigError(
+            "plan",
+            f"the loss at {budget:.3g} FLOP falls to the end of the sizes searched ({params:.3g} parameters)",
+            "the law has no best size there: check the units of params and tokens, and the parameters on a bound",
+        )
+
+
 def _far(fit: Fitted, params: float) -> tuple[str, ...]:
     """A note on a planned size that is far below all fitted ones, where serving leaves little for training."""
     smallest = float(fit.table.inputs["params"].min())
     if params > SMALLER * smallest:
         return ()
     return (f"params {params:.3g} is {smallest / params:.3g} times below the smallest fitted size",)
+
+
+def _on_frontier(
+    frontier: Frontier, flops: float | None, loss: float | None, inference_tokens: float, interval: float, cost
+) -> Plan:
+    """The plan of N* = G C^a and D* = H C^b: no loss, and no serving, which would need one."""
+    if flops is None or loss is not None or inference_tokens or cost is not None:
+        problem = "an isoFLOP frontier knows sizes for a budget and no loss"
+        raise ConfigError("plan", problem, "give flops alone, or plan with a fitted law")
+    check_level(interval, "interval")
+    require(np.isfinite(flops) and flops > 0, "plan", f"{flops} is not a positive number", "give FLOP, as 1e21")
+    params, tokens = (float(value) for value in frontier.optimum(flops))
+    none = Interval(np.nan, np.nan)
+    intervals = Values(dict.fromkeys(("params", "tokens", "tokens_per_param", "flops", "loss"), none))
+    used = frontier.table[frontier.table["used"]]
+    if len(frontier.draws) >= 20 and len(used) >= 3:
+        n = frontier.draws["G"] * flops ** frontier.draws["a"]
+        d = frontier.draws["H"] * flops ** frontier.draws["b"]
+        for name, draws in (("params", n), ("tokens", d), ("tokens_per_param", d / n)):
+            low, high = np.quantile(draws, [(1 - interval) / 2, (1 + interval) / 2])
+            intervals[name] = Interval(float(low), float(high))
+    reach = flops / float(used["flops"].max())
+    formula = f"N* = {frontier.params.G:.4g} C^{frontier.params.a:.4g}, in the FLOP of the table"
+    return Plan(params, tokens, np.nan, float(flops), 0.0, tokens / params, intervals, interval, formula, (), reach)
+
+
+def _untested(fit: Fitted, params: float, tokens: float, at: dict) -> tuple[str, ...]:
+    """What the fit says about the interval of the planned loss."""
+    return fit.doubts(params=params, tokens=tokens, **at) if fit.certificate.supports_interval else ()
 
 
 def _intervals(fit, problem, flops, loss, level, params, tokens, at) -> Values:
@@ -152,7 +209,9 @@ def _intervals(fit, problem, flops, loss, level, params, tokens, at) -> Values:
         for name, values in zip(names, (n, d, d / n, budgets[usable]), strict=True):
             if len(values):
                 out[name] = Interval(*(float(q) for q in np.quantile(values, tails)))
-    prediction = fit.predict(params=params, tokens=tokens, interval=level, **at)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExtrapolationWarning)  # the plan says it
+        prediction = fit.predict(params=params, tokens=tokens, interval=level, **at)
     out["loss"] = Interval(prediction.low, prediction.high)
     return out
 
@@ -189,7 +248,7 @@ class _Problem:
 
     def best(self, z, flops):
         """params, tokens, loss [B] of the optimum: golden section in ln N, around the best point of a coarse grid."""
-        grid = np.linspace(SMALLEST, LARGEST, 50)
+        grid = np.linspace(SMALLEST, LARGEST, GRID)
         coarse = np.array([self.loss(z, np.full(len(z), g), flops) for g in grid])
         middle = grid[np.argmin(np.where(np.isfinite(coarse), coarse, np.inf), axis=0)]
         step = grid[1] - grid[0]

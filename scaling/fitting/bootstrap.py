@@ -18,17 +18,22 @@ from models.errors import ConfigError, nearest
 from scaling.fitting.certificate import robust_scale
 from scaling.fitting.estimator import Estimator
 from scaling.fitting.start_grid import StartGrid
+from scaling.fitting.tangent import Tangent
 
 KINDS = ("row", "cluster", "stratified", "wild", "parametric")
 BLOCK = 256
-ITERATIONS, TOLERANCE = 100, 1e-12  # a resample's optimum is needed to well below its own spread, no further
-CHECKED = 256  # resamples solved from two starts, to see whether the second is ever needed
+ITERATIONS, TOLERANCE = 40, 1e-12
+# a resample's optimum is needed to a thousandth of its own spread: a decrease of so much of one row's share
+SPARE = 1e-6
+TANGENT_ITERATIONS = 10
+NEGLIGIBLE = 0.02  # of a standard deviation, by which the expansion around the optimum may miss a resample's own
+CHECKED = 24  # resamples solved from two starts, to see whether the second is ever needed
 
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
     """z [B, K] coordinates of the resampled optima; kind and seed that made them; agreed: share of the doubly started
-    resamples on which both starts found the same optimum."""
+    resamples on which no grid cell led to a better optimum than the neighbourhood of the point fit's."""
 
     z: np.ndarray
     kind: str
@@ -66,12 +71,11 @@ def bootstrap(
     clusters: np.ndarray | None = None,
     strata: np.ndarray | None = None,
     grid: StartGrid | None = None,
-    checked: int = CHECKED,
-    iterations: int = ITERATIONS,
 ) -> Draws:
     """`size` resampled optima of `estimator` around its optimum z [K]; the same seed gives the same draws.
 
-    checked: how many are also started from z, to see whether their best grid cell suffices; one failure and all are.
+    The first CHECKED are also started from their best cells of the grid; one other optimum among them and all are.
+    Where the expansion around z finds the optima of the first to NEGLIGIBLE, it is taken for the others.
     """
     if kind not in KINDS:
         near = nearest(kind, KINDS)
@@ -83,8 +87,9 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     if kind in ("wild", "parametric"):
         targets = _targets(estimator, z, size, rng, kind, clusters)
-        solved, _ = _blocks(lambda rows: _solve_targets(estimator, z, targets[rows]), size)
-        return Draws(solved, kind, seed)
+        start = np.repeat(z[None], BLOCK, 0)
+        solved = [estimator.solve(start[: len(b)], None, targets[b]).z for b in _blocks(np.arange(size))]
+        return Draws(np.concatenate(solved), kind, seed)
     counts = resample_weights(
         len(estimator.measured),
         size,
@@ -92,7 +97,7 @@ def bootstrap(
         clusters if kind == "cluster" else None,
         strata if kind == "stratified" else None,
     )
-    return _weighted(estimator, z, counts * estimator.weights, kind, seed, grid, checked, iterations)
+    return _weighted(estimator, z, counts * estimator.weights, kind, seed, grid)
 
 
 def jackknife(estimator: Estimator, z: np.ndarray, clusters: np.ndarray | None = None) -> np.ndarray:
@@ -102,42 +107,51 @@ def jackknife(estimator: Estimator, z: np.ndarray, clusters: np.ndarray | None =
     return _weighted(estimator, z, weights, "jackknife", 0, None).z
 
 
-def _weighted(estimator, z, weights, kind, seed, grid, checked=CHECKED, iterations=ITERATIONS) -> Draws:
-    """Solve every reweighting from its own best cell, and a part of them from the point fit too."""
-    grid = grid or StartGrid(estimator)
+def robust_weights(estimator: Estimator, z: np.ndarray) -> np.ndarray:
+    """What makes the least squares of a grid cell agree with the objective: less weight [n] for rows far from z [K]."""
     residual = np.abs(estimator.residuals(z))
     if estimator.objective.counts or estimator.objective.kind == "gaussian":
-        robust = np.ones_like(residual)
-    else:
-        width = max(estimator.objective.scale, 0.1 * robust_scale(residual), 1e-12)
-        robust = width / np.maximum(residual, width)
+        return np.ones_like(residual)
+    width = max(estimator.objective.scale, 0.1 * robust_scale(residual), 1e-12)
+    return width / np.maximum(residual, width)
 
-    def solve(rows, both):
-        w = weights[rows]
-        best = estimator.solve(grid.best_cells(w, robust), w, None, iterations, TOLERANCE)
-        if not both:
-            return best.z, np.ones(len(w), bool)
-        other = estimator.solve(np.repeat(z[None], len(w), 0), w, None, iterations, TOLERANCE)
-        same = np.abs(best.value - other.value) <= 1e-6 * np.minimum(best.value, other.value) + 1e-18
+
+def _weighted(estimator, z, weights, kind, seed, grid) -> Draws:
+    """Solve every reweighting; the first CHECKED thoroughly, and the rest only as far as those say that it matters."""
+    size, tolerance = len(weights), SPARE / len(estimator.measured)
+    tangent = None if estimator.objective.kind == "lad" else Tangent(estimator, z)
+
+    def around(rows):
+        start = np.repeat(z[None], len(rows), 0)
+        if tangent is None:
+            return start
+        near = tangent.solve(start, weights[rows], None, TANGENT_ITERATIONS, tolerance, damping=0.0).z
+        return np.where(np.isfinite(near), near, start)
+
+    def exact(rows):
+        return estimator.solve(around(rows), weights[rows], None, ITERATIONS, tolerance, damping=0.0)
+
+    def everywhere(rows):
+        best, w = exact(rows), weights[rows]
+        cells = (grid or StartGrid(estimator)).best_cells(w, robust_weights(estimator, z))
+        other = estimator.solve(cells, w, None, ITERATIONS, tolerance)
+        # two optima whose objectives differ by a hundredth of one row's share are one to any statistic
+        same = best.value <= other.value * (1 + 0.01 / len(estimator.measured)) + 1e-18
         return np.where((best.value <= other.value)[:, None], best.z, other.z), same
 
-    size = len(weights)
-    checked = min(size, checked)
-    if not checked:
-        return Draws(_blocks(lambda rows: solve(rows, False), size)[0], kind, seed)
-    first, same = _blocks(lambda rows: solve(rows, True), checked)
-    rest = size - checked
-    if rest == 0:
-        return Draws(first, kind, seed, float(np.mean(same)))
-    # the best cell suffices wherever it always did; one disagreement and all resamples get both starts
-    both = not bool(np.all(same))
-    second, more = _blocks(lambda rows: solve(rows + checked, both), rest)
-    same = np.concatenate([same, more]) if both else same
-    return Draws(np.concatenate([first, second]), kind, seed, float(np.mean(same)))
-
-
-def _solve_targets(estimator, z, targets):
-    return estimator.solve(np.repeat(z[None], len(targets), 0), None, targets).z, np.ones(len(targets), bool)
+    checked = np.arange(min(size, CHECKED))
+    first, same = everywhere(checked)
+    agreed = float(np.mean(same))
+    if len(checked) == size:
+        return Draws(first, kind, seed, agreed)
+    rest = np.arange(len(checked), size)
+    if agreed < 1.0:  # one other optimum, and all resamples look for theirs on the whole grid
+        found = [everywhere(block) for block in _blocks(rest)]
+        same = np.concatenate([same, *(part[1] for part in found)])
+        return Draws(np.concatenate([first, *(part[0] for part in found)]), kind, seed, float(np.mean(same)))
+    off = np.max(np.abs(around(checked) - first) / (np.std(first, axis=0) + 1e-300))
+    solve = around if tangent is not None and off < NEGLIGIBLE else lambda rows: exact(rows).z
+    return Draws(np.concatenate([first, *(solve(block) for block in _blocks(rest))]), kind, seed, agreed)
 
 
 def _targets(estimator, z, size, rng, kind, clusters) -> np.ndarray:
@@ -155,10 +169,9 @@ def _targets(estimator, z, size, rng, kind, clusters) -> np.ndarray:
     return fitted + scale * residual * signs
 
 
-def _blocks(solve, size: int):
-    """Run solve(row indices) block by block: the matrix of all resamples on the whole grid would not fit the cache.
+def _blocks(rows: np.ndarray) -> list[np.ndarray]:
+    """Resamples [B] in blocks: the matrix of all of them on the whole grid would not fit the cache.
 
     One thread: with arrays this small two threads spend their gain on the interpreter lock (measured).
     """
-    parts = [solve(np.arange(i, min(i + BLOCK, size))) for i in range(0, size, BLOCK)]
-    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+    return [rows[i : i + BLOCK] for i in range(0, len(rows), BLOCK)]

@@ -1,16 +1,21 @@
 """How far to trust an extrapolation: rolling held-out errors inside the table say how far the law itself is off.
 
-The table is cut at several sizes; at each cut the law is fitted to the rows below and scored on the rows above. What
-the parameters' uncertainty and the noise of a run do not explain there is the law's own discrepancy. It is added to
-their variance, not multiplied with it: a fit's uncertainty shrinks with its rows, a law that is not quite true stays
-as wrong as it was. On the Chinchilla runs the errors beyond a cut keep their size (1.1 %) from the cut at 40 runs to
-the one at 200, while their ratio to the fit's own deviation doubles, so that no factor learnt early could hold later.
+The table is cut at several sizes along an axis; at each cut the law is fitted to the rows below and scored on the rows
+above. What the parameters' uncertainty and the noise of a run do not explain there is the law's own discrepancy. It is
+added to their variance, not multiplied with it: a fit's uncertainty shrinks with its rows, a law that is not quite true
+stays as wrong as it was.
 
-Every held-out row has the discrepancy with which its interval would just have held it; the calibration is a quantile
-of those, as in conformal prediction with nested sets (Gupta et al. 2022), every cut counting the same. Rows beyond one
-cut share its fit, so each cut counts as five rows in the quantile's finite-sample correction: on nine families of
-published runs the plain quantile covers 72-99 % at nominal 90 %, this one 88-100 %. The discrepancy grows like a random
-walk in the logarithm of size. Only rows of the fit are used, so a later held-out test is fair.
+The discrepancy has two parts. At the edge of the fitted sizes it is at least the noise of one run, and more when the
+rows just above the cuts were missed by more. Beyond the edge it is a share of what the law promises to gain there: the
+gain per factor e over the last factor e of fitted sizes, times r / (1 + r) for a reach of r = log(size / largest fitted
+size). Published laws are off by a tenth of that (Chinchilla's runs) or by most of it (routers, small budgets), and the
+cuts of a small table cannot tell which. So the share starts from SHARE, worth PRIOR cuts, and moves as the cuts speak:
+each counts by its rows, and by its distance from the cut before, since two cuts side by side say one thing twice.
+
+A run is larger along more than one axis: compute, and every input on its own. Each axis has its own cuts, and the axis
+along which a prediction reaches farthest decides, so that ten times the parameters are never an interpolation because
+another input covers a wider range. The constants were chosen on seven families of published runs, of which nominal 90 %
+intervals cover 87-98 % (docs/laws.md). Only rows of the fit are used, so a later held-out test is fair.
 """
 
 from __future__ import annotations
@@ -21,55 +26,65 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import special, stats
 
-from scaling.fitting.bootstrap import bootstrap
+from scaling.fitting.bootstrap import robust_weights
 from scaling.fitting.certificate import robust_scale
+from scaling.fitting.covariance import sandwich
 from scaling.fitting.estimator import Estimator
 from scaling.fitting.objectives import Objective
-from scaling.fitting.start_grid import optimum
+from scaling.fitting.start_grid import StartGrid
 
 ORIGINS = 8
-RESAMPLES = 48
-QUICK = 40  # iterations of a resample here: only the spread of the draws is used
-REFERENCE = 0.9  # the level that is calibrated; a t distribution carries it to others
-ROWS_PER_CUT = 5.0  # independent rows that a cut is worth
+QUICK, QUICK_TOLERANCE = 25, 1e-9  # iterations of a cut's fit, and the relative decrease below which it has ended
+SHARE = 0.75  # of the promised gain, before any cut has spoken
+PRIOR = 0.3  # cuts that this is worth
+ROWS = 60.0  # held-out rows at which a cut counts half
+NEAR = 0.7  # reach up to which a held-out row tells about the edge, and beyond which about the share
+AGE = 3.0  # power of a cut's share of the rows with which it counts for the edge: the last cuts are closest to the fit
+MEDIAN = float(stats.chi2.ppf(0.5, 1))  # of a squared standard normal: one outlier does not widen every interval
 COMPUTE = ("params", "params_active", "params_nonembed")
+SIZES = (*COMPUTE, "tokens")
 FALLING = ("loss", "bpb")  # inputs that fall as runs grow
 SAME_BUDGET = 1.1  # sizes within this factor are one budget, which a cut must not split
+FARTHER = 1.5  # times the tested reach, from which on a prediction says so
 LEAST = 1e-9  # share of successes below which a logit is cut off
 PAIRS = 2000  # points of the sequence that integrates over two uncertainties
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """axis: what the cuts were made on; needed [m]: per held-out row of every cut the discrepancy that would have put
-    it on the edge of its interval; weights [m]: 1 per cut, shared by its rows; origins: how many cuts; noise: standard
-    deviation of one row. All in the residual space (log loss: relative), for counts in logits."""
+    """What the cuts along one axis said. edge: standard deviation of the law's own error at the edge of the fitted
+    sizes, never below the noise of one row; share: of the promised gain by which the law may be off; origins: how many
+    cuts; tested: the farthest reach that they tested; noise: standard deviation of one row. Edge and noise are in the
+    residual space (log loss: relative), for counts in logits."""
 
     axis: str
-    needed: np.ndarray
-    weights: np.ndarray
+    edge: float
+    share: float
     origins: int
+    tested: float
     noise: float
 
-    @property
-    def discrepancy(self) -> float:
-        """Standard deviation of the law's own error at the edge of the fitted sizes; without a cut, that of a run."""
+    def doubt(self, reach: float) -> str:
+        """What a reader must know about an interval at this reach; empty when cuts have tested the like of it."""
+        far = f"{np.exp(reach):.3g} times the fitted {self.axis}"
+        if reach <= 0:
+            return ""
         if not self.origins:
-            return self.noise
-        order = np.argsort(self.needed)
-        level = min(REFERENCE * (1 + 1 / (ROWS_PER_CUT * self.origins)), 1.0)
-        rank = np.searchsorted(np.cumsum(self.weights[order]), level * self.weights.sum() * (1 - 1e-12))
-        return float(self.needed[order][rank])
+            return f"no interval was tested: the rows leave no cut of {self.axis}, and {far} are predicted"
+        if reach > FARTHER * self.tested:
+            return f"intervals were tested up to {np.exp(self.tested):.3g} times the {self.axis}, {far} are predicted"
+        return ""
 
-    def at(self, reach: np.ndarray) -> np.ndarray:
-        """The discrepancy [m] at log(size / largest fitted size) [m]."""
-        return self.discrepancy * growth(reach)
+    def at(self, reach: np.ndarray, gain: np.ndarray) -> np.ndarray:
+        """The discrepancy [m] at log(size / largest fitted size) [m]; gain [m]: see `promised`."""
+        return np.hypot(self.edge * np.sqrt(np.clip(1.0 + reach, 0.0, 1.0)), self.share * gain * growth(reach))
 
 
 def growth(reach: np.ndarray) -> np.ndarray:
-    """The discrepancy at log(size / largest fitted size) [m], in units of that at the edge: its variance rises by one
-    unit per factor e, and is gone a factor e inside, where the residuals already have it."""
-    return np.sqrt(np.maximum(1.0 + reach, 0.0))
+    """The part [m] of the gain per factor e that is in doubt at log(size / largest fitted size) [m]: as long as the
+    reach at first; doubts about the next decade hold for the one after it, too."""
+    beyond = np.maximum(reach, 0.0)
+    return beyond / (1.0 + beyond)
 
 
 def noise_scale(residual: np.ndarray, parameters: int, objective: Objective | None = None) -> float:
@@ -95,6 +110,12 @@ def linked(objective: Objective, f: np.ndarray) -> np.ndarray:
         return special.logit(np.clip(f, LEAST, 1 - LEAST)) if objective.counts else objective.link(f)
 
 
+def linked_slope(objective: Objective, f: np.ndarray) -> np.ndarray:
+    """Slope of `linked` at predictions f."""
+    f = np.clip(f, LEAST, 1 - LEAST) if objective.counts else f
+    return 1.0 / (f * (1.0 - f)) if objective.counts else objective.link_slope(f)
+
+
 def measured(estimator: Estimator) -> np.ndarray:
     """The measurements [n] in the same space; half a success and half a failure keep none and all of them finite."""
     if estimator.trials is None or not estimator.objective.counts:
@@ -111,6 +132,13 @@ def scatter(objective: Objective, mean: np.ndarray, noise: float, trials: np.nda
     return noise / np.sqrt(trials * f * (1 - f))
 
 
+def half_width(deviation: np.ndarray, discrepancy: np.ndarray, level: float, freedom: int) -> np.ndarray:
+    """Half of an interval [m]: what the rows determined, with their degrees of freedom, and the law's own error, which
+    does not come from the residuals of this fit."""
+    tail = 0.5 + level / 2
+    return np.hypot(stats.t.ppf(tail, freedom) * deviation, stats.norm.ppf(tail) * discrepancy)
+
+
 def share_ends(
     center: np.ndarray, deviation: np.ndarray, noise: float, trials: float, level: float, freedom: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -124,18 +152,26 @@ def share_ends(
     return low, high
 
 
+def axes(inputs: Mapping[str, np.ndarray]) -> list[str]:
+    """Every axis along which a run can be larger, the main one first: compute where it follows from the inputs, and
+    each positive input; of a loss its inverse."""
+    own = [f"1 / {name}" if name in FALLING else name for name, values in inputs.items() if np.all(values > 0)]
+    return list(dict.fromkeys([choose_axis(inputs), *own]))
+
+
 def choose_axis(inputs: Mapping[str, np.ndarray]) -> str:
-    """What "larger run" means for a law: compute when it follows from the inputs, else the widest-ranging of them; of
-    a loss, its inverse, since a larger run has a lower one."""
+    """What "larger run" means for a law: compute when it follows from the inputs, else the widest-ranging count of
+    parameters or tokens, else the widest-ranging input; of a loss its inverse, since a larger run has a lower one."""
     if "flops" in inputs or ("tokens" in inputs and any(name in inputs for name in COMPUTE)):
         return "flops"
     positive = {name: values for name, values in inputs.items() if np.all(values > 0)}
-    widest = max(positive, key=lambda name: np.ptp(np.log(positive[name])), default=next(iter(inputs)))
+    counts = {name: values for name, values in positive.items() if name in SIZES} or positive
+    widest = max(counts, key=lambda name: np.ptp(np.log(counts[name])), default=next(iter(inputs)))
     return f"1 / {widest}" if widest in FALLING and widest in positive else widest
 
 
 def sizes(axis_name: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The size [n] of every row on the axis of `choose_axis`; compute is 6 params tokens."""
+    """The size [n] of every row on an axis of `axes`; compute is 6 params tokens."""
     if axis_name in inputs:
         return inputs[axis_name]
     if axis_name.startswith("1 / "):
@@ -143,9 +179,40 @@ def sizes(axis_name: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     return 6 * next(inputs[name] for name in COMPUTE if name in inputs) * inputs["tokens"]
 
 
-def reaches(axis: np.ndarray, cut: float) -> np.ndarray:
-    """log(size / cut) [m]; 0, the edge, where sizes have no logarithm."""
-    return np.log(axis / cut) if cut > 0 and np.all(axis > 0) else np.zeros(len(axis))
+def moved(axis_name: str, inputs: Mapping[str, np.ndarray], factor: np.ndarray) -> dict[str, np.ndarray]:
+    """The inputs of runs `factor` [m] times as large on an axis; compute is shared by parameters and tokens alike."""
+    powers = {axis_name: 1.0, axis_name.removeprefix("1 / "): -1.0 if axis_name.startswith("1 / ") else 1.0}
+    if axis_name == "flops" and "flops" not in inputs:
+        powers = {next(name for name in COMPUTE if name in inputs): 0.5, "tokens": 0.5}
+    return {name: values * factor ** powers[name] if name in powers else values for name, values in inputs.items()}
+
+
+def reaches(axis: np.ndarray, fitted: np.ndarray) -> np.ndarray:
+    """log(size / largest fitted size) [m] of sizes on one axis, or log(smallest / size) for those below all fitted
+    ones; 0, the edge, where sizes have no logarithm."""
+    if not (np.all(fitted > 0) and np.all(axis > 0)):
+        return np.zeros(len(axis))
+    above, below = np.log(axis / fitted.max()), np.log(fitted.min() / axis)
+    return np.where(below > 0, below, above)
+
+
+def promised(
+    estimator: Estimator, z: np.ndarray, axis_name: str, fitted: np.ndarray, inputs: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """How much the output of runs with these inputs [m] changes per factor e over the last factor e of the fitted sizes
+    [n], or all of them if they are closer together: taken back to the edge along the axis, in the residual space."""
+    axis = sizes(axis_name, inputs)
+    span = min(1.0, float(np.log(fitted.max() / fitted.min()))) if np.all(fitted > 0) else 0.0
+    if span <= 0 or not np.all(axis > 0):
+        return np.zeros(len(axis))
+    down = axis < fitted.min()
+    factor = np.where(down, fitted.min(), np.minimum(fitted.max(), axis)) / axis
+    inner = factor * np.exp(np.where(down, span, -span))
+    params, ends = estimator.coordinates.to_params(z), []
+    for scale in (factor, inner):
+        value = estimator.law.evaluate(params, moved(axis_name, inputs, scale)).value
+        ends.append(np.broadcast_to(linked(estimator.objective, value), axis.shape))
+    return np.nan_to_num(np.abs(ends[0] - ends[1]) / span)
 
 
 def degrees(points: int, parameters: int, clusters: np.ndarray | None) -> int:
@@ -154,18 +221,20 @@ def degrees(points: int, parameters: int, clusters: np.ndarray | None) -> int:
     return max(min(points - parameters, groups - 1), 1)
 
 
-def origins(axis: np.ndarray, parameters: int, count: int = ORIGINS, distinct: np.ndarray | None = None) -> list[float]:
-    """Cuts [<= count] on `axis`, spread over its range, between budgets and never inside one; below each are at least
-    three budgets and two distinct rows per parameter. distinct [n]: codes of rows that are equal in all inputs."""
+def origins(
+    axis: np.ndarray, parameters: int, count: int = ORIGINS, distinct: np.ndarray | None = None, below: int = 3
+) -> list[float]:
+    """Cuts [<= count] on `axis`, spread over its range, between budgets and never inside one; under each are at least
+    `below` budgets and two distinct rows per parameter. distinct [n]: codes of rows that are equal in all inputs."""
     tops = budgets(axis)
     codes = np.arange(len(axis)) if distinct is None else distinct
     least = max(2 * parameters, 6)
-    possible = [float(top) for top in tops[2:-1] if len(np.unique(codes[axis <= top])) >= least]
+    possible = [float(top) for top in tops[below - 1 : -1] if len(np.unique(codes[axis <= top])) >= least]
     if not possible:
         return []
-    below = np.searchsorted(np.sort(axis), possible, side="right")
-    wanted = np.linspace(below[0], below[-1], min(count, len(possible)))  # equally many rows from cut to cut
-    return [possible[i] for i in np.unique(np.argmin(np.abs(below - wanted[:, None]), axis=1))]
+    rows = np.searchsorted(np.sort(axis), possible, side="right")
+    wanted = np.linspace(rows[0], rows[-1], min(count, len(possible)))  # equally many rows from cut to cut
+    return [possible[i] for i in np.unique(np.argmin(np.abs(rows - wanted[:, None]), axis=1))]
 
 
 def budgets(axis: np.ndarray) -> np.ndarray:
@@ -184,40 +253,79 @@ def budgets(axis: np.ndarray) -> np.ndarray:
 def calibrate(
     estimator: Estimator,
     axis_name: str,
-    axis: np.ndarray,
     noise: float,
+    z: np.ndarray,
     clusters: np.ndarray | None = None,
-    seed: int = 0,
     count: int = ORIGINS,
-    resamples: int = RESAMPLES,
 ) -> Calibration:
-    """The discrepancies that the law's own extrapolations inside the table needed; noise: `scatter` of a typical row of
-    the whole fit."""
-    parameters = int(estimator.free.sum())
+    """The discrepancy that the law's own extrapolations along one axis inside the table needed; noise: `scatter` of a
+    typical row of the whole fit, z [K] its optimum."""
+    axis = sizes(axis_name, estimator.inputs)
     distinct = np.unique(np.column_stack(list(estimator.inputs.values())), axis=0, return_inverse=True)[1].ravel()
-    needed, weights = [], []
-    for cut in origins(axis, parameters, count, distinct):
-        inside = axis <= cut
-        part, outside = estimator.take(inside), estimator.take(~inside)
-        solution, grid = optimum(part, starts=8)
-        if not np.isfinite(solution.value).any():
+    cuts = origins(axis, int(estimator.free.sum()), count, distinct, below=2) if np.all(axis > 0) else []
+    # sums of weight x squared multiple of the noise, of weight x squared share, and of the weights
+    edge, edge_weight, share, share_weight = PRIOR, PRIOR, PRIOR * SHARE**2, PRIOR
+    made, tested = 0, 0.0
+    for index, (cut, best) in enumerate(zip(cuts, _fits_below(estimator, axis, cuts, z), strict=True)):
+        excess = None if best is None else _excess(estimator, axis_name, axis, axis <= cut, best, clusters)
+        if excess is None:
             continue
-        best = solution.z[int(np.argmin(solution.value))]
-        groups = None if clusters is None else np.unique(clusters[inside], return_inverse=True)[1]
-        kind = "row" if groups is None else "cluster"
-        draws = bootstrap(part, best, resamples, seed, kind, groups, grid=grid, checked=0, iterations=QUICK)
-        mean = outside.predict(best[None])[0]
-        center = linked(part.objective, mean)
-        noise_there = noise_scale(part.residuals(best), parameters, part.objective)
-        row = scatter(part.objective, mean, noise_there, outside.trials)
-        deviation = np.hypot(spread(linked(part.objective, outside.predict(draws.z)) - center), row)
-        ratio = stats.t.ppf(0.5 + REFERENCE / 2, degrees(len(part.measured), parameters, groups))
-        excess = ((measured(outside) - center) / ratio) ** 2 - deviation**2
-        part_needed = np.sqrt(np.maximum(excess, 0.0)) / growth(reaches(axis[~inside], cut))
-        usable = np.isfinite(part_needed)
-        if usable.any():
-            needed.append(part_needed[usable])
-            weights.append(np.full(usable.sum(), 1.0 / usable.sum()))
-    if not needed:
-        return Calibration(axis_name, np.zeros(0), np.zeros(0), 0, noise)
-    return Calibration(axis_name, np.concatenate(needed), np.concatenate(weights), len(needed), noise)
+        reach, gain, beyond, row = excess
+        made, tested = made + 1, max(tested, float(reach.max()))
+        near = reach <= NEAR
+        apart = min(np.log(cut / cuts[index - 1]), 1.0) if index else 1.0
+        if near.any():
+            worth = apart * (np.sum(axis <= cut) / np.sum(axis <= cuts[-1])) ** AGE * near.sum() / (near.sum() + ROWS)
+            edge += worth * max(float(np.median(beyond[near] / row[near] ** 2)) / MEDIAN, 0.0)
+            edge_weight += worth
+        far = ~near & (gain > 0)
+        if far.any():
+            worth = apart * far.sum() / (far.sum() + ROWS)
+            doubt = (gain * growth(reach))[far]
+            share += worth * max(float(np.median((beyond[far] - row[far] ** 2) / doubt**2)) / MEDIAN, 0.0)
+            share_weight += worth
+    multiple = max(float(np.sqrt(edge / edge_weight)), 1.0)
+    return Calibration(axis_name, multiple * noise, float(np.sqrt(share / share_weight)), made, tested, noise)
+
+
+def _fits_below(
+    estimator: Estimator, axis: np.ndarray, cuts: list[float], z: np.ndarray
+) -> list[np.ndarray | None]:
+    """The optimum [K] of the rows up to every cut, None where there is none: all cuts are one batch of reweightings,
+    each from its own best cell of the grid and from the optimum z [K] of all rows."""
+    if not cuts:
+        return []
+    weights = (axis <= np.array(cuts)[:, None]) * estimator.weights
+    starts = StartGrid(estimator).best_cells(weights, robust_weights(estimator, z))
+    both = np.concatenate([starts, np.repeat(z[None], len(cuts), 0)])
+    solution = estimator.solve(both, np.concatenate([weights, weights]), None, QUICK, QUICK_TOLERANCE)
+    values = solution.value.reshape(2, -1)
+    best = np.nanargmin(np.where(np.isfinite(values), values, np.inf), axis=0)
+    points = solution.z.reshape(2, len(cuts), -1)
+    return [points[k, i] if np.isfinite(values[k, i]) else None for i, k in enumerate(best)]
+
+
+def _excess(
+    estimator: Estimator,
+    axis_name: str,
+    axis: np.ndarray,
+    inside: np.ndarray,
+    best: np.ndarray,
+    clusters: np.ndarray | None,
+) -> tuple[np.ndarray, ...] | None:
+    """One cut: reach, promised gain, squared error beyond what parameters and noise explain, and noise [m] of the rows
+    held out; None when nothing is finite there. The parameters' share is that of their covariance."""
+    part, outside = estimator.take(inside), estimator.take(~inside)
+    mean = outside.predict(best[None])[0]
+    center = linked(part.objective, mean)
+    noise = noise_scale(part.residuals(best), int(estimator.free.sum()), part.objective)
+    row = scatter(part.objective, mean, noise, outside.trials)
+    groups = None if clusters is None else np.unique(clusters[inside], return_inverse=True)[1]
+    slopes = outside.jacobian(best)[estimator.free] * linked_slope(part.objective, mean)
+    with np.errstate(all="ignore"):
+        variance = np.einsum("km,kl,lm->m", slopes, sandwich(part, best, groups)[1], slopes)
+    beyond = (measured(outside) - center) ** 2 - np.maximum(variance, 0.0) - row**2
+    gain = promised(part, best, axis_name, axis[inside], outside.inputs)
+    usable = np.isfinite(beyond) & np.isfinite(gain)
+    found = reaches(axis[~inside], axis[inside]), gain, beyond, np.maximum(row, 1e-12)
+    return tuple(values[usable] for values in found) if usable.any() else None

@@ -14,6 +14,7 @@ from scaling.fitting.estimator import Estimator, Solution
 from scaling.fitting.objectives import LAD_SCALE
 
 AGREEMENT = 1e-6  # relative objective within which two starts found the same optimum
+NARROW = 0.05  # range of an input relative to its mean, below which it does not count as varied
 POINTS_PER_PARAMETER = 2.0  # distinct rows per parameter below which no interval is given
 FLAT = 1e-9  # eigenvalue of the unit-diagonal information below which a direction is flat
 NOTHING = 1e-8  # residual that counts as an exact fit: rounding decides what remains
@@ -27,7 +28,8 @@ class Certificate:
     objective: the minimum; gradient_norm: largest scaled gradient there, relative to the objective; condition: of the
     information matrix in the centred frame; starts, agreed: how many starts were made, which share reached the optimum
     (relative 1e-6); active_bounds: parameters on a bound; not_identified: parameters the rows do not determine;
-    outliers: rows far outside the rest; duplicates: rows that repeat another; ties: rows met exactly (LAD).
+    outliers: rows far outside the rest; duplicates: rows that repeat another; ties: rows met exactly (LAD); runs: how
+    many runs the rows are of, None when nobody said.
     """
 
     objective: float
@@ -44,6 +46,7 @@ class Certificate:
     duplicates: int = 0
     ties: int = 0
     notes: tuple[str, ...] = ()
+    runs: int | None = None
 
     @property
     def points_per_parameter(self) -> float:
@@ -62,7 +65,11 @@ class Certificate:
                 f"{self.distinct_points} distinct points for {self.parameters} parameters: "
                 f"at least {int(np.ceil(POINTS_PER_PARAMETER * self.parameters))} are needed"
             )
-        return f"not identified: {', '.join(self.not_identified)}" if self.not_identified else ""
+        if self.runs is not None and self.runs <= self.parameters:
+            return f"{self.runs} runs for {self.parameters} parameters: more runs than parameters are needed"
+        if self.not_identified:
+            return f"not identified: {', '.join(self.not_identified)}"
+        return "" if np.isfinite(self.gradient_norm) else "the objective has no gradient at its smallest value"
 
     @property
     def ok(self) -> bool:
@@ -88,7 +95,29 @@ class Certificate:
         return (*out, *self.notes)
 
 
-def certify(estimator: Estimator, search: Solution, rows: list[str], notes: Iterable[str] = ()) -> Certificate:
+def narrow_inputs(inputs: Mapping[str, np.ndarray]) -> list[str]:
+    """A note for every input that hardly varies: what it does to the output cannot be told from its other causes."""
+    notes = []
+    for name, values in inputs.items():
+        if np.ptp(values) == 0:
+            notes.append(f"{name} does not vary")
+        elif _narrow(values):
+            share = np.ptp(values) / abs(np.mean(values))
+            notes.append(f"{name} varies by {share:.2%} only: too little to tell what it does")
+    return notes
+
+
+def _narrow(values: np.ndarray) -> bool:
+    return bool(np.ptp(values) < NARROW * abs(float(np.mean(values))))
+
+
+def certify(
+    estimator: Estimator,
+    search: Solution,
+    rows: list[str],
+    notes: Iterable[str] = (),
+    clusters: np.ndarray | None = None,
+) -> Certificate:
     """Certificate of the best point of `search`, whose every start counts as one vote."""
     best = int(np.argmin(search.value))
     z, value = search.z[best], float(search.value[best])
@@ -99,6 +128,7 @@ def certify(estimator: Estimator, search: Solution, rows: list[str], notes: Iter
     duplicates = len(estimator.measured) - int(repeated(estimator.inputs, estimator.measured).max()) - 1
     n = len(estimator.measured)
     condition, flat = _identify(estimator, z, jacobian, at_bound, size)
+    flat += [name for name in _hidden_by_narrow(estimator, z, at_bound, size) if name not in flat]
     spread = robust_scale(residual)
     far = np.flatnonzero(np.abs(residual - np.median(residual)) > max(10 * spread, 1e-6 * size))
     return Certificate(
@@ -116,7 +146,20 @@ def certify(estimator: Estimator, search: Solution, rows: list[str], notes: Iter
         duplicates=duplicates,
         ties=int(np.sum(np.abs(residual) < 2 * LAD_SCALE)) if estimator.objective.kind == "lad" else 0,
         notes=tuple(notes),
+        runs=None if clusters is None else len(np.unique(clusters)),
     )
+
+
+def _hidden_by_narrow(estimator: Estimator, z: np.ndarray, at_bound: list[str], size: float) -> list[str]:
+    """Parameters that only the variation of a nearly constant input tells apart: those that are not identified once it
+    is held at its mean."""
+    narrow = {name: values for name, values in estimator.inputs.items() if np.ptp(values) > 0 and _narrow(values)}
+    if not narrow:
+        return []
+    held = {name: np.full_like(values, values.mean()) for name, values in narrow.items()}
+    steady = dataclasses.replace(estimator, inputs={**estimator.inputs, **held})
+    jacobian = np.nan_to_num(steady.jacobian(z), nan=0.0, posinf=0.0, neginf=0.0)
+    return _identify(steady, z, jacobian, at_bound, size)[1]
 
 
 def _size(estimator: Estimator, z: np.ndarray) -> float:

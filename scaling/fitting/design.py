@@ -15,8 +15,8 @@ import pandas as pd
 
 from models.errors import ConfigError, nearest
 from scaling.fitting.calibration import choose_axis, sizes
+from scaling.fitting.covariance import sandwich
 from scaling.fitting.fit import Fit
-from scaling.fitting.profile import sandwich
 from scaling.fitting.runs import numbers
 
 BUDGETS, SHAPES = 6, 7
@@ -41,7 +41,7 @@ def design(
     table = _candidates(fit) if candidates is None else pd.DataFrame(candidates)
     inputs = {name: numbers(table, name, positive=name in ("params", "tokens")) for name in fit.law.inputs}
     cost = numbers(table, "flops", positive=True) if "flops" in table.columns else _cost(inputs)
-    rows, row_variance = _gradients(fit, inputs), sandwich(fit)[2]
+    rows, row_variance = _gradients(fit, inputs), sandwich(fit.estimator, fit.z, fit.table.clusters)[2]
     covariance = _covariance(fit)
     goal = None if target == "all" else _target(fit, target)
     chosen, left, scale = [], float(budget), 1.0
@@ -72,12 +72,12 @@ def design(
     return pd.DataFrame(chosen)
 
 
-def runs_needed(fit: Fit, target: str, width: float, level: float = 0.95) -> int:
+def runs_needed(fit: Fit, target: str, width: float, interval: float = 0.95) -> int:
     """How many runs like the fitted ones give an interval of `target` (parameter or derived) no wider than `width`.
 
     The width of an interval falls with the root of the number of runs; NaN intervals raise ConfigError.
     """
-    intervals = fit.interval(level)
+    intervals = fit.interval(interval)
     if target not in intervals:
         near = nearest(target, intervals)
         raise ConfigError("target", f"{target!r} is not in the fit", f"use {near!r}" if near else str(list(intervals)))
@@ -99,7 +99,7 @@ def deviation(fit: Fit, target: str | Mapping[str, float]) -> float:
 def _covariance(fit: Fit) -> np.ndarray:
     if not fit.certificate.supports_interval:
         raise ConfigError("fit", f"no interval: {fit.certificate.no_interval}", "add runs before designing the next")
-    return sandwich(fit)[1]
+    return sandwich(fit.estimator, fit.z, fit.table.clusters)[1]
 
 
 def _gradients(fit: Fit, inputs) -> np.ndarray:

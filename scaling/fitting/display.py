@@ -167,11 +167,11 @@ def _contour(fit: Fitted, ax: Axes) -> None:
     plot_surface(fit, table, ax)
 
 
-def _profile(fit: Fitted, ax: Axes, parameter: str | None = None, level: float = 0.95) -> None:
+def _profile(fit: Fitted, ax: Axes, parameter: str | None = None, interval: float = 0.95) -> None:
     from scaling.report import numbers, style
 
     name = parameter or next(n for n in (*fit.law.exponents, *fit.law.parameters) if n not in fit.fixed)
-    curve = profile(fit, name, level)
+    curve = profile(fit, name, interval)
     shown = curve.deviance <= 3 * curve.threshold
     ax.plot(curve.values[shown], curve.deviance[shown], color=style.hue(ax, "fitted"), zorder=3)
     ax.axhline(curve.threshold, color=style.ink(ax, 0.7), lw=1, ls=":")
@@ -179,6 +179,6 @@ def _profile(fit: Fitted, ax: Axes, parameter: str | None = None, level: float =
     finite = [end for end in (curve.low, curve.high) if np.isfinite(end)]
     ax.plot(finite, [curve.threshold] * len(finite), "o", color=style.hue(ax, "fitted"), ms=6, zorder=4)
     ends = f"{curve.low:.4g} to {curve.high:.4g}" if finite else "not bounded"
-    ax.set_title(f"{fit.law.name}: {numbers.level(level)} of {name} is {ends}")
+    ax.set_title(f"{fit.law.name}: {numbers.level(interval)} of {name} is {ends}")
     ax.set(xlabel=_unit(fit, name), ylabel="deviance")
     ax.set_ylim(0, 3 * curve.threshold)

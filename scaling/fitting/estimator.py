@@ -17,6 +17,8 @@ points costs about 10 ms.
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -89,6 +91,8 @@ class Estimator:
     weights: np.ndarray
     trials: np.ndarray | None = None
     fixed: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    chunk_elements: ClassVar[int] = CHUNK_ELEMENTS
 
     def __post_init__(self):
         self.coordinates = self.law.coordinates
@@ -179,12 +183,14 @@ class Estimator:
             value = np.where(np.isfinite(value), value, np.inf)
         return value, gradient, hessian, information
 
-    def solve(self, z0, weights=None, target=None, iterations: int = 200, tolerance: float = 2e-16) -> Solution:
+    def solve(
+        self, z0, weights=None, target=None, iterations: int = 200, tolerance: float = 2e-16, damping: float = 3e-2
+    ) -> Solution:
         """Minimise from every start z0 [S, K]; weights and target may differ per start ([S, n]).
 
         Each iteration takes the Newton step of the exact Hessian where it is positive definite, else the step of the
-        reweighted normal matrix; a rejected step raises that start's damping. A start leaves the batch once its
-        predicted decrease is below rounding.
+        reweighted normal matrix; a rejected step raises that start's damping, which starts at `damping` (0 where z0 is
+        next to its optimum). A start leaves the batch once its predicted decrease is below rounding.
         """
         z = np.clip(np.array(z0, float), self.coordinates.low, self.coordinates.high)
         starts, k = z.shape
@@ -195,10 +201,10 @@ class Estimator:
             np.zeros((starts, k, k)),
             np.zeros((starts, k, k)),
             np.zeros(starts, bool),
-            np.full(starts, 3e-2),
+            np.full(starts, damping),
             self._first_scale(z, target),
         )
-        chunk = max(1, CHUNK_ELEMENTS // len(self.measured))
+        chunk = max(1, self.chunk_elements // len(self.measured))
         pending = np.arange(starts)
         # in rounds, so that the slow starts of all chunks end up in chunks of their own
         for first in range(0, iterations, ROUND):
@@ -229,7 +235,7 @@ class Estimator:
         """`solve` for starts that fit the cache together; `now` holds those still moving, compacted as they finish."""
         w, t, floor = self._w(weights), target, self.objective.floor
         out.value, out.gradient, out.hessian, out.information = self.expand(out.z, w, t, out.scale)
-        frame = self.centring(w if w.ndim == 1 else w.mean(0))
+        frame = self.frame
         rows = np.flatnonzero(np.isfinite(out.value))
         now, w, t = out.take(rows), _rows(w, rows), _rows(t, rows)
         for _ in range(iterations):
@@ -354,6 +360,11 @@ class Estimator:
         size = np.max(np.abs(np.matmul(step, inverse.T)), axis=1)
         part = np.minimum(1.0, MAX_STEP / np.maximum(size, 1e-300))
         return step * part[:, None], decrease * part * (2.0 - part)
+
+    @cached_property
+    def frame(self) -> tuple[np.ndarray, np.ndarray]:
+        """`centring` with the table's own weights: steps are measured in it, whatever the resampling."""
+        return self.centring(self.weights)
 
     def centring(self, weights) -> tuple[np.ndarray, np.ndarray]:
         """The linear frame [K, K] (and its inverse) in which each coefficient is measured where the data are.

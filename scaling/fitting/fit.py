@@ -13,12 +13,13 @@ from scipy import stats
 
 from models.errors import ConfigError
 from scaling.fitting.bootstrap import jackknife
-from scaling.fitting.certificate import certify, repeated, robust_scale
+from scaling.fitting.certificate import certify, narrow_inputs, repeated, robust_scale
+from scaling.fitting.covariance import sandwich
 from scaling.fitting.estimator import Estimator
 from scaling.fitting.fitted import Fitted, Interval, check_level
 from scaling.fitting.law import Law, Values, as_law
 from scaling.fitting.objectives import Objective
-from scaling.fitting.profile import profile, sandwich
+from scaling.fitting.profile import profile
 from scaling.fitting.runs import Runs
 from scaling.fitting.scale import with_scale
 from scaling.fitting.serialize import fields_of, parts_of, reading, write
@@ -33,14 +34,14 @@ if TYPE_CHECKING:
 class Fit(Fitted):
     """A law fitted to a table: what `Fitted` predicts, with intervals of the parameters, pictures and files."""
 
-    def interval(self, level: float = 0.95, method: str = "percentile") -> Values:
+    def interval(self, interval: float = 0.95, method: str = "percentile") -> Values:
         """Confidence interval of every parameter and derived quantity: name -> Interval(low, high).
 
         method: "percentile" or "bca" from the bootstrap; "normal" from the asymptotic covariance (used when there are
         no resamples); "profile" from the rise of the objective (derived quantities: normal). NaN where the certificate
         says that the rows cannot support an interval.
         """
-        check_level(level, "level")
+        check_level(interval, "interval")
         names = [*self.law.parameters, *self.law.derived]
         none = Values({name: Interval(np.nan, np.nan) for name in names})
         if not self.certificate.supports_interval:
@@ -48,7 +49,7 @@ class Fit(Fitted):
         profiled = {}
         if method == "profile":
             free = [name for name in self.law.parameters if name not in self.fixed]
-            profiles = {name: profile(self, name, level) for name in free}
+            profiles = {name: profile(self, name, interval) for name in free}
             profiled, method = {name: Interval(p.low, p.high) for name, p in profiles.items()}, "normal"
         if self.draws is None or method == "normal":
             frame = self.frame(self._asymptotic(4000))
@@ -56,10 +57,10 @@ class Fit(Fitted):
         else:
             frame = self.samples
         point = {**self.params, **self.derived}
-        tails = dict.fromkeys(names, ((1 - level) / 2, (1 + level) / 2))
+        tails = dict.fromkeys(names, ((1 - interval) / 2, (1 + interval) / 2))
         if method == "bca":
             left_out = self.frame(jackknife(self.estimator, self.z, self.table.clusters))
-            tails = {name: _bca_tails(frame[name], point[name], left_out[name], level) for name in names}
+            tails = {name: _bca_tails(frame[name], point[name], left_out[name], interval) for name in names}
         elif method != "percentile":
             raise ConfigError("method", f"{method!r} is not known", "use 'percentile', 'bca', 'normal' or 'profile'")
         out = {name: Interval(*(float(q) for q in np.quantile(frame[name], tails[name]))) for name in names}
@@ -69,20 +70,20 @@ class Fit(Fitted):
 
     def _asymptotic(self, size: int) -> np.ndarray:
         """Draws z [size, K] from the sandwich covariance."""
-        _, covariance, _ = sandwich(self)
+        _, covariance, _ = sandwich(self.estimator, self.z, self.table.clusters)
         z = np.repeat(self.z[None], size, 0)
         values, vectors = np.linalg.eigh(covariance)
         normal = np.random.default_rng(self.seed).standard_normal((size, len(covariance)))
         z[:, self.estimator.free] += normal * np.sqrt(np.maximum(values, 0)) @ vectors.T
         return np.clip(z, self.law.coordinates.low, self.law.coordinates.high)
 
-    def summary(self, level: float = 0.95) -> str:
+    def summary(self, interval: float = 0.95) -> str:
         """A short report: parameters with intervals, derived quantities, fit quality, and every flag."""
-        intervals, lines = self.interval(level), [f"{self.law.name}: {self.law.formula}"]
+        intervals, lines = self.interval(interval), [f"{self.law.name}: {self.law.formula}"]
         kind = f"{self.draws.kind} bootstrap x {len(self.draws.z)}" if self.draws else "asymptotic"
         lines.append(
             f"{self.certificate.points} rows, {self.objective.kind} objective in {self.objective.space} space "
-            f"= {self.certificate.objective:.12g}; intervals {level:.0%}, {kind}"
+            f"= {self.certificate.objective:.12g}; intervals {interval:.0%}, {kind}"
         )
         for name, value in {**self.params, **self.derived}.items():
             low, high = intervals[name]
@@ -93,6 +94,7 @@ class Fit(Fitted):
             f"{self.certificate.starts} starts agreed; gradient {self.certificate.gradient_norm:.1e}; "
             f"condition {self.certificate.condition:.2g}"
         )
+        lines += [f"{note}" for note in self.table.notes]
         lines += [f"! {warning}" for warning in self.certificate.warnings]
         return "\n".join(lines)
 
@@ -166,6 +168,8 @@ def fit(
     resample: str | None = None,
     seed: int = 0,
     starts: int | Mapping | pd.DataFrame = 16,
+    where: str | None = None,
+    drop_bad: bool = False,
 ) -> Fit:
     """Fit `law` to `runs`, certified.
 
@@ -175,14 +179,16 @@ def fit(
     "gaussian", "student_t", "binomial", "beta_binomial"; delta: Huber width (1e-3), "mad" or "cv"; Student scale or
     beta-binomial concentration otherwise. space: "log", "raw" or "logit" instead of the law's own. fixed: parameter ->
     value held there. bootstrap: number of resamples, of the kind `resample` (row; cluster when one is named). starts:
-    how many, or coordinates [S, K] of your own as a table of parameters.
+    how many, or coordinates [S, K] of your own as a table of parameters. where: the rows to fit, as "tokens > 1e9".
+    drop_bad: leave rows out that are not finite or not positive where they must be, and say how many, instead of
+    refusing them.
 
     Raises ConfigError naming the row or column for NaN, non-positive losses, missing columns, unknown laws.
     """
     law = as_law(law)
     kind, space = objective or law.objective, space or law.space
     goal = Objective(kind, space)
-    table = read_table(law, runs, columns, cluster, weights, trials, strata, space, goal.counts)
+    table = read_table(law, runs, columns, cluster, weights, trials, strata, space, goal.counts, where, drop_bad)
     if goal.counts and table.trials is None:
         raise ConfigError("trials", f"the {kind} objective needs the number of trials", "name the column with trials=")
     fixed = _check_fixed(law, fixed, len(table.measured))
@@ -192,10 +198,10 @@ def fit(
     search, _ = optimum(estimator, count, None if own is None else law.coordinates.to_z(own.to_numpy(float)))
     if not np.isfinite(search.value).any():
         raise ConfigError("runs", f"{law.name} is not finite at any start", "check the units of the columns")
-    notes = [f"{name} does not vary" for name, values in table.inputs.items() if np.ptp(values) == 0]
+    notes = [*narrow_inputs(table.inputs), *table.doubts]
     z = search.z[int(np.argmin(search.value))]
     params = Values({k: float(v) for k, v in zip(law.parameters, law.coordinates.to_params(z), strict=True)})
-    certificate = certify(estimator, search, table.rows, notes)
+    certificate = certify(estimator, search, table.rows, notes, table.clusters)
     out = Fit(law, params, certificate, estimator.objective, table, z, seed=seed, fixed=fixed)
     out.__dict__["estimator"] = estimator  # the cached property, already at hand
     if out.certificate.duplicates and table.clusters is None:

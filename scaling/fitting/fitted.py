@@ -6,15 +6,16 @@ Intervals of parameters, pictures and files are made from it in `profile`, `disp
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from models.errors import ConfigError, require
+from models.errors import ConfigError, nearest, require
 from scaling.fitting import calibration
 from scaling.fitting.bootstrap import Draws, bootstrap
 from scaling.fitting.certificate import Certificate
@@ -24,6 +25,10 @@ from scaling.fitting.objectives import Objective
 from scaling.fitting.table import Table
 
 PREDICTION_RESAMPLES = 256
+
+
+class ExtrapolationWarning(UserWarning):
+    """An interval reaches farther than anything that was tested."""
 
 
 class Interval(NamedTuple):
@@ -55,7 +60,7 @@ class Fitted:
     draws: Draws | None = None
     seed: int = 0
     fixed: dict[str, float] = dataclasses.field(default_factory=dict)
-    held_out_calibration: calibration.Calibration | None = None
+    calibrations: dict[str, calibration.Calibration] = dataclasses.field(default_factory=dict)  # by axis
 
     @cached_property
     def estimator(self) -> Estimator:
@@ -94,7 +99,8 @@ class Fitted:
         kind = kind or ("cluster" if self.table.clusters is not None else "row")
         seed = self.seed if seed is None else seed
         draws = bootstrap(self.estimator, self.z, size, seed, kind, self.table.clusters, self.table.strata)
-        return dataclasses.replace(self, draws=draws, seed=seed)
+        known = self.calibrations if seed == self.seed else {}
+        return dataclasses.replace(self, draws=draws, seed=seed, calibrations=known)
 
     @property
     def noise(self) -> float:
@@ -102,20 +108,56 @@ class Fitted:
         binomial alone makes 1)."""
         return calibration.noise_scale(self.residuals, int(self.estimator.free.sum()), self.objective)
 
-    @cached_property
-    def calibrated(self) -> calibration.Calibration:
-        """Rolling held-out tests inside the fitted table; made on the first prediction interval."""
-        if self.held_out_calibration is not None:
-            return self.held_out_calibration
-        t, predicted = self.table, self.estimator.predict(self.z[None])[0]
-        noise = float(np.median(calibration.scatter(self.objective, predicted, self.noise, t.trials)))
-        return calibration.calibrate(self.estimator, t.axis_name, t.axis, noise, t.clusters, self.seed)
+    def calibration_along(self, axis_name: str | None = None) -> calibration.Calibration:
+        """Rolling held-out tests inside the fitted table along one axis (the main one), made when first asked for."""
+        name = str(axis_name or self.table.axis_name)
+        if name not in self.calibrations:
+            predicted = self.estimator.predict(self.z[None])[0]
+            noise = float(np.median(calibration.scatter(self.objective, predicted, self.noise, self.table.trials)))
+            self.calibrations[name] = calibration.calibrate(self.estimator, name, noise, self.z, self.table.clusters)
+        return self.calibrations[name]
+
+    def reach(self, **inputs) -> pd.DataFrame:
+        """How far new runs lie beyond the fitted ones along every axis, one column each: log(size / largest fitted
+        size), or log(smallest / size) below all of them; negative inside."""
+        arrays = self._columns(inputs)
+        names = calibration.axes(self.table.inputs)
+        fitted = {name: calibration.sizes(name, self.table.inputs) for name in names}
+        return pd.DataFrame({n: calibration.reaches(calibration.sizes(n, arrays), fitted[n]) for n in names})
 
     def discrepancy(self, **inputs) -> np.ndarray:
         """Standard deviation [m] of the law's own error at the given inputs, in the residual space (counts: logits):
-        none well inside the fitted sizes, growing with the reach beyond them."""
-        size = calibration.sizes(self.table.axis_name, {k: np.asarray(v, float) for k, v in inputs.items()})
-        return self.calibrated.at(calibration.reaches(np.atleast_1d(size), self.table.axis.max()))
+        none well inside the fitted sizes, growing with the reach beyond them along the axis of the farthest reach."""
+        arrays = self._columns(inputs)
+        reach, axis = self._farthest(arrays)
+        out = np.empty(len(reach))
+        for name in np.unique(axis):
+            rows = axis == name
+            some = {key: values[rows] for key, values in arrays.items()}
+            fitted = calibration.sizes(name, self.table.inputs)
+            gain = calibration.promised(self.estimator, self.z, name, fitted, some)
+            out[rows] = self.calibration_along(name).at(reach[rows], gain)
+        return out
+
+    def _columns(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The law's inputs, scalars or arrays, as arrays of one length."""
+        arrays = [np.atleast_1d(np.asarray(inputs[name], float)) for name in self.law.inputs]
+        return dict(zip(self.law.inputs, np.broadcast_arrays(*arrays), strict=True))
+
+    def _farthest(self, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The farthest reach [m] of runs and the axis [m] of it; inside on all axes there is no extrapolation to tell
+        apart, and the main axis has the noise."""
+        table = self.reach(**arrays)
+        reach, names = table.to_numpy(), table.columns.to_numpy(str)
+        return reach.max(1), np.where(reach.max(1) > 0, names[reach.argmax(1)], names[0])
+
+    def doubts(self, **inputs) -> tuple[str, ...]:
+        """What a reader must know about the intervals of new runs: the reaches that no cut has tested."""
+        arrays = self._columns(inputs)
+        reach, axis = self._farthest(arrays)
+        farthest = {name: float(reach[axis == name].max()) for name in np.unique(axis)}
+        notes = [self.calibration_along(name).doubt(most) for name, most in farthest.items()]
+        return tuple(note for note in notes if note)
 
     def predict(self, interval: float = 0.9, calibrated: bool = True, **inputs) -> Prediction:
         """Output of a new run at the given inputs (scalars or arrays), and the interval its measurement should fall in.
@@ -125,6 +167,7 @@ class Fitted:
         showed (`calibrated=False` leaves that out). NaN ends when the rows cannot support an interval.
         """
         check_level(interval, "interval")
+        only_known("predict", inputs, (*self.law.inputs, "interval", "calibrated"))
         for name in self.law.inputs:
             if name not in inputs:
                 missing_input(name, self.law, inputs)
@@ -133,6 +176,9 @@ class Fitted:
         shape = np.broadcast_shapes(*(a.shape for a in arrays.values()))
         mean = np.broadcast_to(self.outputs(self.z[None], arrays)[0], shape)
         low, high = self._band(arrays, mean, interval, calibrated)
+        if calibrated and np.isfinite(low).any():
+            for note in self.doubts(**arrays):
+                warnings.warn(note, ExtrapolationWarning, stacklevel=2)
         if scalar:
             return Prediction(float(mean[0]), float(low[0]), float(high[0]), interval)
         return Prediction(np.array(mean), low, high, interval)
@@ -158,20 +204,30 @@ class Fitted:
         center = calibration.linked(goal, mean)
         draws = calibration.linked(goal, self.outputs(self.prediction_draws(), arrays))
         deviation = calibration.spread(draws - center)
-        if calibrated:
-            deviation = np.hypot(deviation, self.discrepancy(**arrays))
+        discrepancy = self.discrepancy(**arrays) if calibrated else np.zeros(np.shape(mean))
         free = int(self.estimator.free.sum())
         degrees = calibration.degrees(self.certificate.points, free, self.table.clusters)
         if goal.counts:
             trials = float(np.median(np.asarray(self.table.trials)))
+            half = calibration.half_width(deviation, discrepancy, level, degrees)
+            deviation = half / stats.t.ppf(0.5 + level / 2, degrees)
             return calibration.share_ends(center, deviation, self.noise, trials, level, degrees)
-        half = stats.t.ppf(0.5 + level / 2, degrees) * np.hypot(deviation, self.noise)
+        half = calibration.half_width(np.hypot(deviation, self.noise), discrepancy, level, degrees)
         return goal.unlink(center - half), goal.unlink(center + half)
 
 
 def check_level(level: float, field: str) -> None:
     """Raise the error for a level that is not between 0 and 1, such as 95."""
     require(0 < level < 1, field, f"{level} is not a probability", "use a value such as 0.95")
+
+
+def only_known(function: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Raise the error for an argument that `function` does not have, with the nearest that it has."""
+    for name in given:
+        if name not in known:
+            near = "interval" if name in ("level", "confidence", "ci") and "interval" in known else nearest(name, known)
+            fix = f"did you mean {near!r}?" if near else f"use {', '.join(known)}"
+            raise ConfigError(f"{function}({name}=)", "is no argument of it", fix)
 
 
 def missing_input(name: str, law: Law, given: Iterable[str]) -> NoReturn:

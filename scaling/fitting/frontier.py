@@ -2,15 +2,21 @@
 approach 2 (isoFLOP parabolas). Both end in N* = G C^a and D* = H C^b.
 
 Every row of the frontier says why it was used or rejected: a minimum on the edge of the sizes tried is no minimum.
+
+Resampling within a budget says how well its own minimum is known, and nothing about how far minima scatter around a
+power of C: a budget that a parabola happens to meet exactly would decide alone. So the variance between budgets is
+estimated from their scatter around the line (Paule and Mandel 1982), and enters weights and intervals alike.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import brentq
 
 from models.errors import ConfigError
 from scaling.fitting.fitted import Interval
@@ -18,37 +24,51 @@ from scaling.fitting.law import Values
 from scaling.fitting.runs import Runs, as_table, missing, numbers
 
 BINS = 1500
+SAID = 1.1  # spread of flops within a budget from which on the summary says what was read as one
+SAME_RUN = 0.1  # difference in ln D up to which a size that comes twice is one run made twice
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frontier:
-    """table: one row per budget with flops, params, tokens, loss, sd_log_params, used and reason; params: a, b
-    (exponents of N* and D*), G, H (N* = G C^a, D* = H C^b); draws: bootstrap of the four, one row per resample."""
+    """table: one row per budget with flops, spread (largest over smallest flops read as this budget), params, tokens,
+    loss, sd_log_params, used and reason; params: a, b (exponents of N* and D*), G, H (N* = G C^a, D* = H C^b); draws:
+    bootstrap of the four, one row per resample; between: standard deviation of ln N* between
+    budgets."""
 
     table: pd.DataFrame
     params: Values
     draws: pd.DataFrame
+    between: float = np.nan
+    named: bool = True  # whether a column named the budgets
 
     def optimum(self, flops) -> tuple[np.ndarray, np.ndarray]:
         """N* and D* at the budgets flops [.]."""
         c = np.asarray(flops, float)
         return self.params.G * c**self.params.a, self.params.H * c**self.params.b
 
-    def interval(self, level: float = 0.95) -> Values:
+    def interval(self, interval: float = 0.95) -> Values:
         """Percentile interval of a, b, G, H; NaN when fewer than three budgets have a minimum."""
         if len(self.draws) < 20 or self.table["used"].sum() < 3:
             return Values({name: Interval(np.nan, np.nan) for name in self.params})
-        tails = [(1 - level) / 2, (1 + level) / 2]
+        tails = [(1 - interval) / 2, (1 + interval) / 2]
         ends = {name: np.quantile(self.draws[name], tails) for name in self.params}
         return Values({name: Interval(float(low), float(high)) for name, (low, high) in ends.items()})
 
-    def summary(self, level: float = 0.95) -> str:
-        intervals = self.interval(level)
+    def summary(self, interval: float = 0.95) -> str:
+        intervals = self.interval(interval)
         used = int(self.table["used"].sum())
         lines = [f"N* = G C^a, D* = H C^b from {used} of {len(self.table)} budgets"]
         lines += [
             f"  {name} {value:<12.6g} [{intervals[name].low:.6g}, {intervals[name].high:.6g}]"
             for name, value in self.params.items()
+        ]
+        if np.isfinite(self.between):
+            lines.append(f"  minima scatter by {self.between:.3g} in ln N* around the line beyond their own deviation")
+        wide = self.table[:0] if self.named else self.table[self.table["spread"] > SAID]
+        lines += [
+            f"! {flops:.3g} FLOP: flops within a factor {spread:.3g} were read as one budget; "
+            "name a column with budget="
+            for flops, spread in zip(wide["flops"].head(8), wide["spread"].head(8), strict=True)
         ]
         rejected = self.table[~self.table["used"]]
         lines += [
@@ -60,15 +80,17 @@ class Frontier:
     __repr__ = summary
 
 
-def power(
-    log_flops: np.ndarray, log_params: np.ndarray, log_tokens: np.ndarray, weights: np.ndarray
-) -> dict[str, float]:
-    """Weighted least squares of ln N* and ln D* on ln C: a, b, G, H."""
+def power(log_flops: np.ndarray, log_params: np.ndarray, log_tokens: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+    """Weighted least squares of ln N* and ln D* [..., k] on ln C [k]: a, b, G, H [...]."""
     if len(log_flops) < 2 or np.ptp(log_flops) == 0:
         return dict(a=np.nan, b=np.nan, G=np.nan, H=np.nan)
-    a, g = np.polyfit(log_flops, log_params, 1, w=np.sqrt(weights))
-    b, h = np.polyfit(log_flops, log_tokens, 1, w=np.sqrt(weights))
-    return dict(a=float(a), b=float(b), G=float(np.exp(g)), H=float(np.exp(h)))
+    middle = np.average(log_flops, weights=weights)
+    leverage = weights * (log_flops - middle)
+    leverage = leverage / (leverage @ (log_flops - middle))
+    a, b = log_params @ leverage, log_tokens @ leverage
+    heights = (np.average(y, axis=-1, weights=weights) for y in (log_params, log_tokens))
+    g, h = (np.exp(height - slope * middle) for height, slope in zip(heights, (a, b), strict=True))
+    return dict(a=a, b=b, G=g, H=h)
 
 
 def isoflop_minima(
@@ -82,10 +104,11 @@ def isoflop_minima(
 ) -> Frontier:
     """Approach 2: per budget the minimum of a parabola of the loss in ln N, then N* and D* as powers of C.
 
-    runs: needs params, tokens, loss, and flops or `budget` (a column naming the isoFLOP group; without it, groups are
-    split where ln C jumps by more than `gap`). Budgets are weighted by the inverse variance of ln N*. A budget is
-    rejected with fewer than 4 sizes, without curvature, or with its minimum on the edge. Rows are resampled within
-    their budget.
+    runs: needs params, tokens, loss, and flops or `budget`, the column that names the isoFLOP group; a complete column
+    `budget` is used by itself. Without one, budgets end where ln C jumps by more than `gap`, and a group in which one
+    size comes twice, with other tokens, is parted at its widest jump until none does. Budgets are weighted by the
+    inverse of two variances, their own of ln N* and that between budgets. A budget is rejected with fewer than 4 sizes,
+    without curvature, or with its minimum on the edge. Rows are resampled within their budget.
     """
     table = as_table(runs, columns, ("params", "tokens", "loss"))
     for name in ("params", "tokens", "loss"):
@@ -95,15 +118,21 @@ def isoflop_minima(
     flops, tokens = numbers(table, "flops", positive=True), numbers(table, "tokens", positive=True)
     if budget is not None and budget not in table.columns:
         missing(budget, table.columns)
-    groups = _groups(flops, gap) if budget is None else np.unique(table[budget].astype(str), return_inverse=True)[1]
+    if budget is None and "budget" in table.columns and table["budget"].notna().all():
+        budget = "budget"
+    groups = (
+        budget_groups(flops, params, tokens, gap)
+        if budget is None
+        else np.unique(table[budget].astype(str), return_inverse=True)[1]
+    )
     # cost per parameter and token, so that D* belongs to N* in the table's own FLOP count
     cost = np.log(flops / (params * tokens))
     rows, draws, rng = [], [], np.random.default_rng(seed)
-    for group in np.unique(groups):
+    for group in sorted(np.unique(groups), key=lambda code: flops[groups == code].mean()):
         inside = groups == group
         x, y, c = np.log(params[inside]), loss[inside], np.log(flops[inside]).mean()
         row, resampled = _minimum(x, y, c, cost[inside], rng, max(bootstrap, 200))
-        rows.append(row)
+        rows.append({"flops": row.pop("flops"), "spread": float(np.exp(np.ptp(np.log(flops[inside]))))} | row)
         draws.append(resampled[:bootstrap])
     frontier = pd.DataFrame(rows)
     used = frontier["used"].to_numpy(bool)
@@ -116,19 +145,40 @@ def isoflop_minima(
         )
     log_c, log_n = np.log(frontier["flops"][used].to_numpy()), np.log(frontier["params"][used].to_numpy())
     log_d = np.log(frontier["tokens"][used].to_numpy())
-    weights = 1 / np.maximum(frontier["sd_log_params"][used].to_numpy(), 1e-3) ** 2
-    resampled = np.array(draws)[used]
-    samples = pd.DataFrame(
-        [power(log_c, n, log_d - (n - log_n), weights) for n in resampled.T], columns=["a", "b", "G", "H"]
-    )
-    return Frontier(frontier, Values(power(log_c, log_n, log_d, weights)), samples)
+    own = np.maximum(frontier["sd_log_params"][used].to_numpy(), 1e-3)
+    between = between_budgets(log_c, log_n, own)
+    weights = 1 / (own**2 + between**2)
+    shifts = (np.array(draws)[used] - log_n[:, None]).T + between * rng.standard_normal((bootstrap, len(log_n)))
+    if len(log_n) > 2:  # the scatter of k budgets around a line has k - 2 degrees of freedom
+        shifts *= np.sqrt((len(log_n) - 2) / rng.chisquare(len(log_n) - 2, size=(bootstrap, 1)))
+    samples = pd.DataFrame(power(log_c, log_n + shifts, log_d - shifts, weights))
+    point = {name: float(value) for name, value in power(log_c, log_n, log_d, weights).items()}
+    return Frontier(frontier, Values(point), samples, between, budget is not None)
+
+
+def between_budgets(log_flops: np.ndarray, log_params: np.ndarray, own: np.ndarray) -> float:
+    """Standard deviation of ln N* between budgets beyond their own standard deviations [k]: the one with which the
+    squared, weighted residuals of the line sum to their degrees of freedom (Paule and Mandel 1982); 0 for two."""
+    freedom = len(log_flops) - 2
+    if freedom < 1:
+        return 0.0
+
+    def surplus(variance: float) -> float:
+        weights = 1 / (own**2 + variance)
+        line = np.polyval(np.polyfit(log_flops, log_params, 1, w=np.sqrt(weights)), log_flops)
+        return float(weights @ (log_params - line) ** 2) - freedom
+
+    if surplus(0.0) <= 0:
+        return 0.0
+    largest = float(np.var(log_params)) * len(log_params) + 1e-12
+    return float(np.sqrt(brentq(surplus, 0.0, largest))) if surplus(largest) < 0 else float(np.sqrt(largest))
 
 
 def _minimum(x, y, log_flops, cost, rng, size) -> tuple[dict, np.ndarray]:
     """One budget's row of the frontier from ln N, losses and costs [k], and its minimum ln N* in `size` resamples."""
     minimum = parabola(x, y)
     counts = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=size)
-    resampled = np.array([parabola(x, y, w)[0] if _solvable(x, w) else np.nan for w in counts])
+    resampled = _minima(x, y, counts)
     usable = np.isfinite(resampled) & (resampled > x.min() - 1) & (resampled < x.max() + 1)
     sd = float(np.std(resampled[usable])) if usable.sum() > 10 else np.nan
     reason = _reject(x, y, minimum, sd)
@@ -146,12 +196,30 @@ def _minimum(x, y, log_flops, cost, rng, size) -> tuple[dict, np.ndarray]:
     return row, np.where(usable, resampled, minimum[0])
 
 
-def _groups(flops: np.ndarray, gap: float) -> np.ndarray:
-    """Group codes [n]: budgets apart by more than `gap` in ln C."""
-    order = np.argsort(flops)
+def budget_groups(flops: np.ndarray, params: np.ndarray, tokens: np.ndarray, gap: float = 0.2) -> np.ndarray:
+    """Codes [n] of isoFLOP budgets, ascending: parted where ln C jumps by more than `gap`, and where a group holds one
+    size twice with other tokens, at its widest jump."""
+    order = np.argsort(flops, kind="stable")
+    log_flops, log_tokens, sizes = np.log(flops[order]), np.log(tokens[order]), params[order]
+    jumps = np.diff(log_flops)
+    starts = {0, *(np.flatnonzero(jumps > gap) + 1).tolist()}
+    pending = sorted(starts)
+    while pending:
+        first = pending.pop()
+        last = min((start for start in starts if start > first), default=len(order))
+        inside = slice(first, last)
+        if last - first > 1 and _comes_twice(sizes[inside], log_tokens[inside]):
+            parted = first + 1 + int(np.argmax(jumps[first : last - 1]))
+            starts.add(parted)
+            pending += [first, parted]
     codes = np.empty(len(flops), int)
-    codes[order] = np.concatenate([[0], np.cumsum(np.diff(np.log(flops[order])) > gap)])
+    codes[order] = np.searchsorted(sorted(starts), np.arange(len(order)), side="right") - 1
     return codes
+
+
+def _comes_twice(sizes: np.ndarray, log_tokens: np.ndarray) -> bool:
+    """Whether one size has runs of different lengths."""
+    return any(np.ptp(log_tokens[sizes == size]) > SAME_RUN for size in np.unique(sizes))
 
 
 def _sorted(x, y):
@@ -159,16 +227,27 @@ def _sorted(x, y):
     return x[order], y[order]
 
 
-def _solvable(x, counts) -> bool:
-    return len(np.unique(x[counts > 0])) >= 3
+def _minima(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Position [B] of the minimum of the parabola through resampled rows, counts [B, k]; NaN without curvature, or with
+    fewer than three sizes."""
+    scaled = (x - x.mean()) / max(float(np.ptp(x)), 1e-300)
+    powers = scaled[:, None] ** np.arange(3)
+    present = np.array([(counts[:, x == size] > 0).any(1) for size in np.unique(x)]).sum(0) >= 3
+    out = np.full(len(counts), np.nan)
+    normal = np.einsum("bk,ki,kj->bij", counts[present], powers, powers)
+    coefficients = np.linalg.solve(normal, (counts[present] @ (powers * y[:, None]))[..., None])[..., 0]
+    with np.errstate(all="ignore"):
+        at = np.where(coefficients[:, 2] > 0, -coefficients[:, 1] / (2 * coefficients[:, 2]), np.nan)
+    out[present] = at * float(np.ptp(x)) + x.mean()
+    return out
 
 
-def parabola(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float, float]:
+def parabola(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     """Position, height and curvature of the least-squares parabola's minimum; NaN position without curvature."""
     center = x.mean()
     if len(np.unique(x)) < 3:
         return np.nan, np.nan, np.nan
-    curvature, slope, level = np.polyfit(x - center, y, 2, w=None if weights is None else np.sqrt(weights))
+    curvature, slope, level = np.polyfit(x - center, y, 2)
     if not curvature > 0:
         return np.nan, np.nan, float(curvature)
     at = -slope / (2 * curvature)

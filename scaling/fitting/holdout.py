@@ -7,6 +7,7 @@ interval score of the prediction intervals: infinitely wide bands cover everythi
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,10 +16,14 @@ import pandas as pd
 from models.errors import ConfigError, require
 from scaling.fitting.calibration import FALLING, origins, sizes
 from scaling.fitting.fit import Fit, fit
-from scaling.fitting.fitted import check_level
+from scaling.fitting.fitted import ExtrapolationWarning, check_level, only_known
 from scaling.fitting.law import Law, as_law
 from scaling.fitting.runs import Runs, as_table, numbers
 from scaling.fitting.where import select
+
+# what a held-out test hands on to `fit`, and the one word for the level of an interval
+FIT_OPTIONS = ("cluster", "weights", "trials", "strata", "objective", "delta", "space", "fixed", "resample", "starts",
+               "drop_bad", "interval")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,7 +37,7 @@ class Holdout:
     fit: Fit
     table: pd.DataFrame
     where: str
-    level: float
+    interval: float
 
     @property
     def error(self) -> float:
@@ -41,8 +46,8 @@ class Holdout:
 
     @property
     def coverage(self) -> float:
-        """Share of the held-out measurements inside their prediction interval."""
-        return float(self.table["inside"].mean())
+        """Share of the held-out measurements inside their prediction interval; NaN when the fit supports none."""
+        return _share(self.table["inside"])
 
     @property
     def naive_coverage(self) -> float:
@@ -58,34 +63,55 @@ class Holdout:
     @property
     def score(self) -> float:
         """Mean interval score (Winkler; relative to the prediction, lower is better)."""
-        return float(interval_score(self.table, "low", "high", self.level).mean())
+        return float(interval_score(self.table, "low", "high", self.interval).mean())
 
     @property
     def naive_score(self) -> float:
         """Interval score of the naive intervals."""
-        return float(interval_score(self.table, "naive_low", "naive_high", self.level).mean())
+        return float(interval_score(self.table, "naive_low", "naive_high", self.interval).mean())
 
     def summary(self) -> str:
         """Error against the baselines, coverage and score against the naive intervals."""
-        t, naive = self.table, f"parameters alone {self.naive_coverage:.1%}"
+        t = self.table
         return (
             f"{self.fit.law.name} fitted on {self.fit.certificate.points} rows, {len(t)} held out by {self.where}\n"
             f"  error     {self.error:.3%} (last value {_relative(t, 'baseline_last'):.3%}, "
             f"power law without E {_relative(t, 'baseline_power'):.3%})\n"
-            f"  coverage  {self.coverage:.1%} of {self.level:.0%} intervals ({naive})\n"
+            + self._intervals()
+            + "".join(f"\n! {note}" for note in self.doubts)
+        )
+
+    def _intervals(self) -> str:
+        """Coverage, width and score, or why there are none."""
+        if np.isnan(self.coverage):
+            return f"  no intervals: {self.fit.certificate.no_interval or 'fewer rows than parameters and two'}"
+        naive = f"parameters alone {self.naive_coverage:.1%}"
+        return (
+            f"  coverage  {self.coverage:.1%} of {self.interval:.0%} intervals ({naive})\n"
             f"  width     {self.width:.3%}\n  score     {self.score:.4g} (parameters alone {self.naive_score:.4g})"
         )
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What a reader must know about these intervals: reaches that no cut inside the fitted rows has tested."""
+        return self.fit.doubts(**{name: self.table[name].to_numpy(float) for name in self.fit.law.inputs})
+
     __repr__ = summary
+
+
+def _share(inside: pd.Series) -> float:
+    """Share of true among what is defined; NaN when nothing is."""
+    known = inside.dropna()
+    return float(known.astype(bool).mean()) if len(known) else float("nan")
 
 
 def _relative(table: pd.DataFrame, column: str) -> float:
     return float((table[column] / table["measured"] - 1).abs().mean())
 
 
-def interval_score(table: pd.DataFrame, low: str, high: str, level: float) -> pd.Series:
-    """Width plus 2/(1 - level) x the distance of each miss, relative to the prediction (Gneiting and Raftery 2007)."""
-    y, miss = table["measured"], 2 / (1 - level)
+def interval_score(table: pd.DataFrame, low: str, high: str, interval: float) -> pd.Series:
+    """Width plus 2/(1 - interval) x the distance of each miss, by the prediction (Gneiting and Raftery 2007)."""
+    y, miss = table["measured"], 2 / (1 - interval)
     under, over = (table[low] - y).clip(lower=0), (y - table[high]).clip(lower=0)
     return (table[high] - table[low] + miss * (under + over)) / table["predicted"].abs()
 
@@ -95,7 +121,7 @@ def holdout(
     runs: Runs,
     where: str,
     *,
-    level: float = 0.9,
+    interval: float = 0.9,
     bootstrap: int = 256,
     seed: int = 0,
     columns: Mapping[str, str] | None = None,
@@ -107,22 +133,25 @@ def holdout(
     matches no row or leaves none to fit on.
     """
     law = as_law(law)
-    check_level(level, "level")
+    only_known("holdout", options, FIT_OPTIONS)
+    check_level(interval, "interval")
     table = as_table(runs, columns, (*law.inputs, law.output))
     mask = select(table, where)
     if mask.all():
         raise ConfigError("where", f"{where!r} holds out every row", "leave rows to fit on")
     fitted = fit(law, table[~mask], bootstrap=bootstrap, seed=seed, **options)
-    return Holdout(fitted, score(fitted, table[mask], level), where, level)
+    return Holdout(fitted, score(fitted, table[mask], interval), where, interval)
 
 
-def score(fitted: Fit, held_out: pd.DataFrame, level: float = 0.9) -> pd.DataFrame:
+def score(fitted: Fit, held_out: pd.DataFrame, interval: float = 0.9) -> pd.DataFrame:
     """Predictions, intervals and baselines of `fitted` for the rows of `held_out`, one row each."""
     law = fitted.law
     inputs = {name: numbers(held_out, name) for name in law.inputs}
     measured = numbers(held_out, law.output)
-    prediction = fitted.predict(level, True, **inputs)
-    naive_low, naive_high = naive_band(fitted, inputs, level)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExtrapolationWarning)  # the summary says it
+        prediction = fitted.predict(interval, True, **inputs)
+    naive_low, naive_high = naive_band(fitted, inputs, interval)
     axis = sizes(fitted.table.axis_name, inputs)
     columns = {
         **inputs,
@@ -134,18 +163,21 @@ def score(fitted: Fit, held_out: pd.DataFrame, level: float = 0.9) -> pd.DataFra
         "naive_high": naive_high,
     }
     table = pd.DataFrame(columns, index=held_out.index)
-    table["inside"] = (table["measured"] >= table["low"]) & (table["measured"] <= table["high"])
+    inside = (table["measured"] >= table["low"]) & (table["measured"] <= table["high"])
+    undefined = table["low"].isna() | table["high"].isna()
+    # a missing interval is neither hit nor miss
+    table["inside"] = inside.astype("boolean").mask(undefined) if undefined.any() else inside
     table["error"] = table["predicted"] / table["measured"] - 1
     table["baseline_last"], table["baseline_power"] = baselines(fitted, axis)
     return table
 
 
-def naive_band(fitted: Fit, inputs: Mapping[str, np.ndarray], level: float) -> tuple[np.ndarray, np.ndarray]:
+def naive_band(fitted: Fit, inputs: Mapping[str, np.ndarray], interval: float) -> tuple[np.ndarray, np.ndarray]:
     """The band usually published: quantiles of the refitted curves, neither noise nor calibration."""
     curves = fitted.outputs(fitted.prediction_draws(), inputs)
     low, high = np.quantile(
         np.broadcast_to(curves, (len(curves), len(next(iter(inputs.values()))))),
-        [(1 - level) / 2, (1 + level) / 2],
+        [(1 - interval) / 2, (1 + interval) / 2],
         axis=0,
     )
     return low, high
@@ -167,7 +199,7 @@ def rolling(
     *,
     by: str = "flops",
     cuts: int | Sequence[float] = 6,
-    level: float = 0.9,
+    interval: float = 0.9,
     bootstrap: int = 128,
     seed: int = 0,
     columns: Mapping[str, str] | None = None,
@@ -180,7 +212,8 @@ def rolling(
     `Holdout.table`. Averages: `rolling(...).groupby("cut")[["error", "inside"]].mean()`.
     """
     law = as_law(law)
-    check_level(level, "level")
+    only_known("rolling", options, FIT_OPTIONS)
+    check_level(interval, "interval")
     table = as_table(runs, columns, (*law.inputs, law.output, by))
     axis = _axis(table, by)
     values = origins(axis, len(law.parameters), cuts) if isinstance(cuts, int) else _on_axis(cuts, by)
@@ -197,7 +230,7 @@ def rolling(
             side = "below" if inside.any() else "above"
             raise ConfigError("cuts", f"{cut:.4g} has no row of {by} {side} it to test on or to fit", "move the cut")
         fitted = fit(law, table[inside], bootstrap=bootstrap, seed=seed, **options)
-        part = score(fitted, table[~inside], level)
+        part = score(fitted, table[~inside], interval)
         part.insert(0, "cut", 1 / cut if by in FALLING else cut)
         part.insert(1, "reach", axis[~inside] / cut)
         part.insert(2, "fitted_on", int(inside.sum()))
@@ -222,13 +255,14 @@ def compare(
     *,
     by: str = "flops",
     cuts: int | Sequence[float] = 6,
-    level: float = 0.9,
+    interval: float = 0.9,
     **options,
 ) -> pd.DataFrame:
     """Laws ranked by held-out error at the same rolling cuts, baselines included: one row per law.
 
     Columns: error (mean absolute relative), coverage, width, score, parameters.
     """
+    only_known("compare", options, ("bootstrap", "seed", "columns", *FIT_OPTIONS))
     resolved = [as_law(law) for law in laws]
     require(bool(resolved), "laws", "there are none to compare", "name at least one")
     if isinstance(cuts, int):
@@ -240,14 +274,14 @@ def compare(
             raise ConfigError("runs", problem, "add runs, or give cuts=")
     rows = []
     for law in resolved:
-        table = rolling(law, runs, by=by, cuts=cuts, level=level, **options)
+        table = rolling(law, runs, by=by, cuts=cuts, interval=interval, **options)
         rows.append(
             {
                 "law": law.name,
                 "error": table["error"].abs().mean(),
-                "coverage": table["inside"].mean(),
+                "coverage": _share(table["inside"]),
                 "width": ((table["high"] - table["low"]) / table["predicted"].abs()).mean(),
-                "score": interval_score(table, "low", "high", level).mean(),
+                "score": interval_score(table, "low", "high", interval).mean(),
                 "held_out": len(table),
             }
         )

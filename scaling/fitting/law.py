@@ -155,7 +155,8 @@ class Coordinates:
 
     def to_params(self, z: np.ndarray) -> np.ndarray:
         """Parameters [..., K] at coordinates z [..., K]."""
-        return np.where(self.sign == 0, z, self.origin + self.sign * np.exp(np.where(self.sign == 0, 0.0, z)))
+        with np.errstate(over="ignore"):  # a draw of a coefficient that nothing determines may be infinite
+            return np.where(self.sign == 0, z, self.origin + self.sign * np.exp(np.where(self.sign == 0, 0.0, z)))
 
     def to_z(self, params: np.ndarray) -> np.ndarray:
         """Coordinates [..., K] of parameters [..., K]; a parameter on its bound goes to the lowest coordinate."""

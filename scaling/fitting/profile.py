@@ -16,61 +16,28 @@ from scipy import stats
 
 from models.errors import ConfigError, nearest
 from scaling.fitting.calibration import degrees
-from scaling.fitting.certificate import robust_scale
+from scaling.fitting.covariance import sandwich
 from scaling.fitting.fitted import Fitted
-from scaling.fitting.objectives import STUDENT_NU
 
 FARTHEST = 40.0  # standard errors to either side after which an end counts as open
 POINTS = 12  # of a side
-# of the kernel that smooths a Huber curvature, in residual scales x n^-1/5: wide enough for 25 rows
-WIDTH = 3.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Profile:
-    """values [m] of the parameter, ascending; deviance [m]: 0 at the optimum; the interval at `level` is where it stays
-    below `threshold`, an infinite or bound end where the objective never rises so far."""
+    """values [m] of the parameter, ascending; deviance [m]: 0 at the optimum; the interval of level `interval` is where
+    it stays below `threshold`, an infinite or bound end where the objective never rises so far."""
 
     parameter: str
     values: np.ndarray
     deviance: np.ndarray
     low: float
     high: float
-    level: float
+    interval: float
     threshold: float
 
 
-def sandwich(fit: Fitted) -> tuple[np.ndarray, np.ndarray, float]:
-    """Inverse curvature and sandwich covariance [F, F] of the free coordinates, and the variance one more row brings.
-
-    The Huber curvature of a row, whether its residual is small, is smoothed over the residuals' own width and kept per
-    row (Powell 1991): rows far from the optimum scatter more, and on the Chinchilla runs one mean curvature halves the
-    standard error of alpha. Scores of one run are summed first.
-    """
-    e, n, kind = fit.estimator, len(fit.table.measured), fit.objective.kind
-    free = int(e.free.sum())
-    jacobian = e.jacobian(fit.z)[e.free] * e.residual_slope(fit.z)
-    residual, scale = fit.residuals, fit.objective.scale
-    psi, curvature = residual, np.ones(n)
-    if kind in ("huber", "lad"):
-        psi = np.clip(residual, -scale, scale)
-        width = max(scale, WIDTH * robust_scale(residual) * n**-0.2, 1e-300)
-        curvature = np.maximum(1 - (residual / width) ** 2, 0.0) * 1.5 * min(scale / width, 1.0)
-    elif kind == "student_t":
-        ratio, unit = residual**2 / (STUDENT_NU * scale**2), (STUDENT_NU + 1) / STUDENT_NU
-        psi = unit * residual / (1 + ratio)
-        curvature = unit * (1 - ratio) / (1 + ratio) ** 2
-    bread = np.linalg.pinv((jacobian * fit.table.weights * curvature) @ jacobian.T, rcond=1e-14)
-    scores = jacobian * psi * fit.table.weights
-    if fit.table.clusters is not None:
-        scores = np.array([np.bincount(fit.table.clusters, row) for row in scores])
-    correction = n / max(n - free, 1)
-    covariance = bread @ (scores @ scores.T) @ bread * correction
-    row = float(np.mean(psi**2) * correction / max(curvature.mean(), 1e-12) ** 2)
-    return bread, covariance, row
-
-
-def profile(fit: Fitted, parameter: str, level: float = 0.95) -> Profile:
+def profile(fit: Fitted, parameter: str, interval: float = 0.95) -> Profile:
     """Profile of one fitted parameter; ConfigError when it is fixed or unknown."""
     names = fit.law.parameters
     if parameter not in names or parameter in fit.fixed:
@@ -79,7 +46,7 @@ def profile(fit: Fitted, parameter: str, level: float = 0.95) -> Profile:
         problem = "is fixed" if parameter in names else f"is no parameter of {fit.law.name}"
         raise ConfigError("profile", f"{parameter!r} {problem}", f"use {near!r}" if near else f"use {', '.join(free)}")
     index = names.index(parameter)
-    bread, covariance, _ = sandwich(fit)
+    bread, covariance, _ = sandwich(fit.estimator, fit.z, fit.table.clusters)
     position = int(fit.estimator.free[:index].sum())
     error = float(np.sqrt(max(covariance[position, position], 1e-300)))
     ratio = max(covariance[position, position] / max(bread[position, position], 1e-300), 1e-300)
@@ -87,7 +54,7 @@ def profile(fit: Fitted, parameter: str, level: float = 0.95) -> Profile:
     direction[fit.estimator.free] = covariance[:, position] / max(covariance[position, position], 1e-300)
     points = len(fit.table.measured)
     freedom = degrees(points, int(fit.estimator.free.sum()), fit.table.clusters)
-    threshold = float(stats.f.ppf(level, 1, freedom))
+    threshold = float(stats.f.ppf(interval, 1, freedom))
     sides = [_side(fit, index, sign * error, direction, ratio, threshold) for sign in (-1.0, 1.0)]
     z = np.concatenate([sides[0][0][::-1], [fit.z[index]], sides[1][0]])
     deviance = np.concatenate([sides[0][1][::-1], [0.0], sides[1][1]])
@@ -98,7 +65,7 @@ def profile(fit: Fitted, parameter: str, level: float = 0.95) -> Profile:
     curve[:, index] = z
     values = fit.law.coordinates.to_params(curve)[:, index]
     order = np.argsort(values)
-    return Profile(parameter, values[order], deviance[order], float(low), float(high), level, threshold)
+    return Profile(parameter, values[order], deviance[order], float(low), float(high), interval, threshold)
 
 
 def _side(fit: Fitted, index: int, step: float, direction, ratio, threshold) -> tuple[np.ndarray, np.ndarray, float]:

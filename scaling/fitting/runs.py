@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError, nearest
+from scaling.fitting import intake
 
 # smallest and largest value of a column over all plausible runs, in its unit
 PLAUSIBLE = {
@@ -26,6 +27,27 @@ PLAUSIBLE = {
 Runs: TypeAlias = pd.DataFrame | Mapping[str, Any] | str | Path  # a table, its columns, or where to read it
 
 
+# words of a status column, in lower case: a run that is done, and one that is not
+DONE = ("done", "ok", "finished", "complete", "completed", "success", "succeeded")
+FAILED = ("failed", "failure", "error", "crashed", "killed", "cancelled", "canceled", "aborted", "stopped", "running",
+          "pending", "queued", "preempted", "diverged", "spiked", "timeout", "interrupted", "skipped",
+          "planned")  # fmt: skip
+# how trackers export a column of ours, and what one of its units is in ours
+PUBLISHED = {
+    "flops": ("throughput/total_gflops", 1e9),
+    "tokens": ("throughput/total_tokens", 1.0),
+    "params": ("parameter_count", 1.0),
+    "loss": ("eval/loss", 1.0),
+}
+RUN_COLUMNS = ("run", "run_name", "run_id", "trial", "name")
+TOKENS_PER_PARAM = (3e-3, 3e5)  # median, beyond which params and tokens are not in the same unit
+LARGEST_LOSS = 12.7  # nats: ln of 330,000 tokens, more than any tokenizer has
+
+
+class RowsWarning(UserWarning):
+    """Rows were left out for a reason that a person should confirm."""
+
+
 class UnitWarning(UserWarning):
     """A column's magnitudes do not fit its unit."""
 
@@ -33,7 +55,7 @@ class UnitWarning(UserWarning):
 def load(path: str | Path) -> pd.DataFrame:
     """Runs as a DataFrame, one row per trial.
 
-    path: a run directory (its results.parquet or results.csv), a .parquet, .csv, .tsv or .jsonl file.
+    path: a run directory (its results.parquet or results.csv), or a file of `intake.FORMATS`, also with .gz.
     Raises ConfigError naming the path when it is absent, unreadable or empty.
     """
     file = Path(path)
@@ -46,18 +68,10 @@ def load(path: str | Path) -> pd.DataFrame:
         file = found[0]
     if not file.exists():
         raise ConfigError(str(path), "no such file or directory", "check the path")
-    readers = {
-        ".parquet": pd.read_parquet,
-        ".csv": pd.read_csv,
-        ".tsv": lambda f: pd.read_csv(f, sep="\t"),
-        ".jsonl": lambda f: pd.read_json(f, lines=True),
-    }
-    if file.suffix not in readers:
-        raise ConfigError(
-            str(path), f"cannot read {file.suffix or 'a file without suffix'}", f"use one of {', '.join(readers)}"
-        )
     try:
-        table = readers[file.suffix](file)
+        table = intake.read(file)
+    except ConfigError:
+        raise
     except Exception as error:  # each reader has its own exceptions, all of which mean an unreadable file
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         fix = f"check that it is a valid {file.suffix} table"
@@ -70,14 +84,16 @@ def load(path: str | Path) -> pd.DataFrame:
 def as_table(
     runs: Runs, columns: Mapping[str, str] | None = None, needed: Iterable[str] = (), derive: bool = True
 ) -> pd.DataFrame:
-    """`runs` (DataFrame, path, or mapping of columns) with the law's names, failed trials dropped.
+    """`runs` (DataFrame, path, or mapping of columns) with the law's names, runs that are not done left out.
 
     columns: renames, as {"params": "N"} or {"N": "params"}; either direction is understood. needed: the law's names,
     which tell a rename from a misspelling.
-    A missing `flops` is 6 x params x tokens when both are there, unless `derive` is off; attrs["derived"] says so.
+    One of params, tokens and flops = 6 params tokens that is missing follows from the other two (flops only if `derive`
+    is on); attrs["derived"] says so, and attrs["notes"] what else was done to the rows.
     """
     table = load(runs) if isinstance(runs, (str, Path)) else pd.DataFrame(runs)
     table = table.copy(deep=False)
+    notes = list(table.attrs.get("notes", ()))
     needed = set(needed)
     for a, b in (columns or {}).items():
         ours, theirs = _direction(a, b, table.columns, needed)
@@ -85,16 +101,64 @@ def as_table(
             near = nearest(theirs, map(str, table.columns))
             fix = f"did you mean {near!r}?" if near else f"have {', '.join(map(str, table.columns))}"
             raise ConfigError("columns", f"{ours!r} cannot be {theirs!r}, which is no column", fix)
+        _once(table, theirs)
         table[ours] = table[theirs]
-    if "status" in table.columns:
-        table = table[table["status"].isin(["done", "ok", "finished"]) | table["status"].isna()]
-        if not len(table):
-            raise ConfigError("runs", "every row has failed", "look at the status and error columns")
-    if derive and "flops" not in table.columns and {"params", "tokens"} <= set(table.columns):
-        params, tokens = (pd.to_numeric(table[name], errors="coerce").astype(float) for name in ("params", "tokens"))
-        table["flops"] = 6.0 * params * tokens
-        table.attrs["derived"] = "flops = 6 params tokens"
+    for name in needed:
+        _once(table, name)
+    table = _done(table, notes)
+    _derive(table, needed, derive, notes)
+    table.attrs["notes"] = tuple(dict.fromkeys(notes))
     return table
+
+
+def _once(table: pd.DataFrame, name: str) -> None:
+    """Raise the error for a name that several columns have."""
+    count = int((table.columns == name).sum())
+    if count > 1:
+        raise ConfigError("runs", f"{count} columns are named {name!r}", "drop or rename all but one")
+
+
+def _done(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """The rows whose run is done, by the word in `status`, in any case; what was left out goes into the notes."""
+    if "status" not in table.columns:
+        return table
+    _once(table, "status")
+    words = table["status"].astype("string").str.strip().str.lower()
+    keep = (words.isin(DONE) | words.isna() | (words == "")).to_numpy(bool)
+    if keep.all():
+        return table
+    counts = table["status"][~keep].astype(str).value_counts()
+    left_out = ", ".join(f"{count} {word!r}" for word, count in counts.items())
+    if not keep.any():
+        fix = f"look at the status and error columns; done is one of {', '.join(DONE)}"
+        raise ConfigError("runs", f"no row's status says that its run is done: {left_out}", fix)
+    unknown = [str(word) for word in counts.index if str(word).strip().lower() not in FAILED]
+    said = f"status: {int((~keep).sum())} of {len(table)} rows left out ({left_out})"
+    notes.append(said if not unknown else f"{said}: is {unknown[0]!r} a failure? done is one of {', '.join(DONE)}")
+    if unknown:
+        warnings.warn(notes[-1], RowsWarning, stacklevel=5)
+    return table[keep]
+
+
+def _derive(table: pd.DataFrame, needed: set[str], derive: bool, notes: list[str]) -> None:
+    """Add the one of params, tokens and flops that is missing and wanted, from the other two."""
+    for name, (published, factor) in PUBLISHED.items():
+        if name not in table.columns and published in table.columns and (name in needed or name == "flops"):
+            table[name] = pd.to_numeric(table[published], errors="coerce").astype(float) * factor
+            notes.append(f"{name}: {published}" + (f" x {factor:.0e}" if factor != 1 else ""))
+    absent = [name for name in ("params", "tokens", "flops") if name not in table.columns]
+    if len(absent) != 1 or (absent[0] == "flops" and not derive) or (absent[0] != "flops" and absent[0] not in needed):
+        return
+    present = [name for name in ("params", "tokens", "flops") if name not in absent]
+    have = {name: pd.to_numeric(table[name], errors="coerce").astype(float) for name in present}
+    if absent[0] == "flops":
+        table["flops"] = 6.0 * have["params"] * have["tokens"]
+        table.attrs["derived"] = "flops = 6 params tokens"
+        return
+    other = "tokens" if absent[0] == "params" else "params"
+    table[absent[0]] = have["flops"] / (6.0 * have[other])
+    table.attrs["derived"] = f"{absent[0]} = flops / (6 {other})"
+    notes.append(table.attrs["derived"])
 
 
 def _direction(a: str, b: str, have: Iterable[str], needed: set[str]) -> tuple[str, str]:
@@ -181,6 +245,40 @@ def check_units(arrays: Mapping[str, np.ndarray]) -> list[str]:
         ratio = float(np.median(arrays["flops"] / (6 * arrays["params"] * arrays["tokens"])))
         if not 0.03 < ratio < 30:
             out.append(f"flops: the median is {ratio:.3g} x 6 params tokens: check the unit of the three columns")
+    if {"params", "tokens"} <= arrays.keys():
+        ratio = float(np.median(arrays["tokens"] / arrays["params"]))
+        if not TOKENS_PER_PARAM[0] < ratio < TOKENS_PER_PARAM[1]:
+            out.append(f"tokens: the median is {ratio:.3g} per parameter: are both columns counts, not millions?")
+    if "loss" in arrays and len(arrays["loss"]):
+        loss = float(np.max(arrays["loss"]))
+        if loss > LARGEST_LOSS:
+            out.append(
+                f"loss: the largest is {loss:.4g}, above ln(vocabulary) of any tokenizer: give nats per token, "
+                "not bits, a perplexity or a sum"
+            )
     for message in out:
         warnings.warn(message, UnitWarning, stacklevel=4)
     return out
+
+
+def points_of_runs(table: pd.DataFrame, inputs: Mapping[str, np.ndarray], measured: np.ndarray) -> str:
+    """What a reader must know about rows that are points of the same runs; empty when they are one a run.
+
+    A column that names runs and repeats is proof; ten and more token counts for every other input, each with a loss
+    lower than the one before, are curves that nobody logged as separate runs.
+    """
+    for column in RUN_COLUMNS:
+        if column in table.columns and 1 < (count := table[column].nunique()) < 0.5 * len(table):
+            return f"{len(table)} rows of {count} runs: they are not independent, name them with cluster={column!r}"
+    if "tokens" not in inputs or len(inputs) < 2:
+        return ""
+    others = np.column_stack([values for name, values in inputs.items() if name != "tokens"])
+    groups = np.unique(others, axis=0, return_inverse=True)[1].ravel()
+    falls = []
+    for group in range(groups.max() + 1):
+        rows = np.flatnonzero(groups == group)
+        order = rows[np.argsort(inputs["tokens"][rows], kind="stable")]
+        falls.append(np.diff(measured[order]) < 0)
+    if np.median(np.bincount(groups)) >= 10 and np.mean(np.concatenate(falls)) > 0.95:
+        return f"{len(table)} rows look like {groups.max() + 1} training curves: name the run of each with cluster="
+    return ""

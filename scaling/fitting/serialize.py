@@ -13,14 +13,15 @@ import numpy as np
 
 from models.errors import ConfigError
 from scaling.fitting.bootstrap import Draws
-from scaling.fitting.calibration import Calibration
+from scaling.fitting.calibration import Calibration, axes
 from scaling.fitting.certificate import Certificate
 from scaling.fitting.fitted import Fitted
 from scaling.fitting.law import Law, Values, by_name
 from scaling.fitting.objectives import Objective
 from scaling.fitting.table import Table
 
-FORMAT = 1
+FORMAT = 2
+TEXTS = ("rows", "notes", "doubts")
 _FIX = "give the file that to_json wrote"
 
 
@@ -69,7 +70,7 @@ def reading(source: str | Path, kind: str) -> Iterator[dict[str, Any]]:
 
 
 def fields_of(fit: Fitted) -> dict[str, Any]:
-    """The fit's data, parameters, certificate, draws and calibration (made now, so that reading it costs nothing)."""
+    """The fit's data, parameters, certificate, draws and calibrations (made now, so that reading it costs nothing)."""
     return {
         "law": fit.law.name,
         "formula": fit.law.formula,
@@ -81,7 +82,7 @@ def fields_of(fit: Fitted) -> dict[str, Any]:
         "certificate": dataclasses.asdict(fit.certificate),
         "z": fit.z,
         "draws": None if fit.draws is None else dataclasses.asdict(fit.draws),
-        "calibration": dataclasses.asdict(fit.calibrated),
+        "calibrations": {name: dataclasses.asdict(fit.calibration_along(name)) for name in axes(fit.table.inputs)},
         "table": dataclasses.asdict(fit.table),
     }
 
@@ -91,10 +92,11 @@ def parts_of(document: Mapping[str, Any], law: Law | None = None) -> dict[str, A
     missing or do not belong together."""
     law = by_name(document["law"]) if law is None else law
     given = document["table"]
-    table: dict = {k: np.array(v) if isinstance(v, list) and k != "rows" else v for k, v in given.items()}
+    table: dict = {k: np.array(v) if isinstance(v, list) and k not in TEXTS else v for k, v in given.items()}
+    table |= {name: tuple(given[name]) for name in ("notes", "doubts")}
     table["inputs"] = {k: np.array(v, float) for k, v in given["inputs"].items()}
     certificate: dict = {k: tuple(v) if isinstance(v, list) else v for k, v in document["certificate"].items()}
-    rolled: dict = {k: np.array(v) if isinstance(v, list) else v for k, v in document["calibration"].items()}
+    rolled = {name: Calibration(**one) for name, one in document["calibrations"].items()}
     draws = document["draws"]
     fit = Fitted(
         law,
@@ -106,7 +108,7 @@ def parts_of(document: Mapping[str, Any], law: Law | None = None) -> dict[str, A
         None if draws is None else Draws(**{**draws, "z": np.array(draws["z"], float)}),
         document["seed"],
         document["fixed"],
-        Calibration(**rolled),
+        rolled,
     )
     _check(fit)
     return {field.name: getattr(fit, field.name) for field in dataclasses.fields(fit)}

@@ -12,13 +12,26 @@ from models.errors import ConfigError
 from scaling.fitting import calibration
 from scaling.fitting.bootstrap import codes
 from scaling.fitting.law import Law
-from scaling.fitting.runs import Runs, as_table, check_units, missing, numbers, row_name, row_names
+from scaling.fitting.runs import (
+    Runs,
+    as_table,
+    check_units,
+    missing,
+    numbers,
+    points_of_runs,
+    row_name,
+    row_names,
+)
+from scaling.fitting.where import select
+
+SIZED = {"params", "tokens", "flops", "params_nonembed", "params_active", "unique_tokens"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
     """The numbers a fit was made from: inputs name -> [n], measured [n], weights [n], trials [n] or None, cluster and
-    strata codes [n] or None, the name of each row, and how many rows were left out as failed."""
+    strata codes [n] or None, the name of each row; notes: what was done to the rows; doubts: what is wrong with them.
+    """
 
     inputs: dict[str, np.ndarray]
     measured: np.ndarray
@@ -29,6 +42,8 @@ class Table:
     axis_name: str
     axis: np.ndarray
     rows: list[str]
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 def read_table(
@@ -41,21 +56,30 @@ def read_table(
     strata: str | None = None,
     space: str = "log",
     counts: bool = False,
+    where: str | None = None,
+    drop_bad: bool = False,
 ) -> Table:
     """The law's columns of `runs` as checked arrays; see `fit` for the arguments."""
     extra = [c for c in (cluster, weights, trials, strata) if isinstance(c, str)]
     needed = {*law.inputs, law.output, *extra}
-    table = as_table(runs, columns, needed, derive="flops" in needed)
+    table = as_table(runs, columns, needed, derive="flops" in needed or where is not None)
+    notes = list(table.attrs["notes"])
+    if where is not None:
+        table = table[select(table, where)]
     if not len(table):
         raise ConfigError("runs", "the table has no rows", "give at least as many runs as the law has parameters")
     for name in (*law.inputs, law.output, *extra):
         if name not in table.columns:
             missing(name, table.columns)
-    sized = {"params", "tokens", "flops", "params_nonembed", "params_active", "unique_tokens"}
-    inputs = {name: numbers(table, name, positive=name in sized) for name in law.inputs}
-    measured = numbers(table, law.output, positive=space == "log" and not counts)
+    positive = {name: name in SIZED for name in law.inputs} | {law.output: space == "log" and not counts}
+    if drop_bad:
+        table = _without_bad(table, positive, notes)
+    inputs = {name: numbers(table, name, positive=positive[name]) for name in law.inputs}
+    measured = numbers(table, law.output, positive=positive[law.output])
     given = "flops" in table.columns and "derived" not in table.attrs
-    check_units({**inputs, **({"flops": table["flops"].to_numpy(float)} if given else {})})
+    outputs = {"loss": measured} if law.output == "loss" else {}
+    units = check_units({**inputs, **outputs, **({"flops": numbers(table, "flops")} if given else {})})
+    together = points_of_runs(table, inputs, measured) if cluster is None else ""
     if space == "logit" or counts:
         _check_fractions(table, law.output, measured, counts)
     axis_name = calibration.choose_axis(inputs)
@@ -69,7 +93,23 @@ def read_table(
         axis_name,
         calibration.sizes(axis_name, inputs),
         row_names(table),
+        tuple(notes),
+        (*units, *([together] if together else [])),
     )
+
+
+def _without_bad(table: pd.DataFrame, positive: Mapping[str, bool], notes: list[str]) -> pd.DataFrame:
+    """The rows whose columns are finite, and positive where they must be; how many were dropped goes into the notes."""
+    good = np.ones(len(table), bool)
+    for name, must_be_positive in positive.items():
+        values = pd.to_numeric(table[name], errors="coerce").to_numpy(float, na_value=np.nan)
+        good &= np.isfinite(values) & ((values > 0) | (not must_be_positive))
+    if not good.any():
+        problem = f"none of {len(table)} rows has all of {', '.join(positive)}"
+        raise ConfigError("drop_bad", problem, "check the columns")
+    if not good.all():
+        notes.append(f"{int((~good).sum())} of {len(table)} rows dropped: not finite or not positive")
+    return table[good]
 
 
 def _check_fractions(table: pd.DataFrame, output: str, measured: np.ndarray, counts: bool) -> None:

@@ -1,8 +1,9 @@
 """Row selections written as text: `flops > 1e20 and params <= 4e8`; parsed, never evaluated as code.
 
 expression = term ("or" term)*        term = factor ("and" factor)*
-factor     = "not" factor | "(" expression ")" | column OP value        OP = > >= < <= == !=
-value      = a number (1e20, 20, -3.5) or a quoted string
+factor     = "not" factor | "(" expression ")" | column [OP value]      OP = > >= < <= == !=
+value      = a number (1e20, 20, -3.5), a quoted string, true or false
+column     = a name, or any name in quotes ("eval/loss" > 2); alone it must hold true and false
 """
 
 from __future__ import annotations
@@ -105,9 +106,9 @@ class _Parser:
             if self._next() != ("paren", ")"):
                 raise self._error("a parenthesis is not closed")
             return mask
-        if kind != "name":
+        if kind not in ("name", "string"):
             raise self._error(f"expected a column, found {text!r}")
-        return self._comparison(text)
+        return self._comparison(text[1:-1] if kind == "string" else text)
 
     def _comparison(self, name: str) -> np.ndarray:
         if name not in self.table.columns:
@@ -117,6 +118,8 @@ class _Parser:
                 f"{self.text!r}: no column {name!r}",
                 f"did you mean {near!r}?" if near else f"use one of {', '.join(map(str, self.table.columns[:12]))}",
             )
+        if self._peek()[0] != "op" and (truth := self._truth(name)) is not None:
+            return truth
         kind, text = self._next()
         if kind != "op":
             raise self._error(f"expected a comparison after {name!r}, found {text!r}")
@@ -133,4 +136,16 @@ class _Parser:
             if compare not in (operator.eq, operator.ne):
                 raise self._error("text is compared with == or !=")
             return compare(column.astype(str).to_numpy(object), text[1:-1]).astype(bool)
-        raise self._error(f"expected a number or a quoted text, found {text!r}")
+        if kind == "name" and text.lower() in ("true", "false"):
+            truth = self._truth(name)
+            if truth is None or compare not in (operator.eq, operator.ne):
+                raise self._error(f"{name!r} does not hold true and false, or is not compared with == or !=")
+            return compare(truth, text.lower() == "true")
+        raise self._error(f"expected a number, a quoted text, true or false, found {text!r}")
+
+    def _truth(self, name: str) -> np.ndarray | None:
+        """A column of true and false [n], written in any way; None when it holds anything else. Absent is false."""
+        words = self.table[name].astype("string").str.strip().str.lower().fillna("false")
+        if not words.isin(["true", "false", "1", "0", "yes", "no"]).all():
+            return None
+        return words.isin(["true", "1", "yes"]).to_numpy(bool)

@@ -25,6 +25,7 @@ from scaling.laws import (
     knowledge_capacity,
     mixtures,
     moe,
+    multi_power,
     observational,
     overtraining,
     parscale,
@@ -44,8 +45,8 @@ from scaling.laws.chinchilla import CHINCHILLA
 CATALOGUE: tuple[Law, ...] = (
     CHINCHILLA, *general.LAWS, *kaplan.LAWS, *hestness.LAWS, *critical_batch.LAWS, *overtraining.LAWS,
     *gemstones.LAWS, *farseer.LAWS, *data_constrained.LAWS, *data_filtering.LAWS, *mixtures.LAWS, *moe.LAWS,
-    *sparse.LAWS, *precision.LAWS, *parscale.LAWS, *broken.LAWS, *annealing.LAWS, *power.LAWS, *step_law.LAWS,
-    *deepseek.LAWS,
+    *sparse.LAWS, *precision.LAWS, *parscale.LAWS, *broken.LAWS, *annealing.LAWS, *multi_power.LAWS, *power.LAWS,
+    *step_law.LAWS, *deepseek.LAWS,
     # scores on tasks
     *downstream.LAWS, *observational.LAWS, *pass_until.LAWS, *difficulty.LAWS, *knowledge_capacity.LAWS, *densing.LAWS,
     # compute spent at inference

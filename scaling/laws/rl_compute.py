@@ -10,7 +10,9 @@ RL_COMPUTE = Law(
     name="rl_compute",
     formula="R = R0 + (A - R0) / (1 + (Cmid / C)**B)",
     inputs=("flops",), output="reward",
-    predict=lambda p, x: p.R0 + (p.A - p.R0) / (1 + (x.flops / p.Cmid) ** -p.B),
+    # the same as R0 + (A - R0) C**B / (C**B + Cmid**B): step 0, where no compute is spent, has R0
+    predict=lambda p, x: p.R0 + (p.A - p.R0) * np.where(
+        x.flops > 0, 1 / (1 + (np.where(x.flops > 0, x.flops, 1.0) / p.Cmid) ** -p.B), 0.0 * p.B),
     linear=("A", "R0"), exponents=("B",),
     bounds=dict(A=(0, 1), R0=(0, 1), Cmid=(0, None), B=(0, 8)),
     space="raw", objective="gaussian",

@@ -56,12 +56,18 @@ class RunRecord:
     fit: Fit | None
     notes: tuple[str, ...] = ()
     metrics: dict[str, pd.DataFrame] = field(default_factory=dict)  # trial -> rows with step, tokens, flops, loss
+    data: dict[str, Any] = field(default_factory=dict)  # what it was trained on: Dataset.record by key
 
     @property
     def name(self) -> str:
         """The sweep's name, from its config or its rows."""
         named = self.config.get("name") or next((s for s in self.runs["sweep"] if isinstance(s, str) and s), None)
         return str(named or self.path.resolve().name)
+
+    @property
+    def plans_budgets(self) -> bool:
+        """Whether its config has compute budgets or a prediction, or says nothing of either."""
+        return any(self.config.get(name, True) is not None for name in ("isoflop", "prediction"))
 
     def of_role(self, role: str) -> pd.DataFrame:
         """The rows of one role: "fitted", "held out" or "failed"."""
@@ -101,9 +107,8 @@ def read(workdir: str | Path) -> RunRecord:
         last = {trial: m[name].max() for trial, m in metrics.items()}
         at_last_log = runs["trial"].map(last).astype(float).fillna(runs[name])
         runs[f"spent_{name}"] = runs[name].where(runs["role"] != "failed", at_last_log)
-    return RunRecord(
-        path, config, runs, _compare(predictions, runs), _read_fit(path / "fit.json", notes), tuple(notes), metrics
-    )
+    fit, compared, data = _read_fit(path / "fit.json", notes), _compare(predictions, runs), _read_data(path, notes)
+    return RunRecord(path, config, runs, compared, fit, tuple(notes), metrics, data)
 
 
 def budgets(runs: pd.DataFrame) -> pd.Series:
@@ -142,6 +147,17 @@ def _read_config(path: Path, notes: list[str]) -> dict[str, Any]:
     return {}
 
 
+def _read_data(path: Path, notes: list[str]) -> dict[str, Any]:
+    """Dataset.record by key from manifest.json; empty where there is none."""
+    file = path / "manifest.json"
+    try:
+        data = kept.read(file, {"data": {str: dict}})["data"] if file.exists() else {}
+        return {key: record for key, record in data.items() if "sources" in record}
+    except (ValueError, OSError) as e:
+        notes.append(f"manifest.json cannot be read ({e}).")
+        return {}
+
+
 def _read_results(path: Path, notes: list[str]) -> pd.DataFrame:
     try:
         runs = tables.read(path).to_pandas() if path.exists() else None
@@ -168,6 +184,8 @@ def _read_predictions(path: Path, notes: list[str]) -> pd.DataFrame:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             row = kept.parsed(line, {"inputs": dict}, path)
+            if row.get("late"):
+                continue  # its run had been trained before
             words = {name: str(row.get(name, "")) for name in ("trial", "law", "time", "commit")}
             inputs = {name: float(row["inputs"].get(name, math.nan)) for name in ("params", "tokens", "flops")}
             predicted = {name: float(row[name]) for name in ("mean", "low", "high", "interval")}

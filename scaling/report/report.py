@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import ConfigError
-from scaling.report import figures, sections
+from scaling.report import figures
+from scaling.report import sweep_sections as own
 from scaling.report.figures import Drawing, Picture
 from scaling.report.html import Section, page
 from scaling.report.record import read
 
-INPUTS = ("config.json", "results.parquet", "predictions.jsonl", "fit.json", "trials/*/metrics.jsonl")
+INPUTS = ("config.json", "manifest.json", "results.parquet", "predictions.jsonl", "fit.json", "trials/*/metrics.jsonl")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def write(workdir: str | Path, *, part: Part | None = None, runs: str | Path | N
         _replace(files[name], picture.png)
     if overview is not None:
         _replace(files["overview"], overview.png())
-    training = [section(run, pictures) for section in sections.ALL]
+    training = own.sections_of(run, pictures)
     more = list(part.sections(pictures)) if part else []
     parts = more + training if runs is not None else training + more
     title = run.name if runs is None else directory.resolve().name

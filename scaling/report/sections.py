@@ -19,6 +19,7 @@ from scaling.report.frontier import IsoflopCurve, isoflop_curves, isoflop_fronti
 from scaling.report.html import Html, Section, badge, code, element, join, paragraph, picture, table
 from scaling.report.plots import usable
 from scaling.report.record import RunRecord, failure, is_surface
+from scaling.sweep.directory import RETRY
 
 Pictures = Mapping[str, Picture]
 LEVEL = 0.9  # of every interval in the report, predictions aside, which carry their own
@@ -51,9 +52,20 @@ def headline(run: RunRecord, pictures: Pictures) -> Section:
     if failed:
         link = element("a", "the list", href="#failed")
         parts.append(paragraph(f"{numbers.plural(failed, 'trial')} failed: see ", link, ".", class_="warning"))
+    if run.fit is not None and run.fit.certificate.active_bounds:
+        parts.append(paragraph(_on_bounds(run.fit), class_="warning"))
     parts.append(_tiles(run))
     parts += [paragraph(note, class_="warning") for note in run.notes]
     return Section("headline", "In short", join(parts))
+
+
+def _on_bounds(fit: Fit) -> str:
+    names = fit.certificate.active_bounds
+    values = ", ".join(f"{name} = {numbers.significant(fit.params[name])}" for name in names if name in fit.params)
+    return (
+        f"{', '.join(names)} of the fitted law ended on {'its bound' if len(names) == 1 else 'their bounds'}"
+        f"{f' ({values})' if values else ''}: these runs do not determine it, and the intervals do not show that."
+    )
 
 
 def _trained(run: RunRecord) -> str:
@@ -71,7 +83,7 @@ def _trained(run: RunRecord) -> str:
 
 def _held_out_prediction(run: RunRecord) -> list[list[object]]:
     if not len(run.predictions):
-        return [["No held-out run was predicted."]]
+        return [["No held-out run was predicted."]] if run.plans_budgets else []
     said: list[list[object]] = []
     for row in run.predictions.itertuples():
         before = (
@@ -366,7 +378,7 @@ def failed(run: RunRecord, pictures: Pictures) -> Section:
     if not len(trials):
         return Section("failed", title, paragraph("None." if len(run.runs) else "No trial has finished."))
     rows = [_failed(row) for row in trials.itertuples()]
-    return Section("failed", title, table(rows, {"trial", "reason"}))
+    return Section("failed", title, join([table(rows, {"trial", "reason"}), paragraph(f"{RETRY}.", class_="note")]))
 
 
 def _failed(row: Any) -> dict[str, object]:

@@ -3,12 +3,13 @@
 config.json        the resolved SweepConfig
 stacks.json        which trials share a program, in the order they are taken; fixed once written; trials and stacks
                    carry their ids, hashes of what they are, which tell when the file was changed
-manifest.json      digest of the data
+manifest.json      digest of each data that trials are trained on, by DataConfig.key
 results.parquet    one row per trial
 predictions.jsonl  appended before each held-out run
 fit.json           the fitted law
 trials/<id>/       config.json, metrics.jsonl, tensorboard/, checkpoints/, result.json, card.json
 stacks/<id>/       checkpoints of a stack while it runs
+corrupt/           checkpoints of stacks that were found damaged, for inspection
 progress/, logs/   what workers report and say
 .leases/           who works on what
 """
@@ -30,7 +31,12 @@ from scaling.sweep.lease import Presence
 from scaling.sweep.queue import ordered
 from scaling.sweep.results import Results
 from scaling.sweep.stack import Stack, make_stacks
-from scaling.sweep.trial import PLACEMENT, Trial, default_of, override
+from scaling.sweep.trial import BOOKKEEPING, Trial, default_of, override
+
+OPERATIONAL = ("workers", "limits.trial_s", "priorities", "prediction")  # beside the bookkeeping of trials
+GROWING = ("points", "isoflop", "seeds")
+CORRUPT = "corrupt"  # folder of checkpoints that failed their checks
+RETRY = "to train a failed trial again, change what failed it, delete its trials/ID/result.json and repeat the command"
 
 AGAIN = "delete it and run the sweep's command again: it is made anew"
 _STACKS: kept.Shape = [{"trials": [{"id": str, "config": dict, "labels": dict}], "trunks": [(int, None)], "id?": str}]
@@ -58,14 +64,15 @@ class RunDirectory:
                 raise ConfigError(str(self.path), problem, f"{fix} --workdir")
             yield
 
-    def presence(self, name: str) -> Presence:
-        """This process as one of those that work here: a context manager."""
-        return Presence(self.path / ".leases", name)
+    def presence(self, name: str, stall_s: float | None = None) -> Presence:
+        """This process as one of those that work here: a context manager. stall_s: see Presence."""
+        return Presence(self.path / ".leases", name, stall_s)
 
     def check_owner(self, config: SweepConfig) -> None:
         """ConfigError when the directory belongs to another sweep or to something else.
 
-        The number of workers and the mesh may change: no result depends on them but by rounding.
+        What says where and how often may change: workers, mesh, folders, limits on seconds, priorities, bookkeeping.
+        So may the prediction, which comes after all training; and a sweep may grow, as long as no trial is lost.
         """
         path = self.path / "config.json"
         if not path.exists():
@@ -74,21 +81,36 @@ class RunDirectory:
             problem = f"is not empty ({', '.join(sorted(strangers)[:3])}) and is no run directory"
             require(not strangers, str(self.path), problem, "choose a new --workdir")
             return
-        saved, given = (to_json(_placeless(c)) for c in (self.config(), config))
+        before = self.config()
+        saved, given = (to_json(_essence(c)) for c in (before, config))
         changed = differences(saved, given)
+        if changed and all(line.startswith(GROWING) for line in changed):
+            lost = self._planned() - {trial.id for trial in config.trials()}
+            changed = [*changed, f"{len(lost)} of its trials are gone"] if lost else []
         problem = f"belongs to another sweep ({'; '.join(changed[:3])})"
-        require(not changed, str(self.path), problem, "choose a new --workdir, or give the config it was started with")
+        fix = "choose a new --workdir, or give the config it was started with (points, seeds and budgets may be added)"
+        require(not changed, str(self.path), problem, fix)
 
-    def claim(self, config: SweepConfig, data: str) -> None:
-        """Make this the directory of `config` on data of this digest, unless it is already; ConfigError if another's.
+    def _planned(self) -> set[str]:
+        """Ids of the trials that the sweep planned, held-out runs aside."""
+        tests = {prediction["trial"] for prediction in self.predictions()}
+        return {trial["id"] for entry in self._entries() for trial in entry["trials"]} - tests
 
-        Of several that start at once, one makes it, and the others are compared with what that one wrote.
+    def claim(self, config: SweepConfig, data: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make this the directory of `config` on these data, unless it is already; ConfigError if another's.
+
+        data: Dataset.record by DataConfig.key. What may change takes its new value. Of several that start at once, one
+        makes it, and the others are compared with what that one wrote.
         """
+        digests = {key: record["digest"] for key, record in data.items()}
         self.check_owner(config)
         kept.create(self.path / "config.json", json.dumps(to_json(config), indent=1))
-        kept.create(self.path / "manifest.json", json.dumps({"data": data}, indent=1))
+        kept.create(self.path / "manifest.json", json.dumps({"data": dict(data)}, indent=1))
         self.check_owner(config)
-        self.check_data(data)
+        self.check_data(digests, known=False)
+        for name, content in (("config.json", to_json(config)), ("manifest.json", {"data": self.data() | dict(data)})):
+            if kept.read(self.path / name, dict) != content:
+                write_atomically(self.path / name, json.dumps(content, indent=1))
 
     def config(self) -> SweepConfig:
         """The sweep that owns this directory."""
@@ -100,13 +122,23 @@ class RunDirectory:
         except ConfigError as error:
             raise ConfigError(str(path), f"is damaged ({error.field} {error.problem})", kept.RESTORE) from None
 
-    def check_data(self, digest: str) -> None:
-        """Refuse data that changed since the sweep began."""
+    def check_data(self, data: Mapping[str, str], known: bool = True) -> None:
+        """Refuse data that is not what the sweep began with.
+
+        data: its digest by DataConfig.key. known: whether every key must be in the manifest, as for a worker.
+        """
+        path, saved = self.path / "manifest.json", {key: record["digest"] for key, record in self.data().items()}
+        for key, digest in data.items():
+            fix = "run launch.sweep once more, which writes it down"
+            require(key in saved or not known, str(path), "does not say what this data was", fix)
+            before = saved.get(key, digest)
+            problem = f"the data changed since this sweep began (digest {before[:12]} is now {digest[:12]})"
+            require(before == digest, str(path), problem, "restore the files, or start a new --workdir")
+
+    def data(self) -> dict[str, dict[str, Any]]:
+        """What the sweep is trained on: Dataset.record by DataConfig.key."""
         path = self.path / "manifest.json"
-        if path.exists():
-            saved = kept.read(path, {"data": str})["data"]
-            problem = f"the data changed since this sweep began (digest {saved[:12]} is now {digest[:12]})"
-            require(saved == digest, str(path), problem, "restore the files, or start a new --workdir")
+        return kept.read(path, {"data": {str: {"digest": str}}})["data"] if path.exists() else {}
 
     # -- stacks -----------------------------------------------------------------------------------------------
 
@@ -221,9 +253,9 @@ def _trial(config: Mapping[str, Any], name: str, path: Path, fix: str = kept.RES
     return trial
 
 
-def _placeless(config: SweepConfig) -> SweepConfig:
-    """The sweep without what says where it runs."""
-    return override(config, {"workers": 0} | {path: default_of(SweepConfig, path) for path in PLACEMENT})
+def _essence(config: SweepConfig) -> SweepConfig:
+    """The sweep without what says where it runs and how often it keeps its books."""
+    return override(config, {path: default_of(SweepConfig, path) for path in (*OPERATIONAL, *BOOKKEEPING)})
 
 
 def differences(saved: Any, given: Any, path: str = "") -> list[str]:

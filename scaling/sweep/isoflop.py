@@ -10,6 +10,9 @@ from models.config import ModelConfig
 from models.errors import ConfigError, require
 from scaling.sweep.combinators import Point
 from scaling.sweep.trial import Trial, override, steps_for
+from scaling.typed import STEPS, WIDTH, at_most, typed
+
+MOST = 1000  # budgets, and widths
 
 
 @dataclass(frozen=True)
@@ -20,21 +23,30 @@ class Isoflop:
     A width joins a budget when its tokens per parameter lie in [min_ratio, max_ratio].
     """
 
-    budgets: tuple[float, ...]
-    widths: tuple[int, ...]
-    min_ratio: float = 4.0  # tokens per parameter
-    max_ratio: float = 1000.0
+    budgets: tuple[float, ...]  # FLOPs of each trial
+    widths: tuple[int, ...]  # d_model
+    min_ratio: float = 4.0  # tokens per parameter, at least
+    max_ratio: float = 1000.0  # and at most
     learning_rate_exponent: float = 0.5  # peak = train.learning_rate x (model.d_model / width)^exponent
     tolerance: float = 0.01  # of the budget
-    min_steps: int = 50
+    min_steps: int = 50  # a cell of fewer is left out
 
     def __post_init__(self) -> None:
+        typed(self, "isoflop")
+        at_most(self, "isoflop", max_ratio=1e12, min_steps=STEPS)
+        for name, values in (("budgets", self.budgets), ("widths", self.widths)):
+            require(len(values) <= MOST, f"isoflop.{name}", f"has {len(values):,} entries", f"give at most {MOST:,}")
+        require(self.min_steps >= 1, "isoflop.min_steps", f"is {self.min_steps}", "give a positive number of steps")
+        exponent = self.learning_rate_exponent
+        require(abs(exponent) <= 8, "isoflop.learning_rate_exponent", f"is {exponent}", "give a power such as 0.5")
         require(len(self.budgets) > 0, "isoflop.budgets", "is empty", "give at least one compute budget in FLOPs")
         require(len(self.widths) > 0, "isoflop.widths", "is empty", "give at least one d_model")
         for budget in self.budgets:
             require(budget > 0, "isoflop.budgets", f"has {budget:g}", "give positive FLOPs")
+            require(budget <= 1e32, "isoflop.budgets", f"has {budget:g}", "give at most 1e32 FLOPs")
         for width in self.widths:
             require(width >= 1, "isoflop.widths", f"has {width}", "give positive widths")
+            require(width <= WIDTH, "isoflop.widths", f"has {width}", f"give at most {WIDTH:,}")
         require(0 < self.tolerance < 1, "isoflop.tolerance", f"is {self.tolerance}", "give a fraction such as 0.01")
         require(
             0 < self.min_ratio < self.max_ratio,

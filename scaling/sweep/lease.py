@@ -27,6 +27,9 @@ from scaling import kept
 
 BEAT_S = 5.0
 SILENCE_S = float(os.environ.get("ISOFLOP_LEASE_S", "60"))  # network file systems show a change after 30 s at most
+STALL_S = float(os.environ.get("ISOFLOP_STALL_S", "1800"))  # a network file system may be away for minutes
+STALL_CPU_S = 1.0  # who computes, compiles or tokenises uses more than this in STALL_S
+STALLED = 77  # exit code of a process that did nothing for so long
 LOST = 76  # exit code of a process that was silent for so long that another took over
 _STATE = 12  # bytes of the second line of a file, which is changed in place: that works on a full disk, too
 _WORKER: kept.Shape = {"id": str, "name": str, "host": str, "process": int, "kernel": str, "started": float}
@@ -76,9 +79,12 @@ class Presence:
     """This process among those that work on a directory: what it holds is its own while it runs.
 
     Use as a context manager. `directory` is `.leases` of a run or job directory.
+    stall_s: a process that reports no progress (`progressed`) and uses no CPU for so long ends with STALLED, so that
+    its beats mean that it works, and not only that it exists; None: it may be idle.
     """
 
-    def __init__(self, directory: Path, name: str):
+    def __init__(self, directory: Path, name: str, stall_s: float | None = None):
+        self.stall_s, self.moved, self.cpu_s = stall_s, _awake(), time.process_time()
         self.directory, self.name = directory, name
         self.id = f"{name}-{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(3)}".replace("/", "_")
         self.held: dict[str, Path] = {}  # name -> lease file
@@ -111,6 +117,7 @@ class Presence:
     def _beat(self) -> None:
         while not self._end.wait(min(BEAT_S, SILENCE_S / 6)):
             self.check()
+            self._check_stall()
             self.beats += 1
             with contextlib.suppress(OSError, ValueError):  # closed at this moment, or a file system that is away
                 os.pwrite(self._file.fileno(), _state(str(self.beats)), self._offset)
@@ -124,6 +131,18 @@ class Presence:
                 "error: this process was silent for too long: another took over its work", file=sys.stderr, flush=True
             )
             os._exit(LOST)
+
+    def progressed(self) -> None:
+        """Say that this process does what it is there for."""
+        self.moved, self.cpu_s = _awake(), time.process_time()
+
+    def _check_stall(self) -> None:
+        if time.process_time() - self.cpu_s >= STALL_CPU_S:
+            self.progressed()
+        if self.stall_s is not None and _awake() - self.moved > self.stall_s:
+            why = "it waits for a file or a device that does not answer"
+            print(f"error: {self.name} did nothing for {self.stall_s:.0f} s: {why}", file=sys.stderr, flush=True)
+            os._exit(STALLED)
 
     # -- leases -----------------------------------------------------------------------------------------------
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ import jax
 from jax.sharding import Mesh
 
 from models import counts, transformer
-from models.serialize import digest, to_json
+from models.platform import choices
+from models.serialize import to_json
 from models.sharding import DEFAULT_RULES, make_mesh, weight_shardings
 from scaling.data import Dataset, prepare
 from scaling.kept import write_atomically
 from scaling.sweep.card import card
+from scaling.sweep.directory import CORRUPT
 from scaling.sweep.parameters import check_parameters
 from scaling.sweep.results import Results
 from scaling.sweep.stack import Stack
-from scaling.sweep.trial import Trial
+from scaling.sweep.trial import Trial, override
 from scaling.train.checkpoint import Checkpoints
 from scaling.train.initial import load_initial
 from scaling.train.limits import Judge, Limits
@@ -49,16 +52,19 @@ def run_stack(
     report: Callable[[Progress], None] = lambda progress: None,
     stop_requested: Callable[[], bool] = lambda: False,
     limits: Limits | None = None,
+    check_data: Callable[[Mapping[str, str]], None] = lambda digests: None,
 ) -> None:
     """Train every trial of `stack` that has no row yet, resuming from the stack's checkpoint.
 
-    labels: trial id -> free columns of its row. Raises Interrupted when stopped (its state is then saved) and
-    ConfigError when the data is not what the checkpoint was trained on.
+    labels: trial id -> free columns of its row. check_data: told the digest of the data of every DataConfig.key, and
+    raises where it is not that of the sweep. Raises Interrupted when stopped (its state is then saved) and ConfigError
+    when the data is not what the checkpoint was trained on.
     """
     results = Results(directory)
     done = frozenset(from_first(lambda: [trial.id for trial in stack.trials if results.get(trial.id) is not None]))
     base = stack.trials[0]
     datasets = _prepared(stack)
+    check_data({trial.data.key: datasets[trial.id].digest for trial in stack.trials})
     mesh = make_mesh(base.mesh, devices_of(base))
     heldout = datasets[base.id].heldout_batches(
         base.train.seq_len, base.train.batch_size, limit_tokens=base.train.eval_sequences * base.train.seq_len
@@ -110,7 +116,12 @@ def _judge(stack: Stack, limits: Limits, results: Results) -> Judge:
 
 
 def clear(directory: Path, stack: Stack) -> None:
-    """Remove the state of a stack that is done."""
+    """Remove the state of a stack that is done, but for damaged steps, which go to DIR/corrupt/<stack>-<step>."""
+    for path in stack_directory(directory, stack).glob("*.corrupt*"):
+        target = directory / CORRUPT / f"{stack.id}-{path.name.replace('.corrupt', '')}"
+        target.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(OSError):  # one that is there already; it costs the copy, not the run
+            path.rename(target)
     shutil.rmtree(stack_directory(directory, stack), ignore_errors=True)
 
 
@@ -124,10 +135,8 @@ def devices_of(trial: Trial) -> list[jax.Device]:
 
 
 def resolved_batch_mode(batch_mode: str) -> str:
-    """What "auto" means here: vmap on accelerators, map on CPUs (benchmarks/sweep_step.py has the measurements)."""
-    if batch_mode != "auto":
-        return batch_mode
-    return "map" if jax.default_backend() == "cpu" else "vmap"
+    """What "auto" means here: what models.platform.CHOICES says."""
+    return choices().batch_mode if batch_mode == "auto" else batch_mode
 
 
 def _prepared(stack: Stack) -> dict[str, Dataset]:
@@ -135,7 +144,7 @@ def _prepared(stack: Stack) -> dict[str, Dataset]:
 
     def prepared() -> dict[str, Dataset]:
         made: dict[str, Dataset] = {}
-        keys = {trial.id: digest(trial.data) for trial in stack.trials}
+        keys = {trial.id: trial.data.key for trial in stack.trials}
         for trial in stack.trials:
             key = keys[trial.id]
             made[key] = made.get(key) or prepare(trial.data, trial.model.vocab_size)  # a stack has one model
@@ -148,12 +157,12 @@ def _prepared(stack: Stack) -> dict[str, Dataset]:
 
 def _initial(trial: Trial, mesh: Mesh) -> tuple[Any, str] | None:
     """The parameters that a trial starts from and their digest, if it names any; on a mesh each device its shards."""
-    if trial.train.init_from is None:
+    if trial.init_from is None:
         return None
     weights = transformer.weights(trial.model.resolved())
     shardings = weight_shardings(weights, DEFAULT_RULES, mesh) if mesh.size > 1 else None
-    check_parameters(trial.train.init_from, "train.init_from")
-    return load_initial(trial.train.init_from, trial.model, shardings=shardings)
+    check_parameters(trial.init_from, "train.init_from")
+    return load_initial(trial.init_from, trial.model, shardings=shardings)
 
 
 def _run(directory: Path, trial: Trial, trunk: int | None, dataset: Dataset) -> Run:
@@ -207,7 +216,7 @@ def row(trial: Trial, sweep: str, outcome: Outcome, unique_tokens: int) -> dict[
         "wall_s": round(outcome.wall_s, 3),
         "device": devices[0].device_kind,
         "devices": len(devices),
-        "config": json.dumps(to_json(trial), sort_keys=True),
+        "config": json.dumps(to_json(override(trial, {"data.root": None})), sort_keys=True),
         "d_model": trial.model.d_model,
         "n_layers": trial.model.n_layers,
         "learning_rate": trial.train.learning_rate,

@@ -7,6 +7,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from models import counts
@@ -15,8 +16,10 @@ from models.errors import require
 from models.serialize import digest, field_types, join, located, unknown_field
 from models.sharding import AXES, MeshConfig
 from scaling.data import DataConfig
+from scaling.data.config import under
 from scaling.train.config import TrainConfig
 from scaling.train.placement import check_mesh
+from scaling.typed import at_most, typed
 
 Config = TypeVar("Config")
 
@@ -26,21 +29,30 @@ PLACEMENT = (
     *(f"mesh.{axis}" for axis in AXES),
     *(f"train.{field}" for field in ("zero", "offload", "pipeline", "microbatches", "rounds")),
 )
-BOOKKEEPING = ("data.cache_dir", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", *PLACEMENT)
+BOOKKEEPING = (
+    *(f"data.{field}" for field in ("cache_dir", "root")),
+    *(f"train.{field}" for field in ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints")),
+    *PLACEMENT,
+)
+REPLACED = {"data.seed": "train.seed"}  # fields of a config for other uses -> what a run reads instead
 
 
 @dataclass(frozen=True)
 class Trial:
     """One run: model, data, training, mesh, and the CPU threads that its bits depend on."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    threads: int = 1
+    model: ModelConfig = field(default_factory=ModelConfig)  # the shape
+    data: DataConfig = field(default_factory=DataConfig)  # the text
+    train: TrainConfig = field(default_factory=TrainConfig)  # steps, rates, checkpoints
+    mesh: MeshConfig = field(default_factory=MeshConfig)  # devices
+    threads: int = 1  # CPU threads
 
     def __post_init__(self) -> None:
+        typed(self)
+        at_most(self, "", threads=4096)
         require(self.threads >= 1, "threads", f"is {self.threads}", "give the CPU threads per worker, at least 1")
+        if self.mesh.stage > 1 and not self.model.scan_layers:  # stages hold stacked layers
+            object.__setattr__(self, "model", dataclasses.replace(self.model, scan_layers=True))
         m, t = self.model, self.train
         require(
             m.positions != "learned" or t.seq_len <= m.max_seq_len,
@@ -59,6 +71,16 @@ class Trial:
         """12 hex digits of the sha256 of the resolved config, bookkeeping fields aside."""
         defaults = {path: default_of(type(self), path) for path in BOOKKEEPING}
         return digest(override(self.resolved(), defaults))[:12]
+
+    def set_by(self, field: str) -> str | None:
+        """The field that a run reads in place of this one, which says nothing then; None: it reads this one."""
+        return REPLACED.get(field)
+
+    @property
+    def init_from(self) -> str | None:
+        """`train.init_from` as the working directory sees it: a relative path starts from `data.root`."""
+        root, path = self.data.root, self.train.init_from
+        return path if root is None or Path(root) == Path.cwd() else under(Path(root), path)
 
     @property
     def flops(self) -> float:
@@ -98,7 +120,8 @@ def default_of(cls: type, path: str) -> Any:
     *groups, name = path.split(".")
     for group in groups:
         cls = field_types(cls)[group]
-    return next(f.default for f in dataclasses.fields(cls) if f.name == name)
+    found = next(f for f in dataclasses.fields(cls) if f.name == name)
+    return found.default if found.default_factory is dataclasses.MISSING else found.default_factory()
 
 
 def steps_for(budget: float, model: ModelConfig, train: TrainConfig) -> int:

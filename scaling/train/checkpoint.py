@@ -41,6 +41,10 @@ class NoCheckpoint(ConfigError):
     """There is no step to restore, or none that passes its checks; the message names what was found."""
 
 
+class AllDamaged(NoCheckpoint):
+    """There were steps, and none passes its checks: what was trained is lost, and the folders of it are kept."""
+
+
 class DiskFull(ConfigError):
     """A step did not fit on the disk. Nothing of it is left, and the steps before it are untouched."""
 
@@ -344,7 +348,7 @@ def _find(directory: Path, step: int | None, quarantine: bool) -> Manifest:
         problem = f"{damage.problem}; step {bad} was {outcome}, and no other was usable"
         if step is not None:
             problem = f"{damage.problem}; step {bad} was {outcome}"
-        raise NoCheckpoint(str(damage.path), problem, f"choose from {others}" if others else "train from the start")
+        raise AllDamaged(str(damage.path), problem, f"choose from {others}" if others else "train from the start")
     if others:
         raise NoCheckpoint(str(directory), f"has no step {step}", f"choose from {others}")
     raise _nothing_in(directory)

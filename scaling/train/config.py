@@ -11,26 +11,34 @@ import numpy as np
 from models.errors import require
 from models.pipeline import Schedule
 from models.serialize import located
+from scaling.typed import HUGE, STEPS, TINY, at_most, typed
+
+MOST: dict[str, float] = {  # of every number: more is a slip, and would fill memory or overflow
+    **dict.fromkeys(("steps", "warmup_steps", "eval_every", "log_every", "checkpoint_every", "eval_sequences"), STEPS),
+    "batch_size": 2**24, "seq_len": 2**24, "accumulate": 2**24, "microbatches": 2**24, "rounds": 2**12,
+    "keep_checkpoints": 10**6, "learning_rate": 1e6, "eps": 1e6, "weight_decay": 1e6,
+    "grad_clip": HUGE, "spike_factor": HUGE,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Optimisation, length and bookkeeping of one run. Steps count optimiser updates; tokens = steps x batch x seq."""
 
-    steps: int = 1000
+    steps: int = 1000  # optimiser updates
     batch_size: int = 16  # sequences per step
     seq_len: int = 256  # scored tokens per sequence
     seed: int = 0  # initialisation and data order
     learning_rate: float = 3e-3  # peak
-    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"  # of the learning rate, after the warm-up
     warmup_fraction: float = 0.05  # of steps, linear from zero
     warmup_steps: int | None = None  # overrides warmup_fraction; runs that branch from one trunk must share it
     decay_fraction: float = 0.2  # of steps, WSD's final linear decay (Hu et al. 2024)
     final_learning_rate: float = 0.1  # as a fraction of the peak
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: on hidden matrices, AdamW on the rest
+    beta1: float = 0.9  # AdamW's, of the mean of gradients
+    beta2: float = 0.95  # AdamW's, of the mean of their squares
+    eps: float = 1e-8  # AdamW's
     momentum: float = 0.95  # Muon's, on hidden matrices; the rest of the model uses AdamW
     weight_decay: float = 0.1  # decoupled, times the learning rate; matrices and the head only
     grad_clip: float = 1.0  # global norm; 0 turns it off
@@ -45,10 +53,12 @@ class TrainConfig:
     eval_every: int = 0  # steps; 0: only at the end
     log_every: int = 100  # steps between metric rows; the host reads nothing in between
     checkpoint_every: int = 1000  # steps
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # the newest ones
     spike_factor: float = 2.0  # a smoothed loss above this many times its best (at least 1 nat) stops the trial
 
     def __post_init__(self) -> None:
+        typed(self, "train")
+        at_most(self, "train", **MOST)
         positive = "steps batch_size seq_len accumulate eval_sequences log_every keep_checkpoints rounds"
         for field in positive.split():
             value = getattr(self, field)
@@ -66,6 +76,7 @@ class TrainConfig:
         for field in ("learning_rate", "eps"):
             value = getattr(self, field)
             require(value > 0, f"train.{field}", f"is {value}", "give a positive number")
+            require(value >= TINY, f"train.{field}", f"is {value}, which is 0 in float32", f"give at least {TINY:.2g}")
         for field in ("weight_decay", "grad_clip"):
             value = getattr(self, field)
             require(value >= 0, f"train.{field}", f"is {value}", "give a number that is not negative")

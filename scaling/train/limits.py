@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from models.errors import require
+from scaling.typed import at_most, typed
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,14 @@ class Limits:
     A stack is fixed when the sweep is planned, so what stops does not depend on where or in which order it ran.
     """
 
-    trial_s: float = 0.0
-    rungs: tuple[float, ...] = ()
-    keep: float = 0.5
+    trial_s: float = 0.0  # seconds of training; 0: no limit
+    rungs: tuple[float, ...] = ()  # fractions of the steps at which trials are compared
+    keep: float = 0.5  # share of them that goes on
 
     def __post_init__(self) -> None:
+        typed(self, "limits")
+        at_most(self, "limits", trial_s=1e9)
+        require(len(self.rungs) <= 100, "limits.rungs", f"has {len(self.rungs)} fractions", "give at most 100")
         require(self.trial_s >= 0, "limits.trial_s", f"is {self.trial_s}", "give seconds, or 0 for no limit")
         require(0 < self.keep < 1, "limits.keep", f"is {self.keep}", "give the share that goes on, such as 0.5")
         for rung in self.rungs:

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from models import counts
 from models.config import ModelConfig
 from scaling.data import Batches, HeldOut, check_manifest
-from scaling.train.checkpoint import Checkpoints, NoCheckpoint
+from scaling.train.checkpoint import AllDamaged, Checkpoints, NoCheckpoint
 from scaling.train.config import TrainConfig, hyperparameters
 from scaling.train.evaluate import Score, score
 from scaling.train.feed import Feed
@@ -250,7 +250,8 @@ class Training:
                 self._fail(i, int(failed[i]), float(metrics.last_loss[i]), state)
             elif ends:
                 self._finish(i, state)
-        self._report(step, float(np.mean(metrics.loss[working])) if working else math.nan)
+        losses = [float(metrics.loss[i]) for i in working if math.isfinite(metrics.loss[i])]
+        self._report(step, float(np.mean(losses)) if losses else math.nan)
 
     def _write(self, i: int, row: dict[str, Any]) -> None:
         """Process 0 writes. JSON knows no NaN: what is not finite becomes null."""
@@ -309,7 +310,9 @@ class Training:
     def _restore(self, checkpoints: Checkpoints) -> tuple[int, TrainState]:
         try:
             restored = checkpoints.restore(self.placement.abstract(self.programs.abstract))
-        except NoCheckpoint:
+        except NoCheckpoint as error:
+            if isinstance(error, AllDamaged):
+                log.warning("%s starts again from step 0: %s %s", self.directory, error.field, error.problem)
             return 0, self._started(self.programs.initial(self.seeds, self.hyper))
         for run in self.runs:
             saved = restored.metadata["manifest"].get(run.name)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -99,6 +100,7 @@ def read(directory: Path) -> Manifest:
     or ConfigError for another format."""
     path = directory / NAME
     try:
+        _check_regular(path)
         signed = SIGNED.fullmatch(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise Damaged(path, "is missing") from None
@@ -120,6 +122,7 @@ def verify(directory: Path) -> Manifest:
     manifest = read(directory)
     for name, content in manifest.files.items():
         try:
+            _check_regular(directory / name)
             size = (directory / name).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             raise Damaged(directory / name, "is missing") from None
@@ -130,6 +133,12 @@ def verify(directory: Path) -> Manifest:
         if digest.sha256 != content.sha256:
             raise Damaged(directory / name, "does not match its sha256")
     return manifest
+
+
+def _check_regular(path: Path) -> None:
+    """Damaged for a pipe or a device in place of a file, which would be waited for, or never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise Damaged(path, "is no regular file")
 
 
 def sync_directory(directory: Path) -> None:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from models import transformer
 from models.config import ModelConfig
-from models.errors import require
+from models.errors import ConfigError, require
 from models.sharding import (
     DEFAULT_RULES,
     Rules,
@@ -29,6 +29,7 @@ from scaling.train.state import TrainState
 
 # An initialiser runs once, so optimising it costs more than it saves: 4 s against 1 s for one layer on a CPU.
 QUICK_COMPILE = {"xla_backend_optimization_level": 0}
+PADDING = 128  # a model may round the tokenizer's vocabulary up to this multiple: see scaling.data.check_vocabulary
 HOST = "pinned_host"  # the kind of memory that offloaded arrays rest in
 
 
@@ -50,9 +51,19 @@ def check_mesh(model: ModelConfig, train: TrainConfig, sizes: Mapping[str, int])
     require(train.seq_len % size["context"] == 0, "train.seq_len", problem, fix)
     if size["expert"] > 1:
         require(model.routed, "mesh.expert", "the model has no experts", "use 1, or set model.moe")
+    for i, layer in enumerate(model.layers):
+        for part in layer.parts:
+            for axis in part.undivided:
+                problem = f"layer {i} ({type(part).__name__}) cannot be divided over it"
+                require(size[axis] == 1, f"mesh.{axis}", problem, "use 1, or a pattern without such layers")
     by_hand = [axis for axis in ("stage", "context", "expert") if size[axis] > 1]
     problem = f"trials side by side cannot share a program with {' and '.join(by_hand)}"
     require(size["trial"] == 1 or not by_hand, "mesh.trial", problem, "use 1: trials then run one after the other")
+    ways = math.prod(size[axis] for axis in mesh_axes(DEFAULT_RULES.vocab))
+    padded = -(-model.vocab_size // PADDING) * PADDING
+    if model.vocab_size % ways and padded % ways == 0:
+        problem = f"{model.vocab_size} tokens do not divide over {' x '.join(mesh_axes(DEFAULT_RULES.vocab))}={ways}"
+        raise ConfigError("model.vocab_size", problem, f"pad it: set model.vocab_size={padded}")
     check_divisible(transformer.weights(model), DEFAULT_RULES, size)
 
 

@@ -14,7 +14,7 @@ class TrainState(NamedTuple):
     smooth_loss, best_loss: float32, running mean of the training loss (nats/token) and the least it has been.
     failed_step: int32, the step whose loss or gradient was not finite or spiked; -1 while healthy.
     loss_sum, loss_count: float32, int32; of the training losses since the last multiple of log_every.
-    last_loss, grad_norm: float32, of the last step.
+    last_loss, grad_norm: float32, of the last step. A step without a scored target changes none of these.
     routing: of a model with experts balance_loss and dropped_share of the last step (models.routing.Routing), float32.
     The last five are here so that a resumed run logs the rows that it would have logged anyway.
     """

@@ -30,6 +30,8 @@ SMOOTHING = 0.9  # per step; one batch of odd text may lose twice the average, a
 class Metrics(NamedTuple):
     """Mean loss since the last multiple of log_every, last loss (nats/token), last gradient norm; float32 scalars.
 
+    The mean is NaN where no step since then had a scored target.
+
     routing: as in `TrainState`.
     """
 
@@ -76,9 +78,10 @@ def objective(model: ModelConfig, train: TrainConfig, params: Any, batch: Batch)
 
 def measured_gradient(
     model: ModelConfig, train: TrainConfig, params: Any, batch: Batch
-) -> tuple[jax.Array, dict[str, jax.Array], Any]:
-    """(mean loss, routing as in `TrainState`, gradient of the mean objective) over the scored targets of `batch`.
+) -> tuple[jax.Array, jax.Array, dict[str, jax.Array], Any]:
+    """(mean loss, weight, routing as in `TrainState`, gradient of the mean objective) of the scored targets of `batch`.
 
+    A batch without any has weight 0, and its loss says nothing.
     The gradient is summed over `train.accumulate` micro-batches and split as `train.zero` says.
     """
     specs = specs_of(model, train)
@@ -108,7 +111,7 @@ def measured_gradient(
         grads = jax.tree.map(lambda g: g / count, grads)
     rows = batch["tokens"].shape[0]
     routing = {name: getattr(totals, field) / rows for name, field in ROUTING.items()} if model.routed else {}
-    return totals.loss / count, routing, grads
+    return totals.loss / count, totals.weight, routing, grads
 
 
 def _micro_batches(x: jax.Array, count: int) -> jax.Array:
@@ -121,33 +124,50 @@ def _micro_batches(x: jax.Array, count: int) -> jax.Array:
 
 def loss_and_gradient(model: ModelConfig, train: TrainConfig, params: Any, batch: Batch) -> tuple[jax.Array, Any]:
     """Mean loss over the scored targets of `batch`, and the gradient of the objective; see `measured_gradient`."""
-    loss, _, grads = measured_gradient(model, train, params, batch)
+    loss, _, _, grads = measured_gradient(model, train, params, batch)
     return loss, grads
 
 
 def train_step(
     model: ModelConfig, train: TrainConfig, spike_factor: float, state: TrainState, batch: Batch, hyper: Hyperparameters
 ) -> tuple[TrainState, tuple[jax.Array, jax.Array]]:
-    """One update: (state, (loss, gradient norm)). A loss that is not finite or spikes marks the state as failed."""
+    """One update: (state, (loss, gradient norm)). A loss that is not finite or spikes marks the state as failed.
+
+    A batch without a scored target counts as a step and changes nothing else: neither parameters nor any mean.
+    """
     state = _pinned(model, train, state)
-    loss, routing, grads = measured_gradient(model, train, state.params, batch)
+    loss, weight, routing, grads = measured_gradient(model, train, state.params, batch)
     norm = optax.tree.norm(grads)
     optimizer = make_optimizer(model, train.optimizer, train.schedule, hyper)
     offload = train.offload == "optimizer"
-    opt_state = to_device(state.opt_state) if offload else state.opt_state
-    updates, opt_state = optimizer.update(grads, opt_state, state.params)
+    before = to_device(state.opt_state) if offload else state.opt_state
+    updates, opt_state = optimizer.update(grads, before, state.params)
     params = optax.apply_updates(state.params, updates)
+    scored = weight > 0
+    if "weights" in batch or "segments" in batch:  # else every target is scored
+        new, old = (params, opt_state), (state.params, before)
+        params, opt_state = jax.tree.map(lambda new, old: jnp.where(scored, new, old), new, old)
     opt_state = to_host(opt_state) if offload else opt_state
-    smooth = jnp.where(state.step == 0, loss, SMOOTHING * state.smooth_loss + (1 - SMOOTHING) * loss)
-    spiked = smooth > spike_factor * jnp.maximum(state.best_loss, SPIKE_FLOOR)
+    books = _books(train, spike_factor, state, scored, loss, norm)
+    return _pinned(model, train, TrainState(state.step + 1, params, opt_state, *books, routing)), (loss, norm)
+
+
+def _books(
+    train: TrainConfig, spike_factor: float, state: TrainState, scored: jax.Array, loss: jax.Array, norm: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The fields of the next state from smooth_loss to grad_norm; where nothing was `scored`, `loss` is no loss."""
+    begun = jnp.isfinite(state.best_loss)  # whether any step before had a loss
+    smooth = jnp.where(begun, SMOOTHING * state.smooth_loss + (1 - SMOOTHING) * loss, loss)
+    smooth = jnp.where(scored, smooth, state.smooth_loss)
+    spiked = scored & (smooth > spike_factor * jnp.maximum(state.best_loss, SPIKE_FLOOR))
     healthy = jnp.isfinite(loss) & jnp.isfinite(norm) & ~spiked
     failed_step = jnp.where(healthy | (state.failed_step >= 0), state.failed_step, state.step)
-    best_loss = jnp.minimum(state.best_loss, smooth)
+    best_loss = jnp.where(scored, jnp.minimum(state.best_loss, smooth), state.best_loss)
     logged = state.step % train.log_every == 0
-    loss_sum = jnp.where(logged, 0, state.loss_sum) + loss
-    loss_count = jnp.where(logged, 0, state.loss_count) + 1
-    books = smooth, best_loss, failed_step, loss_sum, loss_count, loss, norm, routing
-    return _pinned(model, train, TrainState(state.step + 1, params, opt_state, *books)), (loss, norm)
+    loss_sum = jnp.where(logged, 0, state.loss_sum) + jnp.where(scored, loss, 0)
+    loss_count = jnp.where(logged, 0, state.loss_count) + scored.astype(jnp.int32)
+    last_loss, norm = jnp.where(scored, loss, state.last_loss), jnp.where(scored, norm, state.grad_norm)
+    return smooth, best_loss, failed_step, loss_sum, loss_count, last_loss, norm
 
 
 def _pinned(model: ModelConfig, train: TrainConfig, state: TrainState) -> TrainState:
@@ -181,7 +201,7 @@ def advance(
         return train_step(model, train, train.spike_factor, state, batch, hyper)[0]
 
     state = jax.lax.while_loop(unfinished, body, state)
-    mean = state.loss_sum / jnp.maximum(state.loss_count, 1)
+    mean = jnp.where(state.loss_count > 0, state.loss_sum / jnp.maximum(state.loss_count, 1), jnp.nan)
     return state, Metrics(mean, state.last_loss, state.grad_norm, state.routing)
 
 

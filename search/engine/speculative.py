@@ -262,7 +262,7 @@ def make_stage(
             tree, memory, guessed = _guess(speculation, draft, draft_params, memory, rows, settings, keys, live)
             scores, nodes = forward_tree(
                 config, params, blocks, tree.token, rows.origin, rows.own, tree.depth, tree.path,
-                pages=pages, prefixes=prefixes, quantized=engine.quantized_cache,
+                pages=pages, prefixes=prefixes,
             )  # fmt: skip
             verdict, target, logprobs, gap = _judge(speculation, tree, scores, rows, settings, keys, gaps)
             blocks = commit(blocks, nodes, verdict.path, verdict.accepted + 1, rows.own)

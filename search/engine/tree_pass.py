@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from models import cache, transformer
-from models.cache import Blocks, Layers, Store, Stored
+from models.cache import Blocks, Layers, QuantizedCache, Store, Stored
 from models.config import ModelConfig
 from models.past import Arrays, Past, Read, keys_and_values
 from models.span import Span
@@ -37,19 +37,19 @@ def forward_tree(
     place: jax.Array | int = 0,
     pages: Layers | None = None,
     prefixes: Prefixes | None = None,
-    quantized: bool = False,
 ) -> tuple[jax.Array, Layers]:
     """Logits `[slots, m, vocab]` float32 after m nodes, and the keys and values of all nodes.
 
     tokens, depth `[slots, m]` int32: nodes `place` to `place + m` of a tree of t; path `[slots, m, t]` bool: which of
     all nodes each of them sees, itself included. The tree stands after `length` tokens of a row's own, the first of
     which is at position `start`; both `[slots]`. nodes: keys and values `[slots, kv_heads, t, head_dim]` of the nodes
-    before (None: there are none yet). pages, prefixes: the rows' shared prefixes (None: they have none).
-    quantized: whether blocks and nodes are kept in int8.
+    before (None: there are none yet, and they will be kept as the blocks are). pages, prefixes: the rows' shared
+    prefixes (None: they have none).
     """
     c = config.resolved()
     slots, _, total = path.shape
-    held = nodes if nodes is not None else cache.empty(c, slots, total, quantized)
+    int8 = any(isinstance(x, QuantizedCache) for block in blocks for layer in block for x in layer.values())
+    held = nodes if nodes is not None else cache.empty(c, slots, total, int8)
     assert nodes is not None or depth.shape[1] == total, "without earlier nodes a pass covers the whole tree"
     depths, shared = depth if nodes is None else None, prefixes or ()
     pasts = [

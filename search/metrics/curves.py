@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -35,6 +37,13 @@ def curve(
     k = np.atleast_1d(np.asarray(k))
     require(values.shape == (len(values), len(k)), "values", f"have shape {values.shape}", f"give [problems, {len(k)}]")
     low, high = percentiles(problem_means(values, bootstrap, seed), interval)
+    absent = np.isnan(values).sum(0)
+    if absent.any():
+        first = int(np.flatnonzero(absent)[0])
+        warnings.warn(
+            f"NaN from k = {k[first]:g} on: {absent[first]} of {len(values)} problems have fewer samples than that",
+            stacklevel=3,
+        )
     return pd.DataFrame({"k": k, "accuracy": values.mean(0), "low": low, "high": high, "problems": len(values)})
 
 

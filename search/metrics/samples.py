@@ -102,6 +102,13 @@ class Samples:
         """Right samples of each problem [problems] int64."""
         return np.array([int(row.sum()) for row in self.correct])
 
+    def __repr__(self) -> str:
+        counts, right = self.counts, self.right
+        drawn = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+        share = f"{right.sum() / counts.sum():.1%} right, {np.mean(right > 0):.1%} of problems at least once"
+        others = ", ".join(name for name in FIELDS[1:] if getattr(self, name) is not None) or "nothing else"
+        return f"Samples({len(counts)} problems, {drawn} samples each: {share}; with {others})"
+
     def first(self, count: int) -> Samples:
         """The first `count` samples of every problem, as if no more had been drawn."""
         return self._part(slice(None, count))

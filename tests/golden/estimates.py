@@ -23,7 +23,7 @@ from scaling.train.memory import estimate_memory
 from scaling.train.placement import check_mesh
 from scaling.train.step_time import estimate_step
 from tests.golden import record
-from tests.golden.training import LONG_MODELS
+from tests.golden.training import MODELS, RARER
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TRAIN, SHORT = TrainConfig(batch_size=64, seq_len=1024), TrainConfig(seq_len=16)
@@ -41,7 +41,9 @@ SETTINGS: dict[str, tuple[MeshConfig, dict[str, Any], dict[str, Any], str]] = {
 def models() -> dict[str, ModelConfig]:
     """Every preset, one rung of the ladder, and the models that are trained here."""
     named = {name.lower(): value for name, value in vars(presets).items() if isinstance(value, ModelConfig)}
-    return named | {"ladder": presets.ladder(48)} | {f"golden_{name}": model for name, model in LONG_MODELS.items()}
+    return (
+        named | {"ladder": presets.ladder(48)} | {f"golden_{name}": model for name, model in (MODELS | RARER).items()}
+    )
 
 
 def counted(model: ModelConfig) -> dict[str, Any]:
@@ -106,8 +108,3 @@ def cases() -> dict[str, Callable[[], Any]]:
     files = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "__init__")
     made |= {f"config {name}": partial(configured, name) for name in files}
     return made | {f"trial {name}": partial(named, Trial(model, train=SHORT)) for name, model in models().items()}
-
-
-def long_cases() -> dict[str, Callable[[], Any]]:
-    """The same."""
-    return cases()

@@ -106,10 +106,10 @@ def cases() -> dict[str, Callable[[], dict[str, Any]]]:
     """Every generation, by name."""
     return {
         "plain": partial(plain, PLAIN),
-        "int8_cache": partial(plain, PLAIN, kv_cache="int8", share="never", quantum=2),
+        "int8_cache": partial(plain, PLAIN, kv_cache="int8", quantum=2),
         "gemma": partial(plain, GEMMA),
         "mixtral": partial(plain, MIXTRAL, greedy=True),
-        "learned": partial(plain, LEARNED, precision="layercast"),
+        "learned": partial(plain, LEARNED, precision="layercast", share="never"),
         "int8_weights": partial(quantised, "int8"),
         "int4_weights": partial(quantised, "int4"),
         "draft": partial(speculative, CHAIN),

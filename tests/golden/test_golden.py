@@ -58,6 +58,7 @@ def test_every_strategy_of_the_catalogue_is_searched() -> None:
     [
         (number(1.0), number(1.0 + 1e-15), [1.1e-15], []),
         ({"losses": [number(2.0)]}, {"losses": [number(2.0 + 1e-5)]}, [5e-6], [5e-6]),
+        ({"losses": [number(2.0)] * 9}, {"losses": [number(2.0)] * 8 + [number(2.0 + 1e-5)]}, [5e-6], []),
         ({"logprobs": bits([1, -4])}, {"logprobs": bits([1.0001, -4])}, [2.5e-5], []),
         (bits([1, -4]), bits([1, -4, 2]), [INFINITE], [INFINITE]),
         (number(1.0), number(float("nan")), [INFINITE], [INFINITE]),

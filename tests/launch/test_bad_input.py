@@ -130,7 +130,7 @@ def test_a_config_that_cannot_work_is_refused(root, driver, command, override, w
 MESHES = [
     (["mesh.fsdp=2"], "error: mesh: fsdp=2 does not make 1 devices: "),
     (["mesh.tensor=3"], "error: mesh.tensor: 3 does not divide the "),
-    (["mesh.stage=2", "model.scan_layers=true"], "error: mesh.stage: 2 stages for 1 layers: use at most 1"),
+    (["mesh.stage=2"], "error: mesh.stage: 2 stages for 1 layers: use at most 1"),
     (
         ["mesh.stage=2", "model.scan_layers=true", "model.n_layers=2", "train.microbatches=3"],
         "error: train.microbatches: 3 micro-batches do not divide the 4 sequences",
@@ -179,6 +179,11 @@ def test_a_plan_that_cannot_work_is_refused(root, driver, override, words, tmp_p
         (["--config=oen.py", "--workdir=x"], "error: oen.py: no such file: did you mean one.py?"),
         (["--config=one.py"], "error: --workdir: is required: give --workdir=VALUE"),
         (["--config=one.py", "--workdri=x"], "error: --workdri: unknown flag: did you mean --workdir?"),
+        (["--config=one.py", "--workdir=x", "--threads=2"], "error: --threads: is a field of the config"),
+        (
+            ["--config=one.py", "--workdir=x", "--seed=2"],
+            "error: --seed: is a field of the config: give --config.data.seed=VALUE or --config.train.seed=VALUE",
+        ),
         (["--config=one.py", "--workdir=full"], "error: full: is not empty (thesis.tex) and is no run directory: "),
         (["--config=one.py", "--workdir=file"], "error: file: "),
     ],
@@ -186,6 +191,29 @@ def test_a_plan_that_cannot_work_is_refused(root, driver, override, words, tmp_p
 def test_flags_that_cannot_work_are_refused(root, driver, arguments, words):
     assert refused(driver("train", *arguments)).startswith(words)
     assert tiny.hashes(root / "full").keys() <= {"thesis.tex", ".launcher"}
+
+
+@pytest.mark.parametrize(
+    ("config", "override", "words"),
+    [
+        ("sweep.py", "data.path=missing", "error: missing: does not exist: "),
+        ("sweep.py", "mesh.fsdp=2", "error: mesh: fsdp=2 does not make 1 devices: "),
+        ("sweep.py", "threads=1000", "error: threads: 1000 threads per worker, but this machine lends "),
+        ("iso.py", "prediction.factor=8", "error: prediction.law: chinchilla has 5 parameters, but "),
+    ],
+)
+@pytest.mark.parametrize("flags", [(), ("--dry_run",)])
+def test_a_dry_run_refuses_what_the_run_would_refuse(root, driver, config, override, words, flags, tmp_path):
+    line = refused(driver("sweep", f"--config={config}", f"--workdir={tmp_path}/run", f"--config.{override}", *flags))
+    assert line.startswith(words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_says_what_data_there_is_and_what_it_costs(root, driver, tmp_path):
+    code, out, err, _ = driver("sweep", "--config=sweep.py", f"--workdir={tmp_path}/run", "--dry_run")
+    names = [line.split()[0] for line in out.splitlines()]
+    assert (code, err) == (0, "") and names[0] == "data" and "epochs" in names and names[-1] == "disk"
+    assert f"data          {root}/text: " in out and not (tmp_path / "run").exists()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 
 from launch import cli, environment
 from models.config import ModelConfig
+from models.devices import DEVICES
 from models.errors import ConfigError
 from tests.launch import commands
 
@@ -137,6 +138,8 @@ def test_a_missing_config_file_is_named_with_the_nearest(capsys: pytest.CaptureF
         (ValueError("table.csv: has no column loss: rename one"), 2, "error: table.csv: has no column loss: rename"),
         (FileNotFoundError(errno.ENOENT, "No such file", "a.csv"), 2, "error: a.csv: No such file: check the path"),
         (OSError(errno.ENOSPC, "No space left on device", "b.bin"), 2, "error: b.bin: No space left on device: make"),
+        (ConfigError("a\x1b]0;b", "c\x1b[31m", "d"), 2, "error: a ]0;b: c [31m: d"),
+        (OSError(errno.EROFS, "Read-only file system", "/x"), 2, "error: /x: is on a file system that cannot be"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "error: file system: No space left on device: make"),
         (ModuleNotFoundError("no", name="ray.tune"), 2, "error: ray: is not installed: pip install 'isoflop[ray]'"),
         (ValueError("Incompatible shapes: (2,) (3,)"), 1, "error: ValueError: Incompatible shapes: (2,) (3,) at "),
@@ -255,6 +258,40 @@ def test_what_the_user_set_wins_over_our_settings(monkeypatch: pytest.MonkeyPatc
     assert given["OMP_NUM_THREADS"] == given["NPROC"] == "2"
     assert environment.worker_environment(2, base=given) == given
     assert "JAX_PLATFORMS" not in environment.worker_environment(2, base={})
+
+
+@pytest.mark.parametrize(
+    ("file", "plugin", "kind"), [("nvidia0", "jax_cuda12_plugin", "gpu"), ("accel0", "libtpu", "tpu")]
+)
+def test_a_process_starts_with_what_its_accelerator_wants(
+    file: str, plugin: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "_installed", lambda *modules: plugin in modules)
+    assert environment.accelerator({}, tmp_path) == ""
+    (tmp_path / file).touch()
+    assert environment.accelerator({}, tmp_path) == kind
+    assert environment.accelerator({"JAX_PLATFORMS": "cpu"}, tmp_path) == ""
+    assert environment.accelerator({"JAX_PLATFORMS": "cuda,cpu"}, tmp_path) == kind
+    monkeypatch.setattr(environment, "accelerator", lambda variables: kind)
+    added = environment.settings({})
+    assert environment.PLATFORM_VARIABLES[kind].items() <= added.items()
+    assert added.get("XLA_FLAGS", "").split() == list(environment.PLATFORM_FLAGS[kind])
+    mine = {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".5", "XLA_FLAGS": "--xla_gpu_enable_latency_hiding_scheduler=false"}
+    assert not {"XLA_CLIENT_MEM_FRACTION", "XLA_FLAGS"} & environment.settings(mine).keys()  # the former name counts
+
+
+def test_jax_starts_with_the_flags_of_every_platform() -> None:
+    flags = " ".join(flag for kind in environment.PLATFORM_FLAGS.values() for flag in kind)
+    given = commands.environment() | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    code = "import jax; print(jax.devices()[0].platform)"
+    done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True)
+    assert done.stdout == "cpu\n", done.stderr  # an unknown flag ends the process
+
+
+def test_what_a_gpu_s_programs_may_fill_is_what_its_estimate_counts_with() -> None:
+    h200 = DEVICES["h200"]
+    share = float(environment.PLATFORM_VARIABLES["gpu"]["XLA_CLIENT_MEM_FRACTION"])
+    assert share == pytest.approx(h200.capacity / h200.memory)
 
 
 def test_cpu_devices_are_those_that_jax_will_make() -> None:

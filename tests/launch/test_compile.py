@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -187,10 +188,30 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def state_is_exact(report) -> bool:
+def state_is_exact(report, arguments: int | None = None) -> bool:
     """The arguments are state and batch, and some scalars: hyper-parameters and the run's books."""
     estimate = report["memory_estimate"]
-    return 0 < report["memory"]["arguments"] - estimate["state"] - estimate["batch"] < 128
+    arguments = report["memory"]["arguments"] if arguments is None else arguments
+    return 0 < arguments - estimate["state"] - estimate["batch"] < 128
+
+
+# such as `%p = f32[2,64,8]{2,0,1:T(8,128)} parameter(4)`: dims, their order from the fastest, and the tile of the last
+PARAMETER = re.compile(r"= [a-z]+(\d+)\[([\d,]*)\]\{([\d,]*):T\(([\d,]+)\)[^}]*\} parameter\(")
+
+
+def argument_bytes(hlo: str) -> tuple[int, int]:
+    """Bytes of a TPU program's arguments: of what they hold, and of the whole tiles in which they lie."""
+    held = tiled = 0
+    for line in hlo[hlo.index("\nENTRY") :].splitlines():
+        if " parameter(" in line:
+            match = PARAMETER.search(line)
+            assert match, line
+            dims, order, tile = ([int(n) for n in group.split(",") if n] for group in match.group(2, 3, 4))
+            sides = [1] * (len(dims) - len(tile)) + tile
+            whole = [-(-dims[dim] // side) * side for dim, side in zip(reversed(order), sides, strict=True)]
+            held += int(match[1]) // 8 * math.prod(dims)
+            tiled += int(match[1]) // 8 * math.prod(whole)
+    return held, tiled
 
 
 @pytest.mark.slow
@@ -238,12 +259,14 @@ def test_without_libtpu_the_error_names_the_extra(root):
 
 @needs_libtpu
 @pytest.mark.slow
-def test_a_step_compiles_for_a_tpu_topology_and_its_estimate_is_near(root):
-    done = commands.run("compile", f"--config={root}/sharded.py", "--topology=v5e:2x2", "--config.model.dtype=bfloat16")
+def test_a_step_compiles_for_a_tpu_topology_and_its_arguments_are_the_state_in_tiles(root):
+    arguments = ["--topology=v5e:2x2", "--config.model.dtype=bfloat16", f"--hlo={root}/hlo.txt"]
+    done = commands.run("compile", f"--config={root}/sharded.py", *arguments)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["collectives"]["all-gather"]["axes"].keys() == {"fsdp"}
-    assert state_is_exact(report)
+    held, tiled = argument_bytes((root / "hlo.txt").read_text())
+    assert state_is_exact(report, held) and report["memory"]["arguments"] == tiled
 
 
 @needs_libtpu

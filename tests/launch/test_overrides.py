@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,12 @@ from launch.overrides import apply_overrides, config_help, flatten, load_config,
 from models import serialize
 from models.config import ModelConfig
 from models.errors import ConfigError
+from scaling.sweep.combinators import grid
+from scaling.sweep.config import SweepConfig
+from scaling.sweep.isoflop import Isoflop
+from search.study import SearchSweepConfig
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -326,6 +333,49 @@ def test_a_config_may_derive_from_its_neighbour(tmp_path: Any, monkeypatch: pyte
     monkeypatch.delitem(sys.modules, "family")
 
 
+def test_a_helper_beside_a_config_is_importable_and_stands_in_for_no_package(tmp_path: Any, monkeypatch: Any) -> None:
+    write(tmp_path / "family", "from helper_of_family import width\n    return ModelConfig(d_model=width)", "wide.py")
+    (tmp_path / "family" / "helper_of_family.py").write_text("width = 64\n")
+    (tmp_path / "family" / "models.py").write_text("raise SystemExit('the wrong models')\n")
+    before = list(sys.path)
+    assert load_config(tmp_path / "family" / "wide.py") == ModelConfig(d_model=64)
+    assert sys.path == before
+    monkeypatch.delitem(sys.modules, "helper_of_family")
+
+
+def test_our_configs_are_found_from_anywhere(tmp_path: Any, monkeypatch: Any) -> None:
+    expected = load_config(REPOSITORY / "configs" / "micro.py")
+    monkeypatch.chdir(tmp_path)
+    assert load_config("configs/micro.py") == expected
+    write(tmp_path / "configs", "return ModelConfig(d_model=64)")
+    assert load_config("configs/micro.py") == ModelConfig(d_model=64)  # the user's own comes first
+
+
+def test_lists_in_a_config_file_are_tuples(tmp_path: Any) -> None:
+    path = write(tmp_path / "configs", "return ModelConfig(sliding_window=4, layer_types=['sliding', 'full'])")
+    assert load_config(path).layer_types == ("sliding", "full")
+    hash(load_config(path))
+
+
+def test_a_field_that_the_sweep_sets_in_every_trial_cannot_be_overridden_in_its_base() -> None:
+    rates = SweepConfig(points=tuple(grid({"train.learning_rate": [0.1, 0.2], "model.d_model": [32, 64]})))
+    plan = SweepConfig(isoflop=Isoflop((1e12,), (64, 128), min_ratio=0.1))
+    both = dataclasses.replace(plan, points=({"train.steps": 5, "train.learning_rate": 0.1},))
+    some = SweepConfig(points=({"train.steps": 5}, {"train.learning_rate": 0.1}))
+    dead = [(rates, "train.learning_rate", "points"), (plan, "train.steps", "isoflop"),
+            (both, "train.steps", "points and isoflop"), (rates, "data.seed", "train.seed"),
+            (SweepConfig().base, "data.seed", "train.seed")]  # fmt: skip
+    for config, name, what in dead:
+        line = message(apply_overrides, config, {name: "7"})
+        assert line == f"{name}: is set by {what} in every trial, so that giving it changes nothing: change it there"
+    live = [(rates, "train.steps"), (plan, "train.learning_rate"), (both, "train.learning_rate"), (some, "train.steps"),
+            (SweepConfig(), "train.steps")]  # fmt: skip
+    for config, name in live:
+        assert [t.id for t in apply_overrides(config, {name: "7"}).trials()] != [t.id for t in config.trials()]
+    line = message(apply_overrides, SearchSweepConfig(policies=rates), {"policies.train.learning_rate": "7"})
+    assert line.startswith("policies.train.learning_rate: is set by points")
+
+
 def test_a_dataclass_defined_in_a_config_file_has_its_annotations_read(tmp_path: Any) -> None:
     source = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
     source += "@dataclass(frozen=True)\nclass Mine:\n    width: int = 3\ndef config() -> Mine:\n    return Mine()\n"
@@ -341,6 +391,7 @@ def test_a_dataclass_defined_in_a_config_file_has_its_annotations_read(tmp_path:
         ("return ModelConfig(d_model=10, n_heads=3)", [":8: model.n_heads 3 heads do not divide", "use one of"]),
         ("return 1 / 0", [":8: ZeroDivisionError, division by zero"]),
         ("return ModelConfig(d_modle=1)", [":8: TypeError", "d_modle"]),
+        ("return ModelConfig(d_model='64')", [":8: ", "write numbers without quotes"]),
         ("raise SystemExit(3)", [":8: SystemExit"]),
         ("return (", [":8: SyntaxError"]),
     ],

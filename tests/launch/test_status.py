@@ -46,7 +46,7 @@ def running(tmp_path: Path) -> Iterator[RunDirectory]:
     points += grid({"train.seed": [1, 2, 3, 4]})
     sweep = SweepConfig("middle <b>of</b> it", tiny.MODEL, points=tuple(points), stack_size=1)
     directory = RunDirectory(tmp_path / "run")
-    directory.claim(sweep, "digest")
+    directory.claim(sweep, {})
     directory.plan(sweep.trials(), 1, {})
     for i, trial in enumerate(sweep.trials()[:11]):
         finished(directory, trial, float(trial.flops), failed=i == 9, unfinished=i == 10)
@@ -103,6 +103,13 @@ def test_the_table_says_what_is_done_who_works_and_what_failed(running: RunDirec
     assert (worker.state, worker.speed, worker.use) == ("working", 2500, 0.1)
     shown = text(found)
     assert "9 done, 1 running, 2 waiting, 1 failed" in shown and "<script>" in shown and "\x1b" not in shown
+    assert "delete its trials/ID/result.json" in shown
+    states = [line.split()[1] for line in shown.split("\n\n")[1].splitlines()[1:14]]
+    assert states == ["running", "failed"] + ["done"] * 9 + ["waiting"] * 2
+    rows = [line.split() for line in shown.splitlines() if " done " in line]
+    assert [float(row[5]) for row in rows] == sorted(float(row[5]) for row in rows)  # the best first
+    assert {tuple(word.split("=")[0] for word in row[6:]) for row in rows} == {("steps", "d_model", "seed")}
+    assert len({tuple(row[6:]) for row in rows}) == 9  # told apart by what the sweep varies
 
 
 def test_a_worker_that_ended_or_died_is_shown_as_such(running: RunDirectory) -> None:

@@ -8,30 +8,36 @@ import numpy as np
 import pytest
 
 from models import cache
-from models.cache import Groups, Limits, Partial, Tiles
+from models.cache import Groups, Partial, Tiles
+from models.span import Span
 
 KV, GROUP, HEAD_DIM, PAGE = 2, 2, 8, 4
 HEADS = KV * GROUP
-LIMITS = [Limits(0.3), Limits(0.3, window=5), Limits(0.3, softcap=2.0), Limits(0.3, 3, 1.5)]
+SPANS = [Span(0.3), Span(0.3, window=5), Span(0.3, softcap=2.0), Span(0.3, 3, 1.5)]
+
+
+def stored(k: np.ndarray | jax.Array, v: np.ndarray | jax.Array) -> dict[str, jax.Array]:
+    """What a layer keeps."""
+    return {"k": jnp.asarray(k), "v": jnp.asarray(v)}
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, visible: np.ndarray, limits: Limits) -> np.ndarray:
+def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, visible: np.ndarray, span: Span) -> np.ndarray:
     """softmax attention in float64: q `[n, heads, d]`, k, v `[length, kv, d]`, visible `[n, length]`."""
     q, k, v = (x.astype(np.float64) for x in (q, np.repeat(k, GROUP, 1), np.repeat(v, GROUP, 1)))
-    scores = limits.scale * np.einsum("nhd,lhd->hnl", q, k)
-    if limits.softcap:
-        scores = limits.softcap * np.tanh(scores / limits.softcap)
+    scores = span.scale * np.einsum("nhd,lhd->hnl", q, k)
+    if span.softcap:
+        scores = span.softcap * np.tanh(scores / span.softcap)
     weights = np.where(visible, np.exp(scores - scores.max()), 0)
     return np.einsum("hnl,lhd->nhd", weights / weights.sum(-1, keepdims=True), v)
 
 
-def in_window(query: np.ndarray, key: np.ndarray, limits: Limits) -> np.ndarray:
+def in_window(query: np.ndarray, key: np.ndarray, span: Span) -> np.ndarray:
     seen = key <= query
-    return seen & (key > query - limits.window) if limits.window else seen
+    return seen & (key > query - span.window) if span.window else seen
 
 
 def as_pages(x: np.ndarray, places: list[int], pool: int) -> np.ndarray:
@@ -43,20 +49,20 @@ def as_pages(x: np.ndarray, places: list[int], pool: int) -> np.ndarray:
     return pages
 
 
-@pytest.mark.parametrize("limits", LIMITS)
+@pytest.mark.parametrize("span", SPANS)
 @pytest.mark.parametrize("n", [1, 3])
-def test_prefix_and_own_blocks_together_are_attention_over_the_whole_sequence(limits: Limits, n: int) -> None:
+def test_prefix_and_own_blocks_together_are_attention_over_the_whole_sequence(span: Span, n: int) -> None:
     prefix, own = 10, np.array([7, 2, 0])  # tokens cached before the n new ones, per row
     rows, blocks = len(own), (4, 4, 8)
     k, v = normal(0, rows, prefix + 20, KV, HEAD_DIM), normal(1, rows, prefix + 20, KV, HEAD_DIM)
     k[:, :prefix], v[:, :prefix] = k[0, :prefix], v[0, :prefix]
     q = normal(2, rows, n, HEADS, HEAD_DIM)
-    pages = [jnp.asarray(as_pages(x[0, :prefix], [3, 0, 4], 6)) for x in (k, v)]
+    pages = stored(*(as_pages(x[0, :prefix], [3, 0, 4], 6) for x in (k, v)))
     groups = Groups(*map(jnp.asarray, (np.array([[0, 1, 2, 3]]), np.array([[3, 0, 4, 1]]), [3], [prefix], 1)))
     at = own[:, None] + np.arange(n)
     queries = cache.split_queries(jnp.asarray(q), KV)
     positions = jnp.tile(jnp.asarray(prefix + at), (1, GROUP))
-    part = cache.shared_prefix(queries, positions, *pages, groups, limits, cache.nothing(queries))
+    part = cache.shared_prefix(queries, positions, pages, groups, span, cache.nothing(queries, HEAD_DIM))
     first = 0
     for size in blocks:
         block = [normal(3, rows, KV, size, HEAD_DIM) for _ in range(2)]
@@ -65,18 +71,18 @@ def test_prefix_and_own_blocks_together_are_attention_over_the_whole_sequence(li
             for whole, new in zip(block, (k, v)):
                 whole[r, :, :held] = new[r, prefix + first : prefix + first + held].swapaxes(0, 1)
         index = first + np.arange(size)
-        visible = in_window(at[..., None], index, limits)
+        visible = in_window(at[..., None], index, span)
         visible = jnp.tile(jnp.asarray(visible), (1, GROUP, 1))
-        part = cache.merge(part, cache.own_block(queries, *map(jnp.asarray, block), visible, limits))
+        part = cache.merge(part, cache.own_block(queries, stored(*block), visible, span))
         first += size
     y = cache.join_queries(cache.finish(part), n)
     for r in range(rows):
-        seen = in_window((prefix + at[r])[:, None], np.arange(prefix + 20), limits)
-        np.testing.assert_allclose(y[r], reference(q[r], k[r], v[r], seen, limits), atol=2e-6)
+        seen = in_window((prefix + at[r])[:, None], np.arange(prefix + 20), span)
+        np.testing.assert_allclose(y[r], reference(q[r], k[r], v[r], seen, span), atol=2e-6)
 
 
-@pytest.mark.parametrize("limits", LIMITS)
-def test_a_packed_chunk_attends_as_its_sequences_do_one_by_one(limits: Limits) -> None:
+@pytest.mark.parametrize("span", SPANS)
+def test_a_packed_chunk_attends_as_its_sequences_do_one_by_one(span: Span) -> None:
     starts, stops = [5, 0, 0], [9, 6, 1]  # the first sequence has 5 tokens in its pages already
     places = [[2, 7, 0], [1, 5], [6]]
     k, v = normal(0, 3, 12, KV, HEAD_DIM), normal(1, 3, 12, KV, HEAD_DIM)
@@ -97,12 +103,12 @@ def test_a_packed_chunk_attends_as_its_sequences_do_one_by_one(limits: Limits) -
     columns = [jnp.asarray(column, jnp.int32) for column in zip(*tiles)]
     y = cache.paged_chunk(
         jnp.asarray(np.concatenate(packed)), jnp.asarray(positions), jnp.asarray(segments),
-        *map(jnp.asarray, pages), Tiles(*columns, jnp.int32(len(tiles))), limits,
+        stored(*pages), Tiles(*columns, jnp.int32(len(tiles))), span,
     )  # fmt: skip
     at = 0
     for i, (start, stop) in enumerate(zip(starts, stops)):
-        seen = in_window(np.arange(start, stop)[:, None], np.arange(12), limits)
-        expected = reference(q[i, start:stop], k[i], v[i], seen, limits)
+        seen = in_window(np.arange(start, stop)[:, None], np.arange(12), span)
+        expected = reference(q[i, start:stop], k[i], v[i], seen, span)
         np.testing.assert_allclose(y[at : at + stop - start], expected, atol=2e-6)
         at += stop - start
 
@@ -125,28 +131,28 @@ def test_int8_entries_are_off_by_at_most_half_a_step() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("m", [1, 3])
 def test_attention_over_int8_is_attention_over_what_it_stands_for(m: int, dtype: str) -> None:
-    rows, limits = 3, Limits(0.3, softcap=2.0)
+    rows, span = 3, Span(0.3, softcap=2.0)
     q = jnp.asarray(normal(0, rows, KV, m, HEAD_DIM), dtype)
-    kept = [cache.quantize_cache(jnp.asarray(normal(i, rows, KV, PAGE, HEAD_DIM) * 3)) for i in (1, 2)]
-    exact = [cache.dequantize_cache(x) for x in kept]
+    kept = {n: cache.quantize_cache(jnp.asarray(normal(i, rows, KV, PAGE, HEAD_DIM) * 3)) for n, i in zip("kv", (1, 2))}
+    exact = {name: cache.dequantize_cache(x) for name, x in kept.items()}
     seen = jnp.asarray(np.random.default_rng(3).random((rows, m, PAGE)) < 0.7)
     groups = Groups(*map(jnp.asarray, (np.array([[0, 2, 1]]), np.array([[2, 0]]), [2], [2 * PAGE - 1], 1)))
     tiles = Tiles(*(jnp.asarray(x, jnp.int32) for x in ([1, 2], [0, 0], [0, PAGE], [PAGE, 2], 2)))
     packed, at = jnp.asarray(normal(4, 6, HEADS, HEAD_DIM), dtype), jnp.arange(6)
     atol = 2e-6 if dtype == "float32" else 0.05  # weights are rounded to 8 bits before they meet the values
     for found, expected in (
-        (cache.own_block(q, *kept, seen, limits), cache.own_block(q.astype("float32"), *exact, seen, limits)),
+        (cache.own_block(q, kept, seen, span), cache.own_block(q.astype("float32"), exact, seen, span)),
         (
-            cache.shared_prefix(q, at[:m] + jnp.zeros((rows, 1), int), *kept, groups, limits, cache.nothing(q)),
+            cache.shared_prefix(q, at[:m] + jnp.zeros((rows, 1), int), kept, groups, span, cache.nothing(q, HEAD_DIM)),
             cache.shared_prefix(
-                q.astype("float32"), at[:m] + jnp.zeros((rows, 1), int), *exact, groups, limits, cache.nothing(q)
+                q.astype("float32"), at[:m] + jnp.zeros((rows, 1), int), exact, groups, span, cache.nothing(q, HEAD_DIM)
             ),
         ),
     ):
         np.testing.assert_allclose(cache.finish(found), cache.finish(expected), atol=atol)
-    found = cache.paged_chunk(packed, at, at * 0, *kept, tiles, limits)
+    found = cache.paged_chunk(packed, at, at * 0, kept, tiles, span)
     np.testing.assert_allclose(
-        found, cache.paged_chunk(packed.astype("float32"), at, at * 0, *exact, tiles, limits), atol=atol
+        found, cache.paged_chunk(packed.astype("float32"), at, at * 0, exact, tiles, span), atol=atol
     )
 
 
@@ -154,11 +160,13 @@ def test_merging_is_the_softmax_over_both_and_nothing_is_neutral_to_the_bit() ->
     q = jnp.asarray(normal(0, 3, KV, 2, HEAD_DIM))
     k, v = (jnp.asarray(normal(i, 3, KV, 8, HEAD_DIM)) for i in (1, 2))
     seen = jnp.ones((3, 2, 8), bool)
-    whole = cache.own_block(q, k, v, seen, Limits(1.0))
-    halves = [cache.own_block(q, k[:, :, s], v[:, :, s], seen[..., s], Limits(1.0)) for s in (slice(4), slice(4, 8))]
+    whole = cache.own_block(q, stored(k, v), seen, Span(1.0))
+    halves = [
+        cache.own_block(q, stored(k[:, :, s], v[:, :, s]), seen[..., s], Span(1.0)) for s in (slice(4), slice(4, 8))
+    ]
     np.testing.assert_allclose(cache.finish(cache.merge(*halves)), cache.finish(whole), atol=1e-6)
-    hidden = cache.own_block(q, k, v, ~seen, Limits(1.0))
-    for empty in (cache.nothing(q), hidden):
+    hidden = cache.own_block(q, stored(k, v), ~seen, Span(1.0))
+    for empty in (cache.nothing(q, HEAD_DIM), hidden):
         for merged in (cache.merge(whole, empty), cache.merge(empty, whole)):
             assert all(np.array_equal(a, b) for a, b in zip(merged, whole))
     assert not np.asarray(cache.finish(hidden)).any()
@@ -171,7 +179,7 @@ def test_a_rows_bits_do_not_depend_on_its_place_or_on_the_other_rows(dtype: str,
     q, k, v = (jnp.asarray(normal(i, rows, KV, n, HEAD_DIM)).astype(dtype) for i, n in enumerate((m, 16, 16)))
     held = np.random.default_rng(3).integers(1, 16, rows)
     visible = jnp.broadcast_to((np.arange(16) < held[:, None])[:, None], (rows, m, 16))
-    run = jax.jit(lambda *x: cache.own_block(*x, Limits(0.3)))
+    run = jax.jit(lambda q, k, v, seen: cache.own_block(q, stored(k, v), seen, Span(0.3)))
     before: Partial = run(q, k, v, visible)
     order = np.random.default_rng(4).permutation(rows)
     after: Partial = run(q[order], k[order], v[order], visible[order])

@@ -1,6 +1,5 @@
 """The blocked attention equals the definition, values and gradients, whatever the shape."""
 
-from functools import partial
 from itertools import pairwise
 
 import jax
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from models import causal_attention as module
 from models.causal_attention import blocks, causal_attention, reference_attention
+from models.span import Span
 
 # float32: the longest sums have 300 terms of order 1, so a few hundred units in the last place
 TOLERANCE = 5e-5
@@ -32,10 +32,10 @@ def arrays(seed, batch, seq, heads, kv_heads, head_dim, documents=0, dtype=np.fl
     return q, k, v, segments, cotangent
 
 
-def value_and_gradients(attention, *inputs):
+def value_and_gradients(attention, *inputs, **limits):
     @jax.jit
     def compute(q, k, v, segments, cotangent):
-        value, vjp = jax.vjp(lambda *x: attention(*x, segments=segments, scale=q.shape[-1] ** -0.5), q, k, v)
+        value, vjp = jax.vjp(lambda *x: attention(*x, Span(q.shape[-1] ** -0.5, **limits), segments), q, k, v)
         return value, *vjp(cotangent.astype(value.dtype))
 
     return compute(*inputs)
@@ -74,18 +74,18 @@ def test_values_and_gradients_equal_the_definition(seed, batch, seq, kv_heads, g
 )
 def test_windows_and_soft_caps_equal_the_definition(seq, documents, limits):
     inputs = arrays(seq, 2, seq, 4, 2, 4, documents)
-    got = value_and_gradients(partial(causal_attention, **limits), *inputs)
-    assert_agree(got, value_and_gradients(partial(reference_attention, **limits), *inputs))
+    got = value_and_gradients(causal_attention, *inputs, **limits)
+    assert_agree(got, value_and_gradients(reference_attention, *inputs, **limits))
 
 
 def test_a_query_sees_exactly_the_last_keys_of_its_window():
     q, k, v, _, _ = arrays(1, 1, 24, 2, 1, 4)
-    before = causal_attention(q, k, v, scale=0.5, window=5)
+    before = causal_attention(q, k, v, Span(0.5, window=5))
     hidden = (jnp.arange(24) > 15) | (jnp.arange(24) < 11)
     k, v = (jnp.where(hidden[None, :, None, None], 1e3, x) for x in (k, v))
-    np.testing.assert_array_equal(before[:, 15], causal_attention(q, k, v, scale=0.5, window=5)[:, 15])
+    np.testing.assert_array_equal(before[:, 15], causal_attention(q, k, v, Span(0.5, window=5))[:, 15])
     v = v.at[:, 11].add(1.0)
-    assert (before[:, 15] != causal_attention(q, k, v, scale=0.5, window=5)[:, 15]).any()
+    assert (before[:, 15] != causal_attention(q, k, v, Span(0.5, window=5))[:, 15]).any()
 
 
 @pytest.mark.parametrize("seq", [64, 300])
@@ -114,10 +114,10 @@ def test_bfloat16_accumulates_in_float32():
 
 def test_a_query_ignores_later_keys_and_other_documents():
     q, k, v, segments, _ = arrays(1, 1, 24, 2, 1, 4, documents=3)
-    before = causal_attention(q, k, v, segments=segments, scale=0.5)
+    before = causal_attention(q, k, v, Span(0.5), segments)
     hidden = (jnp.arange(24) > 15) | (segments[0] != segments[0, 15])
     k, v = (jnp.where(hidden[None, :, None, None], 1e3, x) for x in (k, v))
-    np.testing.assert_array_equal(before[:, 15], causal_attention(q, k, v, segments=segments, scale=0.5)[:, 15])
+    np.testing.assert_array_equal(before[:, 15], causal_attention(q, k, v, Span(0.5), segments)[:, 15])
 
 
 def test_scores_of_any_size_give_finite_values_and_gradients():

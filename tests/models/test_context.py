@@ -15,6 +15,7 @@ from models import context
 from models.causal_attention import causal_attention, reference_attention
 from models.context import SPLIT, merge, self_attention
 from models.sharding import MeshConfig, make_mesh
+from models.span import Span
 
 BATCH, SEQ, HEADS, KV_HEADS, HEAD_DIM = 2, 16, 4, 2, 4
 
@@ -44,14 +45,19 @@ SEGMENTS = np.array([[0] * 5 + [1] * 11, [0] * 16], np.int32)  # a document that
 
 @pytest.mark.parametrize(
     "form",
-    [{}, {"segments": SEGMENTS}, {"window": 6}, {"softcap": 2.0, "window": 3}],
+    [
+        {"span": Span(0.5)},
+        {"span": Span(0.5), "segments": SEGMENTS},
+        {"span": Span(0.5, 6)},
+        {"span": Span(0.5, 3, 2.0)},
+    ],
     ids=["plain", "documents", "window", "softcap"],
 )
 @pytest.mark.parametrize("kind", ["gather", "ring"])
 def test_every_kind_equals_attention_over_the_whole_sequence(kind: Any, form: dict[str, Any]) -> None:
     arrays = drawn()
-    want = jax.jit(attention_and_gradient(partial(reference_attention, scale=0.5, **form)))(*arrays)
-    divided = partial(self_attention, kind, scale=0.5, **form)
+    want = jax.jit(attention_and_gradient(partial(reference_attention, **form)))(*arrays)
+    divided = partial(self_attention, kind, **form)
     got = on_four_devices(attention_and_gradient(divided), arrays)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
@@ -61,9 +67,9 @@ def test_every_kind_equals_attention_over_the_whole_sequence(kind: Any, form: di
 def test_blocks_of_queries_change_nothing(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(context, "SCORES", 2 * BATCH * HEADS * (SEQ if kind == "gather" else 4))  # two queries each
     arrays = drawn()
-    form: dict[str, Any] = {"segments": SEGMENTS, "window": 6}
-    want = jax.jit(attention_and_gradient(partial(reference_attention, scale=0.5, **form)))(*arrays)
-    got = on_four_devices(attention_and_gradient(partial(self_attention, kind, scale=0.5, **form)), arrays)
+    form: dict[str, Any] = {"span": Span(0.5, window=6), "segments": SEGMENTS}
+    want = jax.jit(attention_and_gradient(partial(reference_attention, **form)))(*arrays)
+    got = on_four_devices(attention_and_gradient(partial(self_attention, kind, **form)), arrays)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
@@ -78,8 +84,8 @@ def test_the_longest_block_that_fits_is_taken(monkeypatch: pytest.MonkeyPatch) -
 def test_bfloat16_keeps_its_type_and_its_accuracy() -> None:
     arrays = [x.astype(jnp.bfloat16) for x in drawn()]
     exact = [x.astype(jnp.float32) for x in arrays]
-    want = jax.jit(attention_and_gradient(partial(reference_attention, scale=0.5)))(*exact)
-    got = on_four_devices(attention_and_gradient(partial(self_attention, "ring", scale=0.5)), arrays)
+    want = jax.jit(attention_and_gradient(partial(reference_attention, span=Span(0.5))))(*exact)
+    got = on_four_devices(attention_and_gradient(partial(self_attention, "ring", span=Span(0.5))), arrays)
     for a, b in zip(got, want, strict=True):
         assert a.dtype == jnp.bfloat16
         assert np.linalg.norm(a.astype(jnp.float32) - b) <= 0.02 * np.linalg.norm(b)  # 8 bits, summed in float32
@@ -91,7 +97,7 @@ def test_the_ring_holds_no_whole_sequence_of_keys() -> None:
     mesh = make_mesh(MeshConfig(context=4), jax.devices()[:4])
     with jax.set_mesh(mesh):
         placed = [jax.device_put(x, NamedSharding(mesh, SPLIT)) for x in arrays]
-        run = jax.jit(attention_and_gradient(partial(self_attention, "ring", scale=0.5)))
+        run = jax.jit(attention_and_gradient(partial(self_attention, "ring", span=Span(0.5))))
         text = run.lower(*placed).compile().as_text()
     assert "collective-permute" in text and "all-gather" not in text
 
@@ -100,8 +106,8 @@ def test_a_length_that_devices_do_not_divide_is_attended_to_whole() -> None:
     arrays = drawn(seq=6)[:3]
     mesh = make_mesh(MeshConfig(context=4), jax.devices()[:4])
     with jax.set_mesh(mesh):
-        got = jax.jit(partial(self_attention, "ring", scale=0.5))(*arrays)
-    np.testing.assert_allclose(got, causal_attention(*arrays, scale=0.5), rtol=1e-5, atol=1e-6)
+        got = jax.jit(partial(self_attention, "ring", span=Span(0.5)))(*arrays)
+    np.testing.assert_allclose(got, causal_attention(*arrays, span=Span(0.5)), rtol=1e-5, atol=1e-6)
 
 
 def test_merging_gives_no_weight_to_keys_that_nobody_sees() -> None:

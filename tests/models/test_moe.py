@@ -14,37 +14,42 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from models import counts, moe, transformer
-from models.config import ModelConfig, MoEConfig
+from models import counts, dispatch, routing, transformer
+from models.channels.experts import Experts
+from models.config import ModelConfig
 from models.errors import ConfigError
-from models.moe import Choice
+from models.routing import Choice
 from models.sharding import DEFAULT_RULES, MeshConfig, make_mesh
 from tests.models.test_counts import flops_of, plain_kernels
 
 BATCH, SEQ, D = 2, 12, 8
-EXPERTS = MoEConfig(experts=6, top_k=2, d_ff=5, capacity_factor=3.0)  # slots for every choice
+EXPERTS = Experts(experts=6, top_k=2, d_ff=5, capacity_factor=3.0)  # slots for every choice
 CONFIG = ModelConfig(vocab_size=16, d_model=D, n_layers=2, n_heads=2, d_ff=12, moe=EXPERTS).resolved()
 
 
 def changed(**fields: Any) -> ModelConfig:
-    assert CONFIG.moe
-    return dataclasses.replace(CONFIG, moe=dataclasses.replace(CONFIG.moe, **fields))
+    return dataclasses.replace(CONFIG, moe=dataclasses.replace(experts_of(CONFIG), **fields))
+
+
+def experts_of(config: ModelConfig) -> Experts:
+    assert config.moe
+    return config.moe
 
 
 def drawn(config: ModelConfig) -> dict[str, jax.Array]:
     """x and the weights of one block of experts."""
     rng = np.random.default_rng(0)
     arrays = {
-        name: rng.standard_normal(w.shape, np.float32) * (w.std or 1) for name, w in moe.moe_weights(config).items()
+        name: rng.standard_normal(w.shape, np.float32) * (w.std or 1)
+        for name, w in experts_of(config).weights(config.stream).items()
     }
     return arrays | {"x": rng.standard_normal((BATCH, SEQ, D), np.float32)}
 
 
 def by_definition(config: ModelConfig, arrays: dict[str, jax.Array]) -> jax.Array:
     """Every token through every expert, weighted by what the router gives it: 0 for those it does not choose."""
-    m, x = config.moe, arrays["x"]
-    assert m
-    choice, _ = moe.choose(m, x @ arrays["router"])
+    m, x = experts_of(config), arrays["x"]
+    choice, _ = routing.choose(m, x @ arrays["router"])
     weight = (jax.nn.one_hot(choice.expert, m.experts) * choice.weight[..., None]).sum(2)  # [batch, seq, experts]
     hidden = jnp.einsum("bsd,edgf->bsegf", x, arrays["gate_up"])
     hidden = jax.nn.silu(hidden[..., 0, :]) * hidden[..., 1, :]
@@ -57,8 +62,8 @@ def initial(config: ModelConfig) -> Any:
 
 
 def block(config: ModelConfig, arrays: dict[str, jax.Array]) -> jax.Array:
-    params = {name: value for name, value in arrays.items() if name != "x"}
-    return moe.MoE(config).apply({"params": params}, arrays["x"])
+    w = {name: value for name, value in arrays.items() if name != "x"}
+    return experts_of(config).apply(config.stream, w, arrays["x"])[0]
 
 
 @pytest.mark.parametrize("dispatch", ["capacity", "dropless"])
@@ -83,11 +88,10 @@ def test_experts_stay_where_they_are_and_slots_travel() -> None:
 
     config = changed(capacity_factor=1.0)
     arrays = drawn(config)
-    assert config.moe
-    _, slots = moe.capacity(config.moe, SEQ)
+    _, slots = experts_of(config).capacity(SEQ)
     arrays["x"] = jnp.concatenate([arrays["x"]] * 2)
     mesh = make_mesh(MeshConfig(fsdp=2, expert=2), jax.devices()[:4])
-    dims = {"x": ("batch",)} | {name: w.axes for name, w in moe.moe_weights(config).items()}
+    dims = {"x": ("batch",)} | {name: w.axes for name, w in experts_of(config).weights(config.stream).items()}
     shardings = {name: NamedSharding(mesh, DEFAULT_RULES.spec(axes)) for name, axes in dims.items()}
     gradient = jax.grad(lambda arrays: jnp.sum(block(config, arrays) ** 2))
     with jax.set_mesh(mesh):
@@ -119,7 +123,7 @@ def test_choices_are_the_best_scores_in_order_and_their_weights_sum_to_the_scale
     logits = jax.random.normal(jax.random.key(0), (BATCH, SEQ, 6))
     for score, normalize in (("softmax", True), ("softmax", False), ("sigmoid", True)):
         config = dataclasses.replace(EXPERTS, score=score, normalize=normalize, scale=2.5)
-        choice, scores = moe.choose(config, logits)
+        choice, scores = routing.choose(config, logits)
         order = jax.lax.top_k(logits, 2)[1]
         assert np.array_equal(choice.expert, order)
         raw = jax.nn.softmax(logits) if score == "softmax" else jax.nn.sigmoid(logits)
@@ -132,9 +136,9 @@ def test_choices_are_the_best_scores_in_order_and_their_weights_sum_to_the_scale
 
 
 def test_a_token_stays_within_its_best_groups() -> None:
-    config = MoEConfig(experts=8, top_k=3, groups=4, top_groups=2)
+    config = Experts(experts=8, top_k=3, groups=4, top_groups=2)
     logits = np.asarray(jax.random.normal(jax.random.key(1), (1, 50, 8)))
-    choice, _ = moe.choose(config, jnp.asarray(logits))
+    choice, _ = routing.choose(config, jnp.asarray(logits))
     groups = logits.reshape(50, 4, 2)
     best = np.argsort(-groups.max(-1), -1)[:, :2]
     for token in range(50):
@@ -146,15 +150,20 @@ def test_a_token_stays_within_its_best_groups() -> None:
 def test_the_slots_go_to_first_choices_in_order_and_the_rest_is_dropped_and_counted() -> None:
     """Every token wants expert 0 first and expert 1 second; each has 4 slots for 12 tokens."""
     config = changed(capacity_factor=1.0)
-    assert config.moe and moe.capacity(config.moe, SEQ) == (SEQ, 4)
+    experts = experts_of(config)
+    assert experts.capacity(SEQ) == (SEQ, 4)
     arrays = drawn(config)
     expert = jnp.broadcast_to(jnp.array([0, 1], jnp.int32), (BATCH, SEQ, 2))
     choice = Choice(expert, jnp.full(expert.shape, 0.5))
-    out, dropped = moe.capacity_block(config, arrays["x"], choice, arrays["gate_up"], arrays["down"])
+    out, dropped = dispatch.capacity_block(
+        experts, config.activation, arrays["x"], choice, arrays["gate_up"], arrays["down"]
+    )
     assert np.array_equal(dropped, np.full(BATCH, 1 - 4 / SEQ, np.float32))
     assert not np.any(out[:, 4:]) and np.all(np.any(out[:, :4], -1))
     swapped = Choice(expert.at[:, 0].set(jnp.array([1, 0], jnp.int32)), choice.weight)
-    out, _ = moe.capacity_block(config, arrays["x"], swapped, arrays["gate_up"], arrays["down"])
+    out, _ = dispatch.capacity_block(
+        experts, config.activation, arrays["x"], swapped, arrays["gate_up"], arrays["down"]
+    )
     assert np.any(out[:, 4]) and np.any(out[:, 0])  # token 4 has the slot of expert 0 that is only token 0's second
 
 
@@ -162,17 +171,17 @@ def test_the_slots_go_to_first_choices_in_order_and_the_rest_is_dropped_and_coun
     ("seq", "limit", "tokens"), [(12, 1024, 12), (12, 5, 4), (12, 7, 6), (13, 5, 1), (2048, 1024, 1024)]
 )
 def test_a_long_sequence_is_cut_into_equal_stretches(seq: int, limit: int, tokens: int) -> None:
-    assert moe.capacity(dataclasses.replace(EXPERTS, capacity_tokens=limit), seq)[0] == tokens
+    assert dataclasses.replace(EXPERTS, capacity_tokens=limit).capacity(seq)[0] == tokens
 
 
 def test_the_balance_loss_is_one_at_balance_and_the_number_of_experts_at_collapse() -> None:
-    config = MoEConfig(experts=4, top_k=1)
+    config = Experts(experts=4, top_k=1)
     even = jnp.arange(8, dtype=jnp.int32).reshape(1, 8, 1) % 4
     uniform = jnp.full((1, 8, 4), 0.25)
-    assert moe.load_balance(config, Choice(even, even * 1.0), uniform) == pytest.approx(1)
+    assert routing.load_balance(config, Choice(even, even * 1.0), uniform) == pytest.approx(1)
     collapsed = jnp.zeros((1, 8, 4)).at[..., 2].set(1.0)
-    assert moe.load_balance(config, Choice(even * 0 + 2, even * 1.0), collapsed) == pytest.approx(4)
-    assert moe.z_loss(jnp.zeros((1, 8, 4))) == pytest.approx(math.log(4) ** 2)
+    assert routing.load_balance(config, Choice(even * 0 + 2, even * 1.0), collapsed) == pytest.approx(4)
+    assert routing.z_loss(jnp.zeros((1, 8, 4))) == pytest.approx(math.log(4) ** 2)
 
 
 # -- in the model -------------------------------------------------------------------------------------------------
@@ -203,7 +212,7 @@ def test_scanned_and_unrolled_layers_route_alike() -> None:
     scanned = dataclasses.replace(CONFIG, scan_layers=True)
     losses = jax.jit(transformer.routed_loss, static_argnums=0)
     want = losses(CONFIG, params, some_tokens(2))
-    got = losses(scanned, transformer.stack_layers(params, 2), some_tokens(2))
+    got = losses(scanned, transformer.stack_layers(params, scanned), some_tokens(2))
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
@@ -248,18 +257,18 @@ def test_experts_start_as_wide_matrices_do() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"top_k": 9}, "moe.top_k: is 9, but a token reaches 8 experts: use at most 8"),
-        ({"groups": 3}, "moe.groups: 3 groups do not divide 8 experts: use one of [1, 2, 4, 8]"),
-        ({"groups": 2, "top_groups": 3}, "moe.top_groups: is 3 of 2 groups: use at most 2"),
-        ({"groups": 4, "top_k": 3}, "moe.top_k: is 3, but a token reaches 2 experts: use at most 2"),
-        ({"experts": 0}, "moe.experts: is 0: give a positive integer"),
-        ({"capacity_factor": 0.0}, "moe.capacity_factor: is 0.0: give a positive number"),
-        ({"z_coefficient": -1.0}, "moe.z_coefficient: is -1.0: give a factor, or 0 to leave this loss out"),
+        ({"top_k": 9}, "top_k: is 9, but a token reaches 8 experts: use at most 8"),
+        ({"groups": 3}, "groups: 3 groups do not divide 8 experts: use one of [1, 2, 4, 8]"),
+        ({"groups": 2, "top_groups": 3}, "top_groups: is 3 of 2 groups: use at most 2"),
+        ({"groups": 4, "top_k": 3}, "top_k: is 3, but a token reaches 2 experts: use at most 2"),
+        ({"experts": 0}, "experts: is 0: give a positive integer"),
+        ({"capacity_factor": 0.0}, "capacity_factor: is 0.0: give a positive number"),
+        ({"z_coefficient": -1.0}, "z_coefficient: is -1.0: give a factor, or 0 to leave this out"),
     ],
 )
 def test_experts_that_cannot_work_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        MoEConfig(**fields)
+        Experts(**fields)
     assert str(error.value) == message
 
 

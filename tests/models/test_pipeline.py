@@ -21,7 +21,7 @@ from models.sharding import DEFAULT_RULES, MeshConfig, make_mesh, weight_shardin
 from tests.models.test_counts import flops_of, plain_kernels
 
 MODEL = ModelConfig(
-    vocab_size=32, d_model=16, n_layers=8, n_heads=4, n_kv_heads=2, d_ff=24, scan_layers=True, tied_embeddings=False,
+    vocab_size=32, d_model=16, n_layers=16, n_heads=4, n_kv_heads=2, d_ff=24, scan_layers=True, tied_embeddings=False,
     sliding_window=5, layer_types=("sliding", "full"),
 ).resolved()  # fmt: skip
 BATCH, SEQ = 12, 10

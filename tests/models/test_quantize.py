@@ -115,10 +115,10 @@ def test_a_quantised_model_equals_the_model_with_the_rounded_weights(mode, chang
 def test_scanned_layers_are_quantised_layer_by_layer(mode):
     params = transformer.init(TINY, jax.random.key(0))
     scanned = dataclasses.replace(TINY, scan_layers=True)
-    stacked = quantize.quantize(transformer.stack_layers(params, TINY.n_layers), scanned, mode)
+    stacked = quantize.quantize(transformer.stack_layers(params, scanned), scanned, mode)
     tokens = np.arange(8, dtype=np.int32)[None]
     run = jax.jit(transformer.apply, static_argnums=0)
-    unrolled = transformer.unstack_layers(stacked, TINY.n_layers)
+    unrolled = transformer.unstack_layers(stacked, scanned)
     for ours, expected in zip(jax.tree.leaves(unrolled), jax.tree.leaves(quantize.quantize(params, TINY, mode))):
         assert (ours == expected).all()
     one, other = run(scanned, stacked, tokens), run(TINY, unrolled, tokens)

@@ -11,9 +11,11 @@ from jax.sharding import PartitionSpec
 
 from models.causal_attention import reference_attention
 from models.sharding import MeshConfig, make_mesh
+from models.span import Span
 from models.splash_attention import block_size, splash_attention
 
 BATCH, SEQ, HEADS, KV_HEADS, HEAD_DIM = 2, 256, 4, 2, 16
+SPAN = Span(HEAD_DIM**-0.5)
 
 
 def inputs():
@@ -39,9 +41,8 @@ def close(found, wanted):
 @pytest.fixture(scope="module")
 def wanted():
     segments = jnp.cumsum(jnp.arange(SEQ)[None] % 100 == 0, 1) * jnp.ones((BATCH, 1), jnp.int32)
-    scale = HEAD_DIM**-0.5
-    plain = value_and_gradients(partial(reference_attention, scale=scale), *inputs())
-    packed = value_and_gradients(partial(reference_attention, scale=scale, segments=segments), *inputs())
+    plain = value_and_gradients(partial(reference_attention, span=SPAN), *inputs())
+    packed = value_and_gradients(partial(reference_attention, span=SPAN, segments=segments), *inputs())
     return segments, plain, packed
 
 
@@ -52,7 +53,7 @@ def wanted():
 )
 def test_it_equals_the_definition_on_every_mesh(wanted, mesh, packed):
     segments, *oracles = wanted
-    attend = partial(splash_attention, segments=segments if packed else None, scale=HEAD_DIM**-0.5, interpret=True)
+    attend = partial(splash_attention, segments=segments if packed else None, span=SPAN, interpret=True)
     devices = jax.devices()[: max(1, mesh.data * mesh.tensor * mesh.context * mesh.fsdp)]
     with jax.set_mesh(make_mesh(mesh, devices)):
         found = jax.jit(partial(value_and_gradients, attend))(*inputs())
@@ -61,7 +62,7 @@ def test_it_equals_the_definition_on_every_mesh(wanted, mesh, packed):
 
 @pytest.mark.slow
 def test_it_equals_the_definition_inside_a_pipeline_stage(wanted):
-    attend = partial(splash_attention, scale=HEAD_DIM**-0.5, interpret=True)
+    attend = partial(splash_attention, span=SPAN, interpret=True)
 
     def stage(q, k, v, w):
         """Each stage attends for itself; the results of the first count."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cmath
 import dataclasses
 import math
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -14,10 +15,11 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from models import presets, transformer
-from models.attention import attention_scale
 from models.causal_attention import causal_attention
 from models.config import ModelConfig, RopeScaling
+from models.past import Past, keys_and_values
 from models.positions import rotary_angles
+from models.span import Span
 from models.transformer import stack_layers, unstack_layers
 from models.weight import Weight, map_weights, walk
 
@@ -182,8 +184,8 @@ def test_an_initial_value_depends_neither_on_other_weights_nor_on_scanning():
         for name in path:
             x, y = x[name], y[name]
         np.testing.assert_array_equal(x, y)
-    jax.tree.map(np.testing.assert_array_equal, c, stack_layers(a, 2))
-    jax.tree.map(np.testing.assert_array_equal, unstack_layers(c, 2), a)
+    jax.tree.map(np.testing.assert_array_equal, c, stack_layers(a, scanned))
+    jax.tree.map(np.testing.assert_array_equal, unstack_layers(c, scanned), a)
 
 
 @pytest.mark.parametrize(
@@ -201,9 +203,9 @@ def test_scanning_and_rematerialising_change_neither_loss_nor_gradient(style, re
     params, tokens = some_params(config), some_tokens(config, SEQ + 1)
     loss, gradient = loss_and_gradient(config, params, tokens)
     changed = dataclasses.replace(config, remat=remat, scan_layers=scan_layers)
-    got_loss, got = loss_and_gradient(changed, stack_layers(params, 2) if scan_layers else params, tokens)
+    got_loss, got = loss_and_gradient(changed, stack_layers(params, changed) if scan_layers else params, tokens)
     np.testing.assert_allclose(got_loss, loss, rtol=1e-6)
-    got = unstack_layers(got, 2) if scan_layers else got
+    got = unstack_layers(got, changed) if scan_layers else got
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), got, gradient)
 
 
@@ -359,20 +361,26 @@ def test_scaled_rotary_angles_equal_the_formulas_of_their_papers(kind):
     np.testing.assert_allclose(np.asarray(cos + 1j * sin)[:, :, 0], expected, atol=5e-5)
 
 
-def test_an_attend_of_the_callers_gets_the_layers_window_and_softcap():
-    params, tokens, seen = some_params(GEMMA), some_tokens(GEMMA), []
+@dataclass(frozen=True)
+class Noted(Past):
+    """Whole sequences, and what each layer asked for."""
 
-    def attend(q, k, v, **limits):
-        seen.append(limits)
-        return causal_attention(q, k, v, scale=attention_scale(GEMMA), **limits)
+    positions: jax.Array
+    asked: tuple = ()
 
-    hidden, head = transformer.hidden_and_head(GEMMA, params, tokens, attends=[attend] * 2)
-    assert seen == [{"window": 3, "softcap": 2.0}, {"softcap": 2.0}]
-    got = transformer.logits(GEMMA, hidden, head)
-    np.testing.assert_allclose(got, apply(GEMMA, params, tokens), rtol=1e-4, atol=1e-5)
-    transformer.hidden_and_head(LLAMA, some_params(LLAMA), tokens, attends=[attend_plainly] * 2)
+    def attend(self, q, new, span, read=keys_and_values):
+        return causal_attention(q, *read(new), span), dataclasses.replace(self, asked=(*self.asked, (span, set(new))))
 
 
-def attend_plainly(q, k, v):
-    """Takes no keywords: a model without limits gives none."""
-    return causal_attention(q, k, v, scale=1.0)
+@pytest.mark.parametrize(
+    ("config", "spans"),
+    [(GEMMA, [Span(5**-0.5, 3, 2.0), Span(5**-0.5, None, 2.0)]), (LLAMA, [Span(4**-0.5), Span(4**-0.5)])],
+)
+def test_a_past_of_the_callers_gets_the_layers_span_and_comes_back_with_the_new_tokens(config, spans):
+    params, tokens = some_params(config), some_tokens(config)
+    given = [Noted(jnp.arange(SEQ)[None]) for _ in spans]
+    output = transformer.forward(config, params, tokens, pasts=given)
+    assert [past.asked for past in output.pasts] == [((span, {"k", "v"}),) for span in spans]
+    assert all(past.asked == () for past in given)
+    got = transformer.logits(config, output.hidden, output.head)
+    np.testing.assert_allclose(got, apply(config, params, tokens), rtol=1e-4, atol=1e-5)

@@ -98,12 +98,26 @@ OTHERS = {
 }
 
 
+def before_5(keys: dict[str, Any]) -> dict[str, Any]:
+    """The keys as `transformers` 4 has them: it keeps `rope_parameters` in config.json and computes without them."""
+    if "rope_parameters" not in keys:
+        return keys
+    full, sliding = (keys["rope_parameters"][f"{kind}_attention"] for kind in ("full", "sliding"))
+    rest = {key: value for key, value in keys.items() if key != "rope_parameters"}
+    scaling = {key: value for key, value in full.items() if key != "rope_theta"}
+    return rest | {
+        "rope_theta": full["rope_theta"], "rope_local_base_freq": sliding["rope_theta"], "rope_scaling": scaling
+    }  # fmt: skip
+
+
 def write(folder: Path, case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Write the checkpoint; tokens [BATCH, case.seq] int32 and the logits [BATCH, case.seq, vocab] float32 of it."""
     import torch
     import transformers
 
     keys = case.keys if case.model_type in ("gpt2", "mamba2") else SHAPE | case.keys
+    if int(transformers.__version__.split(".")[0]) < 5:
+        keys = before_5(keys)
     config = transformers.AutoConfig.for_model(case.model_type, **keys, attn_implementation="eager")
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     rng = np.random.default_rng(sorted(COMMITTED | OTHERS, key=str).index(name_of(case)))

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import counts, presets, transformer
-from models.config import ModelConfig, MoEConfig
+from models.channels.experts import Experts
+from models.config import ModelConfig
 from models.errors import ConfigError
 from models.sharding import MeshConfig, make_mesh
 from search.engine.config import EngineConfig
@@ -193,7 +194,7 @@ def test_across_devices_layercast_differs_at_counted_near_ties_only() -> None:
     for devices in (2, 4):
         engine = Engine(model, params, config, make_mesh(MeshConfig(tensor=devices), jax.devices()[:devices]))
         found = run(engine, work)
-        assert engine.device.pages.k[0].sharding.spec[1] == "tensor"
+        assert engine.device.pool.pages[0]["k"].sharding.spec[1] == "tensor"
         counted = sum(len(c.near_ties) for c in (*found.values(), *expected.values()))
         assert near_ties_only(found, expected) <= counted < 0.02 * sum(len(c.tokens) for c in found.values())
 
@@ -207,7 +208,7 @@ def test_a_mesh_that_does_not_divide_the_heads_is_refused(params: dict) -> None:
 @pytest.mark.slow
 def test_experts_with_a_capacity_decode_without_one() -> None:
     """With the slots of training, whether a token passes its expert would depend on what runs beside it."""
-    moe = MoEConfig(experts=4, top_k=2, d_ff=16, capacity_factor=0.5)
+    moe = Experts(experts=4, top_k=2, d_ff=16, capacity_factor=0.5)
     model = dataclasses.replace(MODEL, moe=moe, n_layers=1)
     params = transformer.init(model, jax.random.key(1))
     rng = np.random.default_rng(5)

@@ -44,7 +44,7 @@ def expected(params: dict) -> dict[tuple[int, int], Completion]:
 
 
 def _unrolled(params: dict) -> dict:
-    return transformer.unstack_layers(params, 1) if "blocks" in params else params
+    return transformer.unstack_layers(params, ONE) if "blocks" in params else params
 
 
 def mesh_of(**sizes: int) -> Mesh:
@@ -54,7 +54,7 @@ def mesh_of(**sizes: int) -> Mesh:
 
 def test_slots_over_data_and_heads_over_tensor_give_the_tokens_of_one_device(params: dict, expected: dict) -> None:
     engine = Engine(ONE, params, CONFIG, mesh_of(data=2, tensor=2))
-    assert engine.device.blocks[0].k[0].sharding.shard_shape((4, 2, 8, 8)) == (2, 1, 8, 8)
+    assert engine.device.blocks[0][0]["k"].sharding.shard_shape((4, 2, 8, 8)) == (2, 1, 8, 8)
     assert engine.device.params["block_0"]["attention"]["qkv"].sharding.spec[1] == "tensor"
     found = run(engine, WORK)
     counted = sum(len(c.near_ties) for c in (*found.values(), *expected.values()))

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from models import cache, counts, transformer
-from models.attention import attention_scale
-from models.cache import Blocks, Limits
+from models.cache import Blocks
 from models.errors import ConfigError
-from models.transformer import hidden_and_head
+from models.past import Arrays, Past, Read, keys_and_values
+from models.span import Span
 from search.engine.config import EngineConfig
 from search.engine.decode import forward
 from search.engine.engine import Engine
@@ -123,21 +123,31 @@ def test_forks_and_continuations_copy_what_they_share(check_rounded: Callable, e
     assert engine.pool.available == SMALL.page_count
 
 
+@dataclasses.dataclass(frozen=True)
+class RoundedPast(Past):
+    """A whole sequence whose keys and values are rounded to int8 and back if `rounded`."""
+
+    positions: jax.Array
+    rounded: jax.Array
+
+    def attend(self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values) -> tuple[jax.Array, Past]:
+        n = q.shape[1]
+        seen = jnp.tile(jnp.tri(n, dtype=bool), (MODEL.n_heads // 2, 1))[None]
+        store = {
+            name: jnp.where(self.rounded, cache.dequantize_cache(cache.quantize_cache(x)), x).swapaxes(1, 2)
+            for name, x in new.items()
+        }
+        part = cache.own_block(cache.split_queries(q, 2), store, seen, Span(span.scale))
+        return cache.join_queries(cache.finish(part), n), self
+
+
 def _logprobs(params: dict, tokens: jax.Array, rounded: jax.Array) -> jax.Array:
     """Log-probabilities `[length, vocab]` without a cache, keys and values rounded to int8 and back if `rounded`."""
-    n, scale = tokens.shape[0], attention_scale(MODEL.resolved())
-    seen = jnp.tile(jnp.tri(n, dtype=bool), (MODEL.n_heads // 2, 1))[None]
-
-    def attend(layer: int, q: jax.Array, k: jax.Array, v: jax.Array, **_: Any) -> jax.Array:
-        k, v = (jnp.where(rounded, cache.dequantize_cache(cache.quantize_cache(x)), x).swapaxes(1, 2) for x in (k, v))
-        part = cache.own_block(cache.split_queries(q, 2), k, v, seen, Limits(scale))
-        return cache.join_queries(cache.finish(part), n)
-
-    attends = [partial(attend, layer) for layer in range(MODEL.n_layers)]
-    model = dataclasses.replace(MODEL, scan_layers=False)
-    unrolled = transformer.unstack_layers(params, MODEL.n_layers) if "blocks" in params else params
-    hidden, head = hidden_and_head(model, unrolled, tokens[None], jnp.arange(n)[None], None, attends)
-    return jax.nn.log_softmax(transformer.logits(model, hidden, head)[0])
+    scanned, model = (dataclasses.replace(MODEL, scan_layers=scan) for scan in (True, False))
+    unrolled = transformer.unstack_layers(params, scanned) if "blocks" in params else params
+    pasts = [RoundedPast(jnp.arange(len(tokens))[None], rounded) for _ in range(MODEL.n_layers)]
+    output = transformer.forward(model, unrolled, tokens[None], pasts[0].positions, pasts=pasts)
+    return jax.nn.log_softmax(transformer.logits(model, output.hidden, output.head)[0])
 
 
 def test_pages_hold_the_float_engines_keys_and_values_within_half_a_step(params: dict) -> None:
@@ -149,7 +159,7 @@ def test_pages_hold_the_float_engines_keys_and_values_within_half_a_step(params:
         read = made.prompt(0, prompt, 2)
         made.ensure_read([read])
         places = made.pool.places(read.pages[:3])
-        held.append([x[0] for x in (made.device.pages.k, made.device.pages.v)])
+        held.append([made.device.pool.pages[0][name] for name in ("k", "v")])
     for exact, rounded in zip(*held):
         x, y = (np.asarray(a)[list(places)] for a in (exact, cache.dequantize_cache(rounded)))
         assert x.any() and (np.abs(x - y) <= np.abs(x).max(-1, keepdims=True) / 254 * (1 + 1e-4)).all()
@@ -177,11 +187,13 @@ def test_guesses_see_and_leave_the_digits_of_plain_decoding(params: dict) -> Non
     def both(params: dict) -> tuple[Any, Any]:
         begin, length = jnp.zeros(3, jnp.int32), jnp.full(3, 5)
         blocks: Blocks = tuple(cache.empty(config, 3, n, quantized=True) for n in (4, 8))
-        _, blocks = forward(config, params, blocks[0], blocks, (), text[:, :5], begin, begin)
+        pool, live = cache.empty_pool(config, 1, 4, quantized=True), jnp.ones(3, bool)
+        states = cache.empty_states(config, 3)
+        _, blocks, _ = forward(config, params, pool, blocks, states, (), text[:, :5], begin, begin, live)
         depth, path = chain_path(3, 3)
         scores, nodes = forward_tree(config, params, blocks, text[:, 5:], begin, length, depth, path)
         guessed = scores, commit(blocks, nodes, depth, jnp.full(3, 3), length)
-        return forward(config, params, blocks[0], blocks, (), text[:, 5:], begin, length), guessed
+        return forward(config, params, pool, blocks, states, (), text[:, 5:], begin, length, live)[:2], guessed
 
     (scores, plain), (found, left) = both(stored_params(config, params))
     np.testing.assert_allclose(found, scores, atol=1e-5)

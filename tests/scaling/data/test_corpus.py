@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import os
 import re
 import shutil
 import sys
@@ -8,6 +10,7 @@ import tomllib
 import types
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from models.errors import ConfigError
@@ -85,6 +88,75 @@ def test_duplicates_empty_and_binary_files_are_left_out_and_counted(tmp_path):
     assert tally == Tally(kept=2, duplicates=1, empty=1, not_utf8=1)
 
 
+def test_documents_with_nul_bytes_are_binary_and_left_out(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one\\u0000"}\n{"text": "two"}\n')
+    tally = Tally()
+    assert [d.text for d in open_corpus(Source("jsonl", str(tmp_path))).documents(tally)] == ["two"]
+    assert tally == Tally(kept=1, binary=1)
+    (tmp_path / "b.txt").write_bytes("UTF-16 text".encode("utf-16-le"))
+    with pytest.raises(ConfigError, match="holds no text .*1 binary documents"):
+        texts(Source("text", str(tmp_path / "b.txt")))
+
+
+@pytest.mark.parametrize("kind", ["text", "jsonl"])
+def test_a_byte_order_mark_is_no_text(tmp_path, kind):
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n', encoding="utf-8-sig")
+    expected = ["one", "two"] if kind == "jsonl" else ['{"text": "one"}\n{"text": "two"}\n']
+    assert texts(Source(kind, str(tmp_path))) == expected
+
+
+def test_packed_files_are_unpacked_by_their_names(tmp_path):
+    lines = b'{"text": "one"}\n{"text": "two"}\n'
+    with pa.CompressedOutputStream(str(tmp_path / "a.jsonl.zst"), "zstd") as file:
+        file.write(lines)
+    (tmp_path / "b.JSONL.GZ").write_bytes(gzip.compress(b'{"text": "three"}\n'))
+    assert texts(Source("jsonl", str(tmp_path))) == ["one", "two", "three"]
+    assert texts(Source("text", str(tmp_path / "a.jsonl.zst"))) == [lines.decode()]
+    whole = (tmp_path / "a.jsonl.zst").read_bytes()
+    (tmp_path / "a.jsonl.zst").write_bytes(whole[:-4])
+    with pytest.raises(ConfigError, match=r"a\.jsonl\.zst: cannot be read"):
+        texts(Source("jsonl", str(tmp_path)))
+
+
+def test_linked_folders_are_entered_once_each(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.txt").write_text("linked")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "b.txt").write_text("own")
+    (tmp_path / "text" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "text")
+    assert sorted(texts(Source("text", str(tmp_path / "text")))) == ["linked", "own"]
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "a.txt").write_text("text")
+    assert texts(Source("text", str(tmp_path))) == ["text"]
+    with pytest.raises(ConfigError, match="pipe.txt: is neither a file nor a folder"):
+        open_corpus(Source("text", str(tmp_path / "pipe.txt")))
+
+
+def test_long_documents_are_cut_before_the_split(tmp_path):
+    (tmp_path / "text").mkdir()
+    book = "".join(f"line {number} of a book\n" for number in range(20_000))
+    (tmp_path / "text" / "book.txt").write_text(book)
+    (tmp_path / "text" / "note.txt").write_text("seven tokens")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": book}) + '\n{"text": "note"}\n')
+    for source in (Source("text", str(tmp_path / "text")), Source("jsonl", str(tmp_path / "a.jsonl"))):
+        documents = list(open_corpus(source).documents())
+        assert max(len(document.text) for document in documents) < 20_000 and len(documents) > 20
+    pieces = [document for document in documents if document.text != "note"]
+    assert "".join(piece.text for piece in pieces) == book
+    assert [piece.continues for piece in pieces] == [False] + [True] * (len(pieces) - 1)
+
+
+def test_a_piece_whose_neighbour_was_a_duplicate_continues_nothing(tmp_path):
+    same = "x" * 512 + "\n"
+    (tmp_path / "a.txt").write_text(same + same + "b" * 2000 + "\n")
+    documents = list(open_corpus(Source("text", str(tmp_path / "a.txt"))).documents())
+    assert [(d.text[:1], d.continues) for d in documents] == [("x", False), ("b", False), ("b", True)]
+
+
 def test_a_single_text_file_is_cut_into_documents_at_line_ends(tmp_path):
     path = tmp_path / "book.txt"
     content = "".join(f"line {number} of a longer book\r\n" for number in range(5000))
@@ -130,6 +202,8 @@ def test_lines_that_are_not_utf8_or_not_unicode_are_left_out(tmp_path):
         ('{"text": 3}', "data.jsonl:2: field 'text' is int, not text"),
         ('"text"', "data.jsonl:2: is not a JSON object"),
         ('{"text": ', "data.jsonl:2: is not JSON"),
+        ('{"text": ' + "[" * 10**5 + "]" * 10**5 + "}", "data.jsonl:2: is not JSON that can be read"),
+        ('{"text": ' + "9" * 5000 + "}", "data.jsonl:2: is not JSON that can be read"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_line(tmp_path, line, message):

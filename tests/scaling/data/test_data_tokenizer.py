@@ -7,6 +7,7 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.pre_tokenizers import ByteLevel
 
 from models.errors import ConfigError
 from scaling.data import ByteTokenizer, FileTokenizer, load_tokenizer, train_bpe
@@ -105,3 +106,13 @@ def test_a_file_that_is_missing_or_no_tokenizer_is_named(tmp_path):
     (tmp_path / "broken.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"broken\.json: is no tokenizer\.json"):
         load_tokenizer(tmp_path / "broken.json")
+
+
+def test_the_byte_tokenizer_saved_gives_the_same_ids(tmp_path):
+    ByteTokenizer().save(tmp_path / "tokenizer.json")
+    saved = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert saved.get_vocab_size() == 256 and saved.token_to_id("<|endoftext|>") == ByteTokenizer().end_of_document
+    assert set(ByteLevel.alphabet()) - set(saved.get_vocab()) == {chr(0x100)}  # byte 0, which text does not use
+    text = "größe 漢字\n\t" + "".join(map(chr, range(1, 0x250)))
+    assert saved.encode(text, add_special_tokens=False).ids == ByteTokenizer().encode(text).tolist()
+    assert saved.decode(ByteTokenizer().encode(text).tolist(), skip_special_tokens=False) == text

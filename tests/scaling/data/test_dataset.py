@@ -88,3 +88,13 @@ def test_the_vocabulary_is_checked_before_anything_is_read(config):
         prepare(missing, vocab_size=512)
     with pytest.raises(ConfigError, match=r"model\.vocab_size"):
         prepare(dataclasses.replace(missing, tokenizer="bpe", vocab_size=300), vocab_size=512)
+
+
+def test_training_text_that_never_carries_loss_is_refused(write_jsonl, tmp_path):
+    records = [{"q": f"{number}" + "a long question " * 40, "a": "b"} for number in range(2)]
+    fields = {"source": "jsonl", "path": write_jsonl(*records), "field": "a", "prompt_field": "q"}
+    config = DataConfig(**fields, loss_mask="completion", heldout_fraction=0.5, cache_dir=str(tmp_path))
+    words = r"train\.seq_len: 10 training windows of 64 tokens have no token that carries loss: lengthen"
+    with pytest.raises(ConfigError, match=words):
+        prepare(config).batches(seq_len=64, batch_size=4)
+    assert prepare(config).batches(seq_len=642, batch_size=1).scores_anything()

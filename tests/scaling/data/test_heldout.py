@@ -84,3 +84,19 @@ def test_a_stream_shorter_than_a_window_is_an_error():
     file = TokenFile.from_array(np.ones(10, np.uint8))
     with pytest.raises(ConfigError, match=r"data\.heldout_fraction: the held-out part of the corpus has 10 tokens"):
         heldout_batches([file], ByteTokenizer(), seq_len=10, batch_size=1)
+
+
+def test_the_first_token_of_a_document_is_not_scored_where_documents_are_apart():
+    file = TokenFile.from_array(np.frombuffer(b"\0".join([b"some text"] * 100), np.uint8))
+    heldout = heldout_batches([file], ByteTokenizer(), seq_len=20, batch_size=4, packing="segments")
+    segments = np.asarray(heldout.segments)
+    same = segments[..., 1:] == segments[..., :-1]
+    assert heldout.scored_tokens == heldout.weights.sum() == (same & (heldout.tokens[..., 1:] > 0)).sum()
+
+
+@pytest.mark.parametrize("text", [b"q" * 500, b"\0" * 500])
+def test_a_heldout_part_without_a_scored_byte_is_refused(text):
+    mask = np.zeros(500, np.uint8) if text[0] else None  # prompts alone, and ends of documents alone
+    file = TokenFile.from_array(np.frombuffer(text, np.uint8), mask)
+    with pytest.raises(ConfigError, match=r"fraction: 4\d held-out windows of 10 tokens have no text that"):
+        heldout_batches([file], ByteTokenizer(), seq_len=10, batch_size=4)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from models.errors import ConfigError
-from scaling.data import ByteTokenizer, Source, TokenFile, open_corpus, train_bpe
+from scaling.data import ByteTokenizer, DataConfig, Source, TokenFile, open_corpus, prepare, train_bpe
 from scaling.data.corpus import is_heldout
+from scaling.data.summary import describe, warnings
 from scaling.data.tokens import token_files, trained_tokenizer
 
 FRACTION = 0.1
@@ -132,11 +133,55 @@ def test_a_bad_document_leaves_nothing_behind(tmp_path, cache):
     assert leftovers(cache) == [] and not list(cache.rglob("*.bin"))
 
 
-def test_files_that_are_not_utf8_are_reported(folder, cache, caplog):
+def test_a_book_and_a_note_are_split_by_text_and_the_book_stays_one_stream(tmp_path, cache):
+    root = tmp_path / "text"
+    root.mkdir()
+    book = "".join(f"line {number} of a book\n" for number in range(40_000))
+    (root / "book.txt").write_text(book)
+    (root / "note.txt").write_text("short")
+    train, heldout = build(root, cache)
+    assert 0.06 < heldout.count / (train.count + heldout.count) < 0.16
+    pieces = [piece for file in (train, heldout) for piece in bytes(file.tokens).decode().split("\0")[:-1]]
+    assert sum(map(len, pieces)) == len(book) + len("short")  # no text is lost, and only breaks of the split end in 0
+    assert all(piece in book or piece == "short" for piece in pieces)
+    joined = sum(document.continues for document in open_corpus(Source("text", str(root))).documents())
+    assert len(pieces) < joined  # neighbours on one side of the split are not torn apart
+    for file in (train, heldout):
+        ends = np.flatnonzero(np.asarray(file.tokens) == 0) + 1
+        assert file.documents.tolist() == [0, *ends.tolist()]
+
+
+def test_the_pieces_of_a_masked_stream_keep_their_masks(write_jsonl, cache):
+    path = write_jsonl({"q": "prompt", "a": "x" * 40_000}, {"q": "", "a": "y" * 40_000}, {"q": "p", "a": "z"})
+    train, heldout = build(path, cache, source="jsonl", field="a", prompt_field="q", masked=True, fraction=0.5)
+    for file in (train, heldout):
+        stream, mask = bytes(file.tokens), np.asarray(file.mask, bool)
+        assert not mask.any() or not {stream[i] for i in np.flatnonzero(~mask)} - set(b"prompt")
+        assert mask[np.flatnonzero(np.asarray(file.tokens) == 0)].all()
+
+
+def test_what_was_left_out_is_told_from_the_cache_as_well(folder, cache):
     (folder / "image.png").write_bytes(b"\x89PNG\xff")
-    train, _ = build(folder, cache)
-    assert train.sidecar["not_utf8"] == 1
-    assert "left out 1 documents that are not UTF-8" in caplog.text
+    (folder / "copy.txt").write_text((folder / "part0" / "0.txt").read_text())
+    config = DataConfig(source="text", path=str(folder), cache_dir=str(cache), heldout_fraction=FRACTION)
+    first, again = prepare(config).record, prepare(config).record
+    assert first == again
+    (source,) = first["sources"]
+    assert (source["not_utf8"], source["duplicates"]) == (1, 1)
+    assert source["train"]["documents"] + source["heldout"]["documents"] == 200
+    (line,) = describe(first)
+    assert line.startswith(f"{folder}: {source['train']['tokens']:,} tokens of ")
+    assert line.endswith("; left out: 1 a duplicate, 1 not UTF-8")
+    assert f"{folder}: 1 documents are no UTF-8 text and were left out: convert them" in warnings(first)
+
+
+def test_a_split_far_from_the_share_asked_for_and_repeated_text_are_warned_about():
+    source = {"name": "x", "train": {"tokens": 9000, "documents": 3}, "heldout": {"tokens": 9000, "documents": 1}}
+    record = {"digest": "", "heldout_fraction": 0.05, "sources": [source]}
+    about = [warning.split(":")[0] for warning in warnings(record, epochs=10.0)]
+    assert about == ["x", "the longest trial reads its text 10 times"]
+    source["train"] = {"tokens": 170_000, "documents": 30}
+    assert warnings(record, epochs=1.0) == []
 
 
 BUILD = """

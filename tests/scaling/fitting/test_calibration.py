@@ -7,17 +7,74 @@ import pandas as pd
 import pytest
 
 from benchmarks import fit_calibration as bench
-from scaling.fitting.calibration import Calibration, growth
-from scaling.laws import CHINCHILLA, Law, fit, holdout
+from scaling.fitting.calibration import SHARE, calibrate, growth
+from scaling.fitting.fitted import ExtrapolationWarning
+from scaling.laws import CHINCHILLA, Law, Values, by_name, fit, holdout, plan
 
 
-@pytest.mark.parametrize("cut", ["3e20", "1e20", "3e19"])
-def test_chinchilla_runs_beyond_a_cut_lie_in_their_intervals(chinchilla_runs, cut):
-    test = holdout(CHINCHILLA, chinchilla_runs, f"flops > {cut}")
-    assert 0.80 <= test.coverage <= 0.97
-    assert test.naive_coverage < 0.56
-    assert test.score < test.naive_score
-    assert test.width < 0.06
+def together(tests) -> tuple[float, float, float]:
+    """Coverage, width and interval score of all held-out rows of some tests."""
+    rows = [len(test.table) for test in tests]
+    columns = [[getattr(test, name) for test in tests] for name in ("coverage", "width", "score")]
+    return tuple(float(np.average(column, weights=rows)) for column in columns)
+
+
+def test_chinchilla_runs_beyond_a_cut_lie_in_their_intervals(chinchilla_runs):
+    tests = [holdout(CHINCHILLA, chinchilla_runs, f"flops > {cut}") for cut in ("3e20", "1e20", "3e19")]
+    assert min(test.coverage for test in tests) >= 0.80 and max(test.naive_coverage for test in tests) < 0.56
+    coverage, width, score = together(tests)
+    assert coverage <= 0.98 and width < 0.06
+    assert score < 0.7 * np.average([t.naive_score for t in tests], weights=[len(t.table) for t in tests])
+
+
+@pytest.mark.parametrize("budget", ["1.9e19", "3.1e19", "1e20", "1.9e20"])
+def test_runs_of_budgets_derived_from_their_sizes_lie_in_their_intervals(published, budget):
+    """Naive intervals hold 10 to 20 % of them: the law's floor falls with every budget that is added."""
+    test = holdout(CHINCHILLA, published("marin_dclm.csv"), f"budget > {budget}")
+    assert test.coverage >= 0.80 and test.score < 0.1 and test.naive_coverage < 0.25
+
+
+@pytest.mark.parametrize("size", ["1e8", "3e8", "1e9"])
+def test_larger_routed_models_lie_in_their_intervals(published, size):
+    """The experts range wider than the parameters, which must not make 20 times the parameters an interpolation."""
+    runs = published("clark_sbase.csv")
+    test = holdout("routed_moe", runs[runs["router"] == "S-Base"], f"params > {size}")
+    assert test.coverage >= 0.80 and test.score < 0.13 and test.naive_coverage < 0.25
+
+
+def test_the_reach_is_the_largest_over_the_inputs():
+    truth = Values(a=-0.082, b=-0.108, c=0.009, d=1.104, spread=3.0, E_max=314.0)
+    law = by_name("routed_moe")
+    grid = np.array([(n, e) for n in np.geomspace(1e7, 4e9, 9) for e in (1, 2, 4, 8, 16, 32, 64, 128, 256)])
+    runs = pd.DataFrame({"params": grid[:, 0], "experts": grid[:, 1]})
+    bend = np.exp(0.003 * np.maximum(np.log(runs["params"] / 1e8), 0) ** 2)
+    noise = np.exp(0.002 * np.random.default_rng(0).standard_normal(len(runs)))
+    runs["loss"] = law(truth, params=runs["params"], experts=runs["experts"]) * bend * noise
+    test = holdout(law, runs, "params > 2e8", bootstrap=60)
+    far, largest = test.fit.reach(params=[4e9, 1e8], experts=[2.0, 2.0]), test.fit.table.inputs["params"].max()
+    assert far["params"].tolist() == pytest.approx([np.log(4e9 / largest), np.log(1e8 / largest)])
+    assert far["experts"].max() < 0 and list(far) == ["params", "experts"]
+    assert test.coverage >= 0.8 and test.naive_coverage < 0.5
+
+
+def test_a_run_below_the_fitted_sizes_is_an_extrapolation_too(synthetic):
+    fitted = fit(CHINCHILLA, synthetic(40))
+    small = dict(params=1e6, tokens=1e10)
+    assert fitted.reach(**small)["params"].iloc[0] == pytest.approx(np.log(fitted.table.inputs["params"].min() / 1e6))
+    assert fitted.discrepancy(**small) > fitted.discrepancy(params=1e9, tokens=1e10)
+
+
+def test_untested_reaches_are_named_where_they_are_used(synthetic):
+    runs = synthetic(60)
+    fitted = fit(CHINCHILLA, runs)
+    near = dict(params=2e9, tokens=1e11)
+    assert fitted.doubts(**near) == ()
+    with pytest.warns(ExtrapolationWarning, match="intervals were tested up to .* times the flops, .* are predicted"):
+        fitted.predict(params=1e15, tokens=1e18)
+    assert any("were tested up to" in note for note in plan(fitted, 1e33).warnings)
+    some = runs.assign(flops=6 * runs["params"] * runs["tokens"]).nsmallest(12, "flops")
+    few = holdout(CHINCHILLA, some, f"flops > {some['flops'].nlargest(3).min()}")
+    assert few.fit.calibration_along("flops").origins == 0 and "the rows leave no cut of flops" in few.summary()
 
 
 @pytest.mark.slow
@@ -64,8 +121,8 @@ def bent(synthetic, bend: float) -> pd.DataFrame:
 
 def test_a_law_that_is_off_is_given_a_discrepancy_and_a_true_one_hardly_any(synthetic):
     true, off = (fit(CHINCHILLA, bent(synthetic, bend)) for bend in (0.0, 0.03))
-    assert true.calibrated.discrepancy < 1.5 * true.noise
-    assert off.calibrated.discrepancy > 3 * true.noise
+    assert true.calibration_along().share < 0.3 and true.calibration_along().edge < 1.5 * true.noise
+    assert off.calibration_along().share > 0.5
     where = dict(params=1e11, tokens=1e13)
     assert off.predict(**where).high - off.predict(**where).low > 2 * (
         off.predict(calibrated=False, **where).high - off.predict(calibrated=False, **where).low
@@ -94,21 +151,41 @@ def test_two_rows_fewer_do_not_blow_the_interval_up(synthetic):
 
 
 def test_the_discrepancy_grows_with_reach_and_ends_inside_the_fitted_sizes(synthetic):
-    assert np.allclose(growth(np.array([-3.0, -1.0, 0.0, 3.0])), [0, 0, 1, 2])
+    assert np.allclose(growth(np.array([-3.0, 0.0, 1.0, 3.0])), [0, 0, 1 / 2, 3 / 4])
     fitted = fit(CHINCHILLA, bent(synthetic, 0.03))
     small_run, large = fitted.discrepancy(params=1e8, tokens=1e10), fitted.discrepancy(params=1e12, tokens=1e14)
-    assert small_run == 0.0 and large > fitted.calibrated.discrepancy
+    assert small_run == 0.0 and large > fitted.calibration_along().edge >= fitted.noise
 
 
-def test_without_a_cut_the_law_may_be_as_far_off_as_a_run():
-    assert Calibration("flops", np.zeros(0), np.zeros(0), 0, 0.004).discrepancy == 0.004
+def test_the_discrepancy_is_never_below_the_noise_of_a_run(synthetic, published):
+    """Six cuts of the smaller Marin budgets once said 0.0000."""
+    runs = published("marin_dclm.csv")
+    for table in (synthetic(60), runs[runs["budget"] < 2e19], runs[runs["budget"] < 4e19]):
+        fitted = fit(CHINCHILLA, table)
+        for name in ("flops", "params", "tokens"):
+            one = fitted.calibration_along(name)
+            assert one.edge >= fitted.noise > 0 and one.share > 0
+            assert one.at(np.array([0.0, 1.0]), np.array([0.04, 0.04])).min() >= fitted.noise
 
 
-def test_every_cut_counts_the_same():
-    needed = np.concatenate([np.zeros(100), np.full(2, 0.05)])
-    weights = np.concatenate([np.full(100, 1 / 100), np.full(2, 1 / 2)])
-    assert Calibration("flops", needed, weights, 2, 0.004).discrepancy == 0.05
-    assert Calibration("flops", np.zeros(100), np.full(100, 1 / 50), 2, 0.004).discrepancy == 0.0
+def test_without_a_cut_the_law_may_be_as_far_off_as_a_run_and_by_a_share_of_what_it_promises():
+    alone = calibrate(fit(CHINCHILLA, few_runs()).estimator, "flops", 0.004)
+    assert (alone.origins, alone.edge, alone.share) == (0, 0.004, pytest.approx(SHARE))
+    assert alone.at(np.array([1.0]), np.array([0.05])) == pytest.approx(np.hypot(0.004, SHARE * 0.05 / 2))
+
+
+def few_runs() -> pd.DataFrame:
+    """Nine runs of one budget: nothing to cut."""
+    params = np.geomspace(1e8, 1e9, 9)
+    loss = CHINCHILLA(bench.TRUTH, params=params, tokens=1e19 / params)
+    return pd.DataFrame({"params": params, "tokens": 1e19 / params, "loss": loss})
+
+
+def test_the_share_follows_cuts_with_many_rows_and_hardly_moves_for_few(synthetic):
+    many, few = (fit(CHINCHILLA, synthetic(n)).calibration_along() for n in (300, 14))
+    assert many.share < 0.2 < few.share < SHARE * 1.2
+    off = fit(CHINCHILLA, bent(synthetic, 0.03)).calibration_along()
+    assert off.share > 1.5 * fit(CHINCHILLA, bent(synthetic, 0.0)).calibration_along().share
 
 
 def test_intervals_of_fractions_hold_new_fractions_and_stay_fractions():

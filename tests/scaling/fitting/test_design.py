@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scaling.fitting.covariance import sandwich
 from scaling.fitting.design import design, deviation, runs_needed
-from scaling.fitting.profile import sandwich
 from scaling.laws import CHINCHILLA, fit
 
 TARGET = dict(params=7e10, tokens=1.4e12)
@@ -28,7 +28,7 @@ def candidates():
 
 def after(fitted, rows, target):
     """Standard deviation of the target once rows [m, F] are added, by inverting the information matrix."""
-    _, covariance, row = sandwich(fitted)
+    _, covariance, row = sandwich(fitted.estimator, fitted.z)
     information = np.linalg.inv(covariance) + rows.T @ rows / row
     return np.sqrt(target @ np.linalg.inv(information) @ target)
 
@@ -67,7 +67,7 @@ def test_runs_chosen_one_after_the_other_add_up(fitted, candidates):
 def test_the_volume_of_the_region_falls_by_what_is_said(fitted, candidates):
     chosen = design(fitted, "all", candidates, count=3)
     rows = np.array([gradient(fitted, params=p, tokens=t) for p, t in zip(chosen["params"], chosen["tokens"])])
-    _, covariance, row = sandwich(fitted)
+    _, covariance, row = sandwich(fitted.estimator, fitted.z)
     before, behind = (
         np.linalg.slogdet(np.linalg.inv(covariance)),
         np.linalg.slogdet(np.linalg.inv(covariance) + rows.T @ rows / row),

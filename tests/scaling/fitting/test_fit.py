@@ -63,7 +63,7 @@ def document():
         lambda d: d["table"]["measured"].pop(),
         lambda d: d["draws"].update(z=[[1.0, 2.0]]),
         lambda d: d["objective"].update(kind="guess"),
-        lambda d: d["calibration"].pop("needed"),
+        lambda d: d["calibrations"]["flops"].pop("share"),
         lambda d: d.update(table=None),
         lambda d: d.update(kind="grouped fit"),
         lambda d: d.update(format=99),
@@ -213,7 +213,7 @@ def test_a_level_is_a_probability(fitted, level):
     for ask in (
         lambda: fitted.predict(params=1e9, tokens=1e10, interval=level),
         lambda: plan(fitted, flops=1e22, interval=level),
-        lambda: holdout(CHINCHILLA, fitted.table.inputs | {"loss": fitted.table.measured}, "flops > 1", level=level),
+        lambda: holdout(CHINCHILLA, fitted.table.inputs | {"loss": fitted.table.measured}, "flops > 1", interval=level),
     ):
         with pytest.raises(ValueError, match="is not a probability: use a value such as 0.95"):
             ask()
@@ -305,7 +305,9 @@ def test_a_law_of_a_loss_is_extrapolated_downwards():
     accuracy = law(truth, bpb=bpb) + 0.004 * np.random.default_rng(0).standard_normal(24)
     fitted = fit(law, {"bpb": bpb, "accuracy": accuracy})
     assert fitted.table.axis_name == "1 / bpb" and fitted.table.axis == pytest.approx(1 / bpb)
-    assert fitted.discrepancy(bpb=0.4) > fitted.discrepancy(bpb=0.7) and fitted.discrepancy(bpb=3.0) == 0
+    assert fitted.discrepancy(bpb=0.4) > fitted.discrepancy(bpb=0.7)
+    inside = fit(law, {"bpb": np.geomspace(9.0, 0.7, 24), "accuracy": law(truth, bpb=np.geomspace(9.0, 0.7, 24))})
+    assert inside.discrepancy(bpb=3.0) == 0 and inside.reach(bpb=0.35).iloc[0, 0] == pytest.approx(np.log(2))
     table = rolling(law, {"bpb": bpb, "accuracy": accuracy}, by="bpb", cuts=[1.0], bootstrap=20)
     assert (table["bpb"] < 1.0).all() and (table["cut"] == 1.0).all() and (table["reach"] > 1).all()
     counted = rolling(law, {"bpb": bpb, "accuracy": accuracy}, by="bpb", cuts=3, bootstrap=20)
@@ -328,3 +330,36 @@ def test_compare_ranks_the_true_law_first(synthetic):
     table = compare([no_tokens, CHINCHILLA], synthetic(60), cuts=2, bootstrap=40)
     assert table.index[0] == "chinchilla"
     assert {"last value", "power law without E", "size only"} < set(table.index)
+
+
+def test_an_argument_that_nothing_takes_is_refused_with_the_nearest(fitted, synthetic):
+    runs = synthetic(40).assign(flops=lambda t: 6 * t["params"] * t["tokens"])
+    for ask, words in (
+        (lambda: fitted.predict(params=1e9, tokens=1e10, level=0.5), r"predict\(level=\): is no .* 'interval'"),
+        (lambda: fitted.predict(params=1e9, token=1e10, tokens=1e10), r"predict\(token=\): is no .* 'tokens'"),
+        (lambda: plan(fitted, 1e21, level=0.5), r"plan\(level=\): is no .* 'interval'"),
+        (lambda: holdout(CHINCHILLA, runs, "flops > 1e20", level=0.5), r"holdout\(level=\): is no .* 'interval'"),
+        (lambda: rolling(CHINCHILLA, runs, objectiv="lad"), r"rolling\(objectiv=\): is no .* 'objective'"),
+        (lambda: compare([CHINCHILLA], runs, level=0.5), r"compare\(level=\): is no .* 'interval'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ask()
+
+
+def test_an_undefined_interval_is_neither_hit_nor_miss(synthetic):
+    runs = synthetic(40).assign(flops=lambda t: 6 * t["params"] * t["tokens"])
+    smallest = runs.nsmallest(6, "flops")["flops"].max()
+    test = holdout(CHINCHILLA, runs, f"flops > {smallest}", bootstrap=20)
+    assert np.isnan(test.coverage) and test.table["inside"].isna().all()
+    assert "no intervals: 6 distinct points for 5 parameters" in test.summary() and "0.0%" not in test.summary()
+
+
+def test_a_plan_without_a_best_size_is_refused(synthetic, truth):
+    runs = synthetic(30)
+    one = runs.assign(tokens=1e10, loss=CHINCHILLA(truth, params=runs["params"], tokens=1e10))
+    with pytest.raises(ValueError, match="^fit: the rows do not determine .* so there is no best size"):
+        plan(fit(CHINCHILLA, one), 1e21)
+    no_size = runs.assign(loss=1.8 + 2000 * runs["tokens"] ** -0.36)
+    flat = fit(CHINCHILLA, no_size, fixed={"A": 1e-9, "alpha": 0.3})
+    with pytest.raises(ValueError, match="falls to the end of the sizes searched"):
+        plan(flat, 1e21)

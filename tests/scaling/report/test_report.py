@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -313,3 +314,33 @@ def test_overview_is_written_where_asked(finished, tmp_path):
 def test_config_is_shown_as_written(finished):
     assert json.dumps({"name": "synthetic"}, indent=2).split() == Page(finished / "report.html").section("runs").split(
         "(config.json)")[1].split()  # fmt: skip
+
+
+def test_a_sweep_without_budgets_shows_its_trials_best_first_and_no_empty_section(sweep, tmp_path, undrawn):
+    rows = [dict(row) for row in sweep[0][:3]]
+    for row, rate in zip(rows, (0.1, 0.2, 0.4), strict=True):
+        row |= {"config": json.dumps({"train": {"learning_rate": rate, "seed": 0}}), "params": 1000}
+    path = synthetic.write_directory(tmp_path / "plain", rows, curves=False)
+    points = [{"train.learning_rate": rate} for rate in (0.1, 0.2, 0.4)]
+    config = {"name": "plain", "isoflop": None, "prediction": None, "points": points, "seeds": 1}
+    (path / "config.json").write_text(json.dumps(config))
+    sizes = {"train": {"tokens": 9000, "documents": 30}, "heldout": {"tokens": 9000, "documents": 1}}
+    source = {"name": "book.txt"} | sizes
+    record = {"digest": "x", "heldout_fraction": 0.05, "sources": [source | {"duplicates": 2}], "epochs": 10.0}
+    (path / "manifest.json").write_text(json.dumps({"data": {"key": record}}))
+    page = Page(report.write(path))
+    assert list(page.sections) == ["headline", "best", "data", "training", "cost", "failed", "runs"]
+    trials = re.findall(r"\d{6}abcdef", page.section("best"))
+    assert trials == [row["trial"] for row in sorted(rows, key=lambda row: row["loss"])]
+    assert "learning_rate" in page.section("best") and "predicted" not in page.section("headline")
+    assert "2 a duplicate" in page.section("data") and "10 times" in page.section("data")
+    assert "book.txt: 50.0% of the tokens are held out" in page.section("data")
+
+
+def test_a_parameter_on_its_bound_is_said_in_short(sweep, tmp_path, undrawn):
+    rows, _, _, law = sweep
+    bound = dataclasses.replace(law, certificate=dataclasses.replace(law.certificate, active_bounds=("E",)))
+    path = synthetic.write_directory(tmp_path / "bound", rows, curves=False)
+    (path / "fit.json").write_text(bound.to_json())
+    page = Page(report.write(path))
+    assert "E of the fitted law ended on its bound (E = " in page.section("headline")

@@ -28,16 +28,27 @@ def row(trial, **changes):
     return empty | {"status": "done", "loss": 2.5, "split": "fit"} | changes
 
 
-def test_a_directory_keeps_its_config_and_lets_only_the_number_of_workers_change(tmp_path):
+def test_a_directory_keeps_its_config_and_lets_only_what_no_result_depends_on_change(tmp_path):
     directory = RunDirectory(tmp_path / "run")
-    directory.claim(SWEEP, "digest")
+    directory.claim(SWEEP, {"": {"digest": "digest"}})
     assert directory.config() == SWEEP
-    directory.check_owner(dataclasses.replace(SWEEP, workers=7))
+    elsewhere = {"workers": 7, "limits.trial_s": 60.0, "priorities": {"train.seed=0": 1}, "data.cache_dir": "/x",
+                 "data.root": "/y", "train.log_every": 3, "mesh.data": 2}  # fmt: skip
+    for path, value in elsewhere.items():
+        directory.check_owner(override(SWEEP, {path: value}))
+    directory.claim(override(SWEEP, elsewhere), {"more": {"digest": "digest of it"}})
+    assert directory.config() == override(SWEEP, elsewhere)  # what workers read
+    directory.check_data({"": "digest", "more": "digest of it"})
     with pytest.raises(ConfigError, match="belongs to another sweep.*model.d_ff was null, now 8"):
         directory.check_owner(override(SWEEP, {"model.d_ff": 8}))
-    directory.check_data("digest")
+    directory.check_data({"": "digest"})
     with pytest.raises(ConfigError, match="the data changed since this sweep began"):
-        directory.check_data("other")
+        directory.check_data({"": "other"})
+    with pytest.raises(ConfigError, match="does not say what this data was"):
+        directory.check_data({"unknown": "digest"})
+    (tmp_path / "run" / "manifest.json").write_text('{"data": "digest"}')
+    with pytest.raises(ConfigError, match=r"manifest\.json: is damaged \(data is .*: restore it"):
+        directory.check_data({"": "digest"})
 
 
 def test_a_second_holder_of_the_lock_is_refused_and_the_next_one_is_not(tmp_path):
@@ -183,12 +194,12 @@ def test_a_config_under_another_trials_id_is_refused(tmp_path):
 @pytest.mark.parametrize("content", ["null", "[]", "1", "[" * 100_000, "\udcff", "{}", '{"trial": 1, "data": 1}'])
 def test_no_file_of_a_run_directory_can_be_of_another_structure_unnoticed(tmp_path, name, content):
     directory = RunDirectory(tmp_path)
-    directory.claim(SWEEP, "digest")
+    directory.claim(SWEEP, {"": {"digest": "digest"}})
     directory.append_prediction({"trial": SWEEP.trials()[0].id, "mean": 2.0}, SWEEP.trials()[0])
     (tmp_path / name).write_bytes((content + "\n").encode(errors="surrogateescape"))
 
     def use():
-        directory.config(), directory.predictions(), directory.check_owner(SWEEP), directory.check_data("digest")
+        directory.config(), directory.predictions(), directory.check_owner(SWEEP), directory.check_data({})
 
     with pytest.raises(ConfigError):
         use()
@@ -200,12 +211,12 @@ def test_of_two_sweeps_started_on_one_new_directory_one_is_refused_with_the_diff
 
     def after_the_other(path, content, durable=True):  # both have seen an empty directory by now
         monkeypatch.setattr(kept, "create", write)
-        second.claim(other, "digest")
+        second.claim(other, {"": {"digest": "digest"}})
         return write(path, content, durable)
 
     monkeypatch.setattr(kept, "create", after_the_other)
     with pytest.raises(ConfigError, match='belongs to another sweep.*name was "other", now "sweep"'):
-        first.claim(SWEEP, "digest")
+        first.claim(SWEEP, {"": {"digest": "digest"}})
     assert RunDirectory(tmp_path).config() == other
 
 

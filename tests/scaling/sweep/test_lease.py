@@ -166,3 +166,26 @@ def test_without_hard_links_it_works_as_well(tmp_path: Path, monkeypatch) -> Non
     monkeypatch.setattr(os, "link", refuse)
     with Presence(tmp_path, "a") as a, Presence(tmp_path, "b") as b:
         assert (a.claim("x"), b.claim("x")) == (True, False)
+
+
+def test_a_process_that_does_nothing_ends_and_one_that_works_does_not(tmp_path: Path, monkeypatch) -> None:
+    clock, cpu, ended = [0.0], [0.0], []
+    monkeypatch.setattr(lease, "_awake", lambda: clock[0])
+    monkeypatch.setattr(lease.time, "process_time", lambda: cpu[0])
+    monkeypatch.setattr(lease.os, "_exit", ended.append)
+    presence = Presence(tmp_path, "a", stall_s=100.0)
+    for now, used in ((90.0, 0.5), (150.0, 2.0), (240.0, 2.1)):  # 2.0: it computes
+        clock[0], cpu[0] = now, used
+        presence._check_stall()
+    assert not ended
+    presence.progressed()
+    clock[0] = 335.0
+    presence._check_stall()
+    assert not ended
+    clock[0] = 341.0
+    presence._check_stall()
+    assert ended == [lease.STALLED]
+    idle = Presence(tmp_path, "launcher")
+    clock[0] = 1e6
+    idle._check_stall()
+    assert len(ended) == 1

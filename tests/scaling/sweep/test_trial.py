@@ -13,9 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.config import ModelConfig, MoEConfig, RopeScaling
+from models.channels.experts import Experts
+from models.config import ModelConfig, RopeScaling
 from models.errors import ConfigError
+from models.layer import Layer
 from models.serialize import field_types, from_json, to_json
+from models.sharding import MeshConfig
+from models.wiring.prenorm import PreNorm
 from scaling.data import DataConfig, Source
 from scaling.sweep.combinators import grid
 from scaling.sweep.config import SweepConfig
@@ -33,6 +37,7 @@ OTHER = {  # for fields whose other values must fit the rest of the config
     "data.loss_mask": None,
     "data.tokenizer": "x.json",
     "data.vocab_size": 256,
+    "data.root": "/x",
     "data.end_of_document": None,
     "data.mixture": (Source(weight=2.0),),
     "model.n_heads": 2,
@@ -41,8 +46,12 @@ OTHER = {  # for fields whose other values must fit the rest of the config
     "model.rope_scaling": RopeScaling("linear", 2.0),
     "model.partial_rotary_factor": 0.5,
     "model.layer_types": ("sliding", "full"),
-    "model.moe": MoEConfig(),
+    "model.moe": Experts(),
+    "model.pattern": (Layer(),),
+    "model.prologue": None,  # only beside a pattern
+    "model.wiring": PreNorm(after=True),
     "train.accumulate": 2,
+    "train.zero": 2,
 }
 
 
@@ -110,6 +119,35 @@ def test_ids_are_the_same_in_another_process():
     assert done.stdout.strip() == str([t.id for t in trials]), done.stderr
 
 
+def test_ids_are_those_that_run_directories_already_hold():
+    assert Trial().id == "742659f3d152"
+    data = DataConfig(source="text", path="books", cache_dir="c")
+    assert Trial(data=data, train=TrainConfig(log_every=7, init_from="runs/a")).id == "ee809d5cfe2f"
+
+
+def test_a_sweep_writes_down_where_its_relative_paths_start_and_keeps_its_ids(tmp_path, monkeypatch):
+    data = DataConfig(source="jsonl", path="a", tokenizer="t.json", cache_dir="c")
+    sweep = SweepConfig(data=data, train=TrainConfig(init_from="runs/a"))
+    anchored = sweep.anchored(tmp_path)
+    assert [t.id for t in anchored.trials()] == [t.id for t in sweep.trials()] and anchored.anchored(
+        Path("/")
+    ) == anchored
+    monkeypatch.chdir("/")
+    (trial,) = anchored.trials()
+    placed = trial.data.placed()
+    assert [placed.path, placed.tokenizer, placed.cache_dir, trial.init_from] == [
+        str(tmp_path / name) for name in ("a", "t.json", "c", "runs/a")
+    ]
+    monkeypatch.chdir(tmp_path)
+    assert trial.data.placed() == trial.data and trial.init_from == "runs/a"  # messages say what the user wrote
+    mixed = DataConfig(mixture=(Source("text", "b"), Source("text", "/c"), Source("task", "countdown")))
+    monkeypatch.chdir("/")
+    places = dataclasses.replace(mixed, root=str(tmp_path)).placed().mixture
+    assert [source.path for source in places] == [str(tmp_path / "b"), "/c", "countdown"]
+    assert SweepConfig().anchored(tmp_path) == SweepConfig()
+    assert SweepConfig(points=({"train.init_from": "a"},)).anchored(tmp_path).data.root == str(tmp_path)
+
+
 def test_a_sweep_repeats_every_point_with_consecutive_seeds_and_drops_repeated_trials():
     points = ({"train.steps": 5}, {"train.steps": 6}, {"train.steps": 5})
     trials = SweepConfig(points=points, seeds=3, train=TrainConfig(seed=10)).trials()
@@ -143,3 +181,15 @@ def test_fields_that_need_each_other_change_at_once():
 def test_a_sequence_longer_than_the_position_table_is_refused():
     with pytest.raises(ConfigError, match=r"train\.seq_len: 256 tokens do not fit the 64 learned positions: lower"):
         Trial(ModelConfig(positions="learned", max_seq_len=64))
+
+
+def test_stages_imply_stacked_layers():
+    staged = Trial(mesh=MeshConfig(stage=2), train=TrainConfig(batch_size=16))
+    assert staged.model.scan_layers and staged == override(staged, {"model.scan_layers": True})
+    assert staged.id == Trial(ModelConfig(scan_layers=True)).id
+
+
+def test_a_vocabulary_that_a_mesh_does_not_divide_is_to_be_padded():
+    with pytest.raises(ConfigError, match=r"301 tokens do not divide over tensor=2: pad it: set .*=384"):
+        Trial(ModelConfig(vocab_size=301), mesh=MeshConfig(tensor=2))
+    Trial(ModelConfig(vocab_size=384), mesh=MeshConfig(tensor=2))

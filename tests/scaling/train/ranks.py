@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import pytest
 
+from launch.preflight import check_trials
 from launch.supervisor import Supervisor, newest_steps
 from scaling.sweep import run
 from scaling.sweep.config import SweepConfig
@@ -37,7 +38,7 @@ def planned(workdir: Path, one: Trial) -> Path:
     """A run directory of one trial, as launch.train plans it."""
     directory = RunDirectory(workdir)
     sweep = SweepConfig("ranks", one.model, one.data, one.train, one.mesh, threads=one.threads, workers=1)
-    directory.claim(sweep, "tiny")
+    directory.claim(sweep, check_trials(sweep.trials()))
     directory.plan(sweep.trials(), 1, {})
     return workdir
 

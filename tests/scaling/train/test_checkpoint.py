@@ -24,7 +24,7 @@ from hypothesis.extra import numpy as hnp
 
 from models.errors import ConfigError
 from scaling.train import checkpoint, leaves, manifest
-from scaling.train.checkpoint import Checkpoints, DiskFull, NoCheckpoint, load, load_like, load_params
+from scaling.train.checkpoint import AllDamaged, Checkpoints, DiskFull, NoCheckpoint, load, load_like, load_params
 
 
 class State(NamedTuple):
@@ -258,6 +258,16 @@ def test_no_checkpoint_is_left_when_all_are_damaged(two_steps: Checkpoints):
     with pytest.raises(NoCheckpoint):
         two_steps.restore(abstract(make_state()))
     assert (two_steps.directory / "2.corrupt.1").is_dir()
+
+
+def test_a_pipe_in_place_of_a_file_is_damage_and_is_not_waited_for(two_steps: Checkpoints):
+    for step, name in ((2, manifest.NAME), (1, "commit_success.txt")):
+        path = next((two_steps.directory / str(step)).rglob(name))
+        path.unlink()
+        os.mkfifo(path)
+    with pytest.raises(AllDamaged, match=r"2/manifest.json: is no regular file; step 2 was renamed 2.corrupt, and no"):
+        two_steps.restore(abstract(make_state()))
+    assert sorted(p.name for p in two_steps.directory.iterdir()) == ["1.corrupt", "2.corrupt"]
 
 
 def test_a_step_that_was_asked_for_is_not_replaced_by_another(two_steps: Checkpoints):

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from launch.overrides import load_config
-from models.config import ModelConfig, MoEConfig
+from models.channels.experts import Experts
+from models.config import ModelConfig
 from models.devices import DEVICES
 from models.sharding import MeshConfig, make_mesh
 from scaling.sweep.trial import Trial
@@ -28,7 +29,7 @@ from scaling.train.traffic import expected_traffic
 MODEL = ModelConfig(
     vocab_size=64, d_model=32, n_layers=4, n_heads=4, d_ff=48, tied_embeddings=False, scan_layers=True, remat="full"
 )
-MOE = dataclasses.replace(MODEL, moe=MoEConfig(experts=4, top_k=2, d_ff=16))
+MOE = dataclasses.replace(MODEL, moe=Experts(experts=4, top_k=2, d_ff=16))
 TRAIN = TrainConfig(batch_size=16, seq_len=32)
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import attention, feedforward, transformer
+from models import context, transformer
+from models.channels.dense import Dense
 from models.config import ModelConfig
 from models.contraction import contract
+from models.mixers.attention import Attention
+from models.stream import Stream
 from models.weight import Weight, map_weights, walk
 from scaling.train import mup, optimizer
 from scaling.train.config import TrainConfig, hyperparameters
@@ -55,26 +57,30 @@ def activations(config: ModelConfig, params, tokens) -> dict[str, jax.Array]:
 
     Later scores also change because their inputs move, through weights that are still random: incoherent again.
     """
-    scores = []
-    kernel = attention.causal_attention
+    scores, added = [], {Attention.slot: [], Dense.slot: []}
+    kernel = context.causal_attention
 
-    def recording(q, k, v, *, segments=None, scale):
-        scores.append(scale * jnp.einsum("bthk,bshk->bhts", q, k))
-        return kernel(q, k, v, segments=segments, scale=scale)
+    def scoring(q, k, v, span, segments):
+        scores.append(span.scale * jnp.einsum("bthk,bshk->bhts", q, k))
+        return kernel(q, k, v, span, segments)
 
-    def is_residual(module: nn.Module, method: str) -> bool:
-        return isinstance(module, attention.Attention | feedforward.FeedForward)
+    def recorded(part):
+        apply = part.apply
+
+        def recording(self, *args):
+            result = apply(self, *args)
+            added[part.slot].append(result[0])
+            return result
+
+        return recording
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "causal_attention", recording)
-        (hidden, head), recorded = transformer.Transformer(config).apply(
-            {"params": params}, tokens, capture_intermediates=is_residual
-        )
+        patch.setattr(context, "causal_attention", scoring)
+        for part in (Attention, Dense):
+            patch.setattr(part, "apply", recorded(part))
+        hidden, head, *_ = transformer.forward(config, params, tokens)
     found = {"logits": contract(hidden, head), "scores_0": scores[0]}
-    for i in range(config.n_layers):
-        for name, value in recorded["intermediates"][f"block_{i}"].items():
-            found[f"{name}_{i}"] = value["__call__"][0]
-    return found
+    return found | {f"{slot}_{i}": y for slot, ys in added.items() for i, y in enumerate(ys)}
 
 
 def changes(config: ModelConfig) -> dict[str, float]:
@@ -120,15 +126,15 @@ def test_the_standard_parametrisation_moves_wide_models_further():
     assert max(found.values()) > STEEP, found
 
 
-def constant_std(config: ModelConfig, fan_in: int) -> float:
+def constant_std(stream: Stream, fan_in: int) -> float:
     return BASE**-0.5
 
 
 PARTS = {
     "hidden learning rate": (optimizer, "learning_rate_multiplier", lambda weight, model: 1.0),
     "output multiplier": (transformer, "output_multiplier", lambda config: 1.0),
-    "attention scale": (attention, "attention_scale", lambda config: config.head_dim**-0.5),
-    "hidden init": (attention, "hidden_std", constant_std),
+    "attention scale": (Attention, "scale", lambda mixer, stream: stream.head_dim**-0.5),
+    "hidden init": (Stream, "hidden_std", constant_std),
 }
 
 
@@ -136,8 +142,6 @@ PARTS = {
 @pytest.mark.parametrize("part", PARTS)
 def test_the_check_fails_when_one_part_of_mup_is_removed(part, monkeypatch):
     monkeypatch.setattr(*PARTS[part])
-    if part == "hidden init":
-        monkeypatch.setattr(feedforward, "hidden_std", constant_std)
     found = slopes([32, 256])
     assert max(found.values()) > STEEP, found
 

@@ -14,7 +14,8 @@ import pytest
 from jax.sharding import NamedSharding
 
 from models import counts
-from models.config import ModelConfig, MoEConfig
+from models.channels.experts import Experts
+from models.config import ModelConfig
 from models.errors import ConfigError
 from models.sharding import MeshConfig, make_mesh
 from scaling.train.config import TrainConfig, hyperparameters
@@ -28,10 +29,10 @@ DENSE = ModelConfig(
 RING = dataclasses.replace(DENSE, context="ring", n_kv_heads=4)
 UNROLLED = dataclasses.replace(DENSE, n_layers=2, n_kv_heads=4, scan_layers=False, tied_embeddings=True)
 EXPERTS = dataclasses.replace(
-    DENSE, n_layers=4, moe=MoEConfig(experts=8, top_k=2, d_ff=8, shared=1, capacity_factor=4.0)
+    DENSE, n_layers=4, moe=Experts(experts=8, top_k=2, d_ff=8, shared=1, capacity_factor=4.0)
 )
 DROPLESS = dataclasses.replace(
-    DENSE, n_layers=4, moe=MoEConfig(experts=8, top_k=2, d_ff=8, groups=4, top_groups=2, dispatch="dropless")
+    DENSE, n_layers=4, moe=Experts(experts=8, top_k=2, d_ff=8, groups=4, top_groups=2, dispatch="dropless")
 )
 MODELS = {"dense": DENSE, "ring": RING, "unrolled": UNROLLED, "capacity": EXPERTS, "dropless": DROPLESS}
 # Clipping off, so that the first step leaves (1 - beta1) times the gradient in the momentum.

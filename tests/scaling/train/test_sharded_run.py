@@ -21,8 +21,8 @@ STEPS = 150
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sharded")
     body = """
-    from models.config import MoEConfig
-    experts = MoEConfig(experts=4, top_k=2, d_ff=8, capacity_factor=2.0)
+    from models.channels.experts import Experts
+    experts = Experts(experts=4, top_k=2, d_ff=8, capacity_factor=2.0)
     model = dataclasses.replace(MODEL, n_layers=2, scan_layers=True, moe=experts)
     train = dataclasses.replace(TRAIN, steps=STEPS, batch_size=8, log_every=1, learning_rate=0.003, microbatches=4)
     return Trial(model, DATA, train)

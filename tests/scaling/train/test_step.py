@@ -54,6 +54,30 @@ def test_a_batch_without_any_scored_target_has_no_loss_and_no_gradient(params):
     assert float(loss) == 0 and all(float(jnp.max(jnp.abs(g))) == 0 for g in jax.tree.leaves(grads))
 
 
+def test_a_step_without_any_scored_target_changes_no_mean_and_no_parameter():
+    step = jax.jit(partial(train_step, MODEL, TRAIN, 2.0))
+    hyper = hyperparameters(TRAIN)
+    initial, _ = compiled()
+    ones, nothing = (BATCHES.batch(0) | {"weights": np.full((4, 16), value, np.float32)} for value in (1, 0))
+    empty, _ = step(initial, nothing, hyper)
+    assert (int(empty.step), int(empty.loss_count), float(empty.best_loss)) == (1, 0, np.inf)
+    first, _ = step(empty, ones, hyper)
+    plain, (loss, _) = step(initial._replace(step=jnp.int32(1)), ones, hyper)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), first, plain))  # as if it had not been
+    again, _ = step(first, nothing, hyper)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), again._replace(step=first.step), first))
+    assert float(again.best_loss) == float(again.smooth_loss) == float(again.last_loss) == float(loss)
+    assert int(again.failed_step) == -1 and int(again.loss_count) == 1
+
+
+def test_a_chunk_without_any_scored_target_has_no_mean_loss():
+    initial, _ = compiled()
+    batches = BATCHES.batches(0, 2) | {"weights": np.zeros((2, 4, 16), np.float32)}
+    run = jax.jit(partial(advance, MODEL, TRAIN))
+    _, metrics = run(initial, batches, hyperparameters(TRAIN), np.int32(0), np.int32(2))
+    assert np.isnan(float(metrics.loss))
+
+
 def test_masked_targets_carry_no_loss(params):
     losses = jax.jit(partial(summed_loss, MODEL))
     batch = BATCHES.batch(1)

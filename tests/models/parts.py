@@ -1,0 +1,53 @@
+"""A small model around every part of the catalogue; tests/models/test_parts.py says what each promises."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+
+from models.channels import Channel, Dense, Experts
+from models.config import Layer, ModelConfig
+from models.mixers import Attention, Latent, Mamba2, Mixer
+from models.rotary import Rotary
+from models.wiring import PreNorm, Wiring
+
+BASE = ModelConfig(
+    vocab_size=32, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=24, tied_embeddings=False, head_dim=8
+)
+LATENT = Latent(rank=8, query_rank=12, key_dim=4, rotary_dim=4, value_dim=8, rotary=Rotary(interleaved=True))
+BIASED = Experts(
+    4, 2, 8, shared=1, dispatch="dropless", score="sigmoid", scale=1.5, groups=2, top_groups=1, group_score="top2",
+    bias_rate=1e-3, shared_gate=True, balance_coefficient=0.0,
+)  # fmt: skip
+MAMBA = Mamba2(head_dim=8, state=4, block=8)
+
+
+def of(*layers: Layer, **fields: typing.Any) -> ModelConfig:
+    """The base model with these layers as its pattern."""
+    return dataclasses.replace(BASE, pattern=layers, **fields)
+
+
+PARTS: dict[str, ModelConfig] = {
+    "attention": BASE,
+    "windows": of(Layer(Attention(window=5)), Layer(Attention(qk_norm=True, softcap=5.0, rotary=Rotary(share=0.5)))),
+    "latent": of(Layer(LATENT), Layer(dataclasses.replace(LATENT, query_rank=None))),
+    "experts": of(Layer(Attention(), Experts(4, 2, 8, dispatch="dropless"))),
+    "biased_experts": of(Layer(LATENT, BIASED), prologue=(Layer(LATENT, Dense(16)),), n_layers=3),
+    "normed_results": of(Layer(channel=Dense(20, "relu2")), wiring=PreNorm(before=False, after=True)),
+    "mamba2": of(Layer(MAMBA, None)),
+    "hybrid": of(Layer(dataclasses.replace(MAMBA, groups=2, conv_bias=False)), Layer()),
+    "no_channel": of(Layer(channel=None), Layer()),
+}
+
+
+def members(union: typing.Any) -> set[type]:
+    """The classes of a union."""
+    return set(typing.get_args(union)) or {union}
+
+
+def covered() -> tuple[set[type], set[type]]:
+    """(parts of the catalogue, parts in a model above)."""
+    here: set[type] = set()
+    for config in PARTS.values():
+        here |= {type(part) for layer in config.layers for part in layer.parts} | {type(config.wired)}
+    return members(Mixer) | members(Channel) | members(Wiring), here

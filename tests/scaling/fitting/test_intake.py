@@ -1,0 +1,158 @@
+"""Tables as people publish them: forms, separators, units, statuses; what was done to the rows is said."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from models.errors import ConfigError
+from scaling.fitting.runs import RowsWarning, as_table
+from scaling.fitting.where import select
+from scaling.laws import CHINCHILLA, UnitWarning, fit, load
+
+
+@pytest.fixture
+def runs(synthetic):
+    return synthetic(20)
+
+
+FORMS = ("a.csv", "a.CSV", "a.csv.gz", "a.tsv", "a.json", "a.jsonl", "a.jsonl.gz", "a.json.gz")
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_reads_the_same(runs, tmp_path, name):
+    lower = name.lower()
+    if ".json" in lower:
+        text = runs.to_json(orient="records", lines=".jsonl" in lower, double_precision=15)
+    else:
+        text = runs.to_csv(index=False, sep="\t" if ".tsv" in lower else ",")
+    data = text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if lower.endswith(".gz") else data)
+    assert np.allclose(load(tmp_path / name)[list(runs)], runs, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "document", [lambda r: r, lambda r: {"data": r}, lambda r: {name: [row[name] for row in r] for name in r[0]}]
+)
+def test_records_may_lie_in_a_list_under_a_key_or_as_columns(runs, tmp_path, document):
+    path = tmp_path / "runs.json"
+    path.write_text(json.dumps(document(runs.to_dict("records"))))
+    assert np.allclose(load(path)[list(runs)], runs)
+
+
+def test_separators_thousands_encodings_and_units_are_read_and_said(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_bytes(
+        "params (M) ;tokens (B); loss [nats];note;flops\n"
+        "110,678.5;2.5;3.1;caf\xe9;110,678,115\n124.0;5;3.0;x;1,200,000\n".encode("latin-1")
+    )
+    table = load(path)
+    assert list(table) == ["params", "tokens", "loss", "note", "flops"]
+    assert table["params"].tolist() == pytest.approx([110678.5e6, 124e6]) and table["tokens"].tolist() == [2.5e9, 5e9]
+    assert table["flops"].tolist() == [110678115, 1200000] and table["note"].iloc[0] == "café"
+    said = " | ".join(table.attrs["notes"])
+    for words in ("Latin-1", "';'", "flops: commas read as thousands", "params (M): read as params x 1e+06"):
+        assert words in said
+
+
+def test_decimal_commas_of_semicolon_files(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("params;loss\n1000000;3,25\n2000000;3,1\n")
+    assert load(path)["loss"].tolist() == [3.25, 3.1]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path, runs):
+    path = tmp_path / "runs.csv"
+    path.write_text("params,tokens,loss,loss\n" + "\n".join(f"{n}e8,{n}e9,3.0,3.1" for n in range(1, 9)))
+    for table in (path, pd.concat([runs, runs["loss"]], axis=1)):
+        with pytest.raises(ConfigError, match="^runs: 2 columns are named 'loss': drop or rename"):
+            fit(CHINCHILLA, table)
+
+
+def test_missing_sizes_follow_from_the_compute_and_it_is_said(runs):
+    whole = runs.assign(flops=6 * runs["params"] * runs["tokens"])
+    expected = fit(CHINCHILLA, whole).params
+    for name in ("params", "tokens"):
+        fitted = fit(CHINCHILLA, whole.drop(columns=name))
+        assert fitted.params == pytest.approx(expected, rel=1e-6)
+        assert f"{name} = flops / (6 " in fitted.summary()
+
+
+def test_exports_of_a_tracker_are_understood(runs):
+    export = pd.DataFrame({"parameter_count": runs["params"], "eval/loss": runs["loss"],
+                           "throughput/total_gflops": 6e-9 * runs["params"] * runs["tokens"]})  # fmt: skip
+    fitted = fit(CHINCHILLA, export)
+    assert fitted.params == pytest.approx(fit(CHINCHILLA, runs).params, rel=1e-6)
+    assert "flops: throughput/total_gflops x 1e+09" in fitted.summary()
+
+
+def test_a_run_is_done_by_any_word_for_it_and_what_is_left_out_is_said(runs):
+    words = ["done"] * 9 + ["completed"] * 3 + ["Finished"] * 5 + [" OK ", None, "failed"]
+    table = as_table(runs.assign(status=words))
+    assert len(table) == 19 and table.attrs["notes"] == ("status: 1 of 20 rows left out (1 'failed')",)
+    assert "1 of 20 rows left out" in fit(CHINCHILLA, runs.assign(status=words)).summary()
+    with pytest.warns(RowsWarning, match="is 'weird' a failure"):
+        as_table(runs.assign(status=["weird"] + ["done"] * 19))
+    with pytest.raises(ConfigError, match="^runs: no row's status says that its run is done: 20 'lost'"):
+        as_table(runs.assign(status="lost"))
+
+
+def test_bad_rows_are_dropped_on_demand_and_counted(runs):
+    bad = runs.assign(loss=[np.nan, -1.0, *runs["loss"].iloc[2:]])
+    with pytest.raises(ConfigError, match="loss is nan"):
+        fit(CHINCHILLA, bad)
+    fitted = fit(CHINCHILLA, bad, drop_bad=True)
+    assert fitted.certificate.points == 18 and "2 of 20 rows dropped" in fitted.summary()
+    assert fit(CHINCHILLA, runs, where="params > 1e8").certificate.points == int((runs["params"] > 1e8).sum())
+
+
+def test_where_takes_quoted_columns_and_truth():
+    table = pd.DataFrame({"eval/loss": [3.0, 2.0, 1.0], "Model Size": [1, 2, 3], "kept": ["True", "false", "TRUE"]})
+    table["flag"] = [True, False, None]
+    assert select(table, "'eval/loss' > 1.5 and \"Model Size\" >= 2").tolist() == [False, True, False]
+    assert select(table, "kept").tolist() == [True, False, True]
+    assert select(table, "not flag").tolist() == [False, True, True]
+    assert select(table, "kept == true and flag != True").tolist() == [False, False, True]
+    with pytest.raises(ConfigError, match="does not hold true and false"):
+        select(table, "'Model Size' > true")
+
+
+@pytest.mark.parametrize("changed", ["params", "tokens"])
+def test_millions_beside_counts_are_noticed_and_planned_with_a_warning(runs, changed):
+    with pytest.warns(UnitWarning, match="per parameter: are both columns counts, not millions"):
+        fitted = fit(CHINCHILLA, runs.assign(**{changed: runs[changed] / 1e6}))
+    assert any("counts, not millions" in warning for warning in fitted.certificate.warnings)
+
+
+def test_losses_above_any_vocabulary_are_noticed(runs):
+    with pytest.warns(UnitWarning, match="above ln\\(vocabulary\\) of any tokenizer"):
+        fit(CHINCHILLA, runs.assign(loss=np.exp(runs["loss"])))
+
+
+def test_points_of_one_run_are_noticed(synthetic):
+    sizes, tokens = np.geomspace(5e7, 5e9, 6), np.geomspace(1e9, 1e11, 20)
+    grid = pd.DataFrame([(n, d) for n in sizes for d in tokens], columns=["params", "tokens"])
+    truth = dict(A=400.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36)
+    curves = grid.assign(loss=CHINCHILLA(truth, **grid), run=np.repeat(np.arange(6), 20))
+    named = fit(CHINCHILLA, curves)
+    assert any("120 rows of 6 runs: they are not independent, name them with cluster='run'" in w
+               for w in named.certificate.warnings)  # fmt: skip
+    bare = fit(CHINCHILLA, curves.drop(columns="run"))
+    assert any("look like 6 training curves" in warning for warning in bare.certificate.warnings)
+    assert not any("not independent" in w for w in fit(CHINCHILLA, curves, cluster="run").certificate.warnings)
+    few = fit(CHINCHILLA, curves[curves["run"] < 3], cluster="run")
+    assert "3 runs for 5 parameters" in few.certificate.no_interval and np.isnan(few.interval(0.9).alpha.low)
+    assert fit(CHINCHILLA, synthetic(40)).certificate.ok
+
+
+def test_a_nearly_constant_input_identifies_nothing(published):
+    runs = published("steplaw_moe.csv")
+    best = runs.loc[runs.groupby(["params_active", "tokens"])["smooth_loss"].idxmin()]
+    fitted = fit(CHINCHILLA, best, columns={"params": "params_nonembed", "loss": "smooth_loss"})
+    doubtful = {*fitted.certificate.not_identified, *fitted.certificate.active_bounds}
+    assert "A" in fitted.certificate.not_identified and "alpha" in doubtful
+    assert np.isnan(fitted.interval(0.9).alpha.low) and "params varies by 0.2" in fitted.summary()
