@@ -17,7 +17,7 @@ def causal_convolution(
 ) -> tuple[jax.Array, jax.Array]:
     """(depthwise convolution of every token and the `width` - 1 before it, the inputs that the next block needs).
 
-    x `[rows, size, *channels]`; tail `[rows, width - 1, *channels]`: inputs before x, zeros where a document begins;
+    x `[rows, size, *channels]`; tail `[rows, width - 1, *channels]`: the inputs before x, zeros before a document;
     weight `[width, *channels]`, its last entry for the token itself; bias `[*channels]`. Sums and result are float32.
     """
     width, size = weight.shape[0], x.shape[1]

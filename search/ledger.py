@@ -85,6 +85,7 @@ class Prices:
     def __init__(self, config: ModelConfig, max_len: int, quantized: bool = False):
         self._config = config
         self.cache_bytes = counts.kv_cache_bytes_per_token(config, quantized)
+        self.state_bytes = counts.state_bytes_per_row(config)
         per_token = [counts.decode_flops(config, n) for n in (0, 1, max_len)]
         slope = per_token[1] - per_token[0]
         if per_token[2] == per_token[0] + slope * max_len:
@@ -105,6 +106,7 @@ class Prices:
         return whole - (counts.prefill_flops(self._config, start, 0) if start else 0)
 
     def suffix_bytes(self, length: int, tokens: int) -> int:
-        """Bytes of `tokens` decode steps over a row's own suffix: `length` tokens at first, each new one written."""
+        """Bytes of `tokens` decode steps over a row's own suffix: `length` tokens at first, each new one written, and
+        what is kept of the row read and written."""
         read = tokens * length + tokens * (tokens + 1) // 2
-        return self.cache_bytes * (read + tokens)
+        return self.cache_bytes * (read + tokens) + 2 * tokens * self.state_bytes

@@ -139,9 +139,11 @@ def computation(config: ModelConfig) -> dict[str, Any]:
         "pattern": tuple(_resolved(c, layer) for layer in c.layers) if c.pattern else (),
         "prologue": None,
     }
-    values |= {} if any(isinstance(layer.mixer, Attention) for layer in c.layers) else dict.fromkeys(ATTENDING)
-    values |= {} if any(layer.channel for layer in c.layers) else dict.fromkeys(ALONE)
-    return values | ({"max_seq_len": None} if c.positions == "none" else {})
+    unused = set() if any(isinstance(layer.mixer, Attention) for layer in c.layers) else ATTENDING
+    unused = unused if any(layer.channel for layer in c.layers) else unused | ALONE
+    unused = unused | {"max_seq_len"} if c.positions == "none" else unused
+    used = {field: value for field, value in values.items() if field not in unused}
+    return used | dict.fromkeys(field for field in values if field in unused)  # last: what differs first is named
 
 
 def _resolved(config: ModelConfig, layer: Layer) -> Layer:

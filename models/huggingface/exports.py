@@ -49,10 +49,9 @@ def export_model(
 ) -> None:
     """Write a folder that `transformers` and `import_model` read; it appears whole, or not at all.
 
-    The tensors have the dtype of `config.param_dtype` (gates float32); each file holds at most `shard_bytes` of them,
-    or one tensor.
-    model_type: the family to write; None takes the first that can express the config. All of `params` must be
-    addressable from this host.
+    The tensors have the dtype of `config.param_dtype`, gates float32; each file holds at most `shard_bytes` of them (or
+    one tensor). model_type: the family to write; None takes the first that can express the config. All of `params` must
+    be addressable from this host.
 
     Raises:
       ConfigError: a field that the family cannot express, params of another config, a tokenizer that cannot be written,
@@ -90,9 +89,7 @@ def _write_tensors(path: Path, config: ModelConfig, family: Family, params: Para
     for file, shard in zip(files, shards):
         host = lru_cache(maxsize=2)(partial(_host, params, config))  # once for all parts of a fused weight
         tensors = {
-            name: joined(
-                [piece for *_, piece in slots], [host(place, layer, piece.weight) for place, layer, piece in slots]
-            )
+            name: joined([(piece, host(place, at, piece.weight)) for place, at, piece in slots])
             for name, slots in shard.items()
         }
         safetensors.numpy.save_file(tensors, path / file, metadata={"format": "pt"})

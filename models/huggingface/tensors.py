@@ -144,10 +144,10 @@ class Piece:
         shard[tuple(place)] = values[..., self.order[slice(*head)]] if self.paired else values
 
 
-def joined(pieces: Sequence[Piece], wholes: Sequence[np.ndarray]) -> np.ndarray:
-    """One tensor, contiguous, out of the layer's whole weight for each piece: the pieces, one after another."""
-    taken = [piece.take(whole) for piece, whole in zip(pieces, wholes, strict=True)]
-    return np.ascontiguousarray(np.concatenate(taken, axis=0 if pieces[0].transposed else -1))
+def joined(pieces: Sequence[tuple[Piece, np.ndarray]]) -> np.ndarray:
+    """One tensor, contiguous: the pieces, each out of the layer's whole weight that it is of, one after another."""
+    taken = [piece.take(whole) for piece, whole in pieces]
+    return np.ascontiguousarray(np.concatenate(taken, axis=0 if pieces[0][0].transposed else -1))
 
 
 def fused_dim(weight: Weight) -> int:
@@ -175,8 +175,8 @@ def pieces_of(
     prefix: what the base model's tensors start with in place of the family's own.
     """
     if isinstance(weight, Stacked):
-        name = "/".join(path[2 if path[1].isdigit() else 1 :])
-        layers, declared = stacked_layers(config, path), weight.layer()
+        inside = path[2:] if path[1].isdigit() else path[1:]
+        name, layers, declared = "/".join(inside), stacked_layers(config, path), weight.layer()
     elif path[0].startswith("block_"):
         at = int(path[0].removeprefix("block_"))
         name, layers, declared = "/".join(path[1:]), range(at, at + 1), weight

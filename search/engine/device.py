@@ -44,6 +44,8 @@ class Device:
         self.model = running_config(model, config.precision)
         self.compilations = 0
         self.block_pages = block_pages(config.max_len, config.page_size, config.slots)
+        if not any(cache.kept(self.model, "token")):  # blocks of nothing: one, so that growing compiles nothing
+            self.block_pages = [sum(self.block_pages)]
         self._room = max(16, config.slots)  # moves between pages and blocks in one call
         with self._placed():
             self.params = stored_params(self.model, params, mesh)

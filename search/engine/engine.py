@@ -276,6 +276,9 @@ class Engine:
             self.slots.put(slot, sample)
         self.device.load_states([(slot, self._state_place(sample)) for slot, sample in entering])
         back = [(slot, sample) for slot, sample in entering if sample.pages]
+        for _, sample in entering:
+            if self.device.keeps_states and not sample.pages and sample.prompt.prefix:
+                self._charge_move(sample, 0)  # the state after the prompt
         if back:
             self._fit()
             self.device.load(
@@ -313,7 +316,7 @@ class Engine:
             prompt.charged = True
             self.ledger.charge(
                 prompt.problem, prompt_tokens=n, flops=self.prices.prefill(start, start + n),
-                bytes=n * self.prices.cache_bytes, seconds=seconds * n / total,
+                bytes=n * self.prices.cache_bytes + self.prices.state_bytes, seconds=seconds * n / total,
             )  # fmt: skip
         self.scheduler.read(planned)
         return True
@@ -427,4 +430,5 @@ class Engine:
                 sample.bytes += read / len(members)
 
     def _charge_move(self, sample: Sample, tokens: int) -> None:
-        self.ledger.charge(sample.prompt.problem, bytes=tokens * self.prices.cache_bytes)
+        moved = tokens * self.prices.cache_bytes + self.prices.state_bytes
+        self.ledger.charge(sample.prompt.problem, bytes=moved)

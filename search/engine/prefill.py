@@ -84,7 +84,9 @@ class Layout:
     def of(model: ModelConfig, chunk: int, page_size: int) -> Layout:
         """The layout for a model as it runs."""
         sizes = [layer.mixer.block for layer in model.layers if layer.mixer.block]
-        return Layout(chunk, page_size, math.gcd(min(sizes), chunk, page_size) if sizes else 1)
+        both = math.gcd(chunk, page_size)
+        fitting = [n for n in range(1, both + 1) if both % n == 0 and n <= min(sizes)] if sizes else [1]
+        return Layout(chunk, page_size, max(fitting))
 
     def takes(self, start: int, tokens: int) -> int:
         """Tokens of a chunk that a segment of so many tokens from position `start` on takes up."""

@@ -138,7 +138,7 @@ def _read(engine: Engine, batch: list[tuple[_Reading, Segment]], verifier: bool)
         flops = engine.prices.prefill(segment.start, segment.start + n, scored=n)
         share = seconds * n / len(logprobs)
         prompt = reading.sample.prompt
-        moved = n * engine.prices.cache_bytes
+        moved = n * engine.prices.cache_bytes + engine.prices.state_bytes
         engine.ledger.charge(prompt.problem, flops=flops, bytes=moved, seconds=share, **{kind: n})
         for page in reading.pages[reading.whole :]:
             engine.pool.written(page)
