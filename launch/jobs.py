@@ -31,7 +31,7 @@ from launch.prompts import BadLine, PromptFile, Shard
 from launch.samples import SampleTable
 from models.errors import ConfigError, require
 from models.quantize import MODES, QuantizeMode
-from models.serialize import from_json, to_json
+from models.serialize import added, from_json, to_json
 from models.sharding import MeshConfig
 from scaling import kept
 from scaling.kept import write_atomically
@@ -66,8 +66,8 @@ class JobConfig:
     max_tokens: int = 128  # per sample
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()  # texts that end a sample
-    chat: dict[str, bool | int | float | str] = field(default_factory=dict)  # variables of the chat template
-    prompt_logprobs: bool = False  # also of the prompt's own tokens, with its first sample
+    chat: dict[str, bool | int | float | str] = added({})  # variables of the chat template
+    prompt_logprobs: bool = added(False)  # also of the prompt's own tokens, with its first sample
     seed: int = 0
     quantize: QuantizeMode = "float32"  # how weights are kept; see models.quantize
     speculate: Speculate = "none"  # guess tokens ahead; they come out as without guesses, in fewer passes

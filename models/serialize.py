@@ -62,8 +62,10 @@ def digest(config: Any) -> str:
 
 def added(default: Any) -> Any:
     """A field that a dataclass got later: JSON leaves it out while it has its default, so that the hashes of older
-    configs stay what they were."""
-    return dataclasses.field(default=default, metadata={_ADDED: True})
+    configs stay what they were. A dict is made anew for every config."""
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata={_ADDED: default})
+    return dataclasses.field(default=default, metadata={_ADDED: default})
 
 
 def field_types(cls: Any) -> dict[str, Any]:
@@ -215,8 +217,8 @@ def _nearest_type_first(value: Any, options: tuple[Any, ...]) -> list[Any]:
 
 
 def _encode_fields(config: Any, path: str) -> dict[str, Any]:
-    later = [field for field in dataclasses.fields(config) if field.metadata.get(_ADDED)]
-    absent = {field.name for field in later if getattr(config, field.name) == field.default}
+    later = [field for field in dataclasses.fields(config) if _ADDED in field.metadata]
+    absent = {field.name for field in later if getattr(config, field.name) == field.metadata[_ADDED]}
     return {
         name: _encode(getattr(config, name), annotation, join(path, name))
         for name, annotation in field_types(type(config)).items()

@@ -27,6 +27,7 @@ import numpy as np
 
 from models.errors import require
 from models.platform import on_cpu
+from models.serialize import added
 
 FLAT_VOCAB = 64  # up to here one level of the draw is as fast as two
 COLDEST = 1e-6  # the lowest temperature but 0: reciprocals of much lower ones overflow a float32
@@ -60,7 +61,7 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     allowed: tuple[int, ...] | None = None
     forced: tuple[int, ...] = ()
-    min_tokens: int = 0
+    min_tokens: int = added(0)
 
     def __post_init__(self) -> None:
         finite = all(math.isfinite(x) for x in (self.temperature, self.repetition_penalty))
