@@ -1,0 +1,74 @@
+"""docs/models.md has the table of parts that the declarations give; `python -m tests.models.test_parts_docs` makes it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from models import counts
+from models.channels import Dense, Experts
+from models.config import Layer, ModelConfig
+from models.huggingface.families import FAMILIES
+from models.mixers import Attention, Latent, Mamba2
+from models.presets import LLAMA_1B
+from models.weight import walk
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
+BEGIN, END = "<!-- parts -->", "<!-- end of parts -->"
+CONTEXT = 4096  # tokens of a sequence trained on, and before a token that is decoded
+LATENT = Latent(rank=512, key_dim=128, rotary_dim=64, value_dim=128)
+SHAPES: dict[str, Layer] = {  # one layer of a model of d_model 2048 in bfloat16
+    "`Attention()`, 16 heads": Layer(Attention(kv_heads=16), None),
+    "`Attention(kv_heads=4)`": Layer(Attention(kv_heads=4), None),
+    "`Attention(kv_heads=4, window=1024)`": Layer(Attention(kv_heads=4, window=1024), None),
+    "`Latent(rank=512)`": Layer(LATENT, None),
+    "`Mamba2()`": Layer(Mamba2(), None),
+    "`Dense()`": Layer(Attention(), Dense()),
+    "`Experts(64, 8, 704, shared=2)`": Layer(Attention(), Experts(64, 8, 704, shared=2)),
+}
+AXES = ("data", "fsdp", "stage", "expert", "context", "tensor")
+
+
+def one(layer: Layer) -> ModelConfig:
+    """A model of that one layer."""
+    return dataclasses.replace(LLAMA_1B, n_layers=1, n_kv_heads=None, pattern=(layer,), scan_layers=False)
+
+
+def row(name: str, layer: Layer) -> str:
+    """What a part weighs, keeps and costs."""
+    config, stream = one(layer), one(layer).stream
+    part = layer.parts[-1]
+    flops = sum(w.flops_per_token for _, w in walk(part.weights(stream)))
+    size = sum(w.size for _, w in walk(part.weights(stream)))
+    trained = decoded = flops
+    token = state = 0
+    if part is layer.mixer:
+        trained += part.flops(stream, CONTEXT) // CONTEXT
+        decoded += part.flops(stream, 1, CONTEXT - 1)
+        token, state = counts.kv_cache_bytes_per_token(config), counts.state_bytes_per_row(config)
+    axes = [axis for axis in AXES if axis not in part.undivided and (axis != "expert" or isinstance(part, Experts))]
+    cells = name, f"{size / 1e6:.1f}M", f"{token:,}", f"{state:,}", f"{trained / 1e6:.1f}", f"{decoded / 1e6:.1f}"
+    return f"| {' | '.join(cells)} | {' '.join(axes)} |"
+
+
+def table() -> str:
+    """The table, and how many families a Hugging Face folder may be of."""
+    head = "| part | weights | bytes per token | bytes per row | MFLOPs trained | MFLOPs decoded | mesh axes |"
+    lines = [head, "|---|---|---|---|---|---|---|", *(row(name, layer) for name, layer in SHAPES.items())]
+    families = f"Hugging Face folders of {len(FAMILIES)} families are read and written: [inference.md](inference.md)."
+    return "\n".join([*lines, "", families])
+
+
+def page(text: str) -> str:
+    """The page with today's table."""
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+
+
+def test_the_page_has_the_table_that_the_declarations_give() -> None:
+    text = PAGE.read_text()
+    assert text == page(text), "run python -m tests.models.test_parts_docs"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text()))
