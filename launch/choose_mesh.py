@@ -76,7 +76,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Ranking:
     """ranked: candidates that fit by estimate, fastest first; those that the compiler refused say so.
 
     illegal, too_large: reason -> number of candidates left out. best: the first that nothing speaks against, or None.
@@ -144,7 +144,7 @@ def choose_mesh(
     verify: int = 0,
     compile_one: Callable[[Trial, Topology], int] | None = None,
     sensible: bool = True,
-) -> Choice:
+) -> Ranking:
     """Rank every way to run `trial` on `topology`.
 
     device: figures to use instead of the table's. verify: compile candidates from the fastest on until so many fit;
@@ -184,11 +184,11 @@ def choose_mesh(
             "mesh", problem or f"{topology.devices} devices do not divide", "change batch_size or topology"
         )
     fitting.sort(key=lambda c: (c.time.total, c.memory.peak))
-    choice = Choice(topology, device, tuple(fitting), dict(illegal), dict(too_large), smallest)
+    choice = Ranking(topology, device, tuple(fitting), dict(illegal), dict(too_large), smallest)
     return verified(choice, verify, compile_one or peak_bytes) if verify else choice
 
 
-def verified(choice: Choice, count: int, compile_one: Callable[[Trial, Topology], int]) -> Choice:
+def verified(choice: Ranking, count: int, compile_one: Callable[[Trial, Topology], int]) -> Ranking:
     """The choice with candidates compiled from the fastest on, until `count` of them fit."""
     from launch.program import CompilerFailed, DoesNotFit
 
@@ -243,7 +243,7 @@ def read_device_table(path: str | Path, base: Device) -> Device:
     return from_json(Device, to_json(base) | given)
 
 
-def as_json(choice: Choice, top: int) -> dict[str, Any]:
+def as_json(choice: Ranking, top: int) -> dict[str, Any]:
     """The choice as one JSON object; memory per device, in bytes, time in seconds."""
     best = choice.best
     return {
@@ -260,7 +260,7 @@ def as_json(choice: Choice, top: int) -> dict[str, Any]:
     }
 
 
-def _row(candidate: Candidate, choice: Choice) -> dict[str, Any]:
+def _row(candidate: Candidate, choice: Ranking) -> dict[str, Any]:
     time = candidate.time
     return candidate.settings | {
         "peak_estimate": candidate.memory.peak,
@@ -284,7 +284,7 @@ def mfu(trial: Trial, devices: int, device: Device, seconds: float) -> float:
     return flops / (devices * device.flops * seconds)
 
 
-def as_table(choice: Choice, top: int) -> str:
+def as_table(choice: Ranking, top: int) -> str:
     """The fastest `top` candidates as lines of text, with what speaks against the others."""
     header = [*SETTINGS, "GiB", "step ms", "MFU %", "exposed ms", "note"]
     rows = [header, *(_cells(c, choice) for c in choice.ranked[:top])]
@@ -297,7 +297,7 @@ def as_table(choice: Choice, top: int) -> str:
     return "\n".join(lines)
 
 
-def _cells(candidate: Candidate, choice: Choice) -> Sequence[str]:
+def _cells(candidate: Candidate, choice: Ranking) -> Sequence[str]:
     peak, time = candidate.compiled or candidate.memory.peak, candidate.time
     share = mfu(candidate.trial, choice.topology.devices, choice.device, time.total)
     exposed = sum(time.exposed.values())
@@ -306,7 +306,7 @@ def _cells(candidate: Candidate, choice: Choice) -> Sequence[str]:
     return [*(str(value) for value in candidate.settings.values()), *numbers, note]
 
 
-def nearest_fit(trial: Trial, choice: Choice) -> Candidate | None:
+def nearest_fit(trial: Trial, choice: Ranking) -> Candidate | None:
     """Of the candidates that fit, the one that changes the fewest settings of `trial`; the fastest among equals."""
     wanted = Candidate(trial, *_UNKNOWN).settings
 

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec
 
 from models.activation import activated
 from models.contraction import PRODUCT, contract
-from models.routing import Choice
+from models.routing import Assignment
 from models.sharding import (
     DEFAULT_RULES,
     axis_size,
@@ -44,7 +44,7 @@ KEPT = ("expert", "batch", "length", "slot", "residual")  # slots where their to
 
 
 def capacity_block(
-    m: Experts, activation: Activation, x: jax.Array, choice: Choice, up: jax.Array, down: jax.Array
+    m: Experts, activation: Activation, x: jax.Array, choice: Assignment, up: jax.Array, down: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """(x `[batch, seq, d_model]` through its experts, share of choices dropped `[batch]`).
 
@@ -76,7 +76,7 @@ def capacity_block(
 
 
 def dropless_block(
-    m: Experts, activation: Activation, x: jax.Array, choice: Choice, up: jax.Array, down: jax.Array
+    m: Experts, activation: Activation, x: jax.Array, choice: Assignment, up: jax.Array, down: jax.Array
 ) -> jax.Array:
     """x `[batch, seq, d_model]` through its experts; weights as for `capacity_block`."""
     specs = _manual_specs(x, up)
@@ -88,7 +88,7 @@ def dropless_block(
 
     def local(x: jax.Array, expert: jax.Array, weight: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
         up, down = (jax.lax.pcast(w, copies, to="varying").astype(x.dtype) for w in (up, down))
-        return _ragged(m, activation, x, Choice(expert, weight), up, down, axes)
+        return _ragged(m, activation, x, Assignment(expert, weight), up, down, axes)
 
     up, down = up.astype(jnp.float32), down.astype(jnp.float32)  # so that copies sum their gradients in float32
     return by_hand(local, (x, *choice, up, down), (tokens, tokens, tokens, up_spec, down_spec), tokens, axes)
@@ -112,7 +112,7 @@ def _ragged(
     m: Experts,
     activation: Activation,
     x: jax.Array,
-    choice: Choice,
+    choice: Assignment,
     up: jax.Array,
     down: jax.Array,
     axes: tuple[str, ...],

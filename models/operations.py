@@ -12,14 +12,13 @@ from models.norm import norm, normalize
 from models.past import Reach, carry_blocks
 from models.positions import rotary_angles, rotate
 from models.recurrence import causal_convolution, gated_linear
-from models.routing import Choice, Routing, choose, load_balance, messenger, z_loss
+from models.routing import Assignment, Routing, choose, load_balance, messenger, z_loss
 from models.sharding import RESIDUAL, axis_size, constrain, gather_positions, scatter_positions
 
 __all__ = [
-    "Choice", "Reach", "Routing", "activated", "axis_size", "capacity_block", "carry_blocks",
+    "Assignment", "Reach", "Routing", "activated", "axis_size", "capacity_block", "carry_blocks",
     "causal_convolution", "choose", "constrain", "constrain_residual", "contract", "dropless_block", "features",
-    "gated_linear",
-    "gather_positions", "load_balance", "messenger", "norm", "normalize", "rotary_angles", "rotate",
+    "gated_linear", "gather_positions", "load_balance", "messenger", "norm", "normalize", "rotary_angles", "rotate",
     "scatter_positions", "z_loss",
 ]  # fmt: skip
 

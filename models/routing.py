@@ -30,7 +30,7 @@ class Routing(NamedTuple):
     dropped: jax.Array
 
 
-class Choice(NamedTuple):
+class Assignment(NamedTuple):
     """Where tokens go: the expert int32 and its weight float32 of every choice, both `[batch, seq, top_k]`."""
 
     expert: jax.Array
@@ -43,7 +43,7 @@ def collect(routings: Sequence[Routing]) -> Routing:
     return Routing(layers.penalty.sum(0), layers.balance.mean(0), layers.dropped.mean(0))
 
 
-def choose(config: Experts, logits: jax.Array, bias: jax.Array | None = None) -> tuple[Choice, jax.Array]:
+def choose(config: Experts, logits: jax.Array, bias: jax.Array | None = None) -> tuple[Assignment, jax.Array]:
     """(the choices, scores `[batch, seq, experts]` float32 that sum to one) of router logits of that shape, float32.
 
     bias `[experts]`: added to the scores for choosing, not for weighing (Wang et al. 2024; DeepSeek-V3).
@@ -62,7 +62,7 @@ def choose(config: Experts, logits: jax.Array, bias: jax.Array | None = None) ->
     weight = jnp.stack(weights, -1)
     if config.normalize:
         weight = weight / weight.sum(-1, keepdims=True)
-    return Choice(jnp.stack(experts, -1), config.scale * weight), raw / raw.sum(-1, keepdims=True)
+    return Assignment(jnp.stack(experts, -1), config.scale * weight), raw / raw.sum(-1, keepdims=True)
 
 
 def _reachable(config: Experts, scores: jax.Array) -> jax.Array:
@@ -78,7 +78,7 @@ def _reachable(config: Experts, scores: jax.Array) -> jax.Array:
     return jnp.repeat(chosen, config.experts // config.groups, axis=-1)
 
 
-def load_balance(config: Experts, choice: Choice, scores: jax.Array) -> jax.Array:
+def load_balance(config: Experts, choice: Assignment, scores: jax.Array) -> jax.Array:
     """experts x sum over experts of (share of choices) x (mean score), per sequence `[batch]` (Fedus et al. 2022)."""
     share = jax.nn.one_hot(choice.expert, config.experts).mean((1, 2))
     return config.experts * (share * scores.mean(1)).sum(-1)

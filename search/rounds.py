@@ -79,7 +79,7 @@ class State(NamedTuple):
     trace: Trace | None
 
 
-class Rows(NamedTuple):
+class Extension(NamedTuple):
     """What a round extends: particles, which of them are live, and where they go.
 
     judged: the same particles as the scorer is to see them, further on where the strategy looks ahead.
@@ -207,7 +207,7 @@ class Rounds:
 
         return jax.lax.while_loop(going, round, (state, most))[0]
 
-    def advance(self, params: Any, state: State) -> tuple[State, Rows]:
+    def advance(self, params: Any, state: State) -> tuple[State, Extension]:
         """Select, and extend what was selected; the rows are not yet scored."""
         state, choice = self.select(state)
         p, s = state.population, self.strategy
@@ -219,11 +219,12 @@ class Rounds:
         if s.cuts:
             rows = self._go_back(params, state, choice, rows)
         live = choice.live & (rows.reason == GOING)
-        picked = Rows(rows, rows, live, choice.targets, choice.steps, choice.forced, choice.temperature, choice.writer)
+        wanted = choice.targets, choice.steps, choice.forced, choice.temperature, choice.writer
+        picked = Extension(rows, rows, live, *wanted)
         state, picked = self._extend(params, state, picked)
         return self._look_ahead(params, state, picked) if s.lookahead and s.scored else (state, picked)
 
-    def scores(self, params: Any, state: State, rows: Rows) -> tuple[jax.Array, jax.Array]:
+    def scores(self, params: Any, state: State, rows: Extension) -> tuple[jax.Array, jax.Array]:
         """Scores float32 in (0, 1) of the rows and tokens int32 that they took, `[problems, width]`; those of rows that
         were not live are not used."""
         judged = rows.judged
@@ -237,7 +238,7 @@ class Rounds:
         keys = sampling.step_keys(keys, judged.length.reshape(-1))
         return self.scorer.judge(params[1], state.contexts, judged, keys.reshape(*judged.length.shape, 2))
 
-    def settle(self, state: State, picked: Rows, scored: tuple[jax.Array, jax.Array]) -> State:
+    def settle(self, state: State, picked: Extension, scored: tuple[jax.Array, jax.Array]) -> State:
         """Write the scores down and put the rows where they belong."""
         rows, live, (scores, read) = picked.rows, picked.live, scored
         costs = state.costs._replace(
@@ -361,7 +362,7 @@ class Rounds:
         after = _where(length == 0, first, after)
         return rows._replace(outputs=_where(back, after, rows.outputs), caches=caches)
 
-    def _extend(self, params: Any, state: State, picked: Rows) -> tuple[State, Rows]:
+    def _extend(self, params: Any, state: State, picked: Extension) -> tuple[State, Extension]:
         """Let the live rows go on for their steps."""
         going = _Going(
             picked.rows, state.costs, state.broke, picked.live, jnp.zeros_like(picked.steps), picked.rows.length
@@ -378,7 +379,7 @@ class Rounds:
         costs = done.costs._replace(depth=done.costs.depth + longest)
         return state._replace(costs=costs, broke=done.broke), picked._replace(rows=done.rows, judged=done.rows)
 
-    def _token(self, params: Any, state: State, picked: Rows, lineage_keys: jax.Array, carry: _Going) -> _Going:
+    def _token(self, params: Any, state: State, picked: Extension, lineage_keys: jax.Array, carry: _Going) -> _Going:
         """One token for every row that is still live."""
         c, s = self.config, self.strategy
         rows, costs, broke, live, taken, begin = carry
@@ -414,7 +415,9 @@ class Rounds:
             live = live & ((picked.live & (reason == ENDED)).sum(-1) < s.race)[:, None]
         return _Going(rows._replace(reason=reason), costs, broke, live, taken, begin)
 
-    def _draw(self, picked: Rows, lineage_keys: jax.Array, rows: Population) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _draw(
+        self, picked: Extension, lineage_keys: jax.Array, rows: Population
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(token, its log-probability, whether it was forced) `[problems, width]`."""
         shape = rows.length.shape
         keys = sampling.step_keys(lineage_keys, rows.length.reshape(-1))
@@ -429,7 +432,7 @@ class Rounds:
         forced = inside & (next_forced >= 0)
         return jnp.where(forced, next_forced, token), logprob, forced
 
-    def _logits(self, picked: Rows, rows: Population) -> jax.Array:
+    def _logits(self, picked: Extension, rows: Population) -> jax.Array:
         """What the next tokens are drawn from `[problems, width, vocab]`: of the model that writes, among several."""
         if self.strategy.writers == 1:
             return rows.outputs.logits
@@ -444,7 +447,7 @@ class Rounds:
         return dataclasses.replace(wide, temperature=jnp.where(jnp.isnan(own), wide.temperature, own))
 
     def _affordable(
-        self, state: State, picked: Rows, carry: _Going, contexts: jax.Array
+        self, state: State, picked: Extension, carry: _Going, contexts: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """The live rows that the budget pays for, the first ones first, and the problems where it does not pay for all.
 
@@ -471,7 +474,7 @@ class Rounds:
         pays = total <= budget.amount
         return live & pays, carry.broke | (live & ~pays).any(-1)
 
-    def _look_ahead(self, params: Any, state: State, picked: Rows) -> tuple[State, Rows]:
+    def _look_ahead(self, params: Any, state: State, picked: Extension) -> tuple[State, Extension]:
         """Let the scorer see the rows some greedy steps later. What they write is forgotten, but charged."""
         further = picked._replace(
             live=picked.live & (picked.rows.reason == GOING),

@@ -22,7 +22,7 @@ from models.errors import ConfigError, require
 from scaling import kept
 from scaling.kept import write_atomically
 from search import population as particles
-from search.rounds import Rounds, Rows, State
+from search.rounds import Extension, Rounds, State
 
 FORMAT = 1
 DIGITS = 64  # of the sha256
@@ -56,7 +56,7 @@ def identity(rounds: Rounds, params: Any, host: bool) -> dict[str, Any]:
     ints: Any = jax.ShapeDtypeStruct(shape, jnp.int32)
     caches = jax.eval_shape(lambda: decoder.caches(*shape, rounds.config.max_tokens))
     taken = jax.eval_shape(particles.take, state.population, ints)
-    rows = Rows(taken, taken, *[ints] * (len(Rows._fields) - 2))
+    rows = Extension(taken, taken, *[ints] * (len(Extension._fields) - 2))
     plain = {f.name: getattr(strategy, f.name) for f in dataclasses.fields(strategy)}
     programs: list[tuple[Callable[..., Any], tuple[Any, ...]]]
     programs = [(rounds.empty, ()), (rounds.select, (state,)), (rounds.outcome, (state,))]

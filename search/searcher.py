@@ -22,7 +22,7 @@ from search.engine.program import Program
 from search.engine.text_stop import Spelling
 from search.ledger import Cost, Ledger
 from search.population import ENDED, FORCED
-from search.rounds import Rounds, Rows, State
+from search.rounds import Extension, Rounds, State
 from search.saved import Keep, identity, read, write
 from search.strategies.strategy import Strategy
 from search.verifiers.scorer import Judge, Scorer, Unscored
@@ -299,7 +299,7 @@ class Searcher:
                 state = state._replace(broke=state.broke | broken)
         self._state = self._settle(state, rows, scored)
 
-    def _ask(self, rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _ask(self, rows: Extension) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The host's scores float32 and the tokens int32 that they took `[problems, width]`, and the problems
         `[problems]` that it could not score."""
         live, tokens, length = jax.device_get((rows.live, rows.judged.tokens, rows.judged.length))

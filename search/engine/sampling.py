@@ -357,7 +357,7 @@ def _over_rows(one, vocab: int):
     return jax.vmap(one)
 
 
-class Kept(NamedTuple):
+class Filtered(NamedTuple):
     """weight `[vocab]`: the kept probabilities relative to the likeliest, which has 1.
 
     best: the greedy token; top: its score; log_total: log-sum-exp of the model's own logits.
@@ -393,7 +393,7 @@ def _width(vocab: int) -> int:
     return vocab if vocab <= FLAT_VOCAB else 32 * round(vocab**0.5 / 32 + 0.5)
 
 
-def keep(logits: jax.Array, row: SamplingRows, seen: jax.Array | None) -> Kept:
+def keep(logits: jax.Array, row: SamplingRows, seen: jax.Array | None) -> Filtered:
     """What the filters leave of one row of logits `[vocab]`."""
     f = row.filters
     scores = logits
@@ -431,7 +431,7 @@ def keep(logits: jax.Array, row: SamplingRows, seen: jax.Array | None) -> Kept:
         weight = jnp.where(weight >= row.min_p, weight, 0.0)
     if f.typical:
         weight = _typical(weight, below, row.typical_p)
-    return Kept(weight, best, top, log_total)
+    return Filtered(weight, best, top, log_total)
 
 
 def keep_top_k(weight: jax.Array, k: jax.Array) -> jax.Array:

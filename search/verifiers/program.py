@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scaling.tasks.task import Problem
-from search.verifiers.sandbox import Level, Limits, best_level, run
+from search.verifiers.sandbox import Allowance, Level, best_level, run
 from search.verifiers.verifier import SMALLEST
 
 
@@ -35,7 +35,7 @@ class ProgramVerifier:
 
     cases: Callable[[Problem], Sequence[Case]]
     program: Callable[[str], str] = _itself  # the program in a completion
-    limits: Limits = field(default_factory=Limits)
+    limits: Allowance = field(default_factory=Allowance)
     level: Level = field(default_factory=best_level)
     all_or_nothing: bool = False  # a program that fails a case scores 0
 

@@ -31,7 +31,7 @@ _FIX = "use Linux 5.13 or newer on x86_64 or aarch64, with Landlock and seccomp"
 
 
 @dataclass(frozen=True)
-class Limits:
+class Allowance:
     """What a program may use."""
 
     seconds: float = 5.0  # of wall clock; processor time is bounded by it, too
@@ -58,7 +58,7 @@ class NotConfined(RuntimeError):
     """The sandbox could not be set up, so the program was not started."""
 
 
-def run(program: str, given: bytes = b"", limits: Limits | None = None, level: Level | None = None) -> Outcome:
+def run(program: str, given: bytes = b"", limits: Allowance | None = None, level: Level | None = None) -> Outcome:
     """Run a Python program with `given` on its standard input.
 
     It can read its own text and the interpreter's files, and print; it has no environment, no network, no other file,
@@ -71,7 +71,7 @@ def run(program: str, given: bytes = b"", limits: Limits | None = None, level: L
     require(level in get_args(Level), "sandbox.level", f"is {level!r}", f"use one of {', '.join(get_args(Level))}")
     if level not in levels():
         raise ConfigError("sandbox", f"this machine has no {level}", _FIX)
-    return _run(program, given, limits or Limits(), level)
+    return _run(program, given, limits or Allowance(), level)
 
 
 def best_level() -> Level:
@@ -93,13 +93,13 @@ def levels() -> tuple[Level, ...]:
 
 def _works(level: Level) -> bool:
     try:
-        outcome = _run("print(6 * 7)", b"", Limits(seconds=30), level)
+        outcome = _run("print(6 * 7)", b"", Allowance(seconds=30), level)
     except (NotConfined, OSError):
         return False
     return outcome.output == b"42\n"
 
 
-def _run(program: str, given: bytes, limits: Limits, level: Level) -> Outcome:
+def _run(program: str, given: bytes, limits: Allowance, level: Level) -> Outcome:
     began = time.perf_counter()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_scratch())
@@ -123,7 +123,7 @@ def _run(program: str, given: bytes, limits: Limits, level: Level) -> Outcome:
     return Outcome(output, reason, child.returncode, level, time.perf_counter() - began)
 
 
-def _command(path: str, status: int, limits: Limits, level: Level) -> list[str]:
+def _command(path: str, status: int, limits: Allowance, level: Level) -> list[str]:
     cpu = math.ceil(limits.seconds) + 1  # later than the clock, which says why: a kill by this one reads as an exit
     bounds = {"AS": limits.memory, "CPU": cpu, "FSIZE": 0, "CORE": 0, "NOFILE": 64}
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))  # of a virtual environment's base
@@ -178,7 +178,7 @@ def _bubblewrap(path: str) -> list[str]:
     return [program, *options, *bindings, "--proc", "/proc", "--chdir", os.path.dirname(path), "--"]
 
 
-def _collect(child: subprocess.Popen, status: int, limits: Limits, began: float) -> tuple[bytes, Reason]:
+def _collect(child: subprocess.Popen, status: int, limits: Allowance, began: float) -> tuple[bytes, Reason]:
     """What the program printed and why it ended, once it was confined."""
     assert child.stdout is not None
     output, report, deadline = bytearray(), b"", began + _START

@@ -18,7 +18,6 @@ from models import counts, dispatch, routing, transformer
 from models.channels.experts import Experts
 from models.config import ModelConfig
 from models.errors import ConfigError
-from models.routing import Choice
 from models.sharding import DEFAULT_RULES, MeshConfig, make_mesh
 from tests.models.test_counts import flops_of, plain_kernels
 
@@ -154,13 +153,13 @@ def test_the_slots_go_to_first_choices_in_order_and_the_rest_is_dropped_and_coun
     assert experts.capacity(SEQ) == (SEQ, 4)
     arrays = drawn(config)
     expert = jnp.broadcast_to(jnp.array([0, 1], jnp.int32), (BATCH, SEQ, 2))
-    choice = Choice(expert, jnp.full(expert.shape, 0.5))
+    choice = Assignment(expert, jnp.full(expert.shape, 0.5))
     out, dropped = dispatch.capacity_block(
         experts, config.activation, arrays["x"], choice, arrays["gate_up"], arrays["down"]
     )
     assert np.array_equal(dropped, np.full(BATCH, 1 - 4 / SEQ, np.float32))
     assert not np.any(out[:, 4:]) and np.all(np.any(out[:, :4], -1))
-    swapped = Choice(expert.at[:, 0].set(jnp.array([1, 0], jnp.int32)), choice.weight)
+    swapped = Assignment(expert.at[:, 0].set(jnp.array([1, 0], jnp.int32)), choice.weight)
     out, _ = dispatch.capacity_block(
         experts, config.activation, arrays["x"], swapped, arrays["gate_up"], arrays["down"]
     )
@@ -178,9 +177,9 @@ def test_the_balance_loss_is_one_at_balance_and_the_number_of_experts_at_collaps
     config = Experts(experts=4, top_k=1)
     even = jnp.arange(8, dtype=jnp.int32).reshape(1, 8, 1) % 4
     uniform = jnp.full((1, 8, 4), 0.25)
-    assert routing.load_balance(config, Choice(even, even * 1.0), uniform) == pytest.approx(1)
+    assert routing.load_balance(config, Assignment(even, even * 1.0), uniform) == pytest.approx(1)
     collapsed = jnp.zeros((1, 8, 4)).at[..., 2].set(1.0)
-    assert routing.load_balance(config, Choice(even * 0 + 2, even * 1.0), collapsed) == pytest.approx(4)
+    assert routing.load_balance(config, Assignment(even * 0 + 2, even * 1.0), collapsed) == pytest.approx(4)
     assert routing.z_loss(jnp.zeros((1, 8, 4))) == pytest.approx(math.log(4) ** 2)
 
 

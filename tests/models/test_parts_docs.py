@@ -1,4 +1,4 @@
-"""docs/models.md has the table of parts that the declarations give; `python -m tests.models.test_parts_docs` makes it."""
+"""docs/models.md has the table of parts that the declarations give; python -m tests.models.test_parts_docs makes it."""
 
 from __future__ import annotations
 

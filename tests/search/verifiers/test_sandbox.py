@@ -16,10 +16,10 @@ import pytest
 
 from models.errors import ConfigError
 from search.verifiers import confine, sandbox
-from search.verifiers.sandbox import Limits, NotConfined, Outcome
+from search.verifiers.sandbox import Allowance, NotConfined, Outcome
 
 LEVELS = sandbox.levels()
-PATIENT = Limits(seconds=60)  # the machine may be busy; an attack that succeeds does so at once
+PATIENT = Allowance(seconds=60)  # the machine may be busy; an attack that succeeds does so at once
 ATTEMPT = """
 import os, sys
 def attempt(action):
@@ -37,7 +37,7 @@ def level(request) -> str:
     return request.param
 
 
-def attack(program: str, level: str, given: str = "", limits: Limits = PATIENT) -> Outcome:
+def attack(program: str, level: str, given: str = "", limits: Allowance = PATIENT) -> Outcome:
     outcome = sandbox.run(ATTEMPT + program, given.encode(), limits, level)
     assert outcome.level == level
     return outcome
@@ -276,7 +276,7 @@ attempt(vfork)
 def test_a_fork_bomb_is_one_process(level: str) -> None:
     began = time.monotonic()
     outcome = attack(
-        "while True:\n    try:\n        os.fork()\n    except OSError:\n        pass", level, limits=Limits(1)
+        "while True:\n    try:\n        os.fork()\n    except OSError:\n        pass", level, limits=Allowance(1)
     )
     assert outcome.reason in ("time", "exit") and outcome.code != 0 and outcome.output == b""
     assert time.monotonic() - began < 60
@@ -324,13 +324,13 @@ attempt(lambda: len(bytearray(1 << 40)))
 attempt(lambda: len(bytearray(600 << 20)))
 attempt(lambda: [bytearray(1 << 20) for _ in range(1000)])
 """
-    refused(attack(program, level, limits=Limits(60, memory=256 * 2**20)), 3)
+    refused(attack(program, level, limits=Allowance(60, memory=256 * 2**20)), 3)
 
 
 def test_output_ends_at_its_limit(level: str) -> None:
     for stream in ("stdout", "stderr"):
         program = f"while True: sys.{stream}.write('x' * 65536)"
-        outcome = attack(program, level, limits=Limits(1, output=100_000))
+        outcome = attack(program, level, limits=Allowance(1, output=100_000))
         assert outcome.reason == ("output" if stream == "stdout" else "time")
         assert len(outcome.output) <= 100_000
 
@@ -338,7 +338,7 @@ def test_output_ends_at_its_limit(level: str) -> None:
 def test_time_ends_at_its_limit(level: str) -> None:
     for program in ("while True: pass", "import time; time.sleep(1e6)", "os.close(1); os.close(2)\nwhile True: pass"):
         began = time.monotonic()
-        outcome = attack(program, level, limits=Limits(1))
+        outcome = attack(program, level, limits=Allowance(1))
         assert outcome.reason == "time" or outcome.code != 0
         assert time.monotonic() - began < 60
 

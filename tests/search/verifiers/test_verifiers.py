@@ -146,7 +146,7 @@ DOUBLE = [Case("3", "6\n"), Case("-4", "-8"), Case("10", "20")]
 @pytest.mark.skipif(not sandbox.levels(), reason="this machine has no sandbox")
 def test_a_program_is_judged_by_what_it_prints() -> None:
     problem = PROBLEMS[0]
-    verifier = ProgramVerifier(lambda _: DOUBLE, limits=sandbox.Limits(seconds=60))
+    verifier = ProgramVerifier(lambda _: DOUBLE, limits=sandbox.Allowance(seconds=60))
     assert verifier.level == sandbox.best_level()
     programs = {
         "print(2 * int(input()))": 1.0,
@@ -160,7 +160,7 @@ def test_a_program_is_judged_by_what_it_prints() -> None:
     }
     scores = verifier.score([problem] * len(programs), list(programs))
     assert np.allclose(scores, list(programs.values()), atol=2 * SMALLEST)
-    strict = ProgramVerifier(lambda _: DOUBLE, limits=sandbox.Limits(seconds=60), all_or_nothing=True)
+    strict = ProgramVerifier(lambda _: DOUBLE, limits=sandbox.Allowance(seconds=60), all_or_nothing=True)
     assert np.allclose(strict.score([problem] * 2, list(programs)[:2]), [1, 0], atol=2 * SMALLEST)
 
 
@@ -173,7 +173,7 @@ seen += [str(thing) for thing in gc.get_objects() if isinstance(thing, (str, byt
 expected = "".join(map(str, [7, 7, 8, 1, 3, 5, 6, 0, 2]))
 print(any(expected in text for text in seen if text is not expected))
 """
-    verifier = ProgramVerifier(lambda _: [Case("x", "778135602")], limits=sandbox.Limits(seconds=60))
+    verifier = ProgramVerifier(lambda _: [Case("x", "778135602")], limits=sandbox.Allowance(seconds=60))
     outcome = sandbox.run(snoop, b"x", verifier.limits, verifier.level)
     assert outcome.output == b"False\n"
     assert verifier.score(PROBLEMS[:1], [snoop])[0] == SMALLEST
