@@ -235,7 +235,7 @@ def read_device_table(path: str | Path, base: Device) -> Device:
     """
     try:
         given = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(str(path), f"is not JSON ({error})", "correct the file") from None
     if not isinstance(given, dict):
         fix = f"write an object with fields among {', '.join(field_types(Device))}"

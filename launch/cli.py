@@ -21,10 +21,12 @@ Exit codes: 0 success; 1 a run failed (what `main` returns, or an exception that
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import errno
 import itertools
+import logging
 import os
 import shlex
 import sys
@@ -32,13 +34,13 @@ import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn, cast
 
 from absl import flags as absl_flags
 
 from launch import environment, overrides
 from launch.fields import meanings
-from models.errors import ConfigError, nearest
+from models.errors import ConfigError, nearest, printable
 
 DEFINE_string = absl_flags.DEFINE_string
 DEFINE_integer = absl_flags.DEFINE_integer
@@ -106,6 +108,19 @@ def execute(
 ) -> int:
     """`run` with the arguments given and the exit code returned."""
     debug = any(argument in ("--debug", "-debug", "--debug=true") for argument in arguments)
+    logging.setLogRecordFactory(_PrintableRecord)
+    with contextlib.redirect_stdout(cast(IO[str], _Printable(sys.stdout))):
+        return _execute(main, flag_values, doc, arguments, kinds, debug)
+
+
+def _execute(
+    main: Callable[..., int | None],
+    flag_values: absl_flags.FlagValues,
+    doc: str | None,
+    arguments: Sequence[str],
+    kinds: tuple[type, ...] | Callable[[], tuple[type, ...]],
+    debug: bool,
+) -> int:
     try:
         if any(argument in _HELP for argument in arguments):
             print(usage(flag_values, doc, arguments))
@@ -284,11 +299,28 @@ def _command_line(arguments: Sequence[str]) -> str:
     return f"{_program()} {shlex.join(arguments)}"
 
 
-def printable(text: str) -> str:
-    """Text for a terminal: names of files and what trials wrote may hold codes that move its cursor."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
-
-
 def _say(line: str) -> None:
     """One line on stderr, whatever the message holds."""
-    print(" ".join(printable(line).split()), file=sys.stderr, flush=True)
+    print(printable(" ".join(line.split())), file=sys.stderr, flush=True)
+
+
+class _Printable:
+    """A stream that shows paths and texts of others without what would steer a terminal."""
+
+    def __init__(self, stream: IO[str]):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what may be printed of a text."""
+        return self._stream.write(printable(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _PrintableRecord(logging.LogRecord):
+    """A line of a log, likewise."""
+
+    def getMessage(self) -> str:  # the library's own name
+        """The message with its values."""
+        return printable(super().getMessage())

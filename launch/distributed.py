@@ -30,7 +30,7 @@ from typing import Any, NoReturn, TypeVar
 from absl import flags as absl_flags
 
 from launch import cli
-from models.errors import ConfigError, require
+from models.errors import ConfigError, printable, require
 
 HEARTBEAT_S = 100  # jax's own: how long a silent process is waited for before the others abort
 START_S = 60  # jax's own is 300
@@ -291,7 +291,7 @@ def _leave(error: BaseException, found: Processes) -> NoReturn:
 
 def _say(line: str) -> None:
     with contextlib.suppress(OSError):  # a full disk takes no more lines
-        print(" ".join(line.split()), file=sys.stderr, flush=True)
+        print(printable(" ".join(line.split())), file=sys.stderr, flush=True)
         sys.stdout.flush()
 
 

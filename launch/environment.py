@@ -159,7 +159,8 @@ def settings(environment: Mapping[str, str]) -> dict[str, str]:
         "JAX_COMPILATION_CACHE_DIR": str(compilation_cache()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # the small models of a sweep compile in under a second
     } | PLATFORM_VARIABLES.get(kind, {})
-    added = {name: value for name, value in defaults.items() if not {name, SYNONYMS.get(name, name)} & environment.keys()}
+    taken = environment.keys()
+    added = {name: value for name, value in defaults.items() if not {name, SYNONYMS.get(name, name)} & taken}
     given = environment.get("XLA_FLAGS", "")
     names = {flag.split("=")[0] for flag in given.split()}
     ours = [flag for flag in (*XLA_FLAGS, *PLATFORM_FLAGS.get(kind, ())) if flag.split("=")[0] not in names]

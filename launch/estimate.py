@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch import environment
-from launch.executors.executor import Options
+from launch.executors.choice import Options
 from launch.preflight import bytes_needed, free_bytes
 from models.devices import find_device
 from scaling.report.numbers import duration, plural

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch import cli
-from models.errors import ConfigError, nearest
+from models.errors import ConfigError, nearest, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +127,7 @@ def _warn(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
 ) -> None:
     """Show a warning as one line, without the place in our code that raised it."""
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    print(printable(f"warning: {' '.join(str(message).split())}"), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -13,17 +13,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch import cli
-from launch.executors import executor as executors
+from launch.executors import choice
+from launch.executors.executor import Executor, Order
 
 if TYPE_CHECKING:
     from launch.jobs import Job, JobConfig, ShardWriter
-    from launch.prompts import Prompt
+    from launch.prompts import BadLine, Prompt
     from scaling.sweep.lease import Presence
     from search.engine.config import EngineConfig
     from search.engine.engine import Engine
@@ -43,7 +45,7 @@ cli.DEFINE_integer("seed", None, "of the random numbers (default: the config's)"
 words = "workers to start; 0: with the local executor this process does the work, on a cluster it is one worker"
 cli.DEFINE_integer("workers", 0, words, flag_values=FLAGS)
 cli.DEFINE_integer("threads", 1, "CPU threads of each worker", flag_values=FLAGS)
-executors.define_flags(FLAGS)
+choice.define_flags(FLAGS)
 
 POLL_S = 0.5
 REPORT_S = 2.0  # between the reports of a worker on its progress
@@ -75,16 +77,16 @@ def main(
     from launch.jobs import Job
     from launch.preflight import check_devices
     from launch.prompts import PromptFile
-    from launch.worker import StopRequest
+    from launch.stop import StopRequest
     from scaling.sweep.trial import override
     from search.engine.placement import engine_mesh, rules_for
     from search.policy import load_policy
 
-    where = executors.options(flags)
+    where = choice.options(flags)
     chosen = None
     if workers or where.executor != "local":
-        chosen = executors.make(where)
-        order = executors.Order(Path(out), workers, threads, where.devices_per_worker, where.nodes_per_worker)
+        chosen = choice.make(where)
+        order = Order(Path(out), workers, threads, where.devices_per_worker, where.nodes_per_worker)
         chosen.check(order)
     given: dict[str, Any] = {"samples": samples, "max_tokens": max_tokens, "sampling.temperature": temperature}
     given |= {"seed": seed, "engine.kv_cache": kv_cache}
@@ -122,7 +124,7 @@ def fitted(config: JobConfig, policy: Policy) -> JobConfig:
     return config
 
 
-def oversee(job: Job, executor: executors.Executor, order: executors.Order, stop: Any) -> None:
+def oversee(job: Job, executor: Executor, order: Order, stop: Any) -> None:
     """Let workers do the job; they save when `stop` says so, or when this process fails."""
     from launch.progress import JobDisplay
 
@@ -195,8 +197,8 @@ def draw(job: Job, policy: Policy, stop: Any, presence: Presence) -> None:
     with JobDisplay(job.rows * job.config.samples) as display:
         while not stop() and not all(job.is_done(i) for i in range(len(job.shards))):
             try:
-                for completion in engine.generate(feed.requests()):
-                    feed.write(completion)
+                for completion in engine.generate(feed.requests(), feed.fail):
+                    feed.write(completion, engine)
                     display.add(completion.generated_tokens)
                     if stop():
                         return
@@ -227,8 +229,9 @@ class Feed:
     def __init__(self, job: Job, policy: Policy, engine_config: Any, stop: Any, presence: Presence):
         self.job, self.policy, self.engine_config, self.stop = job, policy, engine_config, stop
         self.presence = presence
-        self.begin = self.reported = time.time()
+        self.begin = self.reported = time.monotonic()
         self.drawn = {"samples": 0, "tokens": 0, "flops": 0.0}
+        self.warned = False
         self.open: dict[int, tuple[ShardWriter, contextlib.ExitStack]] = {}  # shard -> its writer, and what to close
         # problem -> its shard, prompt and the prompt's tokens, while samples are out
         self.prompts: dict[int, tuple[int, Prompt, tuple[int, ...]]] = {}
@@ -243,7 +246,7 @@ class Feed:
             self._make(0, (self.policy.ends or (0,))[:1], ()).check(size, self.engine_config)
             for text in job.stop:
                 made = machine([text], self.policy.spelling, size)
-                made.check([text], "stop", self.engine_config.ends, job.sampling.allowed)
+                made.check([text], "stop", self.engine_config.ends, job.sampling.allowed, job.max_tokens)
         except ConfigError as error:
             raise ConfigError(error.field.removeprefix("request 0."), error.problem, error.fix) from None
 
@@ -274,22 +277,32 @@ class Feed:
     def _read(self, index: int, writer: ShardWriter) -> Iterator[Request]:
         """The requests of a shard, without the samples that are kept already."""
         from launch.prompts import BadLine
-        from models.errors import ConfigError
 
         for prompt in self.job.prompts.read(self.job.shards[index]):
             if isinstance(prompt, BadLine):
                 writer.add_bad(prompt)
                 continue
+            if prompt.line in writer.bad:  # found earlier, when it was drawn or written
+                continue
             try:
                 request = self._request(prompt, writer)
-            except ConfigError as error:
-                field = error.field.rpartition(".")[2]
-                writer.add_bad(BadLine(prompt.line, f"{field} {error.problem}", error.fix))
+            except Exception as error:  # a line may make a tokenizer or a template raise anything: it is that line's
+                writer.add_bad(fault(prompt.line, error))
                 continue
             writer.expected += request.samples
+            self._warn(prompt, len(request.prompt) + request.max_tokens)
             if len(request.skip) < request.samples:
                 self.prompts[request.problem] = (index, prompt, request.prompt)
                 yield request
+
+    def _warn(self, prompt: Prompt, tokens: int) -> None:
+        """Say once that a prompt and its samples may be longer than anything that the model has learned to read."""
+        context = self.policy.context
+        reached = min(tokens, self.engine_config.max_len)
+        if context is not None and reached > context and not self.warned:
+            self.warned = True
+            words = f"with its samples may have {reached:,} tokens, and the model was made for {context:,}"
+            print(f"warning: {self.job.prompts.path}:{prompt.line}: {words}", file=sys.stderr)
 
     def _request(self, prompt: Prompt, writer: ShardWriter) -> Request:
         done = tuple(sorted(sample for line, sample in writer.done if line == prompt.line))
@@ -307,28 +320,51 @@ class Feed:
         if prompt.tokens is not None:
             return prompt.tokens
         if prompt.messages is not None:
-            return self.policy.chat(prompt.messages)
+            return self.policy.chat(prompt.messages, **{**self.job.config.chat, **prompt.template})
         return tuple(int(token) for token in self.policy.tokenizer.encode(prompt.text or ""))
 
-    def write(self, completion: Completion) -> None:
-        """Append one sample to its shard; close the shard when it was the last."""
+    def write(self, completion: Completion, engine: Engine) -> None:
+        """Append one sample to its shard, and close it when it was the last; the engine is between two rounds."""
+        from search.engine.scoring import score_prompt
+
         self.presence.check()
         self.drawn["samples"] += 1
         self.drawn["tokens"] += completion.generated_tokens
         self.drawn["flops"] += completion.flops
         self.report()
+        if completion.problem not in self.prompts:  # it failed
+            return
         index, prompt, tokens = self.prompts[completion.problem]
         writer, _ = self.open[index]
-        writer.add(self._line(prompt, tokens, completion))
+        try:
+            line = self._line(prompt, tokens, completion)
+            if self.job.config.prompt_logprobs and completion.sample == 0:
+                own = score_prompt(engine, completion.problem, tokens)
+                line["prompt_logprobs"] = [x if x is None else round(x, 6) for x in own]
+            writer.add(line)
+        except OSError:  # of the disk, not of the line
+            raise
+        except Exception as error:  # whatever a sample holds that cannot be decoded or written: it is that line's
+            self.fail(completion.problem, error)
+            return
+        self._close_if_complete(index)
+
+    def fail(self, problem: int, error: Exception) -> None:
+        """A prompt whose samples cannot be drawn or written: it has an error in their place."""
+        index, prompt, _ = self.prompts.pop(problem)
+        writer, _ = self.open[index]
+        writer.expected -= self.job.config.samples
+        writer.add_bad(fault(prompt.line, error))
         self._close_if_complete(index)
 
     def report(self, last: bool = False) -> None:
         """Say what this process has drawn, every REPORT_S seconds; the `last` time with the job's card."""
-        now = time.time()
+        now = time.monotonic()
         if now - self.reported < REPORT_S and not last:
             return
         self.reported = now
-        self.job.write_progress(self.presence.name, self.drawn | {"seconds": now - self.begin, "time": now}, last)
+        state = self.drawn | {"seconds": now - self.begin, "time": time.time()}
+        self.job.write_progress(self.presence.name, state, last)
 
     def _line(self, prompt: Prompt, read: tuple[int, ...], completion: Completion) -> dict[str, Any]:
         from search.engine.text_stop import cut
@@ -336,10 +372,12 @@ class Feed:
         tokens = completion.tokens
         text = self.policy.text(read, tokens[:-1] if completion.finish_reason == "eos" else tokens)
         if completion.finish_reason == "stop":
-            text = cut(text, self.job.config.stop)
+            early = self.job.config.sampling.min_tokens  # stops in these are text
+            text = cut(text, self.job.config.stop, len(self.policy.text(read, tokens[:-1])) if early else 0)
         return {
             "line": prompt.line,
             **({"id": prompt.id} if prompt.id is not None else {}),
+            **prompt.fields,
             "sample": completion.sample,
             "text": text,
             "tokens": list(tokens),
@@ -369,9 +407,19 @@ class Feed:
         self.open, self.prompts = {}, {}
 
 
+def fault(line: int, error: Exception) -> BadLine:
+    """What an error says of the line that raised it."""
+    from launch.prompts import BadLine
+    from models.errors import ConfigError
+
+    if isinstance(error, ConfigError):
+        return BadLine(line, f"{error.field.rpartition('.')[2]} {error.problem}", error.fix)
+    return BadLine(line, f"raised {type(error).__name__}: {error}", "change the line")
+
+
 def conclude(job: Job) -> int:
     """Verify what was written and print its essence; 1 when prompts could not be used."""
-    import sys
+    from models.errors import printable
 
     manifest = job.verify()
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(manifest["finish_reasons"].items()))
@@ -381,8 +429,10 @@ def conclude(job: Job) -> int:
         f"{manifest['prompt_tokens']:,} prompt tokens, {manifest['generated_tokens']:,} generated, "
         f"{manifest['flops']:.3g} FLOPs and {manifest['bytes']:.3g} bytes to decode"
     )
+    for shard in manifest.get("redrawn_shards", ()):
+        print(printable(f"{job.shard_path(int(shard))} had changed and was drawn again"), file=sys.stderr)
     for message in job.bad_lines():
-        print(f"error: {message}", file=sys.stderr)
+        print(printable(f"error: {message}"), file=sys.stderr)
     return 1 if manifest["bad_lines"] else 0
 
 

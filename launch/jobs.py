@@ -43,10 +43,11 @@ from search.engine.sampling import Sampling
 
 LEDGER = ("prompt_tokens", "generated_tokens", "flops", "bytes")
 Speculate = Literal["none", "table", "text", "table+text"]
+CHECK = "__check__"  # field of a line in a partial file: its digest; no column of a prompt is called so
 VERSIONED = ("isoflop", "jax", "jaxlib", "flax", "numpy")
 _JOB: kept.Shape = {"config": dict, "model": str, "prompts": str, "checkpoint": str, "file": str, "shards": [[int]]}
 _SAMPLE: kept.Shape = {
-    "line": int, "sample": int, "id?": str, "text": str, "tokens?": [int], "logprobs?": [float], "finish_reason": str,
+    "line": int, "sample": int, "text": str, "tokens?": [int], "logprobs?": [float], "finish_reason": str,
     "ledger": dict.fromkeys(LEDGER, float),
 }  # fmt: skip
 _LINE: kept.Shape = (_SAMPLE, {"line": int, "error": str})
@@ -65,6 +66,8 @@ class JobConfig:
     max_tokens: int = 128  # per sample
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()  # texts that end a sample
+    chat: dict[str, bool | int | float | str] = field(default_factory=dict)  # variables of the chat template
+    prompt_logprobs: bool = False  # also of the prompt's own tokens, with its first sample
     seed: int = 0
     quantize: QuantizeMode = "float32"  # how weights are kept; see models.quantize
     speculate: Speculate = "none"  # guess tokens ahead; they come out as without guesses, in fewer passes
@@ -210,6 +213,7 @@ class Job:
             "sha256": total.hexdigest(),
             "parquet_sha256": _file_digest(self.path / "samples.parquet"),
             "shards": digests,
+            "redrawn_shards": sorted(path.name.partition(".")[0] for path in self.path.glob("shards/*.damaged.jsonl")),
             "seed": self.config.seed,
             "versions": {name: metadata.version(name) for name in VERSIONED},
         }
@@ -236,7 +240,7 @@ class Job:
     def _fault(self, index: int, lines: list[bytes]) -> str:
         """What is wrong with the lines of a shard, in words, or ""; ConfigError for one that is no line of samples."""
         found = [kept.parsed(text, (*_LINE, _LAST), self.shard_path(index)) for text in lines]
-        if found and "shard" in found[-1]:
+        if found and "line" not in found[-1]:
             last, digest = found[-1], hashlib.sha256(b"".join(lines[:-1])).hexdigest()
             if (last["job"], last["shard"]) != (self.digest, index):
                 return "is another shard or another job's"
@@ -292,8 +296,9 @@ class ShardWriter:
         self.partial.parent.mkdir(parents=True, exist_ok=True)
         self._key = f"{job.digest} {index} ".encode()
         lines = self._whole_lines()
-        self.done = {place for place in lines if place[1] >= 0}  # (prompt, sample)
         self.bad = {line for line, sample in lines if sample < 0}
+        # (prompt, sample); not those of a prompt that failed half-way
+        self.done = {place for place in lines if place[1] >= 0 and place[0] not in self.bad}
         self.file = open(self.partial, "ab")
         self.expected = 0  # samples of this shard
 
@@ -306,8 +311,8 @@ class ShardWriter:
         good = []
         for number, text in enumerate(lines, 1):
             try:
-                line = kept.parsed(text, ({"check": str} | _SAMPLE, {"check": str} | _LINE[1]), self.partial)
-                problem = "" if line.pop("check") == self._check(line) else "is not what was written there"
+                line = kept.parsed(text, ({CHECK: str} | _SAMPLE, {CHECK: str} | _LINE[1]), self.partial)
+                problem = "" if line.pop(CHECK) == self._check(line) else "is not what was written there"
             except ConfigError as error:
                 problem = error.problem
             if not problem and _place(line) not in found:
@@ -326,13 +331,14 @@ class ShardWriter:
         self.done.add(_place(line))
 
     def add_bad(self, bad: BadLine) -> None:
-        """Keep what is wrong with a prompt, once."""
+        """Keep what is wrong with a prompt, once; samples of it that are there no longer count."""
         if bad.line not in self.bad:
-            self._append({"line": bad.line, "error": f"{bad.problem}: {bad.fix}"})
+            self._append({"line": bad.line, "error": bad.message})
             self.bad.add(bad.line)
+            self.done = {place for place in self.done if place[0] != bad.line}
 
     def _append(self, line: dict[str, Any]) -> None:
-        self.file.write(_text(line | {"check": self._check(line)}))
+        self.file.write(_text(line | {CHECK: self._check(line)}))
         self.file.flush()
 
     def _check(self, line: dict[str, Any]) -> str:
@@ -351,7 +357,7 @@ class ShardWriter:
         found = self._whole_lines()
         if not self.done <= found.keys():
             return  # it changed while it was written
-        lines = [found[place] for place in sorted(found)]
+        lines = [found[place] for place in sorted(found) if place[0] not in self.bad or place[1] < 0]
         last = {
             "shard": self.index,
             "lines": len(lines),

@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from launch.snapshot import Snapshot, snapshot
-from models.errors import ConfigError, require
+from models.errors import ConfigError, printable, require
 from scaling.report import numbers, plots
 from scaling.report.figures import Drawing
 from scaling.report.html import Html, Section, badge, element, join, page, paragraph, picture, table
@@ -107,7 +106,7 @@ class Page:
             code, words = 500, f"internal error: {type(error).__name__}: {' '.join(str(error).split())}"
             if words != self.told:
                 self.told = words
-                print(f"error: {words}", file=sys.stderr, flush=True)
+                print(printable(f"error: {words}"), file=sys.stderr, flush=True)
         if kind == "json":
             return code, json.dumps({"error": words})
         section = Section("now", "Now", paragraph(f"{words} (tried again every {REFRESH_S} s)"))
@@ -174,7 +173,8 @@ class _Server(ThreadingHTTPServer):
         """One line for an error of ours; nothing for a reader who left, or never asked."""
         error = sys.exception()
         if not isinstance(error, OSError):
-            print(f"error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            line = f"error: {type(error).__name__}: {' '.join(str(error).split())}"
+            print(printable(line), file=sys.stderr, flush=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -302,8 +302,8 @@ def draw(found: Snapshot) -> dict[str, Html]:
     for name, (alt, plot, caption) in curves.items():
         try:
             made[name] = picture(Drawing(name, alt, (8.0, 4.2), plot).render(), caption)
-        except (ConfigError, ValueError, IndexError, np.linalg.LinAlgError):
-            continue  # not enough has finished
+        except Exception:  # not enough has finished, or numbers that cannot be drawn; the page goes on without it
+            continue
     return made
 
 

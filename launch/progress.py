@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from models.devices import peak_flops
+from models.errors import printable
 from scaling.sweep.directory import RunDirectory
 from scaling.sweep.stack import Stack
 
@@ -51,7 +52,8 @@ class _Display:
         """The line, unless there is a terminal or one was written just now."""
         if not self.console.is_terminal and time.monotonic() - self.last_line > LINE_EVERY_S:
             self.last_line = time.monotonic()
-            print(f"{label}: {', '.join(part for part in parts if part)}", file=sys.stderr, flush=True)
+            line = f"{label}: {', '.join(part for part in parts if part)}"
+            print(printable(line), file=sys.stderr, flush=True)
 
     def left(self, done: float, total: float) -> str:
         """Time left at the speed so far, in words; nothing while nothing is done."""
@@ -67,33 +69,33 @@ class SweepDisplay(_Display):
         self.total = sum(self.work.values()) or 1.0
         self.finished = {stack.id for stack in stacks if directory.is_done(stack)}
         self.stacks = [stack for stack in stacks if stack.id not in self.finished]
-        self.before = directory.read_progress()  # what earlier workers left
+        self.before = directory.read_progress()  # of earlier workers: no clock tells, since theirs may differ or be set
         super().__init__("{task.percentage:>3.0f}% {task.fields[speed]}")
         self.task = self.bar.add_task(label, total=self.total, speed="")
 
     def update(self) -> None:
         """Read the reports and redraw."""
         found = self.directory.read_progress()
-        reports = found.values()
-        current = {r["stack"]: r["fraction"] for r in reports if r["stack"] in self.work}
+        current = {r["stack"]: r.get("fraction", 0.0) for r in found.values() if r.get("stack") in self.work}
         for stack in list(self.stacks):
             if current.get(stack.id, 1.0) >= 1.0 and self.directory.is_done(stack):
                 self.finished.add(stack.id)
                 self.stacks.remove(stack)
         done = sum(self.work[i] for i in self.finished)
         done += sum(self.work[i] * f for i, f in current.items() if i not in self.finished)
-        speed = self._speed([report for name, report in found.items() if report != self.before.get(name)])
+        speed = self._speed([r for name, r in found.items() if r != self.before.get(name)])
         self.bar.update(self.task, completed=done, speed=speed)
         self.say(self.label, f"{done / self.total:.0%}", speed, self.left(done, self.total))
 
     @staticmethod
     def _speed(reports: Sequence[dict]) -> str:
         """Tokens/s first, then MFU = exact training FLOPs / (seconds x peak), with the peak stated."""
-        if not any(r["seconds"] > 0 for r in reports):
+        told = [r for r in reports if r.get("seconds", 0) > 0 and r.get("peak_flops", 0) > 0]
+        if not told:
             return ""
-        tokens = sum(r["tokens"] / r["seconds"] for r in reports)
-        flops = sum(r["flops"] / r["seconds"] for r in reports)
-        peak = sum(r["peak_flops"] for r in reports)
+        tokens = sum(r.get("tokens", 0) / r["seconds"] for r in told)
+        flops = sum(r.get("flops", 0) / r["seconds"] for r in told)
+        peak = sum(r["peak_flops"] for r in told)
         return f"{tokens / 1e3:,.0f}k tokens/s, MFU {flops / peak:.0%} of {peak / 1e9:,.0f} GFLOP/s"
 
 

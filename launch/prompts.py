@@ -1,7 +1,8 @@
 """PromptFile: the input of an inference job, JSON lines or Parquet, read shard by shard so that memory stays flat.
 
 A row has one of `prompt` (text), `tokens` (ids) or `messages` (a chat: role and content), and may have `id`, a string
-that is copied to the output. Its random numbers depend on its number in the file.
+or an integer, `chat_template_kwargs`, variables of the chat template, and columns of its own: all but the variables are
+copied to the output. Its random numbers depend on its number in the file.
 """
 
 from __future__ import annotations
@@ -9,14 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from models.errors import ConfigError, nearest, require
 
 KINDS = ("prompt", "tokens", "messages")
-FIELDS = (*KINDS, "id")
+BATCH = 256  # rows of a Parquet file that are held at once
+TEMPLATE = "chat_template_kwargs"
+FIELDS = (*KINDS, "id", TEMPLATE)
+INDEX = "__index_level_0__"  # what pandas writes beside the columns
+# what the output says of a sample, for which a column of the row cannot stand
+TAKEN = ("line", "sample", "text", "logprobs", "prompt_logprobs", "finish_reason", "near_ties", "ledger", "error",
+         "fields", "prompt_tokens", "generated_tokens", "flops", "bytes")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,10 +32,12 @@ class Prompt:
     """One row; exactly one of text, tokens and messages is given."""
 
     line: int  # 1-based
-    id: str | None = None
+    id: str | int | None = None
     text: str | None = None
     tokens: tuple[int, ...] | None = None
-    messages: tuple[dict[str, str], ...] | None = None
+    messages: tuple[dict[str, Any], ...] | None = None  # the content of each is text
+    template: dict[str, Any] = field(default_factory=dict)  # variables of the chat template
+    fields: dict[str, Any] = field(default_factory=dict)  # the row's own columns
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,12 @@ class BadLine:
     line: int
     problem: str
     fix: str
+
+    @property
+    def message(self) -> str:
+        """Both on one line that can be printed and written, whatever the row holds."""
+        text = f"{self.problem}: {self.fix}"
+        return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 @dataclass(frozen=True)
@@ -97,11 +113,14 @@ class PromptFile:
                 text = f.readline()
                 if not text.strip():
                     continue
+                fix = 'write one JSON object: {"prompt": ...}'
                 try:
-                    yield line, json.loads(text)
+                    row = json.loads(text)
                 except ValueError as error:  # what is no UTF-8 included
-                    problem = f"is not JSON ({error})"
-                    yield line, BadLine(line, problem, 'write one JSON object: {"prompt": ...}')
+                    row = BadLine(line, f"is not JSON ({error})", fix)
+                except RecursionError:
+                    row = BadLine(line, "is nested too deeply", fix)
+                yield line, row
 
     def _parquet_rows(self, shard: Shard) -> Iterator[tuple[int, Any]]:
         file = self._open_parquet()
@@ -110,9 +129,14 @@ class PromptFile:
             rows = file.metadata.row_group(group).num_rows
             low, high = max(begin, start), min(end, start + rows)
             if low < high:
-                table = file.read_row_group(group).slice(low - start, high - low)
-                for i, row in enumerate(table.to_pylist()):
-                    yield low + i + 1, {name: value for name, value in row.items() if value is not None}
+                at = start
+                for batch in file.iter_batches(BATCH, row_groups=[group]):  # a group may unfold to any size
+                    found = batch.slice(max(low - at, 0), max(min(high, at + len(batch)) - max(low, at), 0))
+                    for i, row in enumerate(found.to_pylist(), max(low, at) + 1):
+                        yield i, {name: value for name, value in row.items() if value is not None}
+                    at += len(batch)
+                    if at >= high:
+                        break
             start += rows
 
     def _open_parquet(self) -> Any:
@@ -130,25 +154,31 @@ def as_prompt(line: int, row: Any) -> Prompt | BadLine:
     """A decoded row as a Prompt, or what is wrong with it."""
     if not isinstance(row, dict):
         return BadLine(line, f"is {type(row).__name__}, not an object", 'write {"prompt": ...}')
-    unknown = [name for name in row if name not in FIELDS]
-    if unknown:
-        guess = nearest(unknown[0], FIELDS)
-        fix = f"did you mean {guess!r}?" if guess else f"fields: {', '.join(FIELDS)}"
-        return BadLine(line, f"has the unknown field {unknown[0]!r}", fix)
     kinds = [name for name in KINDS if name in row]
-    if len(kinds) != 1:
-        return BadLine(line, f"has {' and '.join(kinds) or 'none'} of {', '.join(KINDS)}", "give exactly one of them")
-    if not isinstance(row.get("id", ""), str):
-        return BadLine(line, f"id is {row['id']!r}", "give a string")
-    fault = _fault(kinds[0], row[kinds[0]])
+    own = {name: value for name, value in row.items() if name not in (*FIELDS, INDEX)}
+    if not kinds:
+        guess = next((f"did you mean {kind!r} by {name!r}?" for name in own if (kind := nearest(name, KINDS))), None)
+        return BadLine(line, f"has none of {', '.join(KINDS)}", guess or "give one of them")
+    if len(kinds) > 1:
+        return BadLine(line, f"has {' and '.join(kinds)}", "give exactly one of them")
+    taken = [name for name in own if name in TAKEN]
+    if taken:
+        return BadLine(line, f"has a column {taken[0]!r}, which is one of the output's", "give it another name")
+    name = row.get("id")
+    if isinstance(name, bool) or not isinstance(name, str | int | NoneType):
+        return BadLine(line, f"id is {name!r}", "give a string or an integer")
+    template = row.get(TEMPLATE) or {}
+    if not (isinstance(template, dict) and all(isinstance(key, str) for key in template)):
+        return BadLine(line, f"{TEMPLATE} is {template!r}", 'give an object such as {"enable_thinking": false}')
+    fault = _fault(kinds[0], row[kinds[0]]) or _unwritable(row)
     if fault:
         return BadLine(line, *fault)
-    name = row.get("id")
+    rest: dict[str, Any] = {"template": template, "fields": own}
     if kinds[0] == "prompt":
-        return Prompt(line, name, text=row["prompt"])
+        return Prompt(line, name, text=row["prompt"], **rest)
     if kinds[0] == "tokens":
-        return Prompt(line, name, tokens=tuple(row["tokens"]))
-    return Prompt(line, name, messages=tuple(row["messages"]))
+        return Prompt(line, name, tokens=tuple(row["tokens"]), **rest)
+    return Prompt(line, name, messages=tuple(_with_text(message) for message in row["messages"]), **rest)
 
 
 def _fault(kind: str, value: Any) -> tuple[str, str] | None:
@@ -163,8 +193,37 @@ def _fault(kind: str, value: Any) -> tuple[str, str] | None:
         wrong = [token for token in value if not _is_count(token)]
         return (f"tokens has {wrong[0]!r}", "give token ids, integers from 0") if wrong else None
     for message in value:
-        if not (isinstance(message, dict) and all(isinstance(message.get(k), str) for k in ("role", "content"))):
+        if not (isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message):
             return "messages has an entry without role and content", 'give {"role": "user", "content": ...}'
+        if _text_of(message["content"]) is None:
+            return "messages has content that is no text", 'give text, or parts {"type": "text", "text": ...}'
+    return None
+
+
+def _text_of(content: Any) -> str | None:
+    """The text of a message: as it is, or of its parts, one to a line; None where a part is something else."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        return None
+    texts = [part["text"] for part in content if part.get("type") == "text" and isinstance(part.get("text"), str)]
+    return "\n".join(texts) if len(texts) == len(content) else None
+
+
+def _with_text(message: dict[str, Any]) -> dict[str, Any]:
+    return message | {"content": _text_of(message["content"])}
+
+
+def _unwritable(row: dict[str, Any]) -> tuple[str, str] | None:
+    """(problem, fix) of the first field that is no text or number that JSON in UTF-8 can hold, or None."""
+    for name, value in row.items():
+        try:
+            json.dumps({name: value}, ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError as error:
+            letter = error.object[error.start]
+            return f"{name!r} holds {letter!r}, half of a character, which is no text", "repair the text"
+        except (TypeError, ValueError, RecursionError) as error:
+            return f"{name!r} cannot be written as JSON ({error})", "leave it out"
     return None
 
 

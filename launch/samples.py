@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from types import TracebackType
@@ -13,17 +14,19 @@ import pyarrow.parquet as pq
 GROUP = 4096  # rows held before they are written
 SCHEMA = pa.schema([
     pa.field("line", pa.int64(), metadata={"unit": "of the prompt file, from 1"}),
-    pa.field("id", pa.string(), metadata={"unit": "copied from the prompt"}),
+    pa.field("id", pa.string(), metadata={"unit": "copied from the prompt, an integer as text"}),
     pa.field("sample", pa.int64(), metadata={"unit": "of this prompt, from 0"}),
     pa.field("text", pa.string()),
     pa.field("tokens", pa.list_(pa.int32())),
     pa.field("logprobs", pa.list_(pa.float32()), metadata={"unit": "nats, one per token"}),
+    pa.field("prompt_logprobs", pa.list_(pa.float32()), metadata={"unit": "nats, of the prompt's tokens; null first"}),
     pa.field("finish_reason", pa.string()),
     pa.field("near_ties", pa.list_(pa.int32()), metadata={"unit": "positions whose token rounding could flip"}),
     pa.field("prompt_tokens", pa.int64()),
     pa.field("generated_tokens", pa.int64()),
     pa.field("flops", pa.float64()),
     pa.field("bytes", pa.float64()),
+    pa.field("fields", pa.string(), metadata={"unit": "the prompt's own columns, as a JSON object"}),
     pa.field("error", pa.string(), metadata={"unit": "why a prompt could not be used"}),
 ])  # fmt: skip
 
@@ -43,6 +46,9 @@ class SampleTable:
         """One line of a shard: a sample, or a prompt that could not be used."""
         row = {name: _unicode(line.get(name)) for name in SCHEMA.names}
         row |= {name: value for name, value in line.get("ledger", {}).items() if name in row}
+        own = {name: value for name, value in line.items() if name not in SCHEMA.names and name != "ledger"}
+        row |= {"fields": _unicode(json.dumps(own, ensure_ascii=False)) if own else None}
+        row["id"] = None if row["id"] is None else str(row["id"])
         self.rows.append(row)
         if len(self.rows) == GROUP:
             self._flush()

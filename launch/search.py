@@ -141,7 +141,7 @@ def set_aside_if_damaged(file: Path, facts: dict[str, str]) -> None:
     """Rename a cell that is not what was written there, so that its part is searched again, and say so."""
     import sys
 
-    from models.errors import ConfigError
+    from models.errors import ConfigError, printable
     from scaling import tables
 
     if not file.exists():
@@ -150,7 +150,7 @@ def set_aside_if_damaged(file: Path, facts: dict[str, str]) -> None:
         tables.read(file, facts)
     except ConfigError as error:
         os.replace(file, file.with_suffix(".damaged"))
-        print(f"{file} {error.problem}: its part is searched again", file=sys.stderr)
+        print(printable(f"{file} {error.problem}: its part is searched again"), file=sys.stderr)
 
 
 def _safe(text: str) -> str:

@@ -110,14 +110,13 @@ def _sweep(directory: RunDirectory) -> Snapshot:
     alive = {worker.id: worker for worker in lease.read_workers(directory.path / ".leases")}
     trials: list[TrialState] = []
     done = 0.0
-    written = {trial.id: to_json(trial) for stack in stacks for trial in stack.trials}
-    fields = varied(to_json(config), list(written.values()))
+    fields = varied(to_json(config), [trial for stack in stacks for trial in stack.trials])
     for stack in stacks:
         holder = alive.get(holders.get(stack.id, ""))
         held = holder is not None and not _is_over(directory.path, holder)
         report = reports.get(holder.name, {}) if holder is not None and held else {}
         fraction = float(report.get("fraction", 0.0)) if report.get("stack") == stack.id else 0.0
-        states = [_trial(directory, trial, held, values(written[trial.id], fields)) for trial in stack.trials]
+        states = [_trial(directory, trial, held, values(trial, fields)) for trial in stack.trials]
         done += stack.flops if directory.is_done(stack) else stack.flops * fraction
         trials += states
     workers = tuple(_worker(directory.path, worker, holders, reports) for worker in alive.values())
@@ -137,7 +136,7 @@ def _trial(directory: RunDirectory, trial: Trial, held: bool, varied: dict[str, 
     loss = float(losses[-1]["loss"]) if losses else math.nan
     state, reason, wall_s = "running" if held else "waiting", "", 0.0
     if row is not None:
-        state, reason, wall_s = row["status"], str(row["error"] or ""), row["wall_s"]
+        state, reason, wall_s = row["status"], row.get("error") or "", row.get("wall_s") or 0.0
         step = trial.train.steps if state == "done" else int(row.get("stopped_step") or step)
         loss = row["loss"] if row["loss"] is not None else loss
     size, train = counts.params(trial.model), trial.train

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 
 from launch import cli, distributed, environment
-from models.errors import ConfigError, nearest, require
+from models.errors import ConfigError, nearest, printable, require
 
 COMMANDS = ("train", "sweep", "worker")
 FINAL = (0, 1, 2, distributed.DISK_FULL, distributed.SAVED)  # endings that another start would only repeat
@@ -95,7 +95,7 @@ class Supervisor:
     heartbeat_s: int = distributed.HEARTBEAT_S
     base: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     saved: Callable[[], str] = lambda: "the last checkpoint"
-    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
+    say: Callable[[str], None] = lambda line: print(printable(line), file=sys.stderr, flush=True)
     stop_signal: int = 0
     ranks: list[Rank] = field(default_factory=list)
 

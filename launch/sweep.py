@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch import cli, distributed, environment, worker
-from launch.executors import executor as executors
+from launch.executors import choice
+from launch.executors.executor import Order
 from models.errors import ConfigError
 
 if TYPE_CHECKING:
-    from launch.executors.executor import Executor, Options, Order
+    from launch.executors.choice import Options
+    from launch.executors.executor import Executor
     from launch.trackers import Trackers
     from scaling.sweep.config import SweepConfig
     from scaling.sweep.directory import RunDirectory
@@ -32,7 +34,7 @@ FLAGS = cli.new_flags(config=True)
 cli.DEFINE_string("workdir", None, "run directory: made, or continued", flag_values=FLAGS, required=True)
 cli.DEFINE_bool("dry_run", False, "Say what the sweep would cost, and end.", flag_values=FLAGS)
 cli.DEFINE_multi_string("track", [], "mirror metrics to wandb or mlflow; may be repeated", flag_values=FLAGS)
-executors.define_flags(FLAGS)
+choice.define_flags(FLAGS)
 cli.DEFINE_string("profile", "", "directory for a profiler trace of each worker's first stack", flag_values=FLAGS)
 distributed.define_flags(FLAGS)
 
@@ -44,7 +46,7 @@ def kinds() -> tuple[type, ...]:
 
 
 def main(config: SweepConfig, workdir: str, profile: str, dry_run: bool, track: list[str], **group: Any) -> int:
-    where = executors.options(group)
+    where = choice.options(group)
     if dry_run:
         environment.limit_threads(config.threads)  # a worker's speed is measured here
         return rehearse(config, Path(workdir), where)
@@ -63,7 +65,7 @@ def rehearse(config: SweepConfig, path: Path, where: Options) -> int:
 
     config, directory = config.anchored(Path.cwd()), RunDirectory(path)
     directory.check_owner(config)
-    executor = executors.make(where)
+    executor = choice.make(where)
     crew = Crew(config, directory, executor, where, Trackers((), directory, config.name))
     with contextlib.closing(executor):
         executor.check(crew.order())
@@ -95,7 +97,7 @@ def run_sweep(
     trials = config.trials()  # validates the plan before anything is written
     directory = RunDirectory(path)
     trackers = Trackers(track, directory, config.name)
-    crew = Crew(config, directory, executors.make(where or executors.Options()), where, trackers, profile)
+    crew = Crew(config, directory, choice.make(where or choice.Options()), where, trackers, profile)
     with contextlib.ExitStack() as held:
         distributed.on_first(lambda: enter(held, crew, trials, together is None))
         try:
@@ -120,11 +122,11 @@ class Crew:
 
     def order(self) -> Order:
         """What the executor is asked for."""
-        where = self.where or executors.Options()
+        where = self.where or choice.Options()
         more = ("--profile", self.profile) if self.profile else ()
         workers, threads = self.config.workers, self.config.threads
         path = self.directory.path
-        return executors.Order(path, workers, threads, where.devices_per_worker, where.nodes_per_worker, more)
+        return Order(path, workers, threads, where.devices_per_worker, where.nodes_per_worker, more)
 
 
 def enter(held: contextlib.ExitStack, crew: Crew, trials: Sequence[Trial], by_workers: bool) -> None:

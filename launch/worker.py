@@ -12,16 +12,15 @@ import dataclasses
 import errno
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from launch import cli, distributed, environment
+from launch.stop import StopRequest
 
 if TYPE_CHECKING:
     from scaling.sweep.directory import RunDirectory
@@ -37,22 +36,6 @@ distributed.define_flags(FLAGS)
 POLL_S = (0.2, 2.0)  # between looks for work while others hold all that is left: the first, and the longest
 NOTHING, WAIT = -1, -2  # what `take` found instead of a stack
 DISK_FULL, SAVED = distributed.DISK_FULL, distributed.SAVED
-
-
-class StopRequest:
-    """True once SIGTERM or SIGINT arrived, or the launcher (a process id; 0: there is none) is gone."""
-
-    def __init__(self, launcher: int = 0) -> None:
-        self.signalled = False
-        self.launcher = launcher
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.signalled = True
-
-    def __call__(self) -> bool:
-        return self.signalled or self.launcher not in (0, os.getppid())
 
 
 def main(workdir: str, name: str, launcher: int, profile: str, **group: Any) -> int:

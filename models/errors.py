@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -11,10 +12,28 @@ class ConfigError(ValueError):
 
     def __init__(self, field: str, problem: str, fix: str):
         self.field, self.problem, self.fix = field, problem, fix
-        super().__init__(" ".join(f"{field}: {problem}: {fix}".split()))
+        super().__init__(printable(" ".join(f"{field}: {problem}: {fix}".split())))
 
     def __reduce__(self):
         return type(self), (self.field, self.problem, self.fix)
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: what would move its cursor, colour it, turn it around or be no Unicode becomes "?".
+
+    Paths and texts of others may hold anything; lines and tabs stay.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join("?" if _steers(c) else c for c in text)
+
+
+def _steers(c: str) -> bool:
+    return c in _TURNS or (unicodedata.category(c) in _CONTROLS and c not in "\n\t")
+
+
+_CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # controls, surrogates, separators of lines and paragraphs
+_TURNS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # of the writing direction
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:

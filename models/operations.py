@@ -17,7 +17,8 @@ from models.sharding import RESIDUAL, axis_size, constrain, gather_positions, sc
 
 __all__ = [
     "Choice", "Reach", "Routing", "activated", "axis_size", "capacity_block", "carry_blocks",
-    "causal_convolution", "choose", "constrain", "constrain_residual", "contract", "dropless_block", "features", "gated_linear",
+    "causal_convolution", "choose", "constrain", "constrain_residual", "contract", "dropless_block", "features",
+    "gated_linear",
     "gather_positions", "load_balance", "messenger", "norm", "normalize", "rotary_angles", "rotate",
     "scatter_positions", "z_loss",
 ]  # fmt: skip

@@ -92,7 +92,8 @@ class Weight:
     def stacked(self, n: int) -> Weight:
         """The same weight for `n` scanned layers at once, with a leading "layers" dim."""
         shape, axes = (n, *self.shape), ("layers", *self.axes)
-        return Stacked(shape, axes, self.role, self.inputs, self.std, self.experts_used, self.draw, self.step, self.unpacked)
+        rest = self.role, self.inputs, self.std, self.experts_used, self.draw, self.step, self.unpacked
+        return Stacked(shape, axes, *rest)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from collections.abc import Mapping
@@ -35,20 +36,34 @@ def parquet(table: pa.Table | pd.DataFrame, facts: Mapping[str, Any] | None = No
     return out.getvalue()
 
 
-def read(path: str | Path, facts: Mapping[str, Any] | None = None, fix: str = kept.RESTORE) -> pa.Table:
+def unpacked(path: Path) -> bytes:
+    """The content of a .gz file; ConfigError when it takes more than LARGEST bytes, OSError when it is none."""
+    with gzip.open(path, "rb") as file:
+        content = file.read(LARGEST + 1)
+    require(len(content) <= LARGEST, str(path), _too_large(len(content)), "give a smaller table")
+    return content
+
+
+def read(
+    path: str | Path, facts: Mapping[str, Any] | None = None, fix: str = kept.RESTORE, content: bytes | None = None
+) -> pa.Table:
     """A Parquet file, its page checksums compared where it has some, and its `facts` where they are given.
+
+    content: of the file, where it was read already.
 
     Raises:
       ConfigError: it is damaged, of something else, or would take more than LARGEST bytes of memory.
     """
     place = str(path)
     try:
-        require(Path(path).is_file(), place, "is no file", fix)
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        require(content is not None or Path(path).is_file(), place, "is no file", fix)
+        source = path if content is None else pa.BufferReader(content)
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
             size = _dense_bytes(file.metadata)
             require(size <= LARGEST, place, _too_large(size), "give fewer rows or columns")
             names = [field.name for field in file.schema_arrow if _is_text(field.type)]
-        with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=names) as file:
+        source = path if content is None else pa.BufferReader(content)
+        with pq.ParquetFile(source, page_checksum_verification=True, read_dictionary=names) as file:
             table = file.read()
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(place, f"is damaged ({_first_line(error)})", fix) from None

@@ -61,4 +61,6 @@ class SearchConfig:
         require(0 <= self.seed < 2**32, "search.seed", f"is {self.seed}", "give 0 to 2^32 - 1")
         problem, fix = "needs the history of every particle, which a search does not keep", "set it to 1"
         require(self.sampling.repetition_penalty == 1, "search.sampling.repetition_penalty", problem, fix)
+        problem, fix = "belongs to samples of an engine", "set it to 0"
+        require(self.sampling.min_tokens == 0, "search.sampling.min_tokens", problem, fix)
         require(not self.sampling.forced, "search.sampling.forced", "belongs to a strategy here", "leave it empty")

@@ -14,7 +14,7 @@ import numpy as np
 from models import cache, counts
 from models.cache import Layers, Partial, Store
 from models.config import ModelConfig
-from models.errors import ConfigError, require
+from models.errors import require
 from models.past import Arrays, Past, Read, keys_and_values
 from models.span import Span
 from models.transformer import Params, forward, logits
@@ -32,10 +32,25 @@ class Outputs(NamedTuple):
 
 
 class Price(NamedTuple):
-    """What a token costs that attends to `context` keys, its own included: fixed + per_context * context."""
+    """What a token costs that attends to `context` keys, its own included.
+
+    fixed + per_context * context + per_window * min(context, window), the last in layers with sliding windows.
+    """
 
     fixed: float
     per_context: float
+    per_window: float = 0.0
+    window: int = 0
+
+    def windowed(self, contexts: Any) -> Any:
+        """The keys that windows leave of `contexts` keys each."""
+        return jnp.minimum(contexts, self.window)
+
+    def up_to(self, tokens: int) -> float:
+        """What the first `tokens` tokens of a text cost together."""
+        whole, inside = tokens * (tokens + 1) // 2, min(tokens, self.window)
+        windowed = inside * (inside + 1) // 2 + (tokens - inside) * self.window
+        return self.fixed * tokens + self.per_context * whole + self.per_window * windowed
 
 
 class Decoder(Protocol):
@@ -257,10 +272,15 @@ class TransformerDecoder:
         if unit == "bytes":
             size = counts.kv_cache_bytes_per_token(self.config)
             return Price(size, size)
-        nothing, one, two = (counts.decode_flops(self.config, n) for n in (0, 1, 2))
-        if two - one != one - nothing:
-            raise ConfigError("budget.unit", "flops are no straight line with attention windows", "use tokens")
-        return Price(nothing, one - nothing)
+        window = self.config.sliding_window if any(self.config.sliding) else None
+        at = [counts.decode_flops(self.config, n) for n in (0, 1, window or 1, (window or 1) + 1)]
+        every, far = at[1] - at[0], at[3] - at[2]  # per key of all layers, and of those that see beyond the window
+        price = Price(at[0], far, every - far, window or 0)
+        keys = self.config.max_seq_len
+        linear = price.fixed + price.per_context * keys + price.per_window * min(keys, price.window)
+        problem = "in flops does not fit a model whose tokens do not cost a fixed amount and one for each key"
+        require(linear == counts.decode_flops(self.config, keys), "budget.unit", problem, "use tokens")
+        return price
 
     def _outputs(self, hidden: jax.Array, table: Any, head: ValueHead | None) -> Outputs:
         scores = logits(self.config, hidden, table)

@@ -51,6 +51,8 @@ class Particles:
 
     def __init__(self, engine: Engine, request: Request):
         engine.check(request)
+        least, problem = request.sampling.min_tokens, "would pass over delimiters"
+        require(least == 0, f"request {request.problem}.sampling.min_tokens", problem, "set it to 0")
         self.engine, self.request = engine, request
         self._prompt = engine.prompt(request.problem, request.prompt, request.samples)
         self._prompt.kept = True

@@ -34,6 +34,7 @@ class Policy:
     ends: tuple[int, ...]  # token ids that end a generation
     digest: str  # sha256 of the parameters
     source: str  # the directory they were read from
+    context: int | None = None  # tokens that the model was made to read at once
 
     @property
     def spelling(self) -> Sequence[bytes]:
@@ -48,12 +49,15 @@ class Policy:
             return whole[len(before) :]
         return whole[next((i for i, (a, b) in enumerate(zip(before, whole)) if a != b), len(whole)) :]
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-        """Token ids of a conversation that the model is to answer; ConfigError without a chat template."""
+    def chat(self, messages: Sequence[Mapping[str, str]], **values: Any) -> tuple[int, ...]:
+        """Token ids of a conversation that the model is to answer, or whose last turn, if it is its own, to go on with.
+
+        values: variables of the chat template. ConfigError without one.
+        """
         chat = getattr(self.tokenizer, "chat", None)
         if chat is None:
             raise ConfigError("messages", f"{self.source} has no chat template", "give a prompt instead")
-        return tuple(int(token) for token in chat(messages))
+        return tuple(int(token) for token in chat(messages, **values))
 
 
 def load_policy(directory: str | Path, mesh: Mesh | None = None) -> Policy:
@@ -97,4 +101,4 @@ def _hugging_face(path: Path, mesh: Mesh | None) -> Policy:
     for file in sorted([path / "config.json", *path.glob("*.safetensors")]):
         with open(file, "rb") as f:
             total.update(file.name.encode() + hashlib.file_digest(f, "sha256").digest())
-    return Policy(model, params, tokenizer, tokenizer.ends, total.hexdigest(), str(path))
+    return Policy(model, params, tokenizer, tokenizer.ends, total.hexdigest(), str(path), model.max_seq_len)

@@ -33,14 +33,15 @@ class Costs(NamedTuple):
     """What every problem cost so far, `[problems]` int32.
 
     generated: tokens drawn, kept or not; forced: tokens that it was made to read; contexts: keys that both attended to,
-    summed; steps: token steps in which any particle ran, so how often the prompt was read; suffix: keys of particles'
-    own suffixes read; copied: tokens of caches that clones copied; depth: tokens one after the other; verifier: tokens
-    that the scorer read; scored: particles scored; rounds.
+    summed, windowed: the same in layers with a sliding window; steps: token steps in which any particle ran, so how
+    often the prompt was read; suffix: keys of particles' own suffixes read; copied: tokens of caches that clones
+    copied; depth: tokens one after the other; verifier: tokens that the scorer read; scored: particles scored; rounds.
     """
 
     generated: jax.Array
     forced: jax.Array
     contexts: jax.Array
+    windowed: jax.Array
     steps: jax.Array
     suffix: jax.Array
     copied: jax.Array
@@ -136,6 +137,7 @@ class Rounds:
         self._delimiter = Written("delimiters", config.delimiters, spelling, decoder.vocab_size)
         self._end = Written("ends", config.ends, spelling, decoder.vocab_size)
         self._axes = particles.position_axes(decoder)
+        self._window = decoder.price("flops").window
         self._prices = {u: decoder.price(u) for u in ("flops", "bytes") if config.budget and config.budget.unit == u}
 
     # ---- the state -------------------------------------------------------------------------------------------------
@@ -275,7 +277,7 @@ class Rounds:
             return (costs.generated + costs.verifier).astype(jnp.float32)
         price, tokens = self._prices[budget.unit], (costs.generated + costs.forced).astype(jnp.float32)
         if budget.unit == "flops":
-            own = price.fixed * tokens + price.per_context * costs.contexts
+            own = price.fixed * tokens + price.per_context * costs.contexts + price.per_window * costs.windowed
             return own + self.scorer.flops_per_token * costs.verifier
         keys = costs.suffix + 2 * costs.copied
         return price.fixed * tokens + price.per_context * keys + price.per_context * costs.steps * contexts.length
@@ -406,7 +408,7 @@ class Rounds:
         begin = jnp.where(boundary, rows.length, begin)
         full = (rows.length >= c.max_tokens) | (rows.steps >= c.max_steps) | stuck
         reason = jnp.where(ended, ENDED, jnp.where((live | stuck) & full, FULL, rows.reason))
-        costs = _charged(costs, live, forced, contexts, rows.length)
+        costs = _charged(costs, live, forced, contexts, jnp.minimum(contexts, self._window), rows.length)
         live = live & (reason == GOING) & ~(boundary & (taken >= picked.steps))
         if s.race:
             live = live & ((picked.live & (reason == ENDED)).sum(-1) < s.race)[:, None]
@@ -455,7 +457,8 @@ class Rounds:
             price = live.astype(jnp.float32)
         elif budget.unit == "flops":
             flops = self._prices["flops"]
-            price = jnp.where(live, flops.fixed + flops.per_context * contexts, 0.0)
+            each = flops.fixed + flops.per_context * contexts + flops.per_window * flops.windowed(contexts)
+            price = jnp.where(live, each, 0.0)
         else:
             own, prompt = self._prices["bytes"], state.contexts.length[:, None]
             price = jnp.where(live, own.fixed + own.per_context * (contexts - prompt), 0.0)
@@ -541,12 +544,15 @@ def _stepped(rows: Population, boundary: jax.Array) -> Population:
     )
 
 
-def _charged(costs: Costs, live: jax.Array, forced: jax.Array, contexts: jax.Array, length: jax.Array) -> Costs:
+def _charged(
+    costs: Costs, live: jax.Array, forced: jax.Array, contexts: jax.Array, windowed: jax.Array, length: jax.Array
+) -> Costs:
     """The costs with one token step: `contexts` keys per row, of which `length` are its own."""
     return costs._replace(
         generated=costs.generated + (live & ~forced).sum(-1),
         forced=costs.forced + (live & forced).sum(-1),
         contexts=costs.contexts + jnp.where(live, contexts, 0).sum(-1),
+        windowed=costs.windowed + jnp.where(live, windowed, 0).sum(-1),
         suffix=costs.suffix + jnp.where(live, length, 0).sum(-1),
         steps=costs.steps + live.any(-1),
     )

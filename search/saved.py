@@ -19,6 +19,7 @@ import numpy as np
 import safetensors.numpy
 
 from models.errors import ConfigError, require
+from scaling import kept
 from scaling.kept import write_atomically
 from search import population as particles
 from search.rounds import Rounds, Rows, State
@@ -89,7 +90,7 @@ def write(path: Path, whose: dict[str, Any], state: State, host: dict[str, Any])
 
 def read(path: Path, whose: dict[str, Any], like: State) -> tuple[State, dict[str, Any]]:
     """The state and the host's part; `like` gives the shapes. ConfigError: damaged, or of another search."""
-    data = path.read_bytes()
+    data = kept.read_bytes(path, "delete it, and the search starts again")
     body = data[DIGITS + 1 :]
     whole = data[: DIGITS + 1] == hashlib.sha256(body).hexdigest().encode() + b"\n"
     require(whole, str(path), "is damaged: it does not match its own sha256", "delete it, and the search starts again")

@@ -70,9 +70,9 @@ class Anytime:
 class Found:
     """What a search of one problem gave.
 
-    best: index of the answer in `candidates`, None without one. failed: why its verifier could not score it. seconds
-    of the cost are those of the device, shared among the problems that it served at the same time. report: what the
-    strategy says of its own course.
+    best: index of the answer in `candidates`, None without one. failed: why its prompt could not be read, or its
+    verifier could not score it. seconds of the cost are those of the device, shared among the problems that it served
+    at the same time. report: what the strategy says of its own course.
     """
 
     problem: SearchProblem
@@ -175,8 +175,8 @@ class Searcher:
         keep: where the state is written between rounds. If it is there, the search goes on from it: give the same
         problems; what was found before comes again first, and everything is as if nothing had interrupted it.
 
-        Raises ConfigError for a prompt that the decoder refuses, when it is taken; for a state that is damaged or of
-        another search.
+        A prompt that the decoder cannot read fails its own search alone. Raises ConfigError for a state that is damaged
+        or of another search.
         """
         waiting, source = True, iter(problems)
         self._course = _Course(kept=time.perf_counter())
@@ -191,7 +191,11 @@ class Searcher:
                 problem = next(source, None)
                 waiting = problem is not None
                 if problem is not None:
-                    self._enter(self._slots.index(None), problem)
+                    refused = self._enter(self._slots.index(None), problem)
+                    if refused is not None:
+                        if keep is not None:
+                            self._course.found.append((len(self._course.taken) - 1, refused))
+                        yield refused
             if not any(self._slots):
                 return
             self._go(until_all=not waiting, most=2**30 if keep is None else keep.rounds)
@@ -202,12 +206,26 @@ class Searcher:
             if keep is not None and time.perf_counter() - self._course.kept >= keep.seconds:
                 self._keep(keep)
 
-    def _enter(self, slot: int, problem: SearchProblem) -> None:
-        prompt = self.decoder.encode(problem.prompt)
+    def _enter(self, slot: int, problem: SearchProblem) -> Found | None:
+        """Let the search of a problem begin, or say why it cannot."""
+        prompt, refused = self._encoded(problem)
+        self._course.taken.append(_digest(problem, prompt))
+        if refused:
+            return Found(problem, (), None, Cost(), 0, False, failed=refused)
         number = np.uint32(problem.number)
         self._state = self._admit(self.params, self._state, np.int32(slot), number, prompt)
-        self._slots[slot] = _Slot(problem, len(self._course.taken), time.perf_counter())
-        self._course.taken.append(_digest(problem, prompt))
+        self._slots[slot] = _Slot(problem, len(self._course.taken) - 1, time.perf_counter())
+        return None
+
+    def _encoded(self, problem: SearchProblem) -> tuple[Any, str]:
+        """What the decoder makes of a problem's prompt, and why it cannot (empty when it can)."""
+        try:
+            require(0 <= problem.number < 2**32, "number", f"is {problem.number}", "give 0 to 2^32 - 1")
+            return self.decoder.encode(problem.prompt), ""
+        except ConfigError as error:
+            return None, str(error)
+        except Exception as error:  # whatever a stranger's prompt may raise is its own
+            return None, f"the prompt raised {type(error).__name__}: {error}"
 
     # ---- kept states -----------------------------------------------------------------------------------------------
 
@@ -237,7 +255,7 @@ class Searcher:
             fix = "delete it, or give the same problems in the same order"
             if problem is None:
                 raise ConfigError(str(keep.path), f"has {len(host['taken'])} problems, and here are {i}", fix)
-            same = _digest(problem, self.decoder.encode(problem.prompt)) == digest
+            same = _digest(problem, self._encoded(problem)[0]) == digest
             require(same, str(keep.path), f"has another problem than number {problem.number} in place {i}", fix)
             taken.append(problem)
         now = time.perf_counter()
@@ -364,8 +382,10 @@ class Searcher:
             discarded_tokens=costs.generated - kept,
             verifier_tokens=costs.verifier,
             flops=round(
-                flops.fixed * (tokens + prompt)
-                + flops.per_context * (costs.contexts + prompt * (prompt + 1) // 2)
+                flops.up_to(prompt)
+                + flops.fixed * tokens
+                + flops.per_context * costs.contexts
+                + flops.per_window * costs.windowed
                 + self._scorer_flops * costs.verifier
             ),
             bytes=round(size.fixed * tokens + size.per_context * moved),

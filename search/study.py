@@ -160,7 +160,7 @@ class Study:
         for (posed, part), found in self._run(best_of_n(config.width), given, "independent samples", keep):
             price = found.cost.flops / max(found.cost.generated_tokens, 1)
             for i, c in enumerate(found.candidates):
-                text = self.policy.tokenizer.decode(c.tokens)
+                text = self.policy.text(found.problem.prompt, c.tokens)
                 rows.append(dict(
                     task=posed.task_name, problem=posed.index, sample=part * config.width + i,
                     correct=float(c.complete and posed.task.verify(posed.problem, text)),
@@ -174,7 +174,7 @@ class Study:
         `samples` for keep."""
         rows, given = [], [(p, 0) for p in self.posed]
         for (posed, _), found in self._run(strategy_by_name(strategy), given, strategy, keep):
-            text = None if found.answer is None else self.policy.tokenizer.decode(found.answer)
+            text = None if found.answer is None else self.policy.text(found.problem.prompt, found.answer)
             cost = found.cost
             rows.append(dict(
                 task=posed.task_name, problem=posed.index, strategy=strategy.partition(":")[0], size=strategy,
@@ -227,7 +227,7 @@ class Study:
         for found in searcher.run(SearchProblem(n, self._tokens(p.problem.prompt)) for n, p in given.items()):
             task, problem = given[found.problem.number].task, given[found.problem.number].problem
             for c in found.candidates:
-                text = self.policy.tokenizer.decode(c.tokens)
+                text = self.policy.text(found.problem.prompt, c.tokens)
                 ends = tuple(i + 1 for i, token in enumerate(c.tokens) if token in marks)
                 right = float(c.complete and task.verify(problem, text))
                 rewards = partial(task.step_rewards, problem, text)

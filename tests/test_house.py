@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import os
 import runpy
 import shutil
@@ -75,6 +76,27 @@ def test_an_import_in_the_wrong_direction_breaks_the_contract(tmp_path: Path) ->
     assert code == 1 and "models -> launch" in out
 
 
+def imports_of(path: Path) -> set[str]:
+    """Modules of ours that a file imports, at its top or later; not what only type checkers see."""
+    tree = ast.parse(path.read_text())
+    checks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    unseen = {id(part) for check in checks for part in ast.walk(check)}
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in unseen:
+            names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import) and id(node) not in unseen:
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("package", ["launch", "search"])
+def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
+    modules = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path for path in sources(package)}
+    graph = {name: (imports_of(path) & modules.keys()) - {name} for name, path in modules.items()}
+    assert list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the circle
+
+
 @pytest.mark.slow
 def test_mypy_finds_nothing() -> None:
     code, out = tool("mypy")
@@ -117,6 +139,22 @@ def test_every_public_function_has_type_hints() -> None:
                 if node.returns is None or any(argument.annotation is None for argument in arguments):
                     bare.append(f"{place(path)}:{node.lineno} {node.name}")
     assert not bare
+
+
+def reads_the_clock(node: ast.AST) -> bool:
+    return any(ast.unparse(call.func) == "time.time" for call in ast.walk(node) if isinstance(call, ast.Call))
+
+
+def test_no_duration_is_a_difference_of_clocks_that_can_be_set() -> None:
+    """time.time() is for people to read; a second is one of time.monotonic() or time.perf_counter()."""
+    differences = [
+        f"{place(path)}:{node.lineno}"
+        for path in sources(*PACKAGES)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and reads_the_clock(node)
+    ]
+    ages = {"launch/snapshot.py", "search/verifiers/sandbox.py"}  # of files, of which there is no other clock
+    assert {found.partition(":")[0] for found in differences} <= ages, differences
 
 
 def public_names(path: Path) -> list[str]:

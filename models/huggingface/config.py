@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from models.config import ModelConfig
+from models.config import ModelConfig, MoEConfig
 from models.errors import ConfigError, require
-from models.huggingface.families import FAMILIES
+from models.huggingface.families import FAMILIES, MISSING
 from models.huggingface.family import Family
 from models.huggingface.files import Json, Keys
 from models.layer import Layer
@@ -24,12 +24,10 @@ SEEING = {"gemma3": "gemma3_text"}
 # fields that say something of layers that attend, and of those that transform tokens alone
 ATTENDING = {"n_heads", "n_kv_heads", "head_dim", "qk_norm", "query_pre_attn_scalar", "attention_softcap"}
 ALONE = {"d_ff", "activation"}
+EXPERTS = ("experts", "top_k", "d_ff", "shared", "groups", "top_groups", "score", "normalize", "scale")
 ROTARY = {"rope_theta", "rope_theta_local", "rope_scaling", "partial_rotary_factor"}
 # keys that change what is computed in any family, with the values that leave it as this package computes it
-NEUTRAL: dict[str, Any] = {
-    "use_bidirectional_attention": (None, False), "quantization_config": (None,),
-    "partial_rotary_factor": (None, 1, 1.0),
-}  # fmt: skip
+NEUTRAL: dict[str, Any] = {"use_bidirectional_attention": (None, False), "quantization_config": (None,)}
 
 
 def family_of(data: Json, file: str) -> tuple[Family, Json]:
@@ -38,6 +36,9 @@ def family_of(data: Json, file: str) -> tuple[Family, Json]:
     if kind in SEEING and isinstance(text, Mapping):  # with a vision tower, which is left out
         outer = {key: data[key] for key in NEUTRAL if key in data}  # what holds for the whole model
         kind, data = text.get("model_type", SEEING[kind]), {**outer, **text}
+    if kind in MISSING:
+        problem = f"model_type {kind!r} needs {MISSING[kind]}, which no model here has"
+        raise ConfigError(file, problem, f"use one of {', '.join(FAMILIES)}")
     if kind not in FAMILIES:
         guess = _misspelt(str(kind))
         hint = f"did you mean {guess!r}? " if guess else ""
@@ -56,6 +57,7 @@ def _misspelt(kind: str) -> str | None:
 
 def read_config(family: Family, data: Json, file: str) -> ModelConfig:
     """The ModelConfig of a config.json, in float32; ConfigError names the file and the key that cannot be read."""
+    data = {family.aliases.get(key, key): value for key, value in data.items()}
     keys = Keys(data, file, family.defaults)
     for key, values in {**NEUTRAL, **family.neutral}.items():
         value = data.get(key, family.defaults.get(key, values[0]))
@@ -91,6 +93,9 @@ def write_config(config: ModelConfig, model_type: str | None = None) -> tuple[Fa
         written: dict[str, Any] = {"architectures": [family.architecture], "model_type": family.model_type}
         for part in family.parts:
             written |= part.write(c)
+        for key, values in family.neutral.items():
+            if family.defaults.get(key, values[0]) not in values:  # what is left out is something else
+                written[key] = values[0]
         differ = _differences(c, family, written)
         if not differ:
             return family, written
@@ -112,6 +117,7 @@ def _differences(config: ModelConfig, family: Family, written: dict[str, Any]) -
     except ConfigError:  # such a shape makes no model of this family at all: the farthest of all
         return [*(field for field, value in family.fixed.items() if getattr(config, field) != value), *ours]
     uneven = family.divided_heads and config.d_model % config.n_heads
+    uneven = uneven or (family.whole_heads and config.d_model != config.n_heads * (config.head_dim or 0))
     return [field for field in ours if ours[field] != theirs[field]] + (["n_heads"] if uneven else [])
 
 
@@ -122,6 +128,8 @@ def computation(config: ModelConfig) -> dict[str, Any]:
     values |= dict.fromkeys(ROTARY) if c.positions != "rope" else {}
     windowed = any(c.sliding)
     local = (c.rope_scaling, c.rope_theta) if c.rope_theta_local is None else (None, c.rope_theta_local)
+    if c.moe is not None:  # the dense width is unused, slots and losses are of training
+        values |= {"d_ff": None, "moe": dataclasses.replace(MoEConfig(), **{f: getattr(c.moe, f) for f in EXPERTS})}
     values |= {
         "layer_types": c.sliding,
         "sliding_window": c.sliding_window if windowed else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,14 +47,15 @@ def export_model(
     model_type: str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write a folder that `transformers` and `import_model` read; config.json comes last and so marks it complete.
+    """Write a folder that `transformers` and `import_model` read; it appears whole, or not at all.
 
     The tensors have the dtype of `config.param_dtype`, gates float32; each file holds at most `shard_bytes` of them (or
     one tensor). model_type: the family to write; None takes the first that can express the config. All of `params` must
     be addressable from this host.
 
     Raises:
-      ConfigError: a field that the family cannot express, params of another config, or a folder that is not empty.
+      ConfigError: a field that the family cannot express, params of another config, a tokenizer that cannot be written,
+        or a folder that is not empty.
     """
     family, written = write_config(config, model_type)
     for place, weight in walk(weights(config)):
@@ -62,7 +65,24 @@ def export_model(
     path = Path(folder)
     empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
     require(empty, str(folder), "is not empty", "give a new folder")
-    path.mkdir(parents=True, exist_ok=True)
+    fix = "give None, and write the tokenizer yourself"
+    require(tokenizer is None or hasattr(tokenizer, "save"), "tokenizer", "cannot be written as tokenizer.json", fix)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        keys = _write_tokenizer(partial, tokenizer)
+        _write_tensors(partial, config, family, params, shard_bytes)
+        # some families' own padding token lies beyond a smaller vocabulary
+        written |= {"torch_dtype": config.param_dtype, "pad_token_id": None}
+        write_json(partial / "config.json", written | keys)
+        os.replace(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _write_tensors(path: Path, config: ModelConfig, family: Family, params: Params, shard_bytes: int) -> None:
+    """Write the safetensors, and where they are several their index."""
     shards = _shards(config.resolved(), family, shard_bytes)
     n = len(shards)
     files = [SINGLE] if n == 1 else [f"model-{i + 1:05}-of-{n:05}.safetensors" for i in range(n)]
@@ -77,8 +97,6 @@ def export_model(
         total = sum(_bytes(config, slots) for shard in shards for slots in shard.values())
         weight_map = {name: file for file, shard in zip(files, shards) for name in shard}
         write_json(path / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    written["torch_dtype"] = config.param_dtype
-    write_json(path / "config.json", written | _write_tokenizer(path, tokenizer))
 
 
 def _shards(config: ModelConfig, family: Family, shard_bytes: int) -> list[dict[str, list[Slot]]]:

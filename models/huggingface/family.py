@@ -30,9 +30,13 @@ class Family:
     names: the tensors of the base model below `prefix`, and the head's whole name. parts: what config.json says.
     defaults: what `transformers` takes for a key that config.json lacks. fixed: the ModelConfig fields that all models
     of the family share. neutral: keys that change what is computed, with the values under which a ModelConfig computes
-    it.
+    it. aliases: other names that files have for keys.
     linear: matrices lie as `[out, in]` (torch's Linear), else as `[in, out]`.
+    by_head: a tensor of all of q, k and v has those of one head beside one another, else all heads' q come first.
+    pairs: neighbouring dims of a head rotate together, else the first half with the second. The dims of q and k are
+        then read in another order, which leaves every product of them as it is.
     divided_heads: `transformers` asks that the heads divide the width, whatever head_dim says.
+    whole_heads: it asks that the heads together are as wide as the model.
     """
 
     model_type: str
@@ -42,9 +46,13 @@ class Family:
     defaults: Json
     fixed: Json
     neutral: Json = field(default_factory=dict)
+    aliases: Json = field(default_factory=dict)
     prefix: str = "model."
     linear: bool = True
+    by_head: bool = False
+    pairs: bool = False
     divided_heads: bool = False
+    whole_heads: bool = False
 
     def tensors(self, path: str, layer: int, prefix: str | None = None) -> tuple[str, ...]:
         """The tensors of one of our weights (its path inside a block, or in the model) in one layer.

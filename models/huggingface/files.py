@@ -19,7 +19,7 @@ def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
     require(path.is_file(), str(path), "does not exist", "give the folder of a Hugging Face model")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(str(path), f"is not JSON ({error})", "copy the file again") from None
     require(isinstance(data, dict), str(path), "holds no JSON object", "copy the file again")
     return data
@@ -28,6 +28,11 @@ def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
 def write_json(path: Path, data: Json) -> None:
     """Write an object as indented JSON."""
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# the most that a key may say: what a foreign file makes us declare and allocate is known before it is
+MOST = 2**24
+MOST_OF = {"num_hidden_layers": 4096, "n_layer": 4096, "num_experts": 2**16, "num_local_experts": 2**16}
 
 
 class Keys:
@@ -41,7 +46,7 @@ class Keys:
         return ConfigError(self.file, f"{key} {problem}", fix)
 
     def get(self, key: str, *kinds: type) -> Any:
-        """Value or default; an error when the key is missing without default, or its value is of no kind."""
+        """Value or default; an error where it is missing without default, of no such kind, or too large."""
         if key not in self.data and key not in self.defaults:
             raise self.error(key, "is missing", "copy the config.json of the model again")
         value = self.data.get(key, self.defaults.get(key))
@@ -50,6 +55,9 @@ class Keys:
         if (isinstance(value, bool) and bool not in kinds) or not isinstance(value, kinds):
             names = " or ".join(kind.__name__ for kind in kinds)
             raise self.error(key, f"is {value!r}", f"give a value of type {names}")
+        most: int = MOST_OF.get(key, MOST)
+        if isinstance(value, int) and float not in kinds and not 0 <= value <= most:
+            raise self.error(key, f"is {value:,}", f"give a number up to {most:,}")
         return value
 
     def number(self, key: str) -> float:

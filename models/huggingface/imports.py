@@ -23,6 +23,7 @@ from models.huggingface.family import Family
 from models.huggingface.files import read_json
 from models.huggingface.tensors import AGAIN, SINGLE, Checkpoint, Piece, leaf, pieces_of
 from models.huggingface.tokenizer import CheckpointTokenizer, load_checkpoint_tokenizer
+from models.limits import check_sizes
 from models.sharding import DEFAULT_RULES, Rules, weight_shardings
 from models.transformer import Params, weights
 from models.weight import Stacked, Weight, walk
@@ -30,6 +31,7 @@ from models.weight import Stacked, Weight, walk
 Dtype = Literal["float32", "bfloat16"]
 # tensors that some checkpoints carry and no computation needs: rotary tables and masks of older releases
 UNUSED = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias)$")
+ROWS = 4096  # of a table that are compared at once
 VISION = re.compile(r"^(model\.)?(vision_tower|multi_modal_projector)\.")
 
 
@@ -95,6 +97,7 @@ def import_config(folder: str | Path) -> ModelConfig:
 def _config(path: Path) -> tuple[Family, ModelConfig]:
     file = path / "config.json"
     family, text = family_of(read_json(file), str(file))
+    check_sizes(text, str(file))
     return family, read_config(family, text, str(file))
 
 
@@ -124,9 +127,24 @@ def _check(checkpoint: Checkpoint, config: ModelConfig, pieces: list[Piece]) -> 
     known = {piece.name for piece in pieces}
     for name in checkpoint:
         tied = config.tied_embeddings and name.endswith("lm_head.weight")
+        if tied:
+            _check_tied(checkpoint, name, pieces[0].name)
         if name not in known and not (tied or UNUSED.search(name) or VISION.search(name)):
             problem = f"tensor {name} has no place in this model"
             raise ConfigError(checkpoint.file(name), problem, "use the config.json that belongs to these tensors")
+
+
+def _check_tied(checkpoint: Checkpoint, head: str, table: str) -> None:
+    """ConfigError when a head that config.json ties to the table of embeddings is another matrix."""
+    same = checkpoint.shape(head) == checkpoint.shape(table)
+    n = checkpoint.shape(table)[0]
+    blocks = [(slice(i, min(i + ROWS, n)), slice(None)) for i in range(0, n, ROWS)]
+    same = same and all(
+        np.array_equal(checkpoint.read(head, *block), checkpoint.read(table, *block)) for block in blocks
+    )
+    problem = f"tensor {head} differs from {table}, to which config.json ties it"
+    fix = "set tie_word_embeddings to false in config.json, or remove the tensor"
+    require(same, checkpoint.file(head), problem, fix)
 
 
 def _place(

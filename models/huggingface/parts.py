@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, Literal
 
-from models.config import ModelConfig
+from models.config import ModelConfig, MoEConfig
 from models.huggingface.files import Json, Keys
 from models.mixers.attention import Attention
 
@@ -100,6 +100,62 @@ class Biases:
 
 
 @dataclass(frozen=True)
+class QkvBiases:
+    """Biases of q, k and v, with `out` of attention's output too, and with `mlp` of the feed-forward block as well."""
+
+    attention: str = "attention_bias"
+    out: str | None = None
+    mlp: str | None = None
+
+    def read(self, keys: Keys) -> dict[str, Any]:
+        """`bias`, where there is one."""
+        given = [key is not None and keys.get(key, bool) for key in (self.attention, self.out, self.mlp)]
+        found = {(False, False, False): "none", (True, False, False): "qkv", (True, True, False): "attention",
+                 (True, True, True): "all"}.get((given[0], given[1], given[2]))  # fmt: skip
+        if found is None:
+            named = ", ".join(key for key in (self.attention, self.out, self.mlp) if key is not None)
+            raise keys.error(named, f"are {given}", "use a checkpoint in which none comes without those before it")
+        return {"bias": found}
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        """The keys."""
+        kinds = ((self.attention, ("qkv", "attention", "all")), (self.out, ("attention", "all")), (self.mlp, ("all",)))
+        return {key: config.bias in having for key, having in kinds if key is not None}
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Experts in place of every feed-forward block; in `transformers` none of their tokens is dropped.
+
+    count, width: keys of their number and of the width of one. normalize: the key that lets the chosen ones' weights
+    sum to one (None: they always do).
+    """
+
+    count: str
+    width: str
+    normalize: str | None = None
+    top_k: str = "num_experts_per_tok"
+    balance: str = "router_aux_loss_coef"
+
+    def read(self, keys: Keys) -> dict[str, Any]:
+        """`moe`."""
+        return {"moe": MoEConfig(
+            experts=keys.get(self.count, int), top_k=keys.get(self.top_k, int), d_ff=keys.get(self.width, int),
+            normalize=self.normalize is None or keys.get(self.normalize, bool), dispatch="dropless",
+            balance_coefficient=keys.number(self.balance), z_coefficient=0.0,
+        )}  # fmt: skip
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        """The keys; none without experts."""
+        moe = config.moe
+        if moe is None:
+            return {}
+        keys: dict[str, Any] = {self.count: moe.experts, self.top_k: moe.top_k, self.width: moe.d_ff}
+        keys |= {self.balance: moe.balance_coefficient}
+        return keys | ({} if self.normalize is None else {self.normalize: moe.normalize})
+
+
+@dataclass(frozen=True)
 class QueryScale:
     """What scores are divided by the square root of, in place of head_dim."""
 
@@ -120,13 +176,15 @@ class Windows:
     """Sliding windows: their width, and which layers have them.
 
     switch: a key that turns them off. types: whether "layer_types" may name the layers' kinds. Where it does not, the
-    layers from the number in `leading` on have windows, or all but every `pattern`-th, or without either all of them.
+    layers from the number in `leading` on have windows, or all but every `pattern`-th (from the first on with
+    `first_full`), or without either all of them.
     """
 
     switch: str | None = None
     types: bool = False
     leading: str | None = None
     pattern: str | None = None
+    first_full: bool = False
 
     def read(self, keys: Keys) -> dict[str, Any]:
         """`sliding_window` and `layer_types`, where there are windows."""
@@ -150,7 +208,7 @@ class Windows:
         if self.leading is not None:
             return [i >= keys.get(self.leading, int) for i in layers]
         if self.pattern is not None:
-            return [(i + 1) % keys.get(self.pattern, int) != 0 for i in layers]
+            return [(i + (not self.first_full)) % keys.get(self.pattern, int) != 0 for i in layers]
         return [True for _ in layers]
 
     def write(self, config: ModelConfig) -> dict[str, Any]:

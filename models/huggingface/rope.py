@@ -15,23 +15,40 @@ from models.huggingface.parts import LAYER_TYPES
 class Rope:
     """`rope_theta` and `rope_scaling`, or the newer `rope_parameters`.
 
-    local: the family has a theta of its own for sliding layers, `rope_local_base_freq`.
+    local: the family has a theta of its own for sliding layers, `rope_local_base_freq`. theta, partial: the keys of the
+    base and of the share of each head that rotates (None: all of it). scaled: the family knows scaling.
     """
 
     local: bool = False
+    theta: str = "rope_theta"
+    partial: str | None = None
+    scaled: bool = True
 
     def read(self, keys: Keys) -> dict[str, Any]:
         """The rotary fields."""
         given, local = self._by_layer_type(keys, keys.data.get("rope_parameters") or {})
-        fields: dict[str, Any] = {"rope_theta": float(given.get("rope_theta") or keys.number("rope_theta"))}
+        fields: dict[str, Any] = {"rope_theta": float(given.get("rope_theta") or keys.number(self.theta))}
         if self.local:
             fields["rope_theta_local"] = float(local.get("rope_theta") or keys.number("rope_local_base_freq"))
-        scaling = keys.data.get("rope_scaling") or given
-        if scaling.get("partial_rotary_factor", 1) != 1:
-            problem = f"is {scaling['partial_rotary_factor']}"
-            raise keys.error("partial_rotary_factor", problem, "use a checkpoint without it")
+        default = {} if keys.data.get("rope_parameters") else keys.defaults.get("rope_scaling")
+        scaling = keys.data.get("rope_scaling") or given or default or {}
+        fields |= self._partial(keys, scaling)
         kind = scaling.get("rope_type", scaling.get("type", "default"))
-        return fields if kind == "default" else fields | {"rope_scaling": read_scaling(keys, kind, scaling)}
+        if kind == "default":
+            return fields
+        if not self.scaled:
+            raise keys.error("rope_scaling", f"is of type {kind!r}", "use a checkpoint without it")
+        return fields | {"rope_scaling": read_scaling(keys, kind, scaling)}
+
+    def _partial(self, keys: Keys, scaling: Json) -> dict[str, Any]:
+        """`partial_rotary_factor`, where the family has it."""
+        inside, key = scaling.get("partial_rotary_factor"), self.partial or "partial_rotary_factor"
+        if self.partial is not None:
+            return {"partial_rotary_factor": float(keys.number(key) if inside is None else inside)}
+        share = keys.data.get(key) if inside is None else inside
+        if share not in (None, 1):
+            raise keys.error(key, f"is {share}, which is not supported", "use a checkpoint without it")
+        return {}
 
     def _by_layer_type(self, keys: Keys, given: Json) -> tuple[Json, Json]:
         """The parameters of the full and of the sliding layers."""
@@ -48,10 +65,14 @@ class Rope:
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
         """The keys, in the older form, which old and new releases of `transformers` read."""
-        written: dict[str, Any] = {"rope_theta": config.rope_theta}
+        written: dict[str, Any] = {self.theta: config.rope_theta}
+        if self.partial is not None:
+            written[self.partial] = config.partial_rotary_factor
         if self.local:
             written["rope_local_base_freq"] = config.rope_theta_local or config.rope_theta
-        return written | ({"rope_scaling": write_scaling(config.rope_scaling)} if config.rope_scaling else {})
+        if self.scaled and config.rope_scaling is not None:
+            written["rope_scaling"] = write_scaling(config.rope_scaling)
+        return written
 
 
 def read_scaling(keys: Keys, kind: str, scaling: Json) -> RopeScaling:

@@ -34,7 +34,8 @@ class Piece:
     weight: the declaration of the layer's whole weight. part: the stretch of its fused dim ("qkv" or "gate"); None: all
     of it, in our own order. expert: the one of a weight of experts; None: the weight has none. offset, outputs: where
     among the tensor's outputs the part begins, and how many the tensor has (None: those of the part). linear: matrices
-    lie as `[out, in]` (torch's Linear), else as `[in, out]`; convolutions always as `[channels, 1, width]`.
+    lie as `[out, in]` (torch's Linear), else as `[in, out]`; convolutions always as `[channels, 1, width]`. paired: so
+    many dims of each head lie as pairs that rotate together, where ours lie as halves.
     """
 
     name: str
@@ -44,6 +45,13 @@ class Piece:
     expert: int | None = None
     offset: int = 0
     outputs: int | None = None
+    paired: int = 0
+
+    @property
+    def order(self) -> np.ndarray:
+        """The dim of a head in the tensor that each of ours is."""
+        rest = np.arange(self.paired, self.weight.shape[-1])
+        return np.concatenate([np.arange(0, self.paired, 2), np.arange(1, self.paired, 2), rest])
 
     @property
     def index(self) -> tuple[int | slice, ...]:
@@ -93,7 +101,10 @@ class Piece:
     def take(self, whole: np.ndarray) -> np.ndarray:
         """What the tensor holds of the layer's whole weight, as it lies there."""
         n = self._inputs
-        values = whole[self.index].reshape((-1,) if n == 0 else (math.prod(self._ours[:n]), -1))
+        values = whole[self.index]
+        if self.paired:
+            values = values[..., np.argsort(self.order)]
+        values = values.reshape((-1,) if n == 0 else (math.prod(self._ours[:n]), -1))
         values = values.T if self.transposed else values
         return values[:, None] if self._convolves else values
 
@@ -116,7 +127,9 @@ class Piece:
             if not start <= self.expert < stop:
                 return
             place[0] = self.expert - start
-        n, ours = self._inputs, self._ours
+        n, ours, head = self._inputs, self._ours, box[-1]
+        if self.paired:  # a stretch of ours lies scattered in the tensor
+            box[-1] = (0, ours[-1])
         outputs = [(start + self.offset, stop + self.offset) for start, stop in stretches(ours[n:], box[n:])]
         if n == 0:
             values = np.concatenate([read(self.name, slice(*o)) for o in outputs])
@@ -127,7 +140,8 @@ class Piece:
             blocks = [[read(self.name, slice(*r), *middle, slice(*c)) for c in columns] for r in rows]
             matrix = np.block([[block.reshape(len(block), -1) for block in row] for row in blocks])
             values = matrix.T if self.transposed else matrix
-        shard[tuple(place)] = values.reshape([stop - start for start, stop in box])
+        values = values.reshape([stop - start for start, stop in box])
+        shard[tuple(place)] = values[..., self.order[slice(*head)]] if self.paired else values
 
 
 def joined(pieces: Sequence[tuple[Piece, np.ndarray]]) -> np.ndarray:
@@ -167,12 +181,13 @@ def pieces_of(
         at = int(path[0].removeprefix("block_"))
         name, layers, declared = "/".join(path[1:]), range(at, at + 1), weight
     else:
-        return [_pieces(family.tensors("/".join(path), 0, prefix), weight, family.linear)]
+        return [_pieces(family, family.tensors("/".join(path), 0, prefix), weight, 0)]
+    paired = int((config.head_dim or 0) * config.partial_rotary_factor) if family.pairs else 0
     beside = _beside(config, family, name, layers[0])
     return [
         [
             replace(piece, offset=beside[0] + piece.offset, outputs=beside[1]) if beside else piece
-            for piece in _pieces(family.tensors(name, layer, prefix), declared, family.linear)
+            for piece in _pieces(family, family.tensors(name, layer, prefix), declared, paired)
         ]
         for layer in layers
     ]
@@ -194,20 +209,24 @@ def _inputs(weight: Weight) -> int:
     return 0 if weight.role in ("vector", "gate", "balance") else weight.inputs
 
 
-def _pieces(names: tuple[str, ...], weight: Weight, linear: bool) -> list[Piece]:
+def _pieces(family: Family, names: tuple[str, ...], weight: Weight, paired: int) -> list[Piece]:
     """The pieces of one layer's weight, those of one tensor one after another."""
-    if weight.experts_used:
-        return [
-            replace(piece, name=piece.name.replace("{expert}", str(expert)), expert=expert)
-            for expert in range(weight.shape[0])
-            for piece in _parts(names, weight, linear)
-        ]
-    return _parts(names, weight, linear)
+    parts = _parts(family, names, weight)
+    if "qkv" in weight.axes:
+        parts = [replace(part, paired=paired) for part in parts[:2]] + parts[2:]
+    if not weight.experts_used:
+        return parts
+    return [
+        replace(part, name=part.name.replace("{expert}", str(expert)), expert=expert)
+        for expert in range(weight.shape[0])
+        for part in parts
+    ]
 
 
-def _parts(names: tuple[str, ...], weight: Weight, linear: bool) -> list[Piece]:
+def _parts(family: Family, names: tuple[str, ...], weight: Weight) -> list[Piece]:
+    linear = family.linear
     axis = next((axis for axis in weight.axes if axis in PARTS), None)
-    if axis is None:
+    if axis is None or (axis == "qkv" and family.by_head):
         return [Piece(names[0], weight, linear)]
     n, width = PARTS[axis], weight.shape[weight.axes.index(axis)]
     parts = list(itertools.pairwise([0, *range(width - n + 1, width + 1)]))

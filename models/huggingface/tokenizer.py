@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import contextlib
 import functools
 import hashlib
 import json
@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from models import limits
 from models.errors import ConfigError, require
 from models.huggingface.files import read_json
 from models.huggingface.tokenizer_config import configured, token_name
 
+_OTHER = "change the text, or use another checkpoint"
 Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
 
 
@@ -43,11 +45,13 @@ class CheckpointTokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> np.ndarray:
         """Token ids [tokens] int32."""
-        return np.asarray(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids, np.int32)
+        with _reading(text):
+            return np.asarray(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids, np.int32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """`encode` of every text, in parallel."""
-        return [np.asarray(encoding.ids, np.int32) for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        with _reading(""):
+            return [np.asarray(encoding.ids, np.int32) for encoding in self._tokenizer.encode_batch_fast(list(texts))]
 
     def decode(self, tokens: Iterable[int], skip_special_tokens: bool = False) -> str:
         """Text of token ids; bytes that are not UTF-8 (a cut character) become U+FFFD."""
@@ -72,8 +76,21 @@ class CheckpointTokenizer:
         return template
 
     def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True, **values: Any) -> np.ndarray:
-        """Token ids [tokens] int32 of a conversation, ready for the model to answer."""
-        return self.encode(self.chat_text(messages, add_generation_prompt, **values), add_special_tokens=False)
+        """Token ids [tokens] int32 of a conversation, ready for the model to answer.
+
+        Where the last message is the model's own, it is ready to be gone on with: nothing comes after its content.
+        """
+        last = messages[-1]["content"] if messages and messages[-1].get("role") == "assistant" else None
+        if last is not None and not last.strip():  # a turn that has not begun
+            messages, last = messages[:-1], None
+        if last is None or not add_generation_prompt:
+            return self.encode(self.chat_text(messages, add_generation_prompt, **values), add_special_tokens=False)
+        text = self.chat_text(messages, False, **values)
+        at = text.rfind(last.strip())
+        fix = "use another template, or leave the last message out"
+        require(at >= 0, "messages", "have a last one that the chat template does not write as it is", fix)
+        kept = last.lstrip() if text.startswith(last.lstrip(), at) else last.strip()  # some templates trim it
+        return self.encode(text[: at + len(kept)], add_special_tokens=False)
 
     def chat_text(self, messages: Sequence[Message], add_generation_prompt: bool = True, **values: Any) -> str:
         """The conversation as the chat template renders it; `values` are further variables of the template.
@@ -87,11 +104,8 @@ class CheckpointTokenizer:
         special = {name: self._name(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
         special = {name: token for name, token in special.items() if token is not None}
         values = {"tools": None, "documents": None, **special, **values}
-        template, refusal = _compile(self.chat_template)
-        try:
-            return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **values)
-        except (refusal, TypeError) as error:
-            raise ConfigError("messages", f"do not fit the chat template ({error})", "change the messages") from None
+        values |= {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        return limits.render(self.chat_template, values)
 
     def _name(self, key: str) -> str | None:
         return token_name(self.settings, key)
@@ -112,10 +126,9 @@ def load_checkpoint_tokenizer(folder: Path) -> CheckpointTokenizer:
     path = folder / "tokenizer.json"
     fix = "write it with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
     require(path.is_file(), str(path), "does not exist", fix)
-    try:
+    limits.check_tokenizer(path)
+    with limits.foreign(str(path), "is no tokenizer.json"):
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises a bare Exception
-        raise ConfigError(str(path), f"is no tokenizer.json ({error})", "copy it again") from None
     settings = read_json(folder / "tokenizer_config.json", optional=True)
     template = folder / "chat_template.jinja"
     if template.is_file():
@@ -135,6 +148,7 @@ def _ends(folder: Path, tokenizer: tokenizers.Tokenizer, settings: Mapping[str, 
         ids = ids if isinstance(ids, list) else [ids]
         wrong = [id for id in ids if not isinstance(id, int) or isinstance(id, bool) or id < 0]
         require(not wrong and bool(ids), str(folder / file), f"eos_token_id is {ids!r}", "give token ids")
+        limits.check_ids(ids, str(folder / file), "eos_token_id")
         more = own is not None and own not in ids and settings.get("chat_template") is not None
         return (*ids, own) if more and own is not None else tuple(ids)
     fix = "set eos_token_id in config.json"
@@ -198,41 +212,6 @@ def _bytes_of(name: str, byte_level: set[str]) -> int:
     return len(name.replace("▁", " ").encode())
 
 
-@functools.lru_cache(maxsize=8)
-def _compile(source: str) -> tuple[Any, type[Exception]]:
-    """The compiled template and what rendering raises; sandboxed, as a template is foreign code."""
-    try:
-        import jinja2.ext
-        import jinja2.sandbox
-    except ImportError:
-        raise ConfigError("messages", "chat templates need jinja2", "pip install 'isoflop[hf]'") from None
-
-    class Generation(jinja2.ext.Extension):
-        """{% generation %} marks what training scores; rendering only passes it on."""
-
-        tags = {"generation"}  # noqa: RUF012  # the library's own form
-
-        def parse(self, parser: Any) -> Any:
-            """The statements between the tags."""
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
-
-    def strftime_now(format: str) -> str:  # named as templates call it
-        return datetime.datetime.now().strftime(format)
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = strftime_now
-    try:
-        return environment.from_string(source), jinja2.TemplateError
-    except jinja2.TemplateError as error:
-        raise ConfigError("chat_template", f"is no template ({error})", "copy the checkpoint again") from None
+def _reading(text: str) -> contextlib.AbstractContextManager[None]:
+    """ConfigError for what the library raises at a text."""
+    return limits.foreign("prompt", "cannot be read by the tokenizer", _OTHER, repr(text[:30]) if text else "")

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class Latent:
     """Each token leaves a latent c = norm(x W) `[rank]` and one rotated key `[rotary_dim]` that all heads share.
 
-    A head's key is [W_k c | rotated key], its value W_v c, its query [plain | rotated]. Where the past is kept, W_k goes
-    into the query and W_v behind the weighted sum ("absorbed"), so that keys and values are never made: 2 (2 rank +
-    rotary_dim) FLOPs per head and pair instead of 2 (key_dim + rotary_dim + value_dim), over a cache of rank +
+    A head's key is [W_k c | rotated key], its value W_v c, its query [plain | rotated]. Where the past is kept, W_k
+    goes into the query and W_v behind the weighted sum ("absorbed"), so that keys and values are never made: 2 (2 rank
+    + rotary_dim) FLOPs per head and pair instead of 2 (key_dim + rotary_dim + value_dim), over a cache of rank +
     rotary_dim numbers per token. Whole sequences make them once, which costs less. Fields that are None are those of
     the model.
     """

@@ -54,7 +54,7 @@ def warnings(record: Mapping[str, Any], epochs: float = 0.0) -> list[str]:
             found.append(f"{source['name']}: only {heldout:,} tokens are held out, so losses differ by chance")
         if source.get("not_utf8") or source.get("binary"):
             lost = source.get("not_utf8", 0) + source.get("binary", 0)
-            found.append(f"{source['name']}: {lost:,} documents are no UTF-8 text and were left out: convert them")
+            found.append(f"{source['name']}: {_documents({'documents': lost})} left out as no UTF-8 text: convert them")
     if epochs > 1:
         found.append(f"the longest trial reads its text {epochs:.3g} times: its loss is of repeated text")
     return found

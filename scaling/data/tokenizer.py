@@ -13,8 +13,9 @@ from typing import Protocol
 import numpy as np
 import tokenizers
 
+from models import limits
 from models.errors import ConfigError, nearest, require
-from models.huggingface.tokenizer import spelling, token_bytes
+from models.huggingface.tokenizer import BYTE_LETTERS, spelling, token_bytes
 from scaling.data.config import BYTE_VOCABULARY
 
 END_OF_DOCUMENT = "<|endoftext|>"
@@ -72,17 +73,6 @@ class ByteTokenizer:
     def decode(self, tokens: Iterable[int]) -> str:
         return np.asarray(list(tokens), np.uint8).tobytes().decode(errors="replace")
 
-    def save(self, path: str | Path) -> None:
-        """Write a tokenizer.json of the `tokenizers` library with the same ids: a byte-level BPE without merges."""
-        names = _byte_names()
-        names[self.end_of_document] = END_OF_DOCUMENT  # which text does not use as a byte
-        model = tokenizers.models.BPE(vocab={name: byte for byte, name in enumerate(names)}, merges=[])
-        tokenizer = tokenizers.Tokenizer(model)
-        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        tokenizer.decoder = tokenizers.decoders.ByteLevel()
-        tokenizer.add_special_tokens([END_OF_DOCUMENT])
-        tokenizer.save(str(path))
-
     @property
     def token_bytes(self) -> np.ndarray:
         return (np.arange(self.vocab_size) != self.end_of_document).astype(np.int32)
@@ -91,12 +81,18 @@ class ByteTokenizer:
     def spelling(self) -> Sequence[bytes]:
         return tuple(bytes([byte]) for byte in range(self.vocab_size))
 
+    def save(self, path: str | Path) -> None:
+        """Write a tokenizer.json that gives the same tokens."""
+        letters = {byte: letter for letter, byte in BYTE_LETTERS.items()}
+        names = {END_OF_DOCUMENT: self.end_of_document} | {letters[byte]: byte for byte in range(1, self.vocab_size)}
+        made = tokenizers.Tokenizer(tokenizers.models.BPE(names, []))
+        made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        made.decoder = tokenizers.decoders.ByteLevel()
+        made.add_special_tokens([END_OF_DOCUMENT])
+        made.save(str(path))
 
-def _byte_names() -> list[str]:
-    """The character that byte-level tokenizers write for each byte: itself where it prints, else one from U+0100 on."""
-    shown = [byte for byte in range(BYTE_VOCABULARY) if 0x21 <= byte <= 0x7E or (byte >= 0xA1 and byte != 0xAD)]
-    hidden = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in shown else chr(next(hidden)) for byte in range(BYTE_VOCABULARY)]
+
+_OTHER = "change the text, or use another tokenizer"
 
 
 class FileTokenizer:
@@ -118,10 +114,12 @@ class FileTokenizer:
         return _from_json, (self._tokenizer.to_str(), end)
 
     def encode(self, text: str) -> np.ndarray:
-        return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+        with limits.foreign("text", "cannot be read by the tokenizer", _OTHER):
+            return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        with limits.foreign("text", "cannot be read by the tokenizer", _OTHER):
+            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.asarray(encoding.ids, np.int32) for encoding in encodings]
 
     def decode(self, tokens: Iterable[int]) -> str:
@@ -174,10 +172,9 @@ def load_tokenizer(path: str | Path, end_of_document: str | None = None) -> File
       ConfigError: the file does not exist, is no tokenizer, or has no such token.
     """
     require(Path(path).is_file(), str(path), "does not exist", "give data.tokenizer an existing tokenizer.json")
-    try:
+    limits.check_tokenizer(Path(path))
+    with limits.foreign(str(path), "is no tokenizer.json", "give a file of `tokenizers`"):
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises a bare Exception
-        raise ConfigError(str(path), f"is no tokenizer.json ({error})", "give a file of `tokenizers`") from None
     return FileTokenizer(tokenizer, end_of_document, str(path))
 
 

@@ -27,7 +27,8 @@ ITERATIONS, TOLERANCE = 40, 1e-12
 SPARE = 1e-6
 TANGENT_ITERATIONS = 10
 NEGLIGIBLE = 0.02  # of a standard deviation, by which the expansion around the optimum may miss a resample's own
-CHECKED = 24  # resamples solved from two starts, to see whether the second is ever needed
+# resamples solved from two starts, to see whether the second is ever needed: more where rows are few, and optima apart
+CHECKED, CHECKED_ROWS = 24, 20_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ def bootstrap(
 ) -> Draws:
     """`size` resampled optima of `estimator` around its optimum z [K]; the same seed gives the same draws.
 
-    The first CHECKED are also started from their best cells of the grid; one other optimum among them and all are.
+    The first of them are also started from their best cells of the grid; one other optimum among them and all are.
     Where the expansion around z finds the optima of the first to NEGLIGIBLE, it is taken for the others.
     """
     if kind not in KINDS:
@@ -117,7 +118,7 @@ def robust_weights(estimator: Estimator, z: np.ndarray) -> np.ndarray:
 
 
 def _weighted(estimator, z, weights, kind, seed, grid) -> Draws:
-    """Solve every reweighting; the first CHECKED thoroughly, and the rest only as far as those say that it matters."""
+    """Solve every reweighting; the first thoroughly, and the rest only as far as those say that it matters."""
     size, tolerance = len(weights), SPARE / len(estimator.measured)
     tangent = None if estimator.objective.kind == "lad" else Tangent(estimator, z)
 
@@ -139,7 +140,7 @@ def _weighted(estimator, z, weights, kind, seed, grid) -> Draws:
         same = best.value <= other.value * (1 + 0.01 / len(estimator.measured)) + 1e-18
         return np.where((best.value <= other.value)[:, None], best.z, other.z), same
 
-    checked = np.arange(min(size, CHECKED))
+    checked = np.arange(min(size, max(CHECKED, CHECKED_ROWS // len(estimator.measured))))
     first, same = everywhere(checked)
     agreed = float(np.mean(same))
     if len(checked) == size:

@@ -157,6 +157,9 @@ class Fitted:
         reach, axis = self._farthest(arrays)
         farthest = {name: float(reach[axis == name].max()) for name in np.unique(axis)}
         notes = [self.calibration_along(name).doubt(most) for name, most in farthest.items()]
+        runs = self.certificate.runs
+        if runs is not None and runs < 0.5 * len(self.table.measured) and max(farthest.values()) > 0:
+            notes.append(f"fitted on points of {runs} runs: beyond them, intervals from training curves are too narrow")
         return tuple(note for note in notes if note)
 
     def predict(self, interval: float = 0.9, calibrated: bool = True, **inputs) -> Prediction:

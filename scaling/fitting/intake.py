@@ -6,7 +6,6 @@ What was read other than literally (separator, encoding, thousands separators, a
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import re
@@ -16,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from models.errors import ConfigError
+from scaling import tables
 
 FORMATS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet")
 COMPRESSED = (".gz",)
@@ -41,10 +41,14 @@ def read(file: Path) -> pd.DataFrame:
     if ending[0] not in FORMATS:
         known = f"{', '.join(FORMATS)}, or one of them with .gz"
         raise ConfigError(str(file), f"cannot read {file.suffix or 'a file without suffix'}", f"use one of {known}")
-    data = gzip.decompress(file.read_bytes()) if packed else file.read_bytes()
+    try:
+        data = tables.unpacked(file) if packed else file.read_bytes()
+        parquet = tables.read(file, content=data) if ending[0] == ".parquet" else None
+    except ConfigError as error:  # in the words of a table that somebody else wrote
+        raise ValueError(error.problem) from None
     notes: list[str] = []
-    if ending[0] == ".parquet":
-        table = pd.read_parquet(io.BytesIO(data))
+    if parquet is not None:
+        table = parquet.to_pandas()
     elif ending[0] in (".json", ".jsonl"):
         table = _records(_text(data, notes), lines=ending[0] == ".jsonl")
     else:

@@ -245,7 +245,7 @@ def check_units(arrays: Mapping[str, np.ndarray]) -> list[str]:
         ratio = float(np.median(arrays["flops"] / (6 * arrays["params"] * arrays["tokens"])))
         if not 0.03 < ratio < 30:
             out.append(f"flops: the median is {ratio:.3g} x 6 params tokens: check the unit of the three columns")
-    if {"params", "tokens"} <= arrays.keys():
+    if {"params", "tokens"} <= arrays.keys() and not out:  # one word about a wrong unit is enough
         ratio = float(np.median(arrays["tokens"] / arrays["params"]))
         if not TOKENS_PER_PARAM[0] < ratio < TOKENS_PER_PARAM[1]:
             out.append(f"tokens: the median is {ratio:.3g} per parameter: are both columns counts, not millions?")

@@ -64,7 +64,7 @@ def reading(source: str | Path, kind: str) -> Iterator[dict[str, Any]]:
         yield document
     except ConfigError:  # has its own words, such as for a law that is not known
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         what = f"is not a saved {kind} ({type(error).__name__}: {error})"
         raise ConfigError(name, what, _FIX) from None
 

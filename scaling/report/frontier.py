@@ -47,6 +47,8 @@ class IsoflopCurve:
 
 def isoflop_frontier(runs: pd.DataFrame) -> Frontier | None:
     """Approach 2 over all budgets, or None when fewer than two have a minimum inside their sizes."""
+    if not len(runs):
+        return None
     try:
         return isoflop_minima(runs.assign(_budget=budgets(runs)), budget="_budget", bootstrap=RESAMPLES)
     except ConfigError:

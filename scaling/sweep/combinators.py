@@ -6,16 +6,24 @@ product(grid({"train.learning_rate": [1e-3, 3e-3], "model.d_model": [64, 128]}),
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from models.errors import require
 
 Point = Mapping[str, Any]
+MOST_TRIALS = 100_000  # of one sweep: every one leaves a directory
+
+
+def check_size(points: int, field: str) -> None:
+    """ConfigError when a sweep of so many points is too large, before they are made."""
+    require(points <= MOST_TRIALS, field, f"make {points:,} trials", f"plan at most {MOST_TRIALS:,}")
 
 
 def grid(axes: Mapping[str, Sequence[Any]]) -> list[Point]:
-    """Every combination of the axes' values, the last axis fastest."""
+    """Every combination of the axes' values, the last axis fastest; ConfigError for more than MOST_TRIALS."""
+    check_size(math.prod(len(values) for values in axes.values()), ", ".join(axes) or "grid")
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
@@ -32,7 +40,11 @@ def chain(*sweeps: Iterable[Point]) -> list[Point]:
 
 
 def product(*sweeps: Sequence[Point]) -> list[Point]:
-    """Every combination of one point of each sweep, merged; ConfigError when two set the same field."""
+    """Every combination of one point of each sweep, merged.
+
+    ConfigError when two set the same field, or for more than MOST_TRIALS.
+    """
+    check_size(math.prod(len(sweep) for sweep in sweeps), "product")
     points: list[Point] = []
     for parts in itertools.product(*sweeps):
         merged: dict[str, Any] = {}

@@ -11,7 +11,7 @@ from models.errors import ConfigError, require
 from models.sharding import MeshConfig
 from scaling.data import DataConfig
 from scaling.laws import by_name
-from scaling.sweep.combinators import Point, product, seeds
+from scaling.sweep.combinators import MOST_TRIALS, Point, check_size, product, seeds
 from scaling.sweep.isoflop import Isoflop, plan_isoflop
 from scaling.sweep.queue import check_priorities
 from scaling.sweep.trial import REPLACED, Trial, override
@@ -19,7 +19,6 @@ from scaling.train.config import TrainConfig
 from scaling.train.limits import Limits
 from scaling.typed import WIDTH, at_most, typed
 
-MOST_TRIALS = 100_000  # of one sweep: every one leaves a directory
 Value = bool | int | float | str | None
 
 
@@ -73,8 +72,7 @@ class SweepConfig:
     def __post_init__(self) -> None:
         typed(self)
         at_most(self, "", seeds=MOST_TRIALS, stack_size=4096, threads=4096, workers=MOST_TRIALS)
-        trials = max(1, len(self.points)) * self.seeds
-        require(trials <= MOST_TRIALS, "seeds", f"make {trials:,} trials", f"plan at most {MOST_TRIALS:,}")
+        check_size(max(1, len(self.points)) * self.seeds, "seeds")
         for name in ("seeds", "stack_size", "threads"):
             value = getattr(self, name)
             require(value >= 1, name, f"is {value}", "give a positive integer")

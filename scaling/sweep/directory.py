@@ -40,7 +40,7 @@ RETRY = "to train a failed trial again, change what failed it, delete its trials
 
 AGAIN = "delete it and run the sweep's command again: it is made anew"
 _STACKS: kept.Shape = [{"trials": [{"id": str, "config": dict, "labels": dict}], "trunks": [(int, None)], "id?": str}]
-_NUMBERS = ("fraction", "seconds", "tokens", "flops", "peak_flops", "time")
+_NUMBERS = ("fraction", "seconds", "samples", "tokens", "flops", "peak_flops", "time")
 _REPORT: kept.Shape = {"stack?": str, "device?": str} | {f"{name}?": float for name in _NUMBERS}
 
 

@@ -40,7 +40,9 @@ _JSON = {"string": str, "int64": int, "double": float}
 _SCALAR = (bool, int, float, str, None)
 _ROW: kept.Shape = {str: _SCALAR} | {f"{name}?": (_JSON[str(kind)], None) for name, (_, kind) in COLUMNS.items()}
 _ROW |= {"trial": str, "status": str, "seed": int, "params": int, "flops": float, "loss": (float, None)}
+_ROW |= {"stopped_step?": (int, None), "stopped_loss?": (float, None)}
 _STATES = ("done", "failed", "stopped")
+_TOLD: set[str] = set()  # of damaged rows: who looks again every few seconds says it once
 
 
 class Results:
@@ -90,7 +92,9 @@ class Results:
         except FileNotFoundError:
             return None
         except ConfigError as error:
-            logging.warning("%s", error)
+            if (said := str(error)) not in _TOLD:
+                _TOLD.add(said)
+                logging.warning("%s", said)
             return None
         return row
 

@@ -1,6 +1,6 @@
 """Which fields a sweep varies, and their values in each trial: what tells its trials apart for a reader.
 
-Works on configs as JSON, as run directories keep them, so that a report needs nothing else.
+Works on trials, and on configs as JSON, as run directories keep them, so that a report needs nothing else.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 PLANNED = ("model.d_model", "train.steps", "train.learning_rate")  # what an isoFLOP plan sets
 
 
-def varied(sweep: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> list[str]:
+def varied(sweep: Mapping[str, Any], trials: Sequence[Any]) -> list[str]:
     """Dotted fields that the points, the plan or the seeds of `sweep` set, and in which its trials differ."""
     names: dict[str, None] = {}
     for point in sweep.get("points") or ():
@@ -23,15 +23,15 @@ def varied(sweep: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> lis
     return [name for name in names if len({str(leaf(trial, name)) for trial in trials}) > 1]
 
 
-def leaf(config: Mapping[str, Any], path: str) -> Any:
-    """The value of a dotted field of a config as JSON; None where it has none."""
-    value: Any = config
+def leaf(config: Any, path: str) -> Any:
+    """The value of a dotted field of a config, a dataclass or its JSON; None where it has none."""
+    value = config
     for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
+        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
     return value
 
 
-def values(config: Mapping[str, Any], fields: Sequence[str]) -> dict[str, str]:
+def values(config: Any, fields: Sequence[str]) -> dict[str, str]:
     """Short name of each field -> its value in one trial, as people write it; whole names where two would be alike."""
     short = [name.rpartition(".")[2] for name in fields]
     names = [s if short.count(s) == 1 else name for s, name in zip(short, fields, strict=True)]

@@ -31,8 +31,8 @@ class Rows(NamedTuple):
     """What every slot is doing, `[slots]` int32 unless stated.
 
     token: the next input; start: position of the first one, the prompt's last token; length: tokens drawn so far;
-    begin: tokens of its prompt that it keeps in its own cache, 0 for one that shares them; limit: how many it may draw;
-    reason: RUNNING or why not;
+    begin: tokens of its prompt that it keeps in its own cache, 0 for one that shares them; limit: how many it may draw,
+    and least: before how many it neither draws an end nor stops; reason: RUNNING or why not;
     stream `[slots, 3]` uint32: seed, problem and lineage of its random stream; stops `[slots, count, width]` and the
     last tokens `window` `[slots, width]` for them; moves `[states, vocab]` int16 and where each row stands in it (see
     `text_stop.Machines`; `[0, 0]` where no row looks for a text); history `[slots, max_len]`: all tokens, for the
@@ -44,6 +44,7 @@ class Rows(NamedTuple):
     length: Ints
     begin: Ints
     limit: Ints
+    least: Ints
     reason: Ints
     stream: Ints
     stops: Ints
@@ -180,6 +181,7 @@ def advance(
     live = rows.reason == RUNNING
     forced = sampling.forced_at(settings, rows.length)
     stepped = sampling.step_keys(keys, rows.length)
+    settings = sampling.bar(settings, ends, rows.length < rows.least)
     drawn = sampling.draw(stepped, scores, settings, history=rows.history, forced=forced)
     token = drawn.token
     gap = gap_to_flip(stepped, scores, settings, rows.history, forced, token) if gaps else jnp.zeros_like(drawn.logprob)
@@ -193,11 +195,12 @@ def settled(rows: Rows, token: jax.Array, live: jax.Array, ends: tuple[int, ...]
     length = rows.length + 1
     window = stop.push(rows.window, token, live)
     reason = jnp.where(length >= rows.limit, LENGTH, RUNNING)
-    reason = jnp.where(stop.matched(window, rows.stops) >= 0, STOP, reason)
+    late = length >= rows.least
+    reason = jnp.where(late & (stop.matched(window, rows.stops) >= 0), STOP, reason)
     state = rows.state
     if rows.moves.shape[0]:
         state, found = text_stop.move(jnp.asarray(rows.moves), rows.state, token)
-        reason = jnp.where(found, STOP, reason)
+        reason = jnp.where(late & found, STOP, reason)
     for end in ends:
         reason = jnp.where(token == end, EOS, reason)
     reason = jnp.where(token < 0, INVALID, reason)

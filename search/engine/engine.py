@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,17 +124,30 @@ class Engine:
         )
         self.statistics = Statistics()
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def generate(
+        self, requests: Iterable[Request], failed: Callable[[int, ConfigError], None] | None = None
+    ) -> Iterator[Completion]:
         """Every sample of every request, as it ends; requests are taken from the iterable as room appears.
 
-        Raises ConfigError for a request that `check` refuses, when it is taken.
+        failed(problem, error) is told of a request that `check` refuses, when it is taken, and of one whose model
+        leaves no token to draw; all others go on. Without it the error is raised, and nothing does.
         """
         mine: list[Prompt] = []
 
+        def tell(problem: int, error: ConfigError) -> None:
+            if failed is None:
+                raise error
+            failed(problem, error)
+
         def prompts() -> Iterator[Prompt]:
             for request in requests:
-                mine.append(self._prompt(request))
-                yield mine[-1]
+                try:
+                    prompt = self._prompt(request)
+                except ConfigError as error:
+                    tell(request.problem, error)
+                    continue
+                mine.append(prompt)
+                yield prompt
 
         source = prompts()
         self.scheduler.sources.append(source)
@@ -142,6 +155,11 @@ class Engine:
             while mine or source in self.scheduler.sources:
                 self.advance()
                 for prompt in list(mine):
+                    if prompt.fault is not None:
+                        self.close(prompt)
+                        mine.remove(prompt)
+                        tell(prompt.problem, prompt.fault)
+                        continue
                     while prompt.paused:
                         yield self._completion(prompt.paused.pop())
                     if not prompt.waiting and not prompt.running:
@@ -331,13 +349,16 @@ class Engine:
         """Take over what a slot drew, and let its sample leave if it is done or its time is up."""
         sample.extend(drawn.tokens[slot, :n].tolist(), drawn.logprobs[slot, :n].tolist(), drawn.gaps[slot, :n].tolist())
         sample.reason, sample.state = int(rows.reason[slot]), int(rows.state[slot])
+        prompt = sample.prompt
         if sample.reason == INVALID:
-            raise ConfigError(
-                f"request {sample.prompt.problem}.sampling",
+            fault = ConfigError(
+                f"request {prompt.problem}.sampling",
                 f"leaves no token to draw after {len(sample.tokens) - 1}",
                 "allow more tokens, or look for infinities in the parameters",
             )
-        prompt = sample.prompt
+            if prompt.kept:  # of a search, which its owner ends
+                raise fault
+            prompt.fault = fault
         if sample.reason == RUNNING:
             if self._overdue(sample):
                 self._park(slot)
@@ -348,7 +369,8 @@ class Engine:
         else:
             self.ledger.reach(prompt.problem, len(sample.tokens))
             self._leave(slot)
-            prompt.paused.append(sample)
+            if prompt.fault is None:
+                prompt.paused.append(sample)
 
     def _overdue(self, sample: Sample) -> bool:
         quantum = self.config.quantum

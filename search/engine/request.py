@@ -56,6 +56,8 @@ class Request:
             f"has {length} tokens, but the context holds {longest} and a sample needs one",
             f"shorten it to {longest - 1}, or raise engine.max_len",
         )
+        least, fix = self.sampling.min_tokens, f"give at most {self.max_tokens}, or raise max_tokens"
+        require(least <= self.max_tokens, f"{name}.sampling.min_tokens", f"is {least}", fix)
         self.sampling.check_tokens(vocab_size)
         allowed = self.sampling.allowed
         check_stops(self.stop, vocab_size, self.max_tokens, config.ends, allowed)

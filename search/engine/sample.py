@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from models.errors import ConfigError
 from search.engine.pages import Page
 from search.engine.sampling import Sampling
 
@@ -18,7 +19,7 @@ class Prompt:
     of the prefix that are computed. lanes: how many samples read the prefix in one product; 0: each has a copy in its
     own cache.
     fresh: samples that have not begun; parked: samples that wait to go on; running: in slots now; paused: ended or at
-    their limit, for the owner to take.
+    their limit, for the owner to take. fault: why its samples cannot go on.
     """
 
     problem: int
@@ -34,6 +35,7 @@ class Prompt:
     parked: deque[Sample] = field(default_factory=deque)
     running: int = 0
     paused: list[Sample] = field(default_factory=list)
+    fault: ConfigError | None = None
 
     @property
     def prefix(self) -> int:

@@ -29,6 +29,7 @@ from models.errors import require
 from models.platform import on_cpu
 
 FLAT_VOCAB = 64  # up to here one level of the draw is as fast as two
+COLDEST = 1e-6  # the lowest temperature but 0: reciprocals of much lower ones overflow a float32
 ROW_BY_ROW_VOCAB = 4096  # from here a CPU takes one row at a time: the 31 passes of a filter stay in its nearest cache
 
 
@@ -36,7 +37,7 @@ ROW_BY_ROW_VOCAB = 4096  # from here a CPU takes one row at a time: the 31 passe
 class Sampling:
     """How the tokens of one request are drawn. The defaults draw from the model's own distribution.
 
-    temperature: 0 takes the most likely token (the lowest index on ties).
+    temperature: 0 takes the most likely token (the lowest index on ties); else at least 1e-6.
     top_k: keep the k most likely tokens, and those as likely as the k-th; 0 is off.
     top_p: keep the smallest set, from the most likely down, whose probability reaches top_p (lowest index first).
     min_p: keep tokens at least min_p times as likely as the likeliest.
@@ -47,6 +48,7 @@ class Sampling:
     logit_bias: (token, number added to its logit) pairs; -inf bars the token.
     allowed: the only tokens that may be drawn; None allows all.
     forced: the first tokens of the sample, whatever the model says.
+    min_tokens: before so many, no end token is drawn and no stop ends the sample.
     """
 
     temperature: float = 1.0
@@ -58,10 +60,13 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     allowed: tuple[int, ...] | None = None
     forced: tuple[int, ...] = ()
+    min_tokens: int = 0
 
     def __post_init__(self) -> None:
         finite = all(math.isfinite(x) for x in (self.temperature, self.repetition_penalty))
         require(finite and self.temperature >= 0, "sampling.temperature", f"is {self.temperature}", "give 0 or more")
+        cold, fix = 0 < self.temperature < COLDEST, "give 0, which takes the likeliest token"
+        require(not cold, "sampling.temperature", f"is {self.temperature}, below {COLDEST}", fix)
         require(
             isinstance(self.top_k, int) and self.top_k >= 0,
             "sampling.top_k",
@@ -74,6 +79,8 @@ class Sampling:
         require(0 <= self.min_p <= 1, "sampling.min_p", f"is {self.min_p}", "give a number from 0 (off) to 1")
         penalty = self.repetition_penalty
         require(finite and penalty > 0, "sampling.repetition_penalty", f"is {penalty}", "give 1 (off) or more")
+        least = self.min_tokens
+        require(isinstance(least, int) and least >= 0, "sampling.min_tokens", f"is {least}", "give 0 (off) or more")
         require(self.allowed is None or len(self.allowed) > 0, "sampling.allowed", "is empty", "allow a token, or None")
         bad = [b for _, b in self.logit_bias if math.isnan(b) or b == math.inf]
         require(not bad, "sampling.logit_bias", f"holds {bad}", "add finite numbers, or -inf to bar a token")
@@ -116,7 +123,7 @@ class Filters:
                 typical=s.typical_p < 1,
                 repetition=s.repetition_penalty != 1,
                 bias=bool(s.logit_bias),
-                mask=s.allowed is not None,
+                mask=s.allowed is not None or s.min_tokens > 0,
             )
 
         made = [uses(s) for s in samplings]
@@ -332,6 +339,14 @@ def forced_at(rows: SamplingRows, generated: jax.Array) -> jax.Array:
         return jnp.full(generated.shape, -1, jnp.int32)
     token = jnp.take_along_axis(rows.forced, jnp.clip(generated, 0, width - 1)[:, None], axis=1)[:, 0]
     return jnp.where(generated < width, token, -1)
+
+
+def bar(rows: SamplingRows, tokens: Sequence[int], early: jax.Array) -> SamplingRows:
+    """The rows without these tokens where they are `early` `[n]` bool; a program without masks has no such row."""
+    if not rows.filters.mask or not tokens:
+        return rows
+    left = rows.allowed & ~jnp.asarray(pack_tokens(tokens, 32 * rows.allowed.shape[1]))
+    return dataclasses.replace(rows, allowed=jnp.where(early[:, None], left, rows.allowed))
 
 
 def _over_rows(one, vocab: int):

@@ -10,6 +10,7 @@ from search.engine.engine import Engine
 from search.engine.pages import OutOfPages, Page
 from search.engine.prefill import Region, Segment, tile_room
 from search.engine.sample import Sample
+from search.engine.sampling import Sampling
 
 
 @dataclass(eq=False)
@@ -55,6 +56,17 @@ def score(
             if reading.done == len(reading.tokens):
                 _finish(engine, reading, keep)
     return [tuple(reading.logprobs) for reading in readings]
+
+
+def score_prompt(engine: Engine, problem: int, tokens: Sequence[int]) -> tuple[float | None, ...]:
+    """Log-probabilities, in nats, of a prompt's own tokens, each after those before it; of the first there is none."""
+    if len(tokens) < 2:
+        return (None,)
+    prompt = engine.prompt(problem, tokens[:1], 1)
+    try:
+        return (None, *score(engine, [(Sample(prompt, 0, 0, Sampling(), (), 1), tokens[1:])])[0])
+    finally:
+        engine.close(prompt)
 
 
 def _batch(engine: Engine, unread: list[_Reading]) -> list[tuple[_Reading, Segment]]:

@@ -68,7 +68,7 @@ class Slots:
         """The state of every slot; see `Rows`."""
         config = self._config
         n = config.slots
-        token, start, length, begin, limit, state = (np.zeros(n, np.int32) for _ in range(6))
+        token, start, length, begin, limit, least, state = (np.zeros(n, np.int32) for _ in range(7))
         reason = np.full(n, LENGTH, np.int32)
         stream = np.zeros((n, 3), np.uint32)
         window = np.full((n, config.stop_length), stop.EMPTY, np.int32)
@@ -82,6 +82,7 @@ class Slots:
                 sample.begin,
             )
             limit[i], reason[i], state[i] = sample.limit, sample.reason, sample.state
+            least[i] = sample.sampling.min_tokens
             stream[i] = sample.seed, sample.prompt.problem, sample.lineage
             last = sample.tokens[-config.stop_length :]
             window[i, config.stop_length - len(last) :] = last
@@ -90,7 +91,7 @@ class Slots:
                 history[i, : len(seen)] = seen
         moves = self.machines.table
         return Rows(
-            token, start, length, begin, limit, reason, stream, self._stops.copy(), window, moves, state, history
+            token, start, length, begin, limit, least, reason, stream, self._stops.copy(), window, moves, state, history
         )
 
     def settings(self) -> SamplingRows:

@@ -264,7 +264,8 @@ def make_stage(
                 config, params, blocks, tree.token, rows.origin, rows.own, tree.depth, tree.path,
                 pages=pages, prefixes=prefixes,
             )  # fmt: skip
-            verdict, target, logprobs, gap = _judge(speculation, tree, scores, rows, settings, keys, gaps)
+            judged = _judge(speculation, tree, scores, rows, settings, keys, gaps, engine.ends)
+            verdict, target, logprobs, gap = judged
             blocks = commit(blocks, nodes, verdict.path, verdict.accepted + 1, rows.own)
             if "table" in speculation.drafter:
                 memory = memory._replace(table=_learn(speculation, memory.table, tree, verdict, target, rows, live))
@@ -362,7 +363,7 @@ def _catch_up(draft: ModelConfig, params: Params, memory: Memory, history: jax.A
 
 def _judge(
     speculation: Speculation, tree: Tree, scores: jax.Array, rows: Rows, settings: SamplingRows, keys: jax.Array,
-    gaps: bool,
+    gaps: bool, ends: tuple[int, ...],
 ) -> tuple[Verdict, jax.Array, jax.Array, jax.Array]:  # fmt: skip
     """(the verdict, the target's filtered distribution at every node, log-probabilities and gaps of what it emits)."""
     slots, nodes, vocab = scores.shape
@@ -375,6 +376,7 @@ def _judge(
         seen = jnp.broadcast_to(rows.history[:, None], (slots, nodes, rows.history.shape[1]))
         history = jnp.concatenate([seen, above], axis=-1).reshape(slots * nodes, -1)
     step = rows.length[:, None] + tree.depth
+    each = sampling.bar(each, ends, step.reshape(-1) < jnp.repeat(rows.least, nodes))
     forced = sampling.forced_at(each, step.reshape(-1))
     target = jnp.zeros((slots, nodes, 0))
     if "table" in speculation.drafter or speculation.rule == "rejection":

@@ -36,23 +36,27 @@ class Machine(NamedTuple):
         return state, hit
 
     def check(
-        self, texts: Sequence[str], field: str, ends: Collection[int] = (), allowed: Collection[int] | None = None
+        self,
+        texts: Sequence[str],
+        field: str,
+        ends: Collection[int] = (),
+        allowed: Collection[int] | None = None,
+        most: int | None = None,
     ) -> None:
-        """ConfigError for texts of which no sample can ever write one."""
+        """ConfigError for texts of which no sample of at most `most` tokens can ever write one."""
         usable = np.ones(self.moves.shape[1], bool) if allowed is None else np.zeros(self.moves.shape[1], bool)
         usable[list(allowed or ())] = True
         going = usable.copy()
         going[list(ends)] = False
-        reached, new = {0}, [0]
-        while new:
-            row = self.moves[new.pop()]
-            if (row[usable] < 0).any():
+        reached, new, tokens = {0}, {0}, 0  # the states after so many tokens, and those that fewer do not reach
+        while new and (most is None or tokens < most):
+            rows, tokens = self.moves[sorted(new)], tokens + 1
+            if (rows[:, usable] < 0).any():
                 return
-            found = set(np.unique(row[going]).tolist()) - reached
-            reached |= found
-            new += found
-        problem = f"{', '.join(map(repr, texts))} can never match: no tokens that may be drawn spell it"
-        raise ConfigError(field, problem, "remove it")
+            new = set(np.unique(rows[:, going]).tolist()) - reached
+            reached |= new
+        what = "no tokens that may be drawn spell it" if not new else f"it takes more than {most} tokens"
+        raise ConfigError(field, f"{', '.join(map(repr, texts))} can never match: {what}", "remove it")
 
 
 def machine(texts: Sequence[str], spelling: Spelling, vocab_size: int) -> Machine:
@@ -170,6 +174,7 @@ def just_completed(table: jax.Array, tokens: jax.Array, length: jax.Array, width
     return hit
 
 
-def cut(text: str, stops: Sequence[str]) -> str:
-    """A text up to the first place where a stop begins."""
-    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
+def cut(text: str, stops: Sequence[str], before: int = 0) -> str:
+    """A text up to the first place where a stop begins, of those that end after its first `before` letters."""
+    found = (text.find(stop, max(before - len(stop) + 1, 0)) for stop in stops)
+    return text[: min((at for at in found if at >= 0), default=len(text))]

@@ -86,7 +86,11 @@ class PairedDecoder:
     def price(self, unit: str) -> Price:
         """The sum of both."""
         a, b = self.small.price(unit), self.large.price(unit)
-        return Price(a.fixed + b.fixed, a.per_context + b.per_context)
+        windows = {price.window for price in (a, b) if price.per_window}
+        problem = "in flops does not fit two models with different windows"
+        require(len(windows) <= 1, "budget.unit", problem, "use tokens")
+        fixed, per_context = a.fixed + b.fixed, a.per_context + b.per_context
+        return Price(fixed, per_context, a.per_window + b.per_window, max(windows, default=0))
 
 
 def _both(small: Outputs, large: Outputs) -> Outputs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shlex
 import subprocess
@@ -138,7 +139,7 @@ def test_a_missing_config_file_is_named_with_the_nearest(capsys: pytest.CaptureF
         (ValueError("table.csv: has no column loss: rename one"), 2, "error: table.csv: has no column loss: rename"),
         (FileNotFoundError(errno.ENOENT, "No such file", "a.csv"), 2, "error: a.csv: No such file: check the path"),
         (OSError(errno.ENOSPC, "No space left on device", "b.bin"), 2, "error: b.bin: No space left on device: make"),
-        (ConfigError("a\x1b]0;b", "c\x1b[31m", "d"), 2, "error: a ]0;b: c [31m: d"),
+        (ConfigError("a\x1b]0;b", "c\x1b[31m", "d"), 2, "error: a?]0;b: c?[31m: d"),
         (OSError(errno.EROFS, "Read-only file system", "/x"), 2, "error: /x: is on a file system that cannot be"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "error: file system: No space left on device: make"),
         (ModuleNotFoundError("no", name="ray.tune"), 2, "error: ray: is not installed: pip install 'isoflop[ray]'"),
@@ -164,6 +165,30 @@ def test_an_unexpected_failure_says_where_and_debug_shows_the_traceback(
     assert "test_cli.py:" in line and line.endswith("(--debug shows the traceback)")
     assert cli.execute(raising(RuntimeError("lost")), FLAGS, "", [*arguments, "--debug"]) == 1
     assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+STEERING = "run\x1b]0;owned\x07\x1b[31m\x9b2J\u202egnp\udcff"
+
+
+def test_what_steers_a_terminal_is_not_printed(capsys: pytest.CaptureFixture[str], micro: Path) -> None:
+    """Paths and texts of others in errors, results and logs."""
+
+    def act() -> None:
+        print(f"{STEERING}: 3 rows\n\té 漢 🙂")
+        logging.getLogger("test").warning("%s is damaged", STEERING)
+        raise ConfigError(STEERING, "is damaged", f"restore {STEERING}")
+
+    factory, handler = logging.getLogRecordFactory(), logging.StreamHandler(sys.stderr)
+    logging.getLogger("test").addHandler(handler)
+    try:
+        assert cli.execute(Command(act), FLAGS, "Doc.", ["--workdir=x", f"--config={micro}"]) == 2
+    finally:
+        logging.setLogRecordFactory(factory)
+        logging.getLogger("test").removeHandler(handler)
+    shown = "run?]0;owned??[31m?2J?gnp?"
+    out, err = capsys.readouterr()
+    assert out == f"{shown}: 3 rows\n\té 漢 🙂\n"
+    assert err == f"{shown} is damaged\nerror: {shown}: is damaged: restore {shown}\n"
 
 
 def test_help_lists_flags_and_with_a_config_also_its_docstring_and_fields(

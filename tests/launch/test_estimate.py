@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch.estimate import COMPILE_S, TRIAL_S, estimate, print_estimate
-from launch.executors.executor import Options
+from launch.executors.choice import Options
 from models.errors import ConfigError
 from scaling.sweep.combinators import grid
 from scaling.sweep.config import SweepConfig

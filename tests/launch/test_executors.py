@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from launch import environment
-from launch.executors import executor as executors
-from launch.executors import local
-from launch.executors.executor import Options, Order, Pulse, Retries, make, one_line, options, progress_of, refuse, said
+from launch.executors import choice, local
+from launch.executors.choice import Options, make, options
+from launch.executors.executor import Order, Pulse, Retries, one_line, progress_of, refuse, said
 from launch.executors.ray import check_port
 from launch.executors.slurm import SlurmExecutor
 from models.errors import ConfigError
@@ -103,7 +103,7 @@ def test_options_leave_the_other_flags_alone() -> None:
     flags = FLAGS | {"executor": "slurm", "sbatch": ["--account=x"], "other": 1}
     assert options(flags) == Options("slurm", sbatch=("--account=x",)) and flags == {"other": 1}
     assert {type(make(Options())).__name__, type(make(Options("slurm"))).__name__} == {"LocalExecutor", "SlurmExecutor"}
-    assert executors.EXECUTORS == ("local", "slurm", "ray")
+    assert choice.EXECUTORS == ("local", "slurm", "ray")
 
 
 def test_a_machine_is_divided_into_disjoint_cpus_or_gpus(monkeypatch) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from launch.infer import fitted
@@ -106,6 +107,20 @@ def test_a_killed_job_goes_on_where_it_stopped(root: Path, trial: Path, whole: l
     assert samples(root / "killed") == whole
 
 
+def test_a_finished_shard_that_changed_is_drawn_again(root: Path, trial: Path, whole: list[dict[str, Any]]) -> None:
+    arguments = (f"--checkpoint={trial}", f"--prompts={root}/p.jsonl", f"--out={root}/changed", *SIZES)
+    job = commands.start("infer", *arguments)
+    shards = root / "changed" / "shards"
+    while job.poll() is None and not (done := [p for p in shards.glob("*.jsonl") if "partial" not in p.name]):
+        time.sleep(0.002)
+    job.send_signal(signal.SIGKILL)
+    assert job.wait() == -signal.SIGKILL
+    done[0].write_text(done[0].read_text().replace('"tokens": [', '"tokens": [1, ', 1))
+    again = infer(root, trial, "changed")
+    assert again.returncode == 0 and f"{done[0]} had changed and was drawn again" in again.stderr
+    assert samples(root / "changed") == whole
+
+
 def _lines(out: Path) -> int:
     try:
         return sum(len(path.read_text().splitlines()) for path in out.glob("shards/*.jsonl"))
@@ -177,17 +192,44 @@ def test_workers_do_the_job_and_one_that_is_killed_is_replaced(
 
 
 def test_a_bad_line_is_reported_and_stops_nothing(root: Path, trial: Path, whole: list[dict[str, Any]]) -> None:
-    rows = [*PROMPTS[:2], '{"prompt": ', {"prompt": "x" * 64}, {"prompt": ""}, {"tokens": [1, 999]}, PROMPTS[3]]
+    rows = [*PROMPTS[:2], '{"prompt": ', {"prompt": "x" * 64}, {"prompt": ""}, {"tokens": [1, 999]}, PROMPTS[3],
+            {"prompt": "\ud800"}, {"prompt": "a", "id": "\udfff"}, "[" * 100_000,
+            {"messages": [{"role": "user", "content": "a"}]}, {"prompt": "a", "id": 12, "gold": {"é": 1}}]  # fmt: skip
     write(root / "bad.jsonl", rows)
     done = infer(root, trial, "bad", prompts="bad.jsonl")
     assert done.returncode == 1
     messages = done.stderr.splitlines()
-    assert [m.partition("bad.jsonl:")[2].partition(":")[0] for m in messages if "error: " in m] == ["3", "4", "5", "6"]
-    for word, message in zip(("JSON", "64 tokens, but the context", "empty", "unknown tokens"), messages, strict=True):
+    assert [m.partition("bad.jsonl:")[2].partition(":")[0] for m in messages if "error: " in m] == [
+        "3", "4", "5", "6", "8", "9", "10", "11",
+    ]  # fmt: skip
+    words = ("JSON", "64 tokens, but the context", "empty", "unknown tokens", "half of a character",
+             "half of a character", "nested too deeply", "no chat template")  # fmt: skip
+    for word, message in zip(words, messages, strict=True):
         assert word in message
     good = [line for line in samples(root / "bad") if "error" not in line]
-    assert [line["line"] for line in good] == [1] * 3 + [2] * 3 + [7] * 3
+    assert [line["line"] for line in good] == [1] * 3 + [2] * 3 + [7] * 3 + [12] * 3
+    assert {(line["id"], line["gold"]["é"]) for line in good[9:]} == {(12, 1)}
+    table = pq.read_table(root / "bad" / "samples.parquet").to_pylist()
+    assert [(row["id"], row["fields"]) for row in table if row["line"] == 12] == [("12", '{"gold": {"é": 1}}')] * 3
     assert good[:6] == whole[:6]
+
+
+def test_a_stop_cuts_tokens_and_text_where_it_is_complete(
+    root: Path, trial: Path, whole: list[dict[str, Any]]
+) -> None:
+    text = next(line["text"][3:5] for line in whole if line["text"][3:5].isascii() and "\n" not in line["text"][3:5])
+    done = infer(root, trial, "stopped", f"--config.stop={json.dumps([text])}", "--config.prompt_logprobs=true")
+    assert done.returncode == 0, done.stderr
+    for line, free in zip(samples(root / "stopped"), whole, strict=True):
+        n = next((n for n in range(1, 13) if bytes(free["tokens"][:n]).endswith(text.encode())), None)
+        assert line["tokens"] == free["tokens"][:n]
+        assert (line["finish_reason"] == "stop") == (n is not None)
+        prompt = PROMPTS[line["line"] - 1]["prompt"]
+        own = line.get("prompt_logprobs")
+        assert (own is None) == (line["sample"] > 0)
+        assert own is None or (len(own) == len(prompt) and own[0] is None and max(own[1:]) < 0)
+        assert line["text"] == (free["text"] if n is None else free["text"][: free["text"].index(text)])
+    assert any(line["finish_reason"] == "stop" for line in samples(root / "stopped"))
 
 
 @pytest.mark.parametrize(

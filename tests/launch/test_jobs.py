@@ -62,6 +62,26 @@ def test_a_job_goes_on_in_a_version_with_more_settings(tmp_path: Path) -> None:
         job(tmp_path, engine=EngineConfig(kv_cache="int8"))
 
 
+def test_a_prompt_that_fails_half_way_has_an_error_and_no_samples_however_often_it_is_read(tmp_path: Path) -> None:
+    this = job(tmp_path)
+    for again in (False, True):
+        writer = ShardWriter(this, 0)
+        assert writer.bad == ({1} if again else set())
+        assert writer.done == ({(2, 0)} if again else set())
+        writer.expected = 2 if again else 4
+        if not again:
+            writer.add(sample(1, 0))
+            writer.add(sample(2, 0))
+            writer.add_bad(BadLine(1, "\x1b[31m\ud800", "leave it out"))
+            writer.file.close()  # killed here
+    writer.add(sample(2, 1))
+    assert writer.complete
+    writer.close()
+    lines = list(read_lines(this.shard_path(0)))
+    assert [(line["line"], line.get("sample")) for line in lines] == [(1, None), (2, 0), (2, 1)]
+    assert lines[0]["error"] == "\\x1b[31m\\ud800: leave it out"
+
+
 def finished(folder: Path) -> Job:
     this = job(folder)
     for index in range(2):
@@ -139,6 +159,7 @@ def test_a_finished_shard_that_changed_is_set_aside_and_drawn_again(
     drawn(tmp_path)
     manifest = this.finish()
     assert manifest is not None and manifest["samples"] == 8 and this.verify()["samples"] == 8
+    assert manifest["redrawn_shards"] == ["000000"]
 
 
 def test_another_shard_or_another_jobs_in_place_of_one_is_drawn_again(tmp_path: Path) -> None:
@@ -187,6 +208,22 @@ def test_a_line_that_changed_before_its_shard_was_done_is_drawn_again(tmp_path: 
     again.close()
     found = [line["tokens"] for line in read_lines(this.shard_path(0))]
     assert found == [[1, 0], [1, 1], [2, 0], [2, 1]]
+
+
+def test_a_prompt_that_fails_half_way_has_its_error_and_no_samples(tmp_path: Path) -> None:
+    this = job(tmp_path)
+    writer = ShardWriter(this, 0)
+    writer.expected = 4
+    for place in ((1, 0), (2, 0), (2, 1)):
+        writer.add(sample(*place) | {"check": "a column", "shard": 3})
+    writer.add_bad(BadLine(1, "raised KeyError", "change the line"))
+    writer.expected -= 2
+    assert writer.complete and ShardWriter(this, 0).done == {(2, 0), (2, 1)}
+    writer.close()
+    found = list(read_lines(this.shard_path(0)))
+    assert [(line["line"], line.get("sample")) for line in found] == [(1, None), (2, 0), (2, 1)]
+    assert all(line["check"] == "a column" and line["shard"] == 3 for line in found[1:])
+    assert this._is_whole(0)
 
 
 @pytest.mark.parametrize("shards", [[], [[1, 0, 2]], [[1, 0, 2], [3, 34, 1]]])

@@ -251,6 +251,31 @@ def test_the_page_of_a_job_or_a_study_names_what_is_damaged(tmp_path: Path, name
                 snapshot(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_numbers_that_nobody_can_draw_cost_their_figure(running: RunDirectory) -> None:
+    trial = running.stacks()[0].trials[0].id
+    path = running.path / "trials" / trial / "metrics.jsonl"
+    rows = [{"step": 2**62, "tokens": -1, "flops": value, "loss": 1e308} for value in (1e308, -1e308, float("nan"))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bare = {"trial": trial, "status": "done", "seed": 0, "params": 1, "flops": 1e308, "loss": 1e308}
+    (path.parent / "result.json").write_text(json.dumps(bare))
+    served = Page(running.path, "127.0.0.1", 0, "")
+    assert served.answer("html")[0] == served.answer("json")[0] == 200
+    served.server.server_close()
+
+
+def test_a_job_whose_reports_are_damaged_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "p"}\n')
+    job = Job.open(tmp_path / "out", JobConfig(samples=3), PromptFile(tmp_path / "p.jsonl"), "model")
+    with job.presence("0") as presence:
+        assert presence.claim("000000")
+        for report, rate in (('{"samples": 4, "seconds": 2}', 2), ('{"samples": "4", "seconds": 2}', 0), ("[]", 0)):
+            (job.path / "progress").mkdir(exist_ok=True)
+            (job.path / "progress" / "0.json").write_text(report)
+            found = snapshot(job.path)
+            assert (found.rate, found.workers[0].speed) == (rate, 0) and text(found)
+
+
 def test_an_error_of_ours_is_one_line_and_an_answer(page: Page, monkeypatch, capsys) -> None:
     def fail(path: Path) -> None:
         raise KeyError("<b>")

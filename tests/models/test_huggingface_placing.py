@@ -55,6 +55,24 @@ def test_with_a_mesh_every_weight_is_read_once_and_placed_by_the_rules(name, sca
     assert block["attention"]["qkv"].addressable_shards[0].data.size == whole_size(block) // ways
 
 
+@pytest.mark.parametrize(
+    ("name", "mesh"),
+    [
+        ("phi3", MeshConfig(fsdp=4, tensor=2)),
+        ("gpt_neox", MeshConfig(fsdp=2, tensor=4)),
+        ("glm", MeshConfig(fsdp=4, tensor=2)),
+        ("qwen3_moe", MeshConfig(data=2, expert=4)),
+        ("qwen3_moe", MeshConfig(fsdp=2, tensor=2, expert=2)),
+    ],
+)
+def test_parts_of_tensors_experts_and_pairs_are_placed_as_whole_tensors_are(name, mesh, reads):
+    whole = import_weights(golden.GOLDEN / name)[1]
+    reads.clear()
+    params = import_weights(golden.GOLDEN / name, mesh=make_mesh(mesh))[1]
+    assert_equal(params, whole)
+    assert reads == sizes(name)
+
+
 class OneOfEight:
     """The sharding of a process that has one of the mesh's devices."""
 

@@ -13,6 +13,7 @@ import tokenizers
 from models.errors import ConfigError
 from models.huggingface import export_model, import_model, import_weights
 from models.huggingface.tokenizer import CheckpointTokenizer, load_checkpoint_tokenizer
+from scaling.data.tokenizer import ByteTokenizer
 from tests.models import write_huggingface_golden as golden
 from tests.models.test_huggingface import rewrite
 
@@ -87,6 +88,36 @@ def test_a_tokenizer_without_settings_gets_those_that_transformers_needs(folder,
     settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert settings == {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>"}
     assert import_model(tmp_path / "out")[2].ends == (1,)
+
+
+def test_an_export_is_whole_or_not_there(folder, tmp_path):
+    config, params = import_weights(folder)
+
+    class Full:
+        end_of_document = 1
+
+        def save(self, path):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        export_model(tmp_path / "out", config, params, Full())
+    with pytest.raises(ConfigError, match="tokenizer: cannot be written as tokenizer.json: give None"):
+        export_model(tmp_path / "out", config, params, object())
+    assert [path.name for path in tmp_path.iterdir()] == ["qwen2"]
+    (tmp_path / "out").mkdir()
+    export_model(tmp_path / "out", config, params)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_bytes_are_written_as_a_tokenizer_of_the_same_tokens(tmp_path):
+    ByteTokenizer().save(tmp_path / "tokenizer.json")
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 0}))
+    again = load_checkpoint_tokenizer(tmp_path)
+    text = "".join(map(chr, range(1, 256))) + " Ā 日本語 😀\r\n"
+    assert again.encode(text).tolist() == ByteTokenizer().encode(text).tolist()
+    assert again.decode(again.encode(text)) == text
+    assert again.spelling[1:] == ByteTokenizer().spelling[1:]
+    assert again.encode("<|endoftext|>").tolist() == [0]
 
 
 def test_tokenizer_files_that_are_missing_or_damaged_are_named(folder):
@@ -193,7 +224,8 @@ def test_a_conversation_becomes_the_tokens_of_the_chat_template(folder):
     text = "<s><|user|> hello <|end|>\n<|assistant|> world <|end|>\n"
     assert tokenizer.chat_text(MESSAGES, add_generation_prompt=False) == text
     assert tokenizer.chat_text(MESSAGES) == text + "<|assistant|>"
-    assert tokenizer.chat(MESSAGES).tolist() == [0, 2, 5, 1, 3, 6, 1, 3]
+    assert tokenizer.chat(MESSAGES[:1]).tolist() == [0, 2, 5, 1, 3]
+    assert tokenizer.chat(MESSAGES, add_generation_prompt=False).tolist() == [0, 2, 5, 1, 3, 6, 1]
     with pytest.raises(ConfigError, match=r"messages: do not fit the chat template \(no tools here\)"):
         tokenizer.chat([{"role": "tool", "content": "x"}])
     (folder / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}")
@@ -202,6 +234,37 @@ def test_a_conversation_becomes_the_tokens_of_the_chat_template(folder):
     (folder / "chat_template.jinja").write_text("{% if %}")
     with pytest.raises(ConfigError, match="chat_template: is no template"):
         load_checkpoint_tokenizer(folder).chat_text(MESSAGES)
+
+
+@pytest.mark.parametrize("content", ["world", "world  ", " world hello"])
+def test_a_conversation_that_ends_with_the_models_own_turn_is_gone_on_with(content, folder):
+    pytest.importorskip("jinja2", reason="chat templates need jinja2, which the core install leaves out")
+    make_tokenizer(folder)
+    tokenizer = load_checkpoint_tokenizer(folder)
+    own = [*MESSAGES[:1], {"role": "assistant", "content": content}]
+    expected = [0, 2, 5, 1, 3, *tokenizer.encode(content, add_special_tokens=False)]
+    assert tokenizer.chat(own).tolist() == expected
+    assert tokenizer.chat([*MESSAGES[:1], {"role": "assistant", "content": " "}]).tolist() == expected[:5]
+    make_tokenizer(folder, chat_template="{{ messages[-1].content | upper }}")
+    with pytest.raises(ConfigError, match="have a last one that the chat template does not write as it is"):
+        load_checkpoint_tokenizer(folder).chat(own)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ 'a' * 2000000000 }}", "{{ 10 ** 2000000000 }}", "{{ [0] * 10 ** 9 }}", "{{ 1 // 0 }}",
+                 "{{ messages.nothing.at.all }}", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"]
+)  # fmt: skip
+def test_whatever_a_template_raises_is_a_fault_of_the_messages(template, folder):
+    pytest.importorskip("jinja2", reason="chat templates need jinja2, which the core install leaves out")
+    make_tokenizer(folder, chat_template=template)
+    with pytest.raises(ConfigError, match="messages: do not fit the chat template"):
+        load_checkpoint_tokenizer(folder).chat(MESSAGES)
+
+
+def test_a_text_that_is_none_is_a_fault_of_the_prompt(folder):
+    make_tokenizer(folder)
+    with pytest.raises(ConfigError, match=r"prompt: cannot be read by the tokenizer \('hello \\ud800'"):
+        load_checkpoint_tokenizer(folder).encode("hello \ud800")
 
 
 def test_without_a_chat_template_a_conversation_is_refused(folder):

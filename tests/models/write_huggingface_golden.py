@@ -2,13 +2,15 @@
 
 Needs torch and transformers, which the tests do not:
 
-    python -m tests.models.write_huggingface_golden
+    python -m tests.models.write_huggingface_golden [NAME ...]
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,8 @@ GPT2 = {"vocab_size": 64, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions"
         "eos_token_id": 2}  # fmt: skip
 MAMBA2 = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 4, "state_size": 6,
           "n_groups": 2, "chunk_size": 5, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
-# written to tests/models/golden: one for each family
+EXPERTS = {"intermediate_size": 8, "num_experts_per_tok": 2}
+# written to tests/models/golden: one for each family but those that are another under a new name
 COMMITTED = {
     "llama": Case("llama", {"rope_theta": 500.0, "rope_scaling": LLAMA3, "intermediate_size": 16}, "float32", "12KB"),
     "mistral": Case("mistral", {"sliding_window": 5, "head_dim": 6}),
@@ -60,13 +63,34 @@ COMMITTED = {
         "gemma3_text",
         {"head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8,
          "layer_types": ["sliding_attention", "full_attention"],
-         "rope_parameters": {
-             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
-             "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
-         }},
+         # the older form, which old and new releases read; what 5.x writes from it is in the committed file
+         "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "rope_theta": 1e6, "rope_local_base_freq": 100.0},
     ),
     "gpt2": Case("gpt2", GPT2),
     "mamba2": Case("mamba2", MAMBA2, "float32", "12KB"),
+    "mixtral": Case("mixtral", EXPERTS | {"num_local_experts": 3, "sliding_window": 5}, dtype="float32"),
+    "qwen3_moe": Case(
+        "qwen3_moe",
+        EXPERTS | {"head_dim": 8, "moe_intermediate_size": 8, "num_experts": 4, "tie_word_embeddings": True},
+        dtype="float32",
+    ),
+    "phi3": Case("phi3", {"sliding_window": 6, "partial_rotary_factor": 0.5}),
+    "starcoder2": Case("starcoder2", {"sliding_window": 5}),
+    "gpt_neox": Case("gpt_neox", {"use_parallel_residual": False, "rotary_pct": 0.5}),
+    "gpt_bigcode": Case("gpt_bigcode", GPT2),
+    "seed_oss": Case("seed_oss", {"head_dim": 6}),
+    "glm": Case("glm", {"head_dim": 8, "partial_rotary_factor": 0.5, "attention_bias": True}),
+    "glm4": Case("glm4", {"head_dim": 8, "partial_rotary_factor": 0.5, "attention_bias": False}),
+    "ernie4_5": Case("ernie4_5", {"head_dim": 8}),
+    "helium": Case("helium", {"head_dim": 4}),
+    "ministral": Case(
+        "ministral", {"head_dim": 4, "sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]}
+    ),
+    "cwm": Case(
+        "cwm", {"head_dim": 6, "sliding_window": 5, "rope_theta": 500.0, "rope_scaling": LLAMA3}
+    ),
+    "vaultgemma": Case("vaultgemma", {"head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 6}),
+    "exaone": Case("exaone", {"head_dim": 4}),
 }  # fmt: skip
 # compared with `transformers` where it is installed
 OTHERS = {
@@ -88,6 +112,20 @@ OTHERS = {
     "gemma3_defaults": Case(
         "gemma3_text", {"head_dim": 8, "sliding_window": 4, "num_hidden_layers": 7, "query_pre_attn_scalar": 8}
     ),
+    "mixtral_many": Case("mixtral", EXPERTS | {"num_local_experts": 8, "num_experts_per_tok": 3}, "float32"),
+    "qwen3_moe_normalised": Case(
+        "qwen3_moe",
+        EXPERTS | {"head_dim": 8, "moe_intermediate_size": 8, "num_experts": 4, "norm_topk_prob": True},
+        "float32",
+    ),
+    "phi3_whole": Case("phi3", {"num_key_value_heads": 1}),
+    "starcoder2_untied": Case("starcoder2", {"tie_word_embeddings": False, "num_key_value_heads": 4}),
+    "seed_oss_biases": Case("seed_oss", {"head_dim": 4, "attention_out_bias": True, "mlp_bias": True}),
+    "ernie4_5_biases": Case("ernie4_5", {"head_dim": 4, "use_bias": True, "tie_word_embeddings": False}),
+    "glm_whole": Case("glm", {"head_dim": 8, "partial_rotary_factor": 1.0, "attention_bias": False}),
+    "cwm_defaults": Case("cwm", {"head_dim": 6, "sliding_window": 5, "num_hidden_layers": 5}),
+    "internlm3": Case("internlm3", {"head_dim": 4}),
+    "iquestcoder": Case("iquestcoder", {"head_dim": 6}),
     "gpt2_untied_exact": Case("gpt2", GPT2 | {"tie_word_embeddings": False, "activation_function": "gelu"}),
     "mamba2_one_group": Case(
         "mamba2",
@@ -115,12 +153,12 @@ def write(folder: Path, case: Case) -> tuple[np.ndarray, np.ndarray]:
     import torch
     import transformers
 
-    keys = case.keys if case.model_type in ("gpt2", "mamba2") else SHAPE | case.keys
+    keys = case.keys if case.model_type in ("gpt2", "gpt_bigcode", "mamba2") else SHAPE | case.keys
     if int(transformers.__version__.split(".")[0]) < 5:
         keys = before_5(keys)
     config = transformers.AutoConfig.for_model(case.model_type, **keys, attn_implementation="eager")
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    rng = np.random.default_rng(sorted(COMMITTED | OTHERS, key=str).index(name_of(case)))
+    rng = np.random.default_rng(zlib.crc32(name_of(case).encode()))
     with torch.no_grad():
         for _, weight in sorted(model.named_parameters()):
             mean, std = (weight.mean().item(), 0.2) if weight.ndim == 1 else (0, 1.5 * weight.shape[-1] ** -0.5)
@@ -159,9 +197,11 @@ def name_of(case: Case) -> str:
 
 
 def main() -> None:
-    """Write every committed case."""
-    shutil.rmtree(GOLDEN, ignore_errors=True)
+    """Write every committed case, or those that are named."""
     for name, case in COMMITTED.items():
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
+        shutil.rmtree(GOLDEN / name, ignore_errors=True)
         tokens, expected = write(GOLDEN / name, case)
         np.savez_compressed(GOLDEN / name / "expected.npz", tokens=tokens[:1], logits=expected[:1])
         (GOLDEN / name / "generation_config.json").unlink(missing_ok=True)

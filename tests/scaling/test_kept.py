@@ -12,8 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launch.choose_mesh import read_device_table
+from launch.overrides import load_config
+from models.devices import find_device
 from models.errors import ConfigError
-from scaling import kept
+from models.huggingface.files import read_json
+from models.limits import check_tokenizer
+from scaling import Fit, kept
 from scaling.train.metrics import read_rows
 
 SHAPE = {"name": str, "count": int, "share?": (float, None), "parts": [{"id": str}], "totals?": {str: int}}
@@ -108,6 +113,21 @@ def test_of_many_who_make_a_file_one_does(tmp_path: Path, monkeypatch: pytest.Mo
         thread.join()
     assert [path.read_text()] == [str(number) for number in made]
     assert [found.name for found in tmp_path.iterdir()] == ["job.json"]
+
+
+@pytest.mark.parametrize("opening", ['{"a":', "["])
+def test_deep_nesting_is_damage_wherever_json_of_a_file_is_read(tmp_path: Path, opening: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(opening * 100_000)
+    for read in (
+        Fit.from_json,
+        load_config,
+        read_json,
+        check_tokenizer,
+        lambda p: read_device_table(p, find_device("v5e")),
+    ):
+        with pytest.raises(ConfigError, match="config.json"):
+            read(path)
 
 
 def test_damaged_rows_of_metrics_are_passed_over(tmp_path: Path) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from models import transformer
 from models.config import ModelConfig, RopeScaling
 from models.errors import ConfigError
 from search.engine.config import EngineConfig
+from search.engine.engine import Engine
 from search.engine.request import Request
 from search.engine.sampling import Sampling
 
@@ -42,6 +46,29 @@ def test_a_request_that_cannot_be_served_is_refused_with_its_field(request_: Req
 
 def test_a_request_that_reaches_the_end_of_the_context_is_served() -> None:
     Request(1, (3,) * 15, max_tokens=100, stop=((1,),)).check(20, CONFIG)
+
+
+MODEL = ModelConfig(vocab_size=20, d_model=8, n_layers=1, n_heads=1, d_ff=8, max_seq_len=16, tied_embeddings=False)
+
+
+def test_a_request_that_fails_is_reported_and_the_others_go_on() -> None:
+    params = transformer.init(MODEL, jax.random.key(0))
+    params["tokens"] = params["tokens"].at[13].set(jnp.nan)  # who reads it computes nothing
+    engine = Engine(MODEL, params, CONFIG)
+    good = [
+        Request(i, (3, 4), samples=2, max_tokens=4, sampling=Sampling(logit_bias=((13, -float("inf")),)))
+        for i in (1, 4)
+    ]
+    alone = sorted((c.problem, c.sample, c.tokens) for c in engine.generate(good))
+    told: dict[int, str] = {}
+    requests = [good[0], Request(2, (3, 13), 3, 4), Request(3, (99,)), good[1]]
+    found = list(engine.generate(requests, lambda problem, error: told.update({problem: str(error)})))
+    assert sorted((c.problem, c.sample, c.tokens) for c in found) == alone
+    assert told.keys() == {2, 3}
+    assert "leaves no token to draw after 0" in told[2] and "holds unknown tokens [99]" in told[3]
+    assert not engine.slots.taken and engine.pool.available == CONFIG.page_count
+    with pytest.raises(ConfigError, match="leaves no token to draw"):
+        list(engine.generate([Request(2, (3, 13))]))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from search.engine.config import EngineConfig
 from search.engine.engine import Engine
 from search.engine.request import Request
 from search.engine.sampling import Sampling
+from search.engine.scoring import score_prompt
 from search.particles import Particles, extend
 from tests.search.oracle import Oracle
 
@@ -231,3 +232,15 @@ def test_bad_steps_are_refused(engine: Engine) -> None:
         particles.score([(0, (99,))])
     with pytest.raises(ConfigError, match=r"continuation: 40 tokens do not fit: give at most 35"):
         particles.score([(0, (1,) * 40)])
+
+
+def test_a_prompt_is_scored_token_by_token_between_samples_of_others(engine: Engine, params: dict) -> None:
+    logits = transformer.apply(MODEL, params, np.asarray([PROMPT]))[0]
+    own = np.take_along_axis(jax.nn.log_softmax(logits[:-1]), np.asarray(PROMPT[1:])[:, None], -1)[:, 0]
+    beside, found = everything(engine, request(6)), {}
+    for c in engine.generate([request(6)]):
+        found[c.sample] = c.tokens, c.logprobs
+        first, *rest = score_prompt(engine, 9, PROMPT)
+        assert first is None and rest == pytest.approx(own.tolist(), abs=1e-5)
+    assert found == beside and score_prompt(engine, 9, PROMPT[:1]) == (None,)
+    assert free(engine)

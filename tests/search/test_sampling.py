@@ -240,7 +240,8 @@ def test_settings_of_a_slot_are_replaced_without_a_new_program():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("temperature", -1), ("temperature", float("nan")), ("top_k", -1), ("top_k", 1.5), ("top_p", 0), ("top_p", 1.1),
+        ("temperature", 1e-38), ("temperature", 1e-40), ("temperature", -1), ("temperature", float("nan")),
+        ("top_k", -1), ("top_k", 1.5), ("top_p", 0), ("top_p", 1.1),
         ("min_p", -0.1), ("typical_p", 0), ("repetition_penalty", 0), ("allowed", ()),
         ("logit_bias", ((1, float("nan")),)),
     ],

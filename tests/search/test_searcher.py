@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -17,6 +19,7 @@ from search.engine.config import EngineConfig
 from search.engine.engine import Engine
 from search.engine.request import Request
 from search.engine.sampling import Sampling
+from search.ledger import Cost
 from search.searcher import Found, Searcher, SearchProblem, Verdicts
 from search.strategies.beam import beam
 from search.strategies.best_of_n import best_of_n, greedy
@@ -191,12 +194,66 @@ def test_anytime_curves_only_grow_in_cost(params: dict) -> None:
         assert f.anytime.tokens[-1] == f.answer
 
 
+WINDOWED = [
+    MODEL,
+    dataclasses.replace(MODEL, sliding_window=5),
+    dataclasses.replace(MODEL, sliding_window=5, layer_types=("full", "sliding")),
+    dataclasses.replace(MODEL, sliding_window=1, n_layers=3, layer_types=("sliding", "sliding", "full")),
+]
+
+
+@pytest.mark.parametrize("model", WINDOWED)
+def test_the_price_of_a_token_is_that_of_the_keys_its_windows_leave(model: ModelConfig) -> None:
+    price = TransformerDecoder.price(types.SimpleNamespace(config=model), "flops")
+    exact = [counts.decode_flops(model, n) for n in range(1, 40)]
+    for n, flops in enumerate(exact, 1):
+        assert price.fixed + price.per_context * n + price.per_window * int(price.windowed(n)) == flops
+        assert price.up_to(n) == sum(exact[:n])
+
+
+@pytest.mark.slow  # compiles two searches of a model
+def test_a_search_with_windows_costs_what_its_tokens_do_and_keeps_its_budget(params: dict) -> None:
+    model = WINDOWED[2]
+    decoder = TransformerDecoder(model, params, WRITE.prompt_len)
+    found = list(Searcher(decoder, best_of_n(5, scored=False), WRITE).run(problems(4)))
+    for f in found:
+        prompt = len(PROMPTS[f.problem.number])
+        read = sum(counts.decode_flops(model, n) for n in range(1, prompt + 1))
+        drawn = [counts.decode_flops(model, prompt + n) for c in f.candidates for n in range(1, len(c.tokens) + 1)]
+        assert f.cost.flops == read + sum(drawn)
+    amount = sum(counts.decode_flops(model, 20) for _ in range(20))
+    config = dataclasses.replace(WRITE, budget=Budget(amount, "flops"))
+    for f in Searcher(decoder, best_of_n(5, scored=False), config).run(problems(4)):
+        prompt = len(PROMPTS[f.problem.number])
+        drawn = [counts.decode_flops(model, prompt + n) for c in f.candidates for n in range(1, len(c.tokens) + 1)]
+        assert amount - 5 * counts.decode_flops(model, 48) < sum(drawn) <= amount
+
+
+def test_a_prompt_that_cannot_be_read_fails_its_own_search_alone() -> None:
+    class Fussy(type(TREES.decoder)):
+        def encode(self, prompt):
+            if prompt == "bad":
+                raise ValueError("no such tree")
+            return super().encode(prompt)
+
+    decoder = copy.copy(TREES.decoder)
+    decoder.__class__ = Fussy
+    walker = Searcher(decoder, beam(8, 4), WALK, ValueScorer())
+    good = [SearchProblem(i, i) for i in range(5)]
+    alone = by_number(list(walker.run(good)))
+    bad = [SearchProblem(10, "bad"), SearchProblem(2**40, 1)]
+    found = by_number(list(walker.run([*good[:2], *bad, *good[2:]])))
+    assert {i: essence(found[i]) for i in range(5)} == {i: essence(alone[i]) for i in range(5)}
+    assert found[10].failed == "the prompt raised ValueError: no such tree" and found[10].answer is None
+    assert found[2**40].failed == f"number: is {2**40}: give 0 to 2^32 - 1"
+
+
 def test_bad_input_is_refused_before_anything_runs(params: dict) -> None:
     decoder = TransformerDecoder(MODEL, params, WRITE.prompt_len)
     search = Searcher(decoder, best_of_n(2, scored=False), WRITE)
     for prompt, problem in (((), "is empty"), ((1,) * 13, "has 13 tokens"), ((1, 99), "unknown tokens")):
-        with pytest.raises(ConfigError, match=problem):
-            next(search.run([SearchProblem(0, prompt)]))
+        (found,) = search.run([SearchProblem(0, prompt)])
+        assert problem in found.failed and found.answer is None and found.cost == Cost()
     with pytest.raises(ConfigError, match="needs one"):
         Searcher(decoder, beam(4, 2), WRITE)
     with pytest.raises(ConfigError, match="does not divide"):

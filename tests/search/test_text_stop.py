@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,7 @@ from search.decoder import TransformerDecoder
 from search.engine.config import EngineConfig
 from search.engine.engine import Engine
 from search.engine.request import Request
+from search.engine.sampling import Sampling
 from search.engine.speculative import Speculation, SpeculativeEngine
 from search.engine.text_stop import Machines, cut, just_completed, machine
 from search.particles import Particles
@@ -93,6 +96,7 @@ def test_a_text_that_no_tokens_spell_is_refused():
 def test_a_text_is_cut_where_the_first_stop_begins():
     assert cut("one.\n\ntwo.", ["\n\n", "."]) == "one"
     assert cut("one", ["two"]) == "one"
+    assert cut("a.b.c", ["."], before=2) == "a.b" and cut("a.\n\nb", [".\n\n", "\n\n"], before=3) == "a"
 
 
 # -- how tokens are spelled -----------------------------------------------------------------------------------------
@@ -190,6 +194,27 @@ def test_a_sample_ends_with_the_token_that_completes_a_text(kind, params):
         assert stopped[i].logprobs == pytest.approx(whole.logprobs[:n], abs=1e-5)
         reasons.add((stopped[i].finish_reason, n < len(whole.tokens)))
     assert ("stop", True) in reasons
+
+
+@pytest.mark.parametrize("kind", [Engine, pytest.param(SpeculativeEngine, marks=pytest.mark.slow)])
+def test_no_sample_ends_before_its_least_tokens(kind, params):
+    more = (Speculation(drafter="table"),) if kind is SpeculativeEngine else ()
+    engine = kind(MODEL, params, CONFIG, *more, spelling=SPELLING)
+    ends, never = Sampling(logit_bias=((END, 3.0),)), Sampling(logit_bias=((END, -float("inf")),))
+    least = dataclasses.replace(ends, min_tokens=5)
+    barred = [Request(3, PROMPT, 8, 5, never, stop_texts=("#",))]
+    first = {c.sample: c for c in engine.generate([*barred, Request(4, PROMPT, 1, 5, least, stop_texts=STOPS)])
+             if c.problem == 3}  # fmt: skip
+    free = {c.sample: c for c in engine.generate([Request(3, PROMPT, 8, 30, ends, stop_texts=STOPS)])}
+    found = {c.sample: c for c in engine.generate([Request(3, PROMPT, 8, 30, least, stop_texts=STOPS)])}
+    assert min(len(c.tokens) for c in free.values()) < 5
+    for i, c in found.items():
+        assert c.tokens[:5] == first[i].tokens and len(c.tokens) >= 5
+        if len(c.tokens) < 30:
+            stops = completes([*SPELLING, b""], list(STOPS), list(c.tokens))
+            assert c.finish_reason == ("eos" if c.tokens[-1] == END else "stop") and (stops or c.tokens[-1] == END)
+    with pytest.raises(ConfigError, match=r"sampling.min_tokens: is 5: give at most 4"):
+        engine.check(Request(0, PROMPT, 1, 4, least))
 
 
 def test_an_engine_that_knows_no_texts_refuses_a_request_for_them(params):

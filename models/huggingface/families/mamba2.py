@@ -20,8 +20,8 @@ class Mixers:
 
     def read(self, keys: Keys) -> dict[str, Any]:
         """`pattern`."""
-        sizes = {field: keys.get(key, int) for key, field in SIZES.items()}
-        steps = {field: keys.number(key) for key, field in STEPS.items()}
+        sizes: dict[str, Any] = {field: keys.get(key, int) for key, field in SIZES.items()}
+        steps: dict[str, Any] = {field: keys.number(key) for key, field in STEPS.items()}
         heads, features = keys.get("num_heads", int), sizes["expand"] * keys.get("hidden_size", int)
         if heads * sizes["head_dim"] != features:
             problem = f"is {heads}, but heads of {sizes['head_dim']} make up {features} features"

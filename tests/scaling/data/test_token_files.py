@@ -172,7 +172,7 @@ def test_what_was_left_out_is_told_from_the_cache_as_well(folder, cache):
     (line,) = describe(first)
     assert line.startswith(f"{folder}: {source['train']['tokens']:,} tokens of ")
     assert line.endswith("; left out: 1 a duplicate, 1 not UTF-8")
-    assert f"{folder}: 1 documents are no UTF-8 text and were left out: convert them" in warnings(first)
+    assert f"{folder}: 1 document left out as no UTF-8 text: convert them" in warnings(first)
 
 
 def test_a_split_far_from_the_share_asked_for_and_repeated_text_are_warned_about():

@@ -79,15 +79,17 @@ def test_untested_reaches_are_named_where_they_are_used(synthetic):
 
 @pytest.mark.slow
 def test_published_runs_beyond_their_cuts_lie_in_their_intervals(published_folder):
-    tests = bench.held_out(published_folder)
-    for name, group in tests.groupby("set"):
-        assert 0.80 <= np.average(group["coverage"], weights=group["held_out"]) <= 0.97, name
+    names = ("chinchilla", "gadre", "olmo", "llama3", "marin", "clark", "datablations")
+    tests = bench.held_out(published_folder, names)
+    assert set(tests["set"]) == set(names)
     whole = bench.totals(tests).set_index("set")
-    assert whole.loc["chinchilla", "score"] < 0.6 * whole.loc["chinchilla", "naive_score"]
-    assert whole.loc["olmo", "score"] < whole.loc["olmo", "naive_score"]
-    assert set(tests["set"]) == {"chinchilla", "gadre", "olmo"}
+    for name, row in whole.iterrows():
+        # OLMo's fits of 11 to 16 runs hold all 38 of theirs, Gadre's of 16 to 29 all but three: see docs/laws.md
+        assert 0.80 <= row["coverage"] <= (1.0 if name in ("olmo", "gadre") else 0.98), name
+    for name in ("chinchilla", "olmo", "llama3", "marin", "clark", "datablations"):
+        assert whole.loc[name, "score"] < 0.9 * whole.loc[name, "naive_score"], name
     table = bench.held_out_markdown(tests)
-    assert table.count("\n") == 1 + len(tests) + 3 and "| gadre C4 | flops > 3e18 | 16 | 18 | 100% / 100% |" in table
+    assert table.count("\n") == 1 + len(whole) and "| clark | 6 | 111 |" in table
 
 
 @pytest.mark.slow
@@ -169,7 +171,8 @@ def test_the_discrepancy_is_never_below_the_noise_of_a_run(synthetic, published)
 
 
 def test_without_a_cut_the_law_may_be_as_far_off_as_a_run_and_by_a_share_of_what_it_promises():
-    alone = calibrate(fit(CHINCHILLA, few_runs()).estimator, "flops", 0.004)
+    one_budget = fit(CHINCHILLA, few_runs())
+    alone = calibrate(one_budget.estimator, "flops", 0.004, one_budget.z)
     assert (alone.origins, alone.edge, alone.share) == (0, 0.004, pytest.approx(SHARE))
     assert alone.at(np.array([1.0]), np.array([0.05])) == pytest.approx(np.hypot(0.004, SHARE * 0.05 / 2))
 
@@ -183,7 +186,7 @@ def few_runs() -> pd.DataFrame:
 
 def test_the_share_follows_cuts_with_many_rows_and_hardly_moves_for_few(synthetic):
     many, few = (fit(CHINCHILLA, synthetic(n)).calibration_along() for n in (300, 14))
-    assert many.share < 0.2 < few.share < SHARE * 1.2
+    assert many.share < 0.25 < few.share < SHARE * 1.2
     off = fit(CHINCHILLA, bent(synthetic, 0.03)).calibration_along()
     assert off.share > 1.5 * fit(CHINCHILLA, bent(synthetic, 0.0)).calibration_along().share
 

@@ -36,8 +36,8 @@ def published(rates: np.ndarray, t: int, warmup: float = 0.0) -> float:
 
 def test_the_law_is_the_published_sum():
     rates = schedules()["cosine"][::50]
-    many = multi_power_law(4000)
-    table = drops(rates, pieces=4000, warmup_area=0.02)
+    many = multi_power_law(1200)
+    table = drops(rates, pieces=1200, warmup_area=0.02)
     assert many(TRUTH, **table) == pytest.approx([published(rates, t, 0.02) for t in range(len(rates))], rel=1e-12)
 
 

@@ -30,6 +30,14 @@ def test_a_grid_has_every_combination_once_with_the_last_axis_fastest(given_axes
     assert [tuple(point.items()) for point in points] == expected
 
 
+def test_a_sweep_too_large_to_be_meant_is_refused_before_it_is_made():
+    many = range(10**6)
+    for make in (lambda: grid({"train.seed": many, "train.steps": many}), lambda: product(seeds(10**4), seeds(10**4)),
+                 lambda: seeds(10**12)):  # fmt: skip
+        with pytest.raises(ConfigError, match=r"make [\d,]+ trials: plan at most 100,000"):
+            make()
+
+
 def test_a_grid_without_axes_is_one_empty_point():
     assert grid({}) == [{}]
 
