@@ -235,8 +235,11 @@ def test_initial_values_are_those_of_the_paper():
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"head_dim": 5}, "head_dim: 5 does not divide 2 x d_model 16: use a divisor of expand x d_model"),
-        ({"groups": 3}, "groups: 3 groups do not divide 8 heads: use one of [1, 2, 4, 8]"),
+        (
+            {"head_dim": 5},
+            "model.pattern[0].mixer.head_dim: 5 does not divide 2 x d_model 16: use a divisor of expand x d_model",
+        ),
+        ({"groups": 3}, "model.pattern[0].mixer.groups: 3 groups do not divide 8 heads: use one of [1, 2, 4, 8]"),
         ({"width": 1}, "width: is 1, which leaves no token before its own: give at least 2"),
         ({"dt_most": 1e-5}, "dt_most: is 1e-05, below dt_least 0.001: give a larger one"),
         ({"state": 0}, "state: is 0: give a positive integer"),
