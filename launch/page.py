@@ -28,9 +28,9 @@ from matplotlib.figure import Figure
 from launch.snapshot import Snapshot, snapshot
 from models.errors import ConfigError, printable, require
 from scaling.report import numbers, plots
+from scaling.report.budgets import budgets
 from scaling.report.figures import Drawing
 from scaling.report.html import Html, Section, badge, element, join, page, paragraph, picture, table
-from scaling.report.record import budgets
 from scaling.sweep.directory import RETRY
 from scaling.train.metrics import read_rows
 

@@ -16,8 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from models.config import ModelConfig
-from models.weight import Stacked, Weight, walk
+from models.weight import Stacked, Weight, WeightTree, walk
 
 CACHED_BYTES = 2**26  # weights of a model that stay in a CPU's cache between two passes; 43 MB did, 500 MB did not
 
@@ -56,17 +55,15 @@ def output_major_contract(x: jax.Array, w: OutputMajor, dims: int) -> jax.Array:
     return y.reshape(*lead, *w.shape[dims:]).astype(x.dtype)
 
 
-def arrange(params: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
+def arrange(params: dict[str, Any], declared: WeightTree) -> dict[str, Any]:
     """Params of an unrolled model with its matrices as `OutputMajor`, if they are too many to stay in a cache.
 
     Experts and routers, tables, vectors and what is quantised stay as they are. For a CPU without a mesh.
     """
     if sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params)) <= CACHED_BYTES:
         return params
-    from models.transformer import weights  # the transformer's products import OutputMajor
-
     made: dict[str, Any] = jax.tree.map(lambda x: x, dict(params))
-    for path, weight in walk(weights(config)):
+    for path, weight in walk(declared):
         if not _is_product(weight):
             continue
         node = made

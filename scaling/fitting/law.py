@@ -37,6 +37,7 @@ class Law:
     bounds: (low, high) of every parameter, in the order they are reported; None means unbounded.
     space: residuals are taken in "log", "raw" or "logit" of the output.
     start: values tried for each parameter that is not linear; the start grid is their product.
+    zeros: counts among the inputs that may be 0, such as the compute of a step 0.
     derived: name -> function of the parameters, reported with the fit (Chinchilla: the compute exponent).
     """
 
@@ -54,6 +55,7 @@ class Law:
     units: Mapping[str, str] = dataclasses.field(default_factory=dict)
     objective: str = "huber"
     source: str = ""
+    zeros: tuple[str, ...] = ()
 
     def __post_init__(self):
         field = f"Law {self.name}"

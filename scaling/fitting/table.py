@@ -71,7 +71,8 @@ def read_table(
     for name in (*law.inputs, law.output, *extra):
         if name not in table.columns:
             missing(name, table.columns)
-    positive = {name: name in SIZED for name in law.inputs} | {law.output: space == "log" and not counts}
+    positive = {name: name in SIZED and name not in law.zeros for name in law.inputs}
+    positive[law.output] = space == "log" and not counts
     if drop_bad:
         table = _without_bad(table, positive, notes)
     inputs = {name: numbers(table, name, positive=positive[name]) for name in law.inputs}

@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 from models.errors import ConfigError
 from scaling.fitting.fitted import Fitted
 from scaling.fitting.frontier import Frontier, isoflop_minima, parabola
-from scaling.report.record import budgets
+from scaling.report.budgets import budgets
 
 MIN_SIZES = 4  # as isoflop_minima asks for: three points determine a parabola, and leave nothing to doubt it by
 RESAMPLES = 200  # per budget: enough for a 90 % interval of an exponent

@@ -15,6 +15,7 @@ import pandas as pd
 from models.errors import ConfigError
 from scaling import kept, tables
 from scaling.fitting.fit import Fit
+from scaling.report.budgets import budgets
 
 NUMERIC = ("params", "params_nonembed", "tokens", "unique_tokens", "flops", "loss", "bpb", "wall_s", "devices")
 TEXT = ("trial", "sweep", "status", "error", "device", "config")
@@ -37,7 +38,6 @@ PREDICTION_COLUMNS = (
     "inside",
     "factor",
 )
-SAME_BUDGET = 1.1  # runs whose FLOPs differ by less share a budget: planners hit theirs within a few percent
 
 
 @dataclass(frozen=True)
@@ -109,25 +109,6 @@ def read(workdir: str | Path) -> RunRecord:
         runs[f"spent_{name}"] = runs[name].where(runs["role"] != "failed", at_last_log)
     fit, compared, data = _read_fit(path / "fit.json", notes), _compare(predictions, runs), _read_data(path, notes)
     return RunRecord(path, config, runs, compared, fit, tuple(notes), metrics, data)
-
-
-def budgets(runs: pd.DataFrame) -> pd.Series:
-    """The compute budget (FLOPs) that each run belongs to: the geometric mean of the runs within 10 % of each other.
-
-    Sorted by FLOPs, a run opens a new budget when it costs over 1.1 times the first run of the current one, so a
-    dense series cannot chain two budgets together.
-    """
-    flops = runs["flops"].astype(float)
-    labels = pd.Series(np.nan, index=runs.index)
-    members: list[Any] = []
-    for index, value in flops[flops > 0].sort_values(kind="stable").items():
-        if members and value > SAME_BUDGET * flops[members[0]]:
-            labels[members] = math.exp(np.log(flops[members]).mean())
-            members = []
-        members.append(index)
-    if members:
-        labels[members] = math.exp(np.log(flops[members]).mean())
-    return labels
 
 
 def failure(error: Any) -> tuple[str, str]:

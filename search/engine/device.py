@@ -17,7 +17,7 @@ from models.cache import Blocks, Layers, Pool
 from models.config import ModelConfig
 from models.output_major import arrange
 from models.platform import on_cpu
-from models.transformer import Params
+from models.transformer import Params, weights
 from search.engine.config import EngineConfig
 from search.engine.decode import Drawn, Prefixes, Rows, make_stage
 from search.engine.placement import cache_shardings, check_slots
@@ -50,7 +50,7 @@ class Device:
         with self._placed():
             self.params = stored_params(self.model, params, mesh)
             if mesh is None and on_cpu():
-                self.params = arrange(self.params, self.model)
+                self.params = arrange(self.params, weights(self.model))
             sizes = config.page_count, config.page_size, config.quantized_cache
             self.pool: Pool = self._placed_zeros(partial(cache.empty_pool, self.model, *sizes), False)
             self.states: Layers = self._placed_zeros(partial(cache.empty_states, self.model, config.slots), True)

@@ -37,13 +37,13 @@ def test_products_are_those_of_the_weight_as_declared(shape: tuple[int, ...], in
 def test_small_models_tables_vectors_and_quantised_weights_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     model = presets.MICRO.resolved()
     params = transformer.init(model, jax.random.key(0))
-    assert arrange(params, model) is params
+    assert arrange(params, transformer.weights(model)) is params
     monkeypatch.setattr(output_major, "CACHED_BYTES", 0)
-    made = arrange(params, model)
+    made = arrange(params, transformer.weights(model))
     assert isinstance(made["block_1"]["feedforward"]["down"], OutputMajor)
     assert made["tokens"] is params["tokens"] and made["block_0"]["feedforward"]["up_bias"].shape == (256,)
     assert params["block_1"]["feedforward"]["down"].shape == (256, 64)
-    stored = arrange(quantize(params, model, "int8"), model)
+    stored = arrange(quantize(params, model, "int8"), transformer.weights(model))
     assert not isinstance(stored["block_0"]["feedforward"]["up"], OutputMajor)
 
 

@@ -319,3 +319,14 @@ def test_results_of_one_draw_are_the_curves_problem_by_problem() -> None:
     assert later.counts.tolist() == [6] * 12 and (later.correct[3] == samples.correct[3][10:]).all()
     with pytest.raises(ValueError, match="count: is 16 of 16 samples"):
         samples.after(16)
+
+
+def test_samples_are_shown_in_one_line_and_missing_ones_are_explained():
+    from search.metrics.coverage import coverage_curve
+
+    samples = Samples.of([[1, 0, 0], [0, 0, 0, 0]], scores=[[0.1, 0.2, 0.3], [0.1, 0.2, 0.3, 0.4]])
+    assert repr(samples) == (
+        "Samples(2 problems, 3 to 4 samples each: 14.3% right, 50.0% of problems at least once; with scores)"
+    )
+    with pytest.warns(UserWarning, match="NaN from k = 4 on: 1 of 2 problems have fewer samples than that"):
+        coverage_curve(samples, [1, 2, 4])

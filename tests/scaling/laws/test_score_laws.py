@@ -45,3 +45,12 @@ def test_law_recovers_parameters_of_another_regime(law, truth, inputs):
     fitted = fit(law, runs, **counts)
     for name, value in truth.items():
         assert fitted.params[name] == pytest.approx(value, rel=1e-5, abs=1e-9), name
+
+
+def test_step_zero_of_reinforcement_learning_has_the_reward_it_began_with():
+    truth = dict(A=0.7, R0=0.2, Cmid=2e20, B=0.9)
+    flops = np.array([0.0, *np.geomspace(1e18, 1e22, 12)])
+    reward = RL_COMPUTE(truth, flops=flops)
+    assert reward[0] == 0.2 and np.all(np.diff(reward) > 0)
+    fitted = fit(RL_COMPUTE, {"flops": flops, "reward": reward})
+    assert fitted.params == pytest.approx(truth, rel=1e-4)
