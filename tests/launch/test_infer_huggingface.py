@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,11 @@ import tokenizers
 from safetensors.numpy import load_file, save_file
 
 from models import transformer
-from models.huggingface import import_weights
+from models.huggingface import export_model, import_weights
 from tests.launch import commands
 
 pytestmark = pytest.mark.slow
-GOLDEN = commands.REPOSITORY / "tests" / "models" / "golden" / "llama"
+GOLDEN = commands.REPOSITORY / "tests" / "models" / "golden"
 SIZES = ("--samples=2", "--max_tokens=10", "--temperature=0", "--config.engine.slots=2",
          "--config.engine.max_len=48",
          "--config.engine.page_size=8", "--config.engine.prefill_chunk=16",
@@ -39,9 +41,13 @@ TOKENS = [[START, 10, 20, 30], [USER, 11, 12, MODEL_TURN], [START, 40, 41, 42, 4
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A golden checkpoint of a model that attends."""
+    return with_tokenizer(GOLDEN / "llama", tmp_path_factory.mktemp("hf") / "llama")
+
+
+def with_tokenizer(golden: Path, folder: Path) -> Path:
     """The golden checkpoint with a tokenizer whose word wN is token N, and a chat template."""
-    folder = tmp_path_factory.mktemp("hf") / "llama"
-    shutil.copytree(GOLDEN, folder)
+    shutil.copytree(golden, folder)
     special = ["<unk>", "<s>", "</s>", "<user>", "<assistant>"]
     words = special + [f"w{i}" for i in range(len(special), 64)]
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
@@ -54,11 +60,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def infer(folder: Path, out: str) -> Any:
+def arguments(folder: Path, out: str) -> tuple[str, ...]:
     prompts = folder.parent / "p.jsonl"
     prompts.write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
-    arguments = (f"--checkpoint={folder}", f"--prompts={prompts}", f"--out={folder.parent / out}", *SIZES)
-    return commands.run("infer", *arguments)
+    return "infer", f"--checkpoint={folder}", f"--prompts={prompts}", f"--out={folder.parent / out}", *SIZES
+
+
+def infer(folder: Path, out: str) -> Any:
+    return commands.run(*arguments(folder, out))
+
+
+def start(folder: Path, out: str) -> Any:
+    return commands.start(*arguments(folder, out))
 
 
 def greedy(folder: Path, tokens: list[int], most: int) -> list[int]:
@@ -85,6 +98,23 @@ def test_a_folder_generates_with_its_own_tokenizer_and_chat_template(folder: Pat
         assert line["text"].split() == [f"w{t}" if t > MODEL_TURN else line["text"].split()[i]
                                         for i, t in enumerate(t for t in line["tokens"] if t != END)]  # fmt: skip
         assert line.get("id") == ("chat" if line["line"] == 2 else None)
+
+
+def test_a_recurrent_model_that_is_exported_killed_and_resumed_generates_what_it_does_alone(tmp_path: Path) -> None:
+    export_model(tmp_path / "out_of_here", *import_weights(GOLDEN / "mamba2"))
+    folder = with_tokenizer(tmp_path / "out_of_here", tmp_path / "mamba2")
+    samples = tmp_path / "killed" / "samples.jsonl"
+    job = start(folder, "killed")
+    while job.poll() is None and not (samples.exists() and samples.read_text().count("\n")):
+        time.sleep(0.002)
+    job.send_signal(signal.SIGKILL)
+    assert job.wait() == -signal.SIGKILL
+    done = infer(folder, "killed")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert [(line["line"], line["sample"]) for line in lines] == [(i, s) for i in (1, 2, 3) for s in (0, 1)]
+    for line in lines:
+        assert line["tokens"] == greedy(folder, TOKENS[line["line"] - 1], 10)
 
 
 @pytest.mark.parametrize("fault", ["tensor", "tokenizer", "weights"])

@@ -1,4 +1,4 @@
-"""Mamba-2: blocks equal the recurrence, documents never meet, and a model of it counts, shards, trains and decodes."""
+"""Mamba-2: blocks equal the recurrence, documents never meet, counts are exact; test_parts.py has the rest."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from models.errors import ConfigError
 from models.layer import Layer
 from models.mixers.attention import Attention
 from models.mixers.mamba2 import Mamba2
-from models.past import Past, WholeSequence, carry_blocks, reach, zeros
+from models.past import WholeSequence, carry_blocks, reach, zeros
 from models.recurrence import causal_convolution, gated_linear
-from models.sharding import DEFAULT_RULES, MeshConfig, make_mesh, weight_shardings
 from models.weight import map_weights, walk
 from tests.models.test_counts import abstract, flops_of, plain_kernels
 
@@ -236,8 +235,11 @@ def test_initial_values_are_those_of_the_paper():
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"head_dim": 5}, "head_dim: 5 does not divide 2 x d_model 16: use a divisor of expand x d_model"),
-        ({"groups": 3}, "groups: 3 groups do not divide 8 heads: use one of [1, 2, 4, 8]"),
+        (
+            {"head_dim": 5},
+            "model.pattern[0].mixer.head_dim: 5 does not divide 2 x d_model 16: use a divisor of expand x d_model",
+        ),
+        ({"groups": 3}, "model.pattern[0].mixer.groups: 3 groups do not divide 8 heads: use one of [1, 2, 4, 8]"),
         ({"width": 1}, "width: is 1, which leaves no token before its own: give at least 2"),
         ({"dt_most": 1e-5}, "dt_most: is 1e-05, below dt_least 0.001: give a larger one"),
         ({"state": 0}, "state: is 0: give a positive integer"),
@@ -308,155 +310,27 @@ def test_params_and_bytes_are_exact():
     assert counts.decode_flops(config, 10) == counts.decode_flops(config, 10**6)
 
 
-# -- models -------------------------------------------------------------------------------------------------------
-
-apply = jax.jit(transformer.apply, static_argnums=0)
+# -- training -----------------------------------------------------------------------------------------------------
 
 
-def init(config, seed=0):
-    """Parameters drawn by numpy, which compiles nothing, all of them away from zero."""
-    rng = np.random.default_rng(seed)
-    return map_weights(lambda w: np.float32(0.3 * rng.standard_normal(w.shape)), transformer.weights(config))
-
-
-def summed(config, params, tokens, weights, segments):
-    return transformer.loss(config, params, tokens, loss_weights=weights, segments=segments)[0]
-
-
-loss, gradient = jax.jit(summed, static_argnums=0), jax.jit(jax.value_and_grad(summed, 1), static_argnums=0)
-
-
-@pytest.fixture(scope="module", params=[PURE, HYBRID], ids=["pure", "hybrid"])
-def model(request):
-    return request.param, init(request.param)
-
-
-def documents():
-    """Four documents each alone in a row of 12 tokens, and the first three together in one: (tokens, weights of the
-    targets, segments) of both."""
+@pytest.mark.slow  # compiles a gradient through blocks
+def test_steps_along_the_gradient_learn_a_sequence_in_which_every_token_follows_from_the_one_before():
+    config = dataclasses.replace(PURE, n_layers=1)
     rng = np.random.default_rng(0)
-    texts = [rng.integers(0, 17, n) for n in (5, 4, 3, 12)]
-    alone, weights = np.zeros((4, 12), np.int32), np.zeros((4, 11), np.float32)
-    for row, text in enumerate(texts):
-        alone[row, : len(text)], weights[row, : len(text) - 1] = text, 1
-    packed = np.stack([np.concatenate(texts[:3]), texts[3], texts[3], texts[3]]).astype(np.int32)
-    segments = np.repeat(np.int32([[0, 1, 2]]), (5, 4, 3), axis=1) * np.int32([[1], [0], [0], [0]])
-    scored = np.repeat(np.float32([[1], [1], [0], [0]]), 11, axis=1)
-    return (alone, weights, np.zeros_like(alone)), (packed, scored, segments)
-
-
-def test_packed_documents_cost_what_separate_ones_do(model):
-    config, params = model
-    alone, packed = documents()
-    np.testing.assert_allclose(loss(config, params, *packed), loss(config, params, *alone), rtol=CLOSE)
-    together = (*packed[:2], np.zeros_like(packed[2]))  # of one document
-    assert abs(loss(config, params, *together) - loss(config, params, *alone)) > 1e-3
-
-
-ONE = dataclasses.replace(PURE, n_layers=1)
-
-
-@pytest.mark.slow  # compiles the gradient of a scan over blocks, once for both
-def test_packed_documents_have_the_gradient_of_separate_ones_and_steps_along_it_lower_the_loss():
-    params = init(ONE)
-    alone, packed = documents()
-    (a, da), (b, db) = (gradient(ONE, params, *given) for given in (alone, packed))
-    np.testing.assert_allclose(b, a, rtol=CLOSE)
-    for x, y in zip(jax.tree.leaves(da), jax.tree.leaves(db), strict=True):
-        np.testing.assert_allclose(y, x, atol=CLOSE * max(1, np.abs(x).max()))
-    count = np.arange(48, dtype=np.int32).reshape(4, 12) % 17  # every token follows from the one before
-    given = count, np.ones((4, 11), np.float32), np.zeros_like(count)
-    first = loss_now = float(gradient(ONE, params, *given)[0])
+    params = map_weights(lambda w: np.float32(0.3 * rng.standard_normal(w.shape)), transformer.weights(config))
+    tokens = np.arange(48, dtype=np.int32).reshape(4, 12) % 17
+    slope = jax.jit(jax.value_and_grad(lambda params: transformer.loss(config, params, tokens)[0]))
+    first = loss = float(slope(params)[0])
     for _ in range(40):
-        loss_now, slope = gradient(ONE, params, *given)
-        params = jax.tree.map(lambda w, g: w - 0.02 * np.clip(g, -1, 1), params, slope)
-    assert first > 100 and loss_now < first / 2
+        loss, gradient = slope(params)
+        params = jax.tree.map(lambda w, g: w - 0.02 * np.clip(g, -1, 1), params, gradient)
+    assert first > 100 and loss < first / 2
 
 
-def test_scanned_layers_equal_unrolled_ones(model):
-    config, params = model
-    scanned = dataclasses.replace(config, scan_layers=True)
-    tokens = np.random.default_rng(0).integers(0, 17, (2, 9))
-    stacked = transformer.stack_layers(params, scanned)
-    np.testing.assert_allclose(apply(scanned, stacked, tokens), apply(config, params, tokens), atol=CLOSE)
-    again = transformer.unstack_layers(stacked, scanned)
-    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), again, params))
-
-
-def test_bfloat16_computes_the_gates_and_the_state_in_float32():
-    params, half = init(PURE), dataclasses.replace(PURE, dtype="bfloat16")
-    tokens = np.random.default_rng(0).integers(0, 17, (2, 9))
-    a, b = apply(PURE, params, tokens), apply(half, params, tokens)
-    assert 0 < np.abs(a - b).max() < 0.03 * np.abs(a).max()  # two layers of products rounded to 2^-9
-    stored = dataclasses.replace(half, param_dtype="bfloat16")
-    shapes = jax.eval_shape(lambda: transformer.init(stored, jax.random.key(0)))["block_0"]["mamba"]
+def test_gates_and_the_state_are_float32_whatever_else_is():
+    half = dataclasses.replace(PURE, dtype="bfloat16", param_dtype="bfloat16")
+    shapes = jax.eval_shape(lambda: transformer.init(half, jax.random.key(0)))["block_0"]["mamba"]
     assert {shapes[name].dtype.name for name in ("decay", "dt_bias", "skip")} == {"float32"}
     assert {x.dtype.name for name, x in shapes.items() if name not in ("decay", "dt_bias", "skip")} == {"bfloat16"}
     kept = {name: x.dtype.name for name, x in zeros(MIXER.kept(half.stream), 1, "bfloat16").items()}
     assert kept == {"state": "float32", "x": "bfloat16", "bc": "bfloat16"}
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["positions", "state"], meta_fields=[])
-@dataclasses.dataclass(frozen=True)
-class Row(Past):
-    """The state of one row, without anything around it."""
-
-    positions: jax.Array
-    state: dict
-
-    def carry(self, step, inputs, kept, size):
-        y, state = carry_blocks(step, self.state, inputs, size)
-        return y, dataclasses.replace(self, state=state)
-
-
-def test_decoding_token_by_token_equals_the_whole_sequence_and_any_split_of_it():
-    params, tokens = init(PURE), np.random.default_rng(0).integers(0, 17, (2, 9))
-
-    @jax.jit
-    def read(params, tokens, states):
-        pasts = [Row(jnp.arange(tokens.shape[1])[None], state) for state in states]
-        output = transformer.forward(PURE, params, tokens, pasts=pasts)
-        return transformer.logits(PURE, output.hidden, output.head), [past.state for past in output.pasts]
-
-    nothing = [zeros(layer.mixer.kept(PURE.stream), 2, "float32") for layer in PURE.layers]
-    whole, after = read(params, tokens, nothing)
-    np.testing.assert_allclose(whole, apply(PURE, params, tokens), atol=CLOSE)
-    for cuts in (range(1, 9), (2,)):
-        states, logits = nothing, []
-        for part in np.split(tokens, cuts, axis=1):
-            found, states = read(params, part, states)
-            logits.append(found)
-        np.testing.assert_allclose(np.concatenate(logits, 1), whole, atol=CLOSE)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=CLOSE), states, after)
-
-
-def on_mesh(f, config, params, given, **sizes):
-    """f(config, params, *given) compiled for a mesh, the parameters placed by the rules."""
-    mesh = make_mesh(MeshConfig(**sizes))
-    with jax.set_mesh(mesh):
-        shardings = weight_shardings(transformer.weights(config), DEFAULT_RULES, mesh)
-        return jax.jit(partial(f, config))(jax.device_put(params, shardings), *given)
-
-
-def text(rows=4):
-    rng = np.random.default_rng(2)
-    tokens, segments = rng.integers(0, 16, (rows, 17)), np.sort(rng.integers(0, 3, (rows, 17)))
-    return tokens, np.ones((rows, 16), np.float32), segments
-
-
-def test_heads_over_tensor_and_positions_over_context_equal_one_device():
-    config, given = dataclasses.replace(ONE, vocab_size=16), text()
-    params = init(config)
-    value = on_mesh(summed, config, params, given, tensor=4, context=2)
-    np.testing.assert_allclose(value, loss(config, params, *given), rtol=CLOSE)
-
-
-@pytest.mark.slow  # compiles a gradient for one device and for a mesh
-def test_the_gradient_on_a_mesh_equals_that_of_one_device():
-    config, given = dataclasses.replace(HYBRID, scan_layers=True, vocab_size=16), text()
-    params = init(config)
-    expected, slope = gradient(config, params, *given)
-    value, got = on_mesh(jax.value_and_grad(summed, 1), config, params, given, data=2, fsdp=2, tensor=2)
-    np.testing.assert_allclose(value, expected, rtol=CLOSE)
-    for x, y in zip(jax.tree.leaves(slope), jax.tree.leaves(got), strict=True):
-        np.testing.assert_allclose(y, x, atol=CLOSE * max(1, np.abs(x).max()))
