@@ -15,6 +15,7 @@ from models.huggingface.family import Family
 from models.huggingface.files import Json, Keys
 from models.layer import Layer
 from models.mixers.attention import Attention
+from models.mixers.latent import Latent
 from models.transformer import embedding_multiplier, output_multiplier
 
 # ModelConfig fields that say how to compute, not what: a checkpoint has none of them
@@ -24,7 +25,9 @@ SEEING = {"gemma3": "gemma3_text"}
 # fields that say something of layers that attend, and of those that transform tokens alone
 ATTENDING = {"n_heads", "n_kv_heads", "head_dim", "qk_norm", "query_pre_attn_scalar", "attention_softcap"}
 ALONE = {"d_ff", "activation"}
-EXPERTS = ("experts", "top_k", "d_ff", "shared", "groups", "top_groups", "score", "normalize", "scale")
+# of experts, slots and losses are of training
+EXPERTS = ("experts", "top_k", "d_ff", "shared", "groups", "top_groups", "score", "normalize", "scale",
+           "group_score", "shared_gate")
 ROTARY = {"rope_theta", "rope_theta_local", "rope_scaling", "partial_rotary_factor"}
 # keys that change what is computed in any family, with the values that leave it as this package computes it
 NEUTRAL: dict[str, Any] = {"use_bidirectional_attention": (None, False), "quantization_config": (None,)}
@@ -128,8 +131,8 @@ def computation(config: ModelConfig) -> dict[str, Any]:
     values |= dict.fromkeys(ROTARY) if c.positions != "rope" else {}
     windowed = any(c.sliding)
     local = (c.rope_scaling, c.rope_theta) if c.rope_theta_local is None else (None, c.rope_theta_local)
-    if c.moe is not None:  # the dense width is unused, slots and losses are of training
-        values |= {"d_ff": None, "moe": dataclasses.replace(MoEConfig(), **{f: getattr(c.moe, f) for f in EXPERTS})}
+    if c.moe is not None:  # the dense width is unused
+        values |= {"d_ff": None, "moe": _routing(c.moe)}
     values |= {
         "layer_types": c.sliding,
         "sliding_window": c.sliding_window if windowed else None,
@@ -139,7 +142,8 @@ def computation(config: ModelConfig) -> dict[str, Any]:
         "pattern": tuple(_resolved(c, layer) for layer in c.layers) if c.pattern else (),
         "prologue": None,
     }
-    unused = set() if any(isinstance(layer.mixer, Attention) for layer in c.layers) else ATTENDING
+    # other mixers have heads and positions of their own, which the pattern shows
+    unused = set() if any(isinstance(layer.mixer, Attention) for layer in c.layers) else ATTENDING | ROTARY
     unused = unused if any(layer.channel for layer in c.layers) else unused | ALONE
     unused = unused | {"max_seq_len"} if c.positions == "none" else unused
     used = {field: value for field, value in values.items() if field not in unused}
@@ -147,5 +151,15 @@ def computation(config: ModelConfig) -> dict[str, Any]:
 
 
 def _resolved(config: ModelConfig, layer: Layer) -> Layer:
-    channel = layer.channel and layer.channel.resolved(config.stream)
-    return Layer(layer.mixer.resolved(config.stream), channel)
+    channel, mixer = layer.channel and layer.channel.resolved(config.stream), layer.mixer.resolved(config.stream)
+    if isinstance(mixer, Latent):
+        mixer = dataclasses.replace(mixer, gain=round(mixer.gain, 9))
+    return Layer(mixer, _routing(channel) if isinstance(channel, MoEConfig) else channel)
+
+
+def _routing(experts: MoEConfig) -> MoEConfig:
+    """The experts with nothing said that only training asks for; whether the router has biases is of the weights."""
+    said = dataclasses.replace(MoEConfig(), **{field: getattr(experts, field) for field in EXPERTS})
+    if said.top_groups == said.groups:  # all are in reach
+        said = dataclasses.replace(said, groups=1, top_groups=1, group_score="max")
+    return dataclasses.replace(said, bias_rate=float(bool(experts.bias_rate)))

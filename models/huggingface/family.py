@@ -9,7 +9,8 @@ from models.config import ModelConfig
 from models.huggingface.files import Json, Keys
 
 # Our path of a weight -> the tensor that holds it, or one tensor for each part of a fused weight (q, k, v; gate, up).
-# "{}" stands for the layer, "{expert}" for the expert, each of which has tensors of its own.
+# "{}" stands for the layer, "{expert}" for the expert, each of which has tensors of its own. A path that ends in
+# "{expert}" is that of experts where other layers have one dense block of the same path.
 Names = dict[str, str | tuple[str, ...]]
 
 
@@ -37,6 +38,7 @@ class Family:
         then read in another order, which leaves every product of them as it is.
     divided_heads: `transformers` asks that the heads divide the width, whatever head_dim says.
     whole_heads: it asks that the heads together are as wide as the model.
+    beyond: what the tensors of layers behind the last begin with, which guess further tokens and are left out.
     """
 
     model_type: str
@@ -53,13 +55,15 @@ class Family:
     pairs: bool = False
     divided_heads: bool = False
     whole_heads: bool = False
+    beyond: str | None = None
 
-    def tensors(self, path: str, layer: int, prefix: str | None = None) -> tuple[str, ...]:
+    def tensors(self, path: str, layer: int, prefix: str | None = None, experts: bool = False) -> tuple[str, ...]:
         """The tensors of one of our weights (its path inside a block, or in the model) in one layer.
 
-        prefix: what the base model's tensors start with in place of the family's own.
+        prefix: what the base model's tensors start with in place of the family's own. experts: it is of several.
         """
-        names = self.names[path]
+        several = path + "{expert}"
+        names = self.names[several if experts and several in self.names else path]
         names = (names,) if isinstance(names, str) else names
         lead = self.prefix if prefix is None else prefix
         if path == "head":  # lies beside the base model, and below what a model that also sees puts before it

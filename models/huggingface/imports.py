@@ -79,7 +79,7 @@ def import_weights(
         kept: Dtype = "bfloat16" if checkpoint.has(table) and checkpoint.dtype(table) == "BF16" else "float32"
         config = replace(config, param_dtype=param_dtype or kept)
         slots = {path: pieces_of(config, family, path, weight, prefix) for path, weight in walk(weights(config))}
-        _check(checkpoint, config, [piece for layers in slots.values() for pieces in layers for piece in pieces])
+        _check(checkpoint, config, _beyond(family, config, prefix), [piece for layers in slots.values() for pieces in layers for piece in pieces])
         shardings = weight_shardings(weights(config), rules, mesh) if mesh is not None else None
         params: Params = {}
         for place, weight in walk(weights(config)):
@@ -112,7 +112,7 @@ def _prefix(family: Family, checkpoint: Checkpoint) -> str:
     return next((o for o in options if checkpoint.has(family.tensors("tokens", 0, o)[0])), family.prefix)
 
 
-def _check(checkpoint: Checkpoint, config: ModelConfig, pieces: list[Piece]) -> None:
+def _check(checkpoint: Checkpoint, config: ModelConfig, beyond: re.Pattern[str], pieces: list[Piece]) -> None:
     """ConfigError when the files' headers do not hold exactly the tensors of the config."""
     for piece in pieces:
         if not checkpoint.has(piece.name):
@@ -129,9 +129,17 @@ def _check(checkpoint: Checkpoint, config: ModelConfig, pieces: list[Piece]) -> 
         tied = config.tied_embeddings and name.endswith("lm_head.weight")
         if tied:
             _check_tied(checkpoint, name, pieces[0].name)
-        if name not in known and not (tied or UNUSED.search(name) or VISION.search(name)):
+        if name not in known and not (tied or UNUSED.search(name) or VISION.search(name) or beyond.match(name)):
             problem = f"tensor {name} has no place in this model"
             raise ConfigError(checkpoint.file(name), problem, "use the config.json that belongs to these tensors")
+
+
+def _beyond(family: Family, config: ModelConfig, prefix: str) -> re.Pattern[str]:
+    """The tensors of layers behind the last, where the family leaves them out."""
+    if family.beyond is None:
+        return re.compile(r"(?!)")
+    last = "|".join(map(str, range(config.n_layers)))
+    return re.compile(rf"{re.escape(prefix + family.beyond)}(?!(?:{last})\.)\d+\.")
 
 
 def _check_tied(checkpoint: Checkpoint, head: str, table: str) -> None:

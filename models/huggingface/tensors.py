@@ -187,7 +187,7 @@ def pieces_of(
     return [
         [
             replace(piece, offset=beside[0] + piece.offset, outputs=beside[1]) if beside else piece
-            for piece in _pieces(family, family.tensors(name, layer, prefix), declared, paired)
+            for piece in _pieces(family, family.tensors(name, layer, prefix, bool(declared.experts_used)), declared, paired)
         ]
         for layer in layers
     ]
@@ -196,8 +196,9 @@ def pieces_of(
 def _beside(config: ModelConfig, family: Family, name: str, layer: int) -> tuple[int, int] | None:
     """(outputs that come before those of weight `name` in its tensor, all of them) where other weights of the layer lie
     in the same tensor, one after another in the order of the family's names; None where the tensor is its own."""
-    names = [other for other, tensor in family.names.items() if tensor == family.names[name]]
-    if len(names) == 1:
+    tensors = family.names.get(name)
+    names = [other for other, tensor in family.names.items() if tensor == tensors]
+    if len(names) <= 1:
         return None
     declared = {"/".join(path): weight for path, weight in walk(block_weights(config, config.layers[layer]))}
     sizes = [math.prod(declared[other].shape[_inputs(declared[other]) :]) for other in names]

@@ -73,8 +73,11 @@ class EngineConfig:
 
     def check(self, model: ModelConfig) -> None:
         """Raise ConfigError when the model cannot run with these sizes."""
-        scaling = model.rope_scaling
-        if scaling is not None and scaling.kind == "dynamic":
+        own = [getattr(layer.mixer, "rotary", None) for layer in model.layers]  # mixers may rotate as the model does not
+        scalings = dict.fromkeys([model.rope_scaling, *(rotary.scaling for rotary in own if rotary is not None)])
+        for scaling in scalings:
+            if scaling is None or scaling.kind != "dynamic":
+                continue
             original = scaling.original_max_seq_len or 0
             require(
                 self.max_len <= original,

@@ -47,6 +47,12 @@ GPT2 = {"vocab_size": 64, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions"
 MAMBA2 = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 4, "state_size": 6,
           "n_groups": 2, "chunk_size": 5, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
 EXPERTS = {"intermediate_size": 8, "num_experts_per_tok": 2}
+MSCALED = YARN | {"mscale": 1.0, "mscale_all_dim": 0.7}
+LATENT = {
+    "num_key_value_heads": 4, "kv_lora_rank": 6, "q_lora_rank": 10, "qk_nope_head_dim": 4, "qk_rope_head_dim": 6,
+    "v_head_dim": 5, "first_k_dense_replace": 1, "n_routed_experts": 4, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8, "n_shared_experts": 1, "routed_scaling_factor": 1.5, "intermediate_size": 12,
+}  # fmt: skip
 # written to tests/models/golden: one for each family but those that are another under a new name
 COMMITTED = {
     "llama": Case("llama", {"rope_theta": 500.0, "rope_scaling": LLAMA3, "intermediate_size": 16}, "float32", "12KB"),
@@ -91,6 +97,11 @@ COMMITTED = {
     ),
     "vaultgemma": Case("vaultgemma", {"head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 6}),
     "exaone": Case("exaone", {"head_dim": 4}),
+    "deepseek_v2": Case("deepseek_v2", LATENT | {"q_lora_rank": None}, "float32"),
+    "deepseek_v3": Case(
+        "deepseek_v3", LATENT | {"n_routed_experts": 8, "n_group": 4, "topk_group": 2, "rope_scaling": MSCALED},
+        "float32",
+    ),
 }  # fmt: skip
 # compared with `transformers` where it is installed
 OTHERS = {
@@ -132,6 +143,24 @@ OTHERS = {
         MAMBA2 | {"n_groups": 1, "tie_word_embeddings": True, "time_step_limit": [0.0, 0.02], "conv_kernel": 3},
     ),
     "mamba2_without_conv_bias": Case("mamba2", MAMBA2 | {"use_conv_bias": False}),
+    "deepseek_v2_groups": Case(
+        "deepseek_v2",
+        LATENT | {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2, "n_routed_experts": 8,
+                  "num_experts_per_tok": 3, "n_shared_experts": 2, "rope_scaling": MSCALED, "num_hidden_layers": 3},
+        "float32",
+    ),
+    "deepseek_v2_dense": Case("deepseek_v2", LATENT | {"first_k_dense_replace": 2}),
+    "deepseek_v3_plain": Case(
+        "deepseek_v3",
+        LATENT | {"q_lora_rank": None, "n_group": 1, "topk_group": 1, "norm_topk_prob": False, "rope_interleave": False,
+                  "first_k_dense_replace": 0, "tie_word_embeddings": True},
+        "float32",
+    ),
+    "deepseek_v3_linear": Case(
+        "deepseek_v3",
+        LATENT | {"n_group": 2, "topk_group": 1, "rope_scaling": {"rope_type": "linear", "factor": 3.0}},
+        "float32",
+    ),
     "gpt2_sharded": Case("gpt2", GPT2 | {"n_inner": 40}, "float32", "6KB"),
 }
 
@@ -163,6 +192,9 @@ def write(folder: Path, case: Case) -> tuple[np.ndarray, np.ndarray]:
         for _, weight in sorted(model.named_parameters()):
             mean, std = (weight.mean().item(), 0.2) if weight.ndim == 1 else (0, 1.5 * weight.shape[-1] ** -0.5)
             weight.copy_(torch.tensor(mean + std * rng.standard_normal(weight.shape)))
+        for name, weight in sorted(model.named_buffers()):
+            if name.endswith("e_score_correction_bias"):
+                weight.copy_(torch.tensor(0.2 * rng.standard_normal(weight.shape)))
     dtype = getattr(torch, case.dtype)
     model.to(dtype).save_pretrained(folder, max_shard_size=case.shard)
     tokens = rng.integers(3, config.vocab_size, (BATCH, case.seq)).astype(np.int32)

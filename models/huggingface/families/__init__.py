@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from models.huggingface.families import (
     cwm,
+    deepseek_v2,
+    deepseek_v3,
     ernie4_5,
     exaone,
     gemma,
@@ -35,6 +37,7 @@ from models.huggingface.families import (
 FILES = (
     llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3, gpt2, mamba2, mixtral, qwen3_moe, phi3, starcoder2, gpt_neox,
     gpt_bigcode, seed_oss, glm, glm4, ernie4_5, helium, ministral, cwm, vaultgemma, exaone, internlm3, iquestcoder,
+    deepseek_v2, deepseek_v3,
 )  # fmt: skip
 FAMILIES = {file.FAMILY.model_type: file.FAMILY for file in FILES}
 
@@ -46,8 +49,6 @@ MISSING = {
     "cohere": "parallel residuals, LayerNorm without bias and a scale of the logits",
     "cohere2": "parallel residuals, LayerNorm without bias, a scale of the logits and layers without positions",
     "dbrx": "LayerNorm without bias and clipped q, k, v",
-    "deepseek_v2": "latent attention and a first dense layer",
-    "deepseek_v3": "latent attention, a first dense layer and a bias of the router",
     "ernie4_5_moe": "a first dense layer, several kinds of experts and a bias of the router",
     "exaone4": "norms after the blocks alone, and layers without positions",
     "falcon": "parallel residuals",
