@@ -18,6 +18,7 @@ from models import counts, dispatch, routing, transformer
 from models.channels.experts import Experts
 from models.config import ModelConfig
 from models.errors import ConfigError
+from models.routing import Assignment
 from models.sharding import DEFAULT_RULES, MeshConfig, make_mesh
 from tests.models.test_counts import flops_of, plain_kernels
 
