@@ -128,6 +128,15 @@ def reach(segments: jax.Array, valid: jax.Array, last: jax.Array) -> tuple[Reach
     return Reach(within, before, (segments == ends[:, None]) & valid, ends == last, valid), ends
 
 
+def _divided_as(inputs: Any, state: Arrays) -> Arrays:
+    """The state, typed as different on every device on which the inputs are, inside of a `shard_map`: a loop wants of
+    what it carries one type throughout, and a state of zeros is the same everywhere. Every release of jax spells that
+    type otherwise; a choice between zeros has it, and compiles to nothing."""
+    known = [x[(0,) * x.ndim] == 0 for x in jax.tree.leaves(inputs)]
+    zero = jnp.asarray(sum(jnp.where(yes, 0, 0) for yes in known))
+    return jax.tree.map(lambda x: x + zero.astype(x.dtype), state)
+
+
 def carry_blocks(
     step: Step, state: Arrays, inputs: Any, size: int, segments: jax.Array | None = None
 ) -> tuple[Any, Arrays]:
@@ -137,7 +146,7 @@ def carry_blocks(
     size = min(size, seq)
     blocks = -(-seq // size)
     segments = jnp.zeros((rows, seq), jnp.int32) if segments is None else segments
-    last = segments[:, 0]
+    last, state = segments[:, 0], _divided_as(inputs, state)
 
     def cut(x: jax.Array) -> jax.Array:
         x = jnp.pad(x, [(0, 0), (0, blocks * size - seq)] + [(0, 0)] * (x.ndim - 2))
