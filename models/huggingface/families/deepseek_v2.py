@@ -71,7 +71,8 @@ class Mixers:
         if self.biased or keys.get("topk_method", str) == "group_limited_greedy":
             groups, top_groups = keys.get("n_group", int), keys.get("topk_group", int)
             if groups is None or top_groups is None:
-                raise keys.error("n_group" if groups is None else "topk_group", "is missing", "use topk_method greedy")
+                raise keys.error("n_group" if groups is None else "topk_group", "is missing",
+                                 "use the config.json of the checkpoint")  # fmt: skip
             if top_groups < groups:  # else every expert is in reach
                 rank = "top2" if self.biased else "max"
                 fields |= {"groups": groups, "top_groups": top_groups, "group_score": rank}
