@@ -177,7 +177,7 @@ RATE = 1e-3
 def moved(top_k: int, bias: np.ndarray) -> np.ndarray:
     """How far one step of the optimiser moves the biases of a router whose scores are all alike."""
     experts = Experts(4, top_k, 8, dispatch="dropless", score="sigmoid", bias_rate=RATE)
-    config = dataclasses.replace(MODEL, pattern=(Layer(MIXER, experts),))
+    config = dataclasses.replace(MODEL, pattern=(Layer(PLAIN, experts),))
     params = drawn(transformer.weights(config))
     channel = params["block_0"]["feedforward"]
     channel["router"], channel["router_bias"] = 0 * channel["router"], np.float32(bias)
@@ -188,7 +188,8 @@ def moved(top_k: int, bias: np.ndarray) -> np.ndarray:
         return total + penalty
 
     # a rate of its own: neither the learning rate nor clipping changes it
-    optimizer = make_optimizer(config, "adamw", "constant", hyperparameters(TrainConfig(learning_rate=0.3, grad_clip=1e-3)))
+    hyper = hyperparameters(TrainConfig(learning_rate=0.3, grad_clip=1e-3))
+    optimizer = make_optimizer(config, "adamw", "constant", hyper)
 
     @quick
     def step(params: dict) -> jax.Array:

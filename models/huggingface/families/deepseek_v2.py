@@ -147,7 +147,7 @@ NAMES = llama.NORMS | ATTENTION | DENSE | EXPERTS
 # the norms of the latents have an epsilon of their own in `transformers`, which is theirs of the layers in all files
 FIXED: Json = {**RMS, "norm_eps": 1e-6}
 NEUTRAL: Json = {"rms_norm_eps": (1e-6,), "attention_bias": (False, None), "moe_layer_freq": (1,)}
-DEFAULTS: Json = {
+DEFAULTS: dict[str, Any] = {
     "vocab_size": 102_400, "hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32,
     "num_attention_heads": 32, "hidden_act": "silu", "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False, "rope_theta": 1e4, "attention_bias": False, "first_k_dense_replace": 0,
