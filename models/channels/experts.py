@@ -145,6 +145,7 @@ class Experts:
         balance = ops.load_balance(self, choice, scores)
         penalty = self.balance_coefficient * balance + self.z_coefficient * ops.z_loss(logits)
         if bias is not None:
-            share = jax.nn.one_hot(choice.expert, self.experts).mean((0, 1, 2))
-            penalty = penalty + ops.messenger(bias, share - 1 / self.experts)
+            count, total = jax.nn.one_hot(choice.expert, self.experts).sum((0, 1, 2)), choice.expert.size
+            excess = (self.experts * count - total) / (self.experts * total)  # whole: an even share is exactly 0
+            penalty = penalty + ops.messenger(bias, excess)
         return ops.scatter_positions(out), ops.Routing(penalty, balance, dropped)

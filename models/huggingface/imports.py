@@ -79,7 +79,8 @@ def import_weights(
         kept: Dtype = "bfloat16" if checkpoint.has(table) and checkpoint.dtype(table) == "BF16" else "float32"
         config = replace(config, param_dtype=param_dtype or kept)
         slots = {path: pieces_of(config, family, path, weight, prefix) for path, weight in walk(weights(config))}
-        _check(checkpoint, config, _beyond(family, config, prefix), [piece for layers in slots.values() for pieces in layers for piece in pieces])
+        every = [piece for layers in slots.values() for pieces in layers for piece in pieces]
+        _check(checkpoint, config, _beyond(family, config, prefix), every)
         shardings = weight_shardings(weights(config), rules, mesh) if mesh is not None else None
         params: Params = {}
         for place, weight in walk(weights(config)):

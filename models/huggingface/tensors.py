@@ -183,11 +183,11 @@ def pieces_of(
     else:
         return [_pieces(family, family.tensors("/".join(path), 0, prefix), weight, 0)]
     paired = int((config.head_dim or 0) * config.partial_rotary_factor) if family.pairs else 0
-    beside = _beside(config, family, name, layers[0])
+    beside, experts = _beside(config, family, name, layers[0]), bool(declared.experts_used)
     return [
         [
             replace(piece, offset=beside[0] + piece.offset, outputs=beside[1]) if beside else piece
-            for piece in _pieces(family, family.tensors(name, layer, prefix, bool(declared.experts_used)), declared, paired)
+            for piece in _pieces(family, family.tensors(name, layer, prefix, experts), declared, paired)
         ]
         for layer in layers
     ]

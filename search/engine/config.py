@@ -73,7 +73,7 @@ class EngineConfig:
 
     def check(self, model: ModelConfig) -> None:
         """Raise ConfigError when the model cannot run with these sizes."""
-        own = [getattr(layer.mixer, "rotary", None) for layer in model.layers]  # mixers may rotate as the model does not
+        own = [getattr(layer.mixer, "rotary", None) for layer in model.layers]  # it need not be the model's
         scalings = dict.fromkeys([model.rope_scaling, *(rotary.scaling for rotary in own if rotary is not None)])
         for scaling in scalings:
             if scaling is None or scaling.kind != "dynamic":

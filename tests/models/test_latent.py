@@ -4,6 +4,7 @@ routers beside it follow the load."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -26,6 +27,8 @@ from scaling.train.optimizer import make_optimizer
 from tests.models.jaxprs import jaxpr_flops
 
 SEQ, THETA = 7, 100.0
+# Everything here runs once or twice: LLVM's passes would take longer than they save.
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 MIXER = Latent(
     heads=3, rank=8, query_rank=6, key_dim=4, rotary_dim=6, value_dim=5, rotary=Rotary(THETA, interleaved=True),
     gain=1.3,
@@ -58,8 +61,11 @@ def inputs() -> np.ndarray:
     return np.random.default_rng(9).standard_normal((1, SEQ, MODEL.d_model)).astype(np.float32)
 
 
-def run(mixer: Latent, w: dict, x: jax.Array, absorbed: bool) -> jax.Array:
+def form(mixer: Latent, w: dict, x: jax.Array, absorbed: bool) -> jax.Array:
     return mixer.apply(STREAM, w, x, Plain(jnp.arange(SEQ)[None], absorbed))[0]
+
+
+run = quick(form, static_argnums=(0, 3))
 
 
 def turned(x: np.ndarray, at: int) -> np.ndarray:
@@ -127,7 +133,7 @@ def test_parameters_are_those_of_the_published_formula(mixer: Latent) -> None:
 def test_flops_of_both_forms_equal_their_jaxpr(absorbed: bool) -> None:
     """The absorbed form multiplies as many weights: those that make keys go into queries instead."""
     w = drawn(MIXER.weights(STREAM))
-    found = jaxpr_flops(jax.make_jaxpr(lambda w, x: run(MIXER, w, x, absorbed))(w, inputs()).jaxpr)
+    found = jaxpr_flops(jax.make_jaxpr(lambda w, x: form(MIXER, w, x, absorbed))(w, inputs()).jaxpr)
     weights = SEQ * sum(x.flops_per_token for x in jax.tree.leaves(map_weights(lambda w: w, MIXER.weights(STREAM))))
     per_pair = 2 * MIXER.rank + MIXER.rotary_dim if absorbed else MIXER.key_dim + MIXER.rotary_dim + MIXER.value_dim
     assert found == weights + 2 * per_pair * 3 * SEQ**2
@@ -171,7 +177,7 @@ RATE = 1e-3
 def moved(top_k: int, bias: np.ndarray) -> np.ndarray:
     """How far one step of the optimiser moves the biases of a router whose scores are all alike."""
     experts = Experts(4, top_k, 8, dispatch="dropless", score="sigmoid", bias_rate=RATE)
-    config = dataclasses.replace(MODEL, pattern=(Layer(MIXER, experts),))
+    config = dataclasses.replace(MODEL, pattern=(Layer(PLAIN, experts),))
     params = drawn(transformer.weights(config))
     channel = params["block_0"]["feedforward"]
     channel["router"], channel["router_bias"] = 0 * channel["router"], np.float32(bias)
@@ -182,10 +188,15 @@ def moved(top_k: int, bias: np.ndarray) -> np.ndarray:
         return total + penalty
 
     # a rate of its own: neither the learning rate nor clipping changes it
-    optimizer = make_optimizer(config, "adamw", "constant", hyperparameters(TrainConfig(learning_rate=0.3, grad_clip=1e-3)))
-    grads = jax.grad(objective)(jax.tree.map(jnp.asarray, params))
-    updates = optimizer.update(grads, optimizer.init(params), params)[0]
-    return np.asarray(updates["block_0"]["feedforward"]["router_bias"])
+    hyper = hyperparameters(TrainConfig(learning_rate=0.3, grad_clip=1e-3))
+    optimizer = make_optimizer(config, "adamw", "constant", hyper)
+
+    @quick
+    def step(params: dict) -> jax.Array:
+        updates = optimizer.update(jax.grad(objective)(params), optimizer.init(params), params)[0]
+        return updates["block_0"]["feedforward"]["router_bias"]
+
+    return np.asarray(step(params))
 
 
 def test_biases_move_against_the_load_by_exactly_their_rate() -> None:

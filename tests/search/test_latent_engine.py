@@ -79,7 +79,7 @@ def busy(params: dict, sizes: EngineConfig) -> tuple[Engine, dict[tuple[int, int
 @pytest.mark.slow  # compiles two engines and the model without cache
 @pytest.mark.parametrize("share", ["never", "always"])
 def test_samples_are_those_of_the_plain_model_and_bits_do_not_depend_on_the_others(params: dict, share: str) -> None:
-    engine, done = busy(params, dataclasses.replace(SMALL, share=share))
+    _, done = busy(params, dataclasses.replace(SMALL, share=share))
     oracle = Oracle(MODEL, params, MAX_LEN, SAMPLINGS)
     for request in work():
         for i in range(request.samples):

@@ -71,7 +71,8 @@ class Mixers:
         if self.biased or keys.get("topk_method", str) == "group_limited_greedy":
             groups, top_groups = keys.get("n_group", int), keys.get("topk_group", int)
             if groups is None or top_groups is None:
-                raise keys.error("n_group" if groups is None else "topk_group", "is missing", "use topk_method greedy")
+                raise keys.error("n_group" if groups is None else "topk_group", "is missing",
+                                 "use the config.json of the checkpoint")  # fmt: skip
             if top_groups < groups:  # else every expert is in reach
                 rank = "top2" if self.biased else "max"
                 fields |= {"groups": groups, "top_groups": top_groups, "group_score": rank}
@@ -146,7 +147,7 @@ NAMES = llama.NORMS | ATTENTION | DENSE | EXPERTS
 # the norms of the latents have an epsilon of their own in `transformers`, which is theirs of the layers in all files
 FIXED: Json = {**RMS, "norm_eps": 1e-6}
 NEUTRAL: Json = {"rms_norm_eps": (1e-6,), "attention_bias": (False, None), "moe_layer_freq": (1,)}
-DEFAULTS: Json = {
+DEFAULTS: dict[str, Any] = {
     "vocab_size": 102_400, "hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32,
     "num_attention_heads": 32, "hidden_act": "silu", "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False, "rope_theta": 1e4, "attention_bias": False, "first_k_dense_replace": 0,

@@ -1,4 +1,4 @@
-"""DeepSeek-V3 and R1 (DeepSeek-AI 2024): V2 with experts chosen by biased sigmoids; without the layers that guess on."""
+"""DeepSeek-V3 and R1 (DeepSeek-AI 2024): V2 with experts chosen by biased sigmoids; without layers that guess on."""
 
 from models.huggingface.families import deepseek_v2, llama
 from models.huggingface.family import Family, Names, block_names
