@@ -358,8 +358,8 @@ def test_a_wrong_tensor_is_named_with_its_file(change, told, folder):
             {"rope_scaling": {"type": "longrope", "factor": 2.0}},
             "config.json: rope_scaling is of type 'longrope': use one of linear, dynamic, llama3, yarn",
         ),
-        ({"num_hidden_layers": 10**6}, "config.json: num_hidden_layers is 1,000,000: give a number up to 4,096"),
-        ({"hidden_size": 10**9}, "config.json: hidden_size is 1,000,000,000: give a number up to 16,777,216"),
+        ({"num_hidden_layers": 10**6}, "config.json: num_hidden_layers is 1000000, above 4096: copy the checkpoint again"),
+        ({"hidden_size": 10**9}, "config.json: hidden_size is 1000000000, above 262144: copy the checkpoint again"),
         ({"vocab_size": -1}, "config.json: vocab_size is -1: give a number up to 16,777,216"),
         ({"rope_scaling": {"type": "linear"}}, "config.json: rope_scaling has no factor: "
          "copy the config.json of the model again"),
