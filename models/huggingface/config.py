@@ -24,7 +24,8 @@ SEEING = {"gemma3": "gemma3_text"}
 # fields that say something of layers that attend, and of those that transform tokens alone
 ATTENDING = {"n_heads", "n_kv_heads", "head_dim", "qk_norm", "query_pre_attn_scalar", "attention_softcap"}
 ALONE = {"d_ff", "activation"}
-EXPERTS = ("experts", "top_k", "d_ff", "shared", "groups", "top_groups", "score", "normalize", "scale")
+EXPERTS = ("experts", "top_k", "d_ff", "shared", "groups", "top_groups", "score", "normalize", "scale",
+           "shared_gate")  # fmt: skip
 ROTARY = {"rope_theta", "rope_theta_local", "rope_scaling", "partial_rotary_factor"}
 # keys that change what is computed in any family, with the values that leave it as this package computes it
 NEUTRAL: dict[str, Any] = {"use_bidirectional_attention": (None, False), "quantization_config": (None,)}
@@ -135,7 +136,11 @@ def computation(config: ModelConfig) -> dict[str, Any]:
         "sliding_window": c.sliding_window if windowed else None,
         "rope_theta_local": local if windowed else None,
         "query_pre_attn_scalar": round(Attention().scale(c.stream), 12),
-        "mup_base_width": (output_multiplier(c), embedding_multiplier(c)),
+        "mup_base_width": (round(output_multiplier(c), 12), embedding_multiplier(c)),
+        "logit_scale": round(c.logit_scale or 1.0, 12),
+        "embedding_scale": c.embedding_scale or 1.0,
+        "norm_bias": c.norm == "layernorm" and c.stream.norm_bias,
+        "qk_norm_over": c.qk_norm_over if c.qk_norm else None,
         "pattern": tuple(_resolved(c, layer) for layer in c.layers) if c.pattern else (),
         "prologue": None,
     }

@@ -336,8 +336,8 @@ def test_a_wrong_tensor_is_named_with_its_file(change, told, folder):
             f"config.json: model_type 'qwen' is none that can be read: use one of {', '.join(FAMILIES)}",
         ),
         (
-            {"model_type": "smollm3"},
-            "config.json: model_type 'smollm3' needs layers without positions, which no model here has: "
+            {"model_type": "mpt"},
+            "config.json: model_type 'mpt' needs ALiBi positions, which no model here has: "
             f"use one of {', '.join(FAMILIES)}",
         ),
         (
