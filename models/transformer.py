@@ -111,7 +111,7 @@ def stacked_layers(config: ModelConfig, path: tuple[str, ...]) -> range:
 
 
 def embedding_multiplier(config: ModelConfig) -> float:
-    """Factor on the token embeddings: `embedding_scale` times 1, or sqrt(d_model), which muP keeps at the base width."""
+    """Factor on the embeddings: `embedding_scale` times 1, or times sqrt(d_model), kept by muP at the base width."""
     own = 1.0 if config.embedding_scale is None else config.embedding_scale
     return own * (config.mup_base_width or config.d_model) ** 0.5 if config.scale_embeddings else own
 
