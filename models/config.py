@@ -243,5 +243,6 @@ class ModelConfig:
             n_kv_heads=stream.n_kv_heads,
             head_dim=stream.head_dim,
             d_ff=stream.d_ff,
+            norm_bias=None if self.norm_bias == (self.bias == "all") else self.norm_bias,  # one config of a model
             moe=self.moe and dataclasses.replace(self.moe, d_ff=self.moe.d_ff or stream.d_ff),
         )

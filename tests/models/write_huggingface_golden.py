@@ -108,6 +108,7 @@ COMMITTED = {
     "arcee": Case("arcee", {"mlp_bias": True, "attention_bias": True}),
     "exaone4": Case("exaone4", {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}),
     "persimmon": Case("persimmon", {"num_attention_heads": 2}),
+    "falcon": Case("falcon", {"ffn_hidden_size": 24}),
 }  # fmt: skip
 # compared with `transformers` where it is installed
 OTHERS = {
@@ -156,6 +157,7 @@ OTHERS = {
     "granite_plain": Case("granite", {"tie_word_embeddings": True}),
     "stablelm_parallel": Case("stablelm", {"use_parallel_residual": True, "partial_rotary_factor": 0.5}),
     "cohere2_defaults": Case("cohere2", {"sliding_window": 5, "num_hidden_layers": 5, "attention_bias": True}),
+    "falcon_one_after_another": Case("falcon", {"multi_query": False, "parallel_attn": False, "bias": True}),
     "exaone4_whole": Case("exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 2}),
     "nemotron_biases": Case("nemotron", {"mlp_bias": True, "attention_bias": True, "partial_rotary_factor": 1.0}),
     "qwen2_moe_normalised": Case("qwen2_moe", SHARED | {"norm_topk_prob": True}, "float32"),

@@ -10,6 +10,7 @@ from models.huggingface.families import (
     ernie4_5,
     exaone,
     exaone4,
+    falcon,
     gemma,
     gemma2,
     gemma3,
@@ -49,6 +50,7 @@ FILES = (
     llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3, gpt2, mamba2, mixtral, qwen3_moe, phi3, starcoder2, gpt_neox,
     gpt_bigcode, seed_oss, glm, glm4, ernie4_5, helium, ministral, cwm, vaultgemma, exaone, internlm3, iquestcoder,
     olmo2, olmo3, olmoe, smollm3, granite, qwen2_moe, stablelm, cohere, cohere2, nemotron, arcee, exaone4, persimmon,
+    falcon,
 )  # fmt: skip
 FAMILIES = {file.FAMILY.model_type: file.FAMILY for file in FILES}
 
@@ -60,7 +62,6 @@ MISSING = {
     "deepseek_v2": "latent attention and a first dense layer",
     "deepseek_v3": "latent attention, a first dense layer and a bias of the router",
     "ernie4_5_moe": "a first dense layer, several kinds of experts and a bias of the router",
-    "falcon": "blocks that differ between its releases",
     "gemma3n": "per-layer embeddings, alternating updates and shared keys and values",
     "glm4_moe": "a first dense layer and a bias of the router",
     "gpt_neo": "biases of the outputs without those of q, k and v",
