@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from models.deferred import jax, jnp, ops
 from models.errors import require
@@ -28,6 +28,8 @@ class PreNorm:
     before: bool = True
     after: bool = False
     scale: float = added(1.0)
+
+    untagged: ClassVar[bool] = True  # in JSON: it was the only wiring
 
     def __post_init__(self) -> None:
         require(self.scale > 0, "scale", f"is {self.scale}", "give a positive number")
