@@ -140,7 +140,7 @@ def computation(config: ModelConfig) -> dict[str, Any]:
         "logit_scale": round(c.logit_scale or 1.0, 12),
         "embedding_scale": c.embedding_scale or 1.0,
         "norm_bias": c.norm == "layernorm" and c.stream.norm_bias,
-        "qk_norm_over": c.qk_norm_over if c.qk_norm else None,
+        "qk_norm_over": c.qk_norm and c.qk_norm_over == "all",
         "pattern": tuple(_resolved(c, layer) for layer in c.layers) if c.pattern else (),
         "prologue": None,
     }
