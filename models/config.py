@@ -13,7 +13,7 @@ from models.layer import Layer, Repeats
 from models.mixers.attention import Attention
 from models.rotary import RopeScaling, Rotary
 from models.serialize import added
-from models.stream import Activation, Bias, Dtype, NormKind, Stream
+from models.stream import Activation, Bias, Dtype, NormedOver, NormKind, Stream
 from models.wiring import Wiring
 from models.wiring.prenorm import PreNorm
 
@@ -72,6 +72,10 @@ class ModelConfig:
     pattern: tuple[Layer, ...] = added(())  # repeats over the layers; (): as the fields above say
     prologue: tuple[Layer, ...] = added(())  # layers before the pattern's first (DeepSeek's dense ones)
     wiring: Wiring | None = added(None)  # how layers read and write the stream; None: norms before, and post_norms
+    norm_bias: bool | None = added(None)  # LayerNorms have biases; None: those of bias "all" have
+    qk_norm_over: NormedOver = added("head")  # what qk_norm norms: every head, or all heads together (OLMo 2)
+    embedding_scale: float | None = added(None)  # factor on the token embeddings (Granite)
+    logit_scale: float | None = added(None)  # factor on the logits, before their soft-cap (Cohere; Granite: 1 / it)
 
     def __post_init__(self) -> None:
         for field in ("vocab_size", "d_model", "n_layers", "n_heads", "max_seq_len"):
@@ -96,8 +100,8 @@ class ModelConfig:
 
     def _check_numbers(self) -> None:
         fix = "give a positive number, or None"
-        optional = "init_std query_pre_attn_scalar attention_softcap logit_softcap rope_theta_local"
-        for field in optional.split():
+        optional = "init_std query_pre_attn_scalar attention_softcap logit_softcap rope_theta_local embedding_scale"
+        for field in (*optional.split(), "logit_scale"):
             value = getattr(self, field)
             require(value is None or value > 0, f"model.{field}", f"is {value}", fix)
         require(self.norm_eps > 0, "model.norm_eps", f"is {self.norm_eps}", "give a positive number such as 1e-5")
@@ -174,8 +178,11 @@ class ModelConfig:
             n_kv_heads=self.n_kv_heads or self.n_heads, head_dim=self.head_dim or self.d_model // self.n_heads,
             d_ff=self.d_ff or (-(-8 * self.d_model // 24) * 8 if self.gated else 4 * self.d_model),
             activation=self.activation, bias=self.bias, norm=self.norm, norm_eps=self.norm_eps,
-            norm_plus_one=self.norm_plus_one, rotary=rotary if self.positions == "rope" else None,
-            qk_norm=self.qk_norm, query_pre_attn_scalar=self.query_pre_attn_scalar, softcap=self.attention_softcap,
+            norm_plus_one=self.norm_plus_one,
+            norm_bias=self.bias == "all" if self.norm_bias is None else self.norm_bias,
+            rotary=rotary if self.positions == "rope" else None,
+            qk_norm=self.qk_norm, qk_norm_over=self.qk_norm_over,
+            query_pre_attn_scalar=self.query_pre_attn_scalar, softcap=self.attention_softcap,
             init_std=self.init_std, mup_base_width=self.mup_base_width, mup_base_head_dim=self.mup_base_head_dim,
             dtype=self.dtype, param_dtype=self.param_dtype,
         )  # fmt: skip
@@ -236,5 +243,6 @@ class ModelConfig:
             n_kv_heads=stream.n_kv_heads,
             head_dim=stream.head_dim,
             d_ff=stream.d_ff,
+            norm_bias=None if self.norm_bias == (self.bias == "all") else self.norm_bias,  # one config of a model
             moe=self.moe and dataclasses.replace(self.moe, d_ff=self.moe.d_ff or stream.d_ff),
         )

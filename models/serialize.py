@@ -195,7 +195,8 @@ def _encode(value: Any, annotation: Any, field: str) -> Any:
         fields = _encode_fields(value, field)
         if len(found) > 1 and _TAG in fields:
             raise TypeError(f"{field}: {type(value).__name__} is in a union, so it cannot have a field called {_TAG!r}")
-        return ({_TAG: type(value).__name__} if len(found) > 1 else {}) | fields
+        tagged = len(found) > 1 and not getattr(type(value), "untagged", False)
+        return ({_TAG: type(value).__name__} if tagged else {}) | fields
     explain = functools.partial(mismatch, value, annotation, field)
     return first_fit(_nearest_type_first(value, options), lambda option: _encode_one(value, option, field), explain)
 
@@ -263,9 +264,15 @@ def _element_types(value: Any, annotation: Any, field: str) -> list[Any]:
 
 
 def _pick_group(data: Mapping[str, Any], options: tuple[type, ...], field: str) -> tuple[type, dict[str, Any]]:
-    """The dataclass that a JSON object is meant for, and the object without its tag."""
+    """The dataclass that a JSON object is meant for, and the object without its tag.
+
+    One whose `untagged` is true stood alone before its union had others, and is written without a tag as then.
+    """
     if len(options) == 1:
         return options[0], dict(data)
+    alone = next((option for option in options if getattr(option, "untagged", False)), None)
+    if alone is not None and _TAG not in data:
+        return alone, dict(data)
     names = {option.__name__: option for option in options}
     if data.get(_TAG) not in names:
         given = f"is {_short(data[_TAG])}" if _TAG in data else "is missing"

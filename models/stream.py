@@ -11,6 +11,7 @@ from models.weight import Weight
 NormKind = Literal["rmsnorm", "layernorm"]
 Activation = Literal["swiglu", "geglu", "gelu", "geglu_exact", "gelu_exact", "relu2"]
 Bias = Literal["none", "qkv", "attention", "all"]
+NormedOver = Literal["head", "all"]
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -29,8 +30,10 @@ class Stream:
     norm: NormKind
     norm_eps: float
     norm_plus_one: bool
+    norm_bias: bool  # of LayerNorms
     rotary: Rotary | None  # None: positions are not told by rotation
     qk_norm: bool
+    qk_norm_over: NormedOver
     query_pre_attn_scalar: float | None
     softcap: float | None
     init_std: float | None
@@ -46,9 +49,9 @@ class Stream:
         return self.init_std * ((self.mup_base_width or self.d_model) / self.d_model) ** 0.5
 
     def norm_weights(self, size: int, axis: str) -> dict[str, Weight]:
-        """Gain (and for a biased LayerNorm the bias) of one norm over `size` features."""
+        """Gain (and for a LayerNorm with biases the bias) of one norm over `size` features."""
         weights = {"gain": Weight((size,), (axis,), "vector", std=0.0 if self.norm_plus_one else 1.0)}
-        if self.norm == "layernorm" and self.bias == "all":
+        if self.norm == "layernorm" and self.norm_bias:
             weights["bias"] = Weight((size,), (axis,), "vector")
         return weights
 

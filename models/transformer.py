@@ -111,13 +111,15 @@ def stacked_layers(config: ModelConfig, path: tuple[str, ...]) -> range:
 
 
 def embedding_multiplier(config: ModelConfig) -> float:
-    """Factor on the token embeddings: 1, or sqrt(d_model), which muP keeps at the base width."""
-    return (config.mup_base_width or config.d_model) ** 0.5 if config.scale_embeddings else 1.0
+    """Factor on the embeddings: `embedding_scale` times 1, or times sqrt(d_model), kept by muP at the base width."""
+    own = 1.0 if config.embedding_scale is None else config.embedding_scale
+    return own * (config.mup_base_width or config.d_model) ** 0.5 if config.scale_embeddings else own
 
 
 def output_multiplier(config: ModelConfig) -> float:
-    """Factor on the logits: 1, in muP base width / width (Yang et al. 2022, table 8)."""
-    return (config.mup_base_width or config.d_model) / config.d_model
+    """Factor on the logits: `logit_scale` times 1, in muP base width / width (Yang et al. 2022, table 8)."""
+    own = 1.0 if config.logit_scale is None else config.logit_scale
+    return own * (config.mup_base_width or config.d_model) / config.d_model
 
 
 def init(config: ModelConfig, key: jax.Array) -> Params:
@@ -204,7 +206,7 @@ def embed(config: ModelConfig, params: Params, tokens: jax.Array, positions: jax
         # Over `fsdp` each device looks up its features of the whole group's tokens, and embeddings and their gradients
         # change hands: far fewer bytes than a table that is gathered whole and a gradient of all of its rows.
         x = constrain(lookup(table.astype(dtype), constrain(tokens, LOOKUP[:2]), dtype), LOOKUP)
-    if c.scale_embeddings:
+    if c.scale_embeddings or c.embedding_scale is not None:
         x = x * jnp.asarray(embedding_multiplier(c), x.dtype)
     if c.positions == "learned":
         w = ready({"positions": table_weights(c)["positions"]}, params, c.dtype)
@@ -218,7 +220,7 @@ def unembed(config: ModelConfig, params: Params, x: jax.Array) -> tuple[jax.Arra
     name = "tokens" if c.tied_embeddings else "head"
     w = ready({"final_norm": c.stream.norm_weights(c.d_model, "embed"), name: table_weights(c)[name]}, params, c.dtype)
     x = relayout(norm(c.stream, w["final_norm"], x), HEAD, RESIDUAL)
-    if c.mup_base_width:
+    if c.mup_base_width or c.logit_scale is not None:
         x = x * jnp.asarray(output_multiplier(c), x.dtype)
     return x, w[name].T if c.tied_embeddings else w[name]
 

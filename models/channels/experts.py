@@ -99,7 +99,7 @@ class Experts:
         if self.shared:
             block("shared_", self.shared * width, (), (), 0)
         if self.shared_gate:
-            weights["shared_gate"] = Weight((s.d_model, 1), ("embed", "gate"), "matrix", std=up_std)
+            weights["shared_gate"] = Weight((s.d_model, 1), ("embed", "router"), "matrix", std=up_std)
         return weights
 
     def capacity(self, seq: int) -> tuple[int, int]:

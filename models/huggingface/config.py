@@ -138,7 +138,11 @@ def computation(config: ModelConfig) -> dict[str, Any]:
         "sliding_window": c.sliding_window if windowed else None,
         "rope_theta_local": local if windowed else None,
         "query_pre_attn_scalar": round(Attention().scale(c.stream), 12),
-        "mup_base_width": (output_multiplier(c), embedding_multiplier(c)),
+        "mup_base_width": (round(output_multiplier(c), 12), embedding_multiplier(c)),
+        "logit_scale": round(c.logit_scale or 1.0, 12),
+        "embedding_scale": c.embedding_scale or 1.0,
+        "norm_bias": c.norm == "layernorm" and c.stream.norm_bias,
+        "qk_norm_over": c.qk_norm and c.qk_norm_over == "all",
         "pattern": tuple(_resolved(c, layer) for layer in c.layers) if c.pattern else (),
         "prologue": None,
     }

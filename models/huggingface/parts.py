@@ -6,14 +6,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import NoneType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from models.config import ModelConfig, MoEConfig
 from models.huggingface.files import Json, Keys
+from models.layer import Layer
 from models.mixers.attention import Attention
+from models.rotary import Rotary
+from models.wiring import Parallel
 
+T = TypeVar("T")
 GATED = {"swiglu": "silu", "geglu": "gelu_pytorch_tanh", "geglu_exact": "gelu"}
 PLAIN = {"gelu": "gelu_new", "gelu_exact": "gelu"}
+SQUARED = {"relu2": "relu2"}
+UNROTATED = Layer(Attention(rotary=Rotary(share=0.0)))  # a layer without positions
 ALIASES = {"swish": "silu", "gelu_new": "gelu_pytorch_tanh"}
 LAYER_TYPES: dict[str, Literal["sliding", "full"]] = {"sliding_attention": "sliding", "full_attention": "full"}
 
@@ -52,6 +58,43 @@ class Optional:
     def write(self, config: ModelConfig) -> dict[str, Any]:
         """The key."""
         return {self.key: getattr(config, self.field)}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A positive factor; 1 leaves the field None. inverse: the key is what is divided by."""
+
+    key: str
+    field: str
+    inverse: bool = False
+
+    def read(self, keys: Keys) -> dict[str, Any]:
+        """The field."""
+        value = keys.number(self.key)
+        if value <= 0:
+            raise keys.error(self.key, f"is {value}", "give a positive number")
+        return {self.field: None if value == 1 else 1 / value if self.inverse else value}
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        """The key; of an inverse the shortest number that gives it."""
+        value = getattr(config, self.field) or 1.0
+        return {self.key: float(f"{1 / value:.12g}") if self.inverse else value}
+
+
+@dataclass(frozen=True)
+class ParallelResidual:
+    """Whether both halves of a block read the same stream. shared: they read one norm of it."""
+
+    key: str = "use_parallel_residual"
+    shared: bool = False
+
+    def read(self, keys: Keys) -> dict[str, Any]:
+        """`wiring`, where they do."""
+        return {"wiring": Parallel(self.shared)} if keys.get(self.key, bool) else {}
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        """The key."""
+        return {self.key: isinstance(config.wiring, Parallel)}
 
 
 @dataclass(frozen=True)
@@ -156,6 +199,29 @@ class Experts:
 
 
 @dataclass(frozen=True)
+class RotatingWindows:
+    """Sliding layers rotate, the full ones among them have no positions; without `sliding_window` all rotate.
+
+    Where "layer_types" is absent every `period`-th layer is full.
+    """
+
+    period: str = "sliding_window_pattern"
+
+    def read(self, keys: Keys) -> dict[str, Any]:
+        """`pattern`, where there are windows."""
+        fields = Windows(types=True, pattern=self.period).read(keys)
+        if not fields:
+            return {}
+        kinds = {"sliding": Layer(Attention(window=fields["sliding_window"])), "full": UNROTATED}
+        return {"pattern": tuple(kinds[kind] for kind in fields["layer_types"])}
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        """The keys."""
+        window = next((w for layer in config.layers if (w := getattr(layer.mixer, "window", None))), None)
+        return Windows(types=True).write(config) | {"sliding_window": window}
+
+
+@dataclass(frozen=True)
 class QueryScale:
     """What scores are divided by the square root of, in place of head_dim."""
 
@@ -225,7 +291,7 @@ class Windows:
         return written
 
 
-def shortest(types: list[Literal["sliding", "full"]]) -> tuple[Literal["sliding", "full"], ...]:
+def shortest(types: list[T]) -> tuple[T, ...]:
     """The shortest pattern that repeats to `types`."""
     for n in range(1, len(types)):
         if all(kind == types[i % n] for i, kind in enumerate(types)):

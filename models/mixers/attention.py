@@ -10,8 +10,9 @@ from models.deferred import jax, jnp, ops
 from models.errors import divisors, require
 from models.kept import Kept
 from models.rotary import Rotary
+from models.serialize import added
 from models.span import Span
-from models.stream import Stream
+from models.stream import NormedOver, Stream
 from models.weight import Weight, WeightTree
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ class Attention:
     head_dim: int | None = None
     window: int | None = None  # a query sees this many keys, its own included; None: all
     rotary: Rotary | None = None
-    qk_norm: bool | None = None  # norms on every head of q and k
+    qk_norm: bool | None = None  # norms on q and k, before they rotate
     softcap: float | None = None  # scores s become c tanh(s / c) before the mask
+    qk_norm_over: NormedOver | None = added(None)  # every head, or all heads together (OLMo 2)
 
     slot: ClassVar[str] = "attention"
     last: ClassVar[str] = "out"  # the weight of its last product
@@ -49,6 +51,7 @@ class Attention:
             rotary=self.rotary if self.rotary is not None else s.rotary,
             qk_norm=s.qk_norm if self.qk_norm is None else self.qk_norm,
             softcap=s.softcap if self.softcap is None else self.softcap,
+            qk_norm_over=self.qk_norm_over or s.qk_norm_over,
         )
         mixer._check()
         return mixer
@@ -102,9 +105,11 @@ class Attention:
             weights["qkv_bias"] = Weight((kv, group + 2, head_dim), ("kv_heads", "qkv", "head_dim"), "vector")
         if s.bias in ("attention", "all"):
             weights["out_bias"] = Weight((s.d_model,), ("embed",), "vector")
-        if self.resolved(s).qk_norm:
-            weights["q_norm"] = s.norm_weights(head_dim, "head_dim")
-            weights["k_norm"] = s.norm_weights(head_dim, "head_dim")
+        a = self.resolved(s)
+        if a.qk_norm:
+            together = (heads, kv) if a.qk_norm_over == "all" else (1, 1)
+            weights["q_norm"] = s.norm_weights(together[0] * head_dim, "head_dim")
+            weights["k_norm"] = s.norm_weights(together[1] * head_dim, "head_dim")
         return weights
 
     def kept(self, s: Stream) -> dict[str, Kept]:
@@ -146,10 +151,16 @@ class Attention:
         q, k, v = jnp.split(qkv, [group, group + 1], axis=-2)  # one concatenation backwards, where slices would pad
         q, k, v = q.reshape(batch, seq, heads, head_dim), k.squeeze(-2), v.squeeze(-2)
         if a.qk_norm:
-            q, k = ops.norm(s, w["q_norm"], q), ops.norm(s, w["k_norm"], k)
+            q, k = self._normed(s, w["q_norm"], q), self._normed(s, w["k_norm"], k)
         if a.rotary is not None and a.rotary.share:
             angles = ops.rotary_angles(past.positions, a.rotary.dims(head_dim), a.rotary.theta, a.rotary.scaling)
             q, k = (ops.rotate(y, *angles, interleaved=a.rotary.interleaved) for y in (q, k))
         y, past = past.attend(q, {"k": k, "v": v}, self.span(s))
         y = ops.scatter_positions(ops.contract(y.reshape(batch, seq, kv, -1, head_dim), w["out"], dims=3))
         return y + w["out_bias"] if "out_bias" in w else y, past, None
+
+    def _normed(self, s: Stream, w: Any, x: jax.Array) -> jax.Array:
+        """x `[batch, seq, heads, head_dim]`, each head normed or all of them together."""
+        if self.resolved(s).qk_norm_over == "head":
+            return ops.norm(s, w, x)
+        return ops.norm(s, w, x.reshape(*x.shape[:2], -1)).reshape(x.shape)

@@ -6,8 +6,9 @@ and apply(stream, layer, w, x, past) -> (x, past, routings), one entry per part 
 
 from __future__ import annotations
 
+from models.wiring.parallel import Parallel
 from models.wiring.prenorm import PreNorm
 
-Wiring = PreNorm
+Wiring = PreNorm | Parallel
 
-__all__ = ["PreNorm", "Wiring"]
+__all__ = ["Parallel", "PreNorm", "Wiring"]

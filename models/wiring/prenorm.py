@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from models.deferred import jax, ops
+from models.deferred import jax, jnp, ops
+from models.errors import require
+from models.serialize import added
 from models.stream import Stream
 from models.weight import WeightTree
 
@@ -17,13 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreNorm:
-    """x + mixer(norm(x)), then + channel(norm(x)).
+    """x + scale mixer(norm(x)), then + scale channel(norm(x)).
 
-    before, after: whether a part's input and its result are normed; OLMo 2 norms the results alone.
+    before, after: whether a part's input and its result are normed; OLMo 2 norms the results alone. scale: factor on
+    what is added (Granite).
     """
 
     before: bool = True
     after: bool = False
+    scale: float = added(1.0)
+
+    untagged: ClassVar[bool] = True  # in JSON: it was the only wiring
+
+    def __post_init__(self) -> None:
+        require(self.scale > 0, "scale", f"is {self.scale}", "give a positive number")
 
     def weights(self, s: Stream, layer: Layer) -> WeightTree:
         """The parts' weights under their slots, the norms' beside them."""
@@ -55,4 +64,5 @@ class PreNorm:
         return ops.norm(s, w[f"{part.slot}_norm"], x) if self.before else x
 
     def _written(self, s: Stream, part: Any, w: Any, y: jax.Array) -> jax.Array:
-        return ops.norm(s, w[f"post_{part.slot}_norm"], y) if self.after else y
+        y = ops.norm(s, w[f"post_{part.slot}_norm"], y) if self.after else y
+        return y if self.scale == 1 else y * jnp.asarray(self.scale, y.dtype)

@@ -9,7 +9,7 @@ from models.channels import Channel, Dense, Experts
 from models.config import Layer, ModelConfig
 from models.mixers import Attention, Latent, Mamba2, Mixer
 from models.rotary import Rotary
-from models.wiring import PreNorm, Wiring
+from models.wiring import Parallel, PreNorm, Wiring
 
 BASE = ModelConfig(
     vocab_size=32, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=24, tied_embeddings=False, head_dim=8
@@ -34,10 +34,16 @@ PARTS: dict[str, ModelConfig] = {
     "experts": of(Layer(Attention(), Experts(4, 2, 8, dispatch="dropless"))),
     "biased_experts": of(Layer(LATENT, BIASED), prologue=(Layer(LATENT, Dense(16)),), n_layers=3),
     "normed_results": of(Layer(channel=Dense(20, "relu2")), wiring=PreNorm(before=False, after=True)),
+    "parallel": of(Layer(channel=Dense(20, "gelu")), wiring=Parallel(), norm="layernorm", bias="all"),
+    "parallel_shared": of(
+        Layer(Attention(window=5)), Layer(Attention(rotary=Rotary(share=0.0))), wiring=Parallel(shared=True),
+        norm="layernorm", norm_bias=False, logit_scale=0.25, embedding_scale=3.0,
+    ),
+    "normed_together": of(Layer(Attention(qk_norm=True, qk_norm_over="all")), wiring=PreNorm(scale=0.5)),
     "mamba2": of(Layer(MAMBA, None)),
     "hybrid": of(Layer(dataclasses.replace(MAMBA, groups=2, conv_bias=False)), Layer()),
     "no_channel": of(Layer(channel=None), Layer()),
-}
+}  # fmt: skip
 
 
 def members(union: typing.Any) -> set[type]:

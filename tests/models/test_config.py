@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from models import presets
 from models.config import ModelConfig, RopeScaling, divisors
 from models.errors import ConfigError, nearest
-from models.serialize import canonical, from_json
+from models.serialize import canonical, digest, from_json
+from tests.models.parts import PARTS
 
 
 @pytest.mark.parametrize(
@@ -161,3 +162,10 @@ def test_a_config_error_crosses_process_borders_whole():
     again = pickle.loads(pickle.dumps(error))
     assert str(again) == str(error) == "data.path: does not exist: give a folder"
     assert (again.field, again.fix) == ("data.path", "give a folder")
+
+
+def test_a_wiring_that_was_the_only_one_keeps_its_id_and_every_wiring_comes_back():
+    normed, parallel = PARTS["normed_results"], PARTS["parallel"]
+    assert digest(normed) == "0383f73688a08e3fb4a6bc0ae20f11649d5d16fbf04c6d04fd6c776d5ea25ff0"
+    for config in (normed, parallel):
+        assert from_json(ModelConfig, json.loads(canonical(config))) == config

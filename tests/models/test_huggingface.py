@@ -336,8 +336,8 @@ def test_a_wrong_tensor_is_named_with_its_file(change, told, folder):
             f"config.json: model_type 'qwen' is none that can be read: use one of {', '.join(FAMILIES)}",
         ),
         (
-            {"model_type": "smollm3"},
-            "config.json: model_type 'smollm3' needs layers without positions, which no model here has: "
+            {"model_type": "mpt"},
+            "config.json: model_type 'mpt' needs ALiBi positions, which no model here has: "
             f"use one of {', '.join(FAMILIES)}",
         ),
         (
@@ -358,7 +358,10 @@ def test_a_wrong_tensor_is_named_with_its_file(change, told, folder):
             {"rope_scaling": {"type": "longrope", "factor": 2.0}},
             "config.json: rope_scaling is of type 'longrope': use one of linear, dynamic, llama3, yarn",
         ),
-        ({"num_hidden_layers": 10**6}, "config.json: num_hidden_layers is 1000000, above 4096: copy the checkpoint again"),
+        (
+            {"num_hidden_layers": 10**6},
+            "config.json: num_hidden_layers is 1000000, above 4096: copy the checkpoint again",
+        ),
         ({"hidden_size": 10**9}, "config.json: hidden_size is 1000000000, above 262144: copy the checkpoint again"),
         ({"vocab_size": -1}, "config.json: vocab_size is -1: give a number up to 16,777,216"),
         ({"rope_scaling": {"type": "linear"}}, "config.json: rope_scaling has no factor: "

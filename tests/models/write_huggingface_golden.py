@@ -53,6 +53,9 @@ LATENT = {
     "v_head_dim": 5, "first_k_dense_replace": 1, "n_routed_experts": 4, "num_experts_per_tok": 2,
     "moe_intermediate_size": 8, "n_shared_experts": 1, "routed_scaling_factor": 1.5, "intermediate_size": 12,
 }  # fmt: skip
+SHARED = EXPERTS | {"moe_intermediate_size": 8, "num_experts": 4, "shared_expert_intermediate_size": 16}
+GRANITE = {"embedding_multiplier": 3.0, "logits_scaling": 3.0, "residual_multiplier": 0.22,
+           "attention_multiplier": 0.3}  # fmt: skip
 # written to tests/models/golden: one for each family but those that are another under a new name
 COMMITTED = {
     "llama": Case("llama", {"rope_theta": 500.0, "rope_scaling": LLAMA3, "intermediate_size": 16}, "float32", "12KB"),
@@ -82,7 +85,7 @@ COMMITTED = {
     ),
     "phi3": Case("phi3", {"sliding_window": 6, "partial_rotary_factor": 0.5}),
     "starcoder2": Case("starcoder2", {"sliding_window": 5}),
-    "gpt_neox": Case("gpt_neox", {"use_parallel_residual": False, "rotary_pct": 0.5}),
+    "gpt_neox": Case("gpt_neox", {"rotary_pct": 0.5}),
     "gpt_bigcode": Case("gpt_bigcode", GPT2),
     "seed_oss": Case("seed_oss", {"head_dim": 6}),
     "glm": Case("glm", {"head_dim": 8, "partial_rotary_factor": 0.5, "attention_bias": True}),
@@ -102,6 +105,21 @@ COMMITTED = {
         "deepseek_v3", LATENT | {"n_routed_experts": 8, "n_group": 4, "topk_group": 2, "rope_scaling": MSCALED},
         "float32",
     ),
+    "olmo2": Case("olmo2"),
+    "olmo3": Case("olmo3", {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"],
+                            "rope_scaling": YARN}),
+    "olmoe": Case("olmoe", EXPERTS | {"num_experts": 4}, "float32"),
+    "smollm3": Case("smollm3", {"no_rope_layers": [0, 1]}),
+    "granite": Case("granite", GRANITE),
+    "qwen2_moe": Case("qwen2_moe", SHARED, "float32"),
+    "stablelm": Case("stablelm", {"partial_rotary_factor": 0.5, "use_qkv_bias": True}),
+    "cohere": Case("cohere", {"logit_scale": 0.5}),
+    "cohere2": Case("cohere2", {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}),
+    "nemotron": Case("nemotron", {"head_dim": 8}),
+    "arcee": Case("arcee", {"mlp_bias": True, "attention_bias": True}),
+    "exaone4": Case("exaone4", {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}),
+    "persimmon": Case("persimmon", {"num_attention_heads": 2}),
+    "falcon": Case("falcon", {"ffn_hidden_size": 24}),
 }  # fmt: skip
 # compared with `transformers` where it is installed
 OTHERS = {
@@ -161,6 +179,17 @@ OTHERS = {
         LATENT | {"n_group": 2, "topk_group": 1, "rope_scaling": {"rope_type": "linear", "factor": 3.0}},
         "float32",
     ),
+    "gpt_neox_one_after_another": Case("gpt_neox", {"use_parallel_residual": False, "rotary_pct": 0.5}),
+    "olmo3_defaults": Case("olmo3", {"sliding_window": 5, "num_hidden_layers": 5}),
+    "smollm3_defaults": Case("smollm3", {"num_hidden_layers": 5, "mlp_bias": True, "attention_bias": True}),
+    "smollm3_all_rotating": Case("smollm3", {"no_rope_layers": [1, 1]}),
+    "granite_plain": Case("granite", {"tie_word_embeddings": True}),
+    "stablelm_parallel": Case("stablelm", {"use_parallel_residual": True, "partial_rotary_factor": 0.5}),
+    "cohere2_defaults": Case("cohere2", {"sliding_window": 5, "num_hidden_layers": 5, "attention_bias": True}),
+    "falcon_one_after_another": Case("falcon", {"multi_query": False, "parallel_attn": False, "bias": True}),
+    "exaone4_whole": Case("exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 2}),
+    "nemotron_biases": Case("nemotron", {"mlp_bias": True, "attention_bias": True, "partial_rotary_factor": 1.0}),
+    "qwen2_moe_normalised": Case("qwen2_moe", SHARED | {"norm_topk_prob": True}, "float32"),
     "gpt2_sharded": Case("gpt2", GPT2 | {"n_inner": 40}, "float32", "6KB"),
 }
 

@@ -1,7 +1,7 @@
-"""GPT-NeoX (Black et al. 2022) without parallel residuals, as RedPajama-INCITE has it; Pythia has them."""
+"""GPT-NeoX (Black et al. 2022), Pythia (Biderman et al. 2023) and RedPajama-INCITE."""
 
 from models.huggingface.family import Family, Names, block_names
-from models.huggingface.parts import PLAIN, WIDTHS, Activation, Same
+from models.huggingface.parts import PLAIN, WIDTHS, Activation, ParallelResidual, Same
 from models.huggingface.rope import Rope
 
 BLOCK: Names = {
@@ -31,7 +31,7 @@ FAMILY = Family(
     names=block_names("layers.{}.", BLOCK, MODEL),
     parts=(
         *WIDTHS, Same("layer_norm_eps", "norm_eps", float), Activation(names=PLAIN),
-        Rope(theta="rotary_emb_base", partial="rotary_pct"),
+        Rope(theta="rotary_emb_base", partial="rotary_pct"), ParallelResidual(),
     ),
     defaults={
         "vocab_size": 50_432, "hidden_size": 6144, "intermediate_size": 24_576, "num_hidden_layers": 44,
@@ -39,7 +39,7 @@ FAMILY = Family(
         "tie_word_embeddings": False, "rotary_emb_base": 1e4, "rotary_pct": 0.25, "use_parallel_residual": True,
     },
     fixed={"positions": "rope", "norm": "layernorm", "bias": "all"},
-    neutral={"use_parallel_residual": (False,), "attention_bias": (True,)},
+    neutral={"attention_bias": (True,)},
     prefix="gpt_neox.",
     by_head=True,
 )  # fmt: skip

@@ -68,7 +68,8 @@ def other_value(path: str, value: object, annotation: object) -> object:
         return value / 2
     if isinstance(value, int | float):
         return value * 2 if value else value + 1
-    return {str: "x", int: 4, float: 0.5}[next(k for k in typing.get_args(annotation) if k is not type(None))]
+    kind = next(k for k in typing.get_args(annotation) if k is not type(None))
+    return {str: "x", int: 4, float: 0.5, bool: True}[kind]
 
 
 def fields() -> list[tuple[str, object]]:
