@@ -8,6 +8,7 @@ docs/sharding.md has the table).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,13 +19,16 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from models import transformer
+from models.channels.dense import Dense
 from models.channels.experts import Experts
 from models.config import ModelConfig
 from models.cross_entropy import ACCELERATOR_LOGITS, CPU_LOGITS
+from models.layer import Layer
+from models.mixers.attention import Attention
 from models.pipeline import Schedule
 from models.sharding import DEFAULT_RULES, MeshConfig, mesh_axes, state_specs
 from models.splash_attention import block_size
-from models.weight import Weight, walk
+from models.weight import Weight, map_weights, walk
 from scaling.train.config import TrainConfig
 
 Path = tuple[str, ...]
@@ -280,7 +284,7 @@ def _padding(share: Share, weights: Mapping[Path, Weight], specs: Specs) -> int:
     itemsize = jnp.dtype(share.model.param_dtype).itemsize
     total = 0.0
     for path, weight in weights.items():
-        if weight.role == "matrix" and "attention" in path:
+        if weight.role == "matrix" and "attention" in path and "embed" in weight.axes:
             last = share.model.head_dim
         elif weight.axes == ("vocab", "embed"):
             last = local_shape(weight, specs.moments[path], share.sizes)[1]
@@ -338,7 +342,44 @@ def _saved(share: Share, platform: str) -> int:
 
 def _tick(share: Share, platform: str) -> int:
     """What all layers that a stage runs in one tick, or one device in one pass, keep."""
-    return share.layers // (share.schedule.rounds if share.schedule else 1) * _layer(share, platform)
+    layers, rounds = share.model.layers, share.schedule.rounds if share.schedule else 1
+    known = Attention, Dense, Experts
+    fitted = {layer: all(type(part) in known for part in layer.parts) for layer in dict.fromkeys(layers)}
+    if all(fitted.values()):
+        return share.layers // rounds * _layer(share, platform)
+    every = {layer: _layer(share, platform) if fits else residual_bytes(share, layer) for layer, fits in fitted.items()}
+    return sum(every[layer] for layer in layers) // (share.sizes["stage"] * rounds)
+
+
+def residual_bytes(share: Share, layer: Layer) -> int:
+    """What JAX keeps of one layer for its backward pass, by the shapes of its vjp: for parts that no formula here is
+    fitted to. What has d_model features is divided as the residual stream is, the rest over `tensor`.
+
+    Of attention and feed-forward blocks it is within 0.3 % of the fitted formula, before what a TPU's tiles add.
+    """
+    stream, rest = _residuals(share.model, layer, share.rows, share.positions)
+    return stream * share.residual // share.positions + rest // share.sizes["tensor"]
+
+
+@functools.lru_cache(maxsize=256)
+def _residuals(model: ModelConfig, layer: Layer, rows: int, positions: int) -> tuple[int, int]:
+    """(bytes with d_model features, others) that the vjp of one layer keeps besides its weights."""
+    dtype, param_dtype = jnp.dtype(model.dtype), jnp.dtype(model.param_dtype)
+
+    def shape(w: Weight) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(w.shape, jnp.dtype("float32") if w.exact else param_dtype)
+
+    weights = map_weights(shape, transformer.block_weights(model, layer))
+    x = jax.ShapeDtypeStruct((rows, positions, model.d_model), dtype)
+
+    def kept(w: Any, x: jax.Array) -> Any:
+        at = jnp.arange(positions)[None]
+        return jax.vjp(lambda w, x: transformer.run_layer(model, layer, w, x, at, None)[0], w, x)[1]
+
+    own = {leaf.shape for leaf in jax.tree.leaves(weights)}
+    leaves = [leaf for leaf in jax.tree.leaves(jax.eval_shape(kept, weights, x)) if leaf.shape not in own]
+    stream = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if leaf.shape[-1:] == (model.d_model,))
+    return stream, sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) - stream
 
 
 def _gates(config: ModelConfig) -> int:

@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 
 from launch.overrides import load_config
+from models import presets
 from models.channels.experts import Experts
-from models.config import ModelConfig
+from models.config import Layer, ModelConfig
 from models.devices import DEVICES
+from models.mixers import Attention, Mamba2
 from models.sharding import MeshConfig, make_mesh
 from scaling.sweep.trial import Trial
+from scaling.train import memory
 from scaling.train.config import TrainConfig, hyperparameters
 from scaling.train.memory import Share, estimate_memory
 from scaling.train.placement import Placement
@@ -177,3 +180,16 @@ def test_1f1b_runs_every_block_forwards_once_more():
         return executed_flops(Share.of(MODEL, train, MeshConfig(stage=4)), train.tokens_per_step)
 
     assert flops("1f1b") > flops("gpipe")
+
+
+def test_layers_of_other_parts_are_measured_by_what_their_vjp_keeps():
+    train, mesh = TrainConfig(batch_size=8, seq_len=256), MeshConfig(fsdp=2)
+    model = dataclasses.replace(presets.LLAMA_1B, n_layers=4)
+    share = memory.Share.of(model, train, mesh)
+    fitted = memory._layer(share, "cpu")
+    assert memory.residual_bytes(share, model.layers[0]) == pytest.approx(fitted, rel=0.004)
+    mixed = dataclasses.replace(model, pattern=(Layer(Mamba2()), Layer(Attention())))
+    other = memory.Share.of(mixed, train, mesh)
+    want = 2 * fitted + 2 * memory.residual_bytes(other, mixed.layers[0])
+    assert memory._tick(other, "cpu") == want != memory._tick(share, "cpu")
+    assert estimate_memory(mixed, train, mesh).peak > 0
