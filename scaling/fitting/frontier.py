@@ -89,7 +89,8 @@ def power(log_flops: np.ndarray, log_params: np.ndarray, log_tokens: np.ndarray,
     leverage = leverage / (leverage @ (log_flops - middle))
     a, b = log_params @ leverage, log_tokens @ leverage
     heights = (np.average(y, axis=-1, weights=weights) for y in (log_params, log_tokens))
-    g, h = (np.exp(height - slope * middle) for height, slope in zip(heights, (a, b), strict=True))
+    with np.errstate(over="ignore"):  # a resample of few budgets may have any slope, and an interval takes infinity
+        g, h = (np.exp(height - slope * middle) for height, slope in zip(heights, (a, b), strict=True))
     return dict(a=a, b=b, G=g, H=h)
 
 
