@@ -6,6 +6,7 @@ out. `fit` is a fit of a law L(N, D). N is `params`, D `tokens`, C `flops`, L `l
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -20,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from models.errors import ConfigError
-from scaling.fitting.fitted import Fitted
+from scaling.fitting.fitted import ExtrapolationWarning, Fitted
 from scaling.fitting.runs import missing
 from scaling.report import numbers, style
 from scaling.report.frontier import IsoflopCurve, flops_per_token, isoflop_curves, isoflop_frontier, optimal_path
@@ -377,7 +378,9 @@ def plot_scaling(
     low, high = fitted["flops"].min() / 1.3, top * 2
     grid = np.geomspace(low, high, 50)
     path = optimal_path(fit, fitted, grid)
-    band = fit.predict(params=path["params"].to_numpy(), tokens=path["tokens"].to_numpy(), interval=interval)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExtrapolationWarning)  # the shaded part of the figure says it
+        band = fit.predict(params=path["params"].to_numpy(), tokens=path["tokens"].to_numpy(), interval=interval)
     blue, orange = style.hue(ax, "fitted"), style.hue(ax, "held out")
     ax.axvspan(fitted["flops"].max(), high, color=style.ink(ax, 0.06), lw=0, zorder=0)
     words = f"{numbers.level(interval)} prediction interval"
