@@ -58,6 +58,9 @@ class ScriptDecoder:
     def caches(self, problems: int, particles: int, length: int) -> jax.Array:
         return jnp.zeros((problems, particles, length), jnp.int32)
 
+    def position_axes(self, caches: jax.Array) -> int:
+        return caches.ndim - 1
+
     def step(
         self, params: Any, contexts: Scripts, caches: jax.Array, tokens: jax.Array, length: jax.Array
     ) -> tuple[Outputs, jax.Array]:
