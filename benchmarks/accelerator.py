@@ -1,7 +1,7 @@
 r"""What this project does on an accelerator, in one command of eight minutes: truth, speed, kernels, a law.
 
     python benchmarks/accelerator.py --out runs/accelerator [--minutes 8] [--only truth,train_350m]
-    python benchmarks/accelerator.py --out /tmp/rehearsal --toy          # every stage at toy sizes on a CPU
+    python benchmarks/accelerator.py --out runs/rehearsal --toy          # every stage at toy sizes on a CPU
     JAX_PLATFORMS=cpu python benchmarks/accelerator.py --write_truth     # the CPU's values that `truth` compares with
 
 Stages run in the order of their worth, each in a process of its own that this one, which never imports jax, ends at its
