@@ -172,7 +172,8 @@ def parse(
         if needs_value and following.startswith("--"):  # absl would take the next flag for the value
             raise UsageError(f"--{name}", "has no value", f"give --{name}=VALUE")
     try:
-        flag_values.set_gnu_getopt(bool(positional))  # flags may follow what is no flag
+        if positional:
+            flag_values.set_gnu_getopt(True)  # flags may follow what is no flag
         bare = flag_values(["command", *rest])[1:]
     except absl_flags.UnrecognizedFlagError as error:
         classes = kinds() if callable(kinds) and "config" in flag_values else ()
