@@ -131,7 +131,7 @@ def read(path: Path) -> list[Finding]:
 
 def _written(number: float) -> float | None:
     """JSON knows no NaN; infinity has no place in a finding either."""
-    return float(f"{number:.6g}") if math.isfinite(number) else None
+    return float(number) if math.isfinite(number) else None
 
 
 def _read(number: float | None) -> float:

@@ -107,9 +107,10 @@ class Reproduction:
 
     def finding(self, measured: Measured, **run: Any) -> Finding:
         """The claim with what was seen; `run`: minutes, command, commit and machine."""
+        effect, low, high = (float(f"{value:.5g}") for value in (measured.effect, *measured.interval))
+        least = float(self.smallest_effect)
         return Finding(
-            self.name, self.methods, self.claim, self.source, float(measured.effect),
-            (float(measured.interval[0]), float(measured.interval[1])), float(self.smallest_effect), self.unit,
+            self.name, self.methods, self.claim, self.source, effect, (low, high), least, self.unit,
             flops=float(measured.flops), simulated=self.simulated, not_covered=self.not_covered, **run,
         )  # fmt: skip
 

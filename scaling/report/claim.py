@@ -17,7 +17,7 @@ from scaling.report.figures import Drawing
 from scaling.report.html import Html, Section, badge, code, element, join, page, paragraph, picture, table
 
 CURVES = "curves"  # the field of the details that is drawn
-_KINDS = {"holds": "good", "does not hold": "bad", "cannot tell": "plain"}
+VERDICTS = {"holds": "good", "does not hold": "bad", "cannot tell": "plain"}  # the badge of each
 _NUMBER = (float, int)
 _PANELS: kept.Shape = [{
     "x": str, "y": str, "log?": str,
@@ -46,7 +46,7 @@ def write_page(path: Path, finding: Finding, details: Mapping[str, Any]) -> Path
 
 
 def _verdict(finding: Finding) -> Html:
-    first = paragraph(badge(finding.verdict, _KINDS[finding.verdict]), f" {finding.seen()}", class_="headline")
+    first = paragraph(badge(finding.verdict, VERDICTS[finding.verdict]), f" {finding.seen()}", class_="headline")
     asked = f"More than {finding.smallest_effect:g} was asked, settled before the run."
     took = "" if finding.minutes is None else f" It took {finding.minutes:.2g} minutes on {finding.machine}."
     kind = " Simulated: nothing was trained for it." if finding.simulated else ""
