@@ -59,7 +59,7 @@ def weights(config: ModelConfig) -> WeightTree:
     c = config.resolved()
     tables = table_weights(c)
     tree: dict[str, Any] = {name: tables[name] for name in ("tokens", "positions") if name in tables}
-    tree |= layer_weights(c)
+    tree |= layer_weights(c) | wiring_weights(c)
     tree["final_norm"] = c.stream.norm_weights(c.d_model, "embed")
     if "head" in tables:
         tree["head"] = tables["head"]
@@ -91,6 +91,12 @@ def layer_weights(config: ModelConfig) -> WeightTree:
         parts = [_stacked(blocks[layers[repeats.first + j]], repeats.groups) for j in range(repeats.period)]
         tree["blocks"] = parts[0] if len(parts) == 1 else {str(j): part for j, part in enumerate(parts)}
     return tree | {f"block_{i}": blocks[layers[i]] for i in range(repeats.stop, config.n_layers)}
+
+
+def wiring_weights(config: ModelConfig) -> WeightTree:
+    """What the wiring weighs once for all layers, under its name: nothing for most."""
+    once = config.wired.once(config.stream)
+    return {"wiring": once} if once else {}
 
 
 def block_weights(config: ModelConfig, layer: Layer) -> WeightTree:
@@ -196,8 +202,8 @@ def forward(
     return Output(hidden, head, pasts, collect(routings) if routings else None)
 
 
-def embed(config: ModelConfig, params: Params, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-    """What the first layer reads `[batch, seq, d_model]`; `config` is resolved."""
+def embed(config: ModelConfig, params: Params, tokens: jax.Array, positions: jax.Array) -> Any:
+    """What the first layer reads `[batch, seq, d_model]`, as its wiring hands it on; `config` is resolved."""
     c, table = config, params["tokens"]
     dtype = jnp.dtype(c.dtype)
     if isinstance(table, QuantizedWeight):
@@ -211,14 +217,17 @@ def embed(config: ModelConfig, params: Params, tokens: jax.Array, positions: jax
     if c.positions == "learned":
         w = ready({"positions": table_weights(c)["positions"]}, params, c.dtype)
         x = x + jnp.take(w["positions"], positions, axis=0)
-    return constrain(scatter_positions(constrain(x, WHOLE)), RESIDUAL)
+    return c.wired.enter(c.stream, constrain(scatter_positions(constrain(x, WHOLE)), RESIDUAL))
 
 
-def unembed(config: ModelConfig, params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
-    """What the head reads `[batch, seq, d_model]`, of what the last layer wrote, and the head; `config` is resolved."""
-    c = config
+def unembed(config: ModelConfig, params: Params, x: Any) -> tuple[jax.Array, Any]:
+    """What the head reads `[batch, seq, d_model]`, of what the last layer handed on, and the head; `config` is
+    resolved."""
+    c, once = config, wiring_weights(config)
     name = "tokens" if c.tied_embeddings else "head"
-    w = ready({"final_norm": c.stream.norm_weights(c.d_model, "embed"), name: table_weights(c)[name]}, params, c.dtype)
+    tree = {"final_norm": c.stream.norm_weights(c.d_model, "embed"), name: table_weights(c)[name]} | once
+    w = ready(tree, params, c.dtype)
+    x = c.wired.leave(c.stream, w.get("wiring"), x)
     x = relayout(norm(c.stream, w["final_norm"], x), HEAD, RESIDUAL)
     if c.mup_base_width or c.logit_scale is not None:
         x = x * jnp.asarray(output_multiplier(c), x.dtype)
@@ -226,14 +235,14 @@ def unembed(config: ModelConfig, params: Params, x: jax.Array) -> tuple[jax.Arra
 
 
 def run_layers(
-    config: ModelConfig, params: Params, x: jax.Array, positions: jax.Array, segments: jax.Array | None
-) -> tuple[jax.Array, tuple[Routing, ...]]:
-    """(x `[batch, seq, d_model]` through all layers of whole sequences, the routings of those that route)."""
+    config: ModelConfig, params: Params, x: Any, positions: jax.Array, segments: jax.Array | None
+) -> tuple[Any, tuple[Routing, ...]]:
+    """(x, as `embed` gives it, through all layers of whole sequences, the routings of those that route)."""
     c, routings = config, tuple[Routing, ...]()
     repeats, layers = c.repeats, c.layers
     first, stop = repeats.first, repeats.stop
 
-    def unrolled(i: int, x: jax.Array) -> tuple[jax.Array, tuple[Routing, ...]]:
+    def unrolled(i: int, x: Any) -> tuple[Any, tuple[Routing, ...]]:
         if repeats.groups and repeats.together:
             w = jax.tree.map(lambda stack: stack[i], params["blocks"])
         else:
@@ -257,8 +266,8 @@ def run_layers(
 
 
 def run_repeats(
-    config: ModelConfig, blocks: Params, x: jax.Array, positions: jax.Array, segments: jax.Array | None
-) -> tuple[jax.Array, tuple[Routing, ...]]:
+    config: ModelConfig, blocks: Params, x: Any, positions: jax.Array, segments: jax.Array | None
+) -> tuple[Any, tuple[Routing, ...]]:
     """x through consecutive groups of the pattern: a scan over `blocks`, the stacked weights of any number of them.
 
     The routings are `[groups, batch]` each.
@@ -267,7 +276,7 @@ def run_repeats(
     if together and period > 1:
         blocks = jax.tree.map(lambda stack: stack.reshape(-1, period, *stack.shape[1:]), blocks)
 
-    def body(x: jax.Array, group: Params) -> tuple[jax.Array, tuple[Routing, ...]]:
+    def body(x: Any, group: Params) -> tuple[Any, tuple[Routing, ...]]:
         routings: tuple[Routing, ...] = ()
         for j, layer in enumerate(config.period):
             if period == 1:
@@ -283,12 +292,12 @@ def run_repeats(
 
 
 def run_layer(
-    config: ModelConfig, layer: Layer, w: Params, x: jax.Array, positions: jax.Array, segments: jax.Array | None
-) -> tuple[jax.Array, tuple[Routing, ...]]:
-    """x through one layer of whole sequences, whose backward pass recomputes what `config.remat` says."""
+    config: ModelConfig, layer: Layer, w: Params, x: Any, positions: jax.Array, segments: jax.Array | None
+) -> tuple[Any, tuple[Routing, ...]]:
+    """x, as the wiring hands it on, through one layer of whole sequences, whose backward pass recomputes what `config.remat` says."""
     declared = block_weights(config, layer)
 
-    def run(w: Params, x: jax.Array, positions: jax.Array, segments: jax.Array | None) -> tuple[jax.Array, Any]:
+    def run(w: Params, x: Any, positions: jax.Array, segments: jax.Array | None) -> tuple[Any, Any]:
         past = WholeSequence(positions, segments, config.context)
         x, _, routings = config.wired.apply(config.stream, layer, ready(declared, w, config.dtype), x, past)
         return x, routings

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from models.deferred import jax, ops
 from models.stream import Stream
 from models.weight import WeightTree
+from models.wiring.residual import Residual
 
 if TYPE_CHECKING:
     from models.layer import Layer
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Parallel:
+class Parallel(Residual):
     """x + mixer(norm(x)) + channel(norm'(x)).
 
     shared: both parts read one norm (GPT-J, Cohere), not a norm of each (GPT-NeoX).

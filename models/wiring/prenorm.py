@@ -10,6 +10,7 @@ from models.errors import require
 from models.serialize import added
 from models.stream import Stream
 from models.weight import WeightTree
+from models.wiring.residual import Residual
 
 if TYPE_CHECKING:
     from models.layer import Layer
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PreNorm:
+class PreNorm(Residual):
     """x + scale mixer(norm(x)), then + scale channel(norm(x)).
 
     before, after: whether a part's input and its result are normed; OLMo 2 norms the results alone. scale: factor on

@@ -374,7 +374,11 @@ def _residuals(model: ModelConfig, layer: Layer, rows: int, positions: int) -> t
 
     def kept(w: Any, x: jax.Array) -> Any:
         at = jnp.arange(positions)[None]
-        return jax.vjp(lambda w, x: transformer.run_layer(model, layer, w, x, at, None)[0], w, x)[1]
+
+        def run(w: Any, x: Any) -> Any:
+            return transformer.run_layer(model, layer, w, x, at, None)[0]
+
+        return jax.vjp(run, w, model.wired.enter(model.stream, x))[1]
 
     own = {leaf.shape for leaf in jax.tree.leaves(weights)}
     leaves = [leaf for leaf in jax.tree.leaves(jax.eval_shape(kept, weights, x)) if leaf.shape not in own]

@@ -9,7 +9,7 @@ from models.channels import Channel, Dense, Experts
 from models.config import Layer, ModelConfig
 from models.mixers import Attention, Latent, Mamba2, Mixer
 from models.rotary import Rotary
-from models.wiring import Parallel, PreNorm, Wiring
+from models.wiring import Ladder, Parallel, PreNorm, Wiring
 
 BASE = ModelConfig(
     vocab_size=32, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=24, tied_embeddings=False, head_dim=8
@@ -40,6 +40,7 @@ PARTS: dict[str, ModelConfig] = {
         norm="layernorm", norm_bias=False, logit_scale=0.25, embedding_scale=3.0,
     ),
     "normed_together": of(Layer(Attention(qk_norm=True, qk_norm_over="all")), wiring=PreNorm(scale=0.5)),
+    "ladder": of(Layer(Attention(window=5)), Layer(channel=None), wiring=Ladder()),
     "mamba2": of(Layer(MAMBA, None)),
     "hybrid": of(Layer(dataclasses.replace(MAMBA, groups=2, conv_bias=False)), Layer()),
     "no_channel": of(Layer(channel=None), Layer()),
