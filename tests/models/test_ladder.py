@@ -13,21 +13,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch.collectives import KINDS, parse
+from launch.collectives import Instruction, parse
 from models import transformer
 from models.config import Layer, ModelConfig
 from models.mixers import Attention
 from models.past import WholeSequence
-from models.sharding import DEFAULT_RULES, MeshConfig, make_mesh, weight_shardings
+from models.sharding import MeshConfig, make_mesh
 from models.wiring import Ladder, PreNorm, Wiring
 from tests.models.test_parts import quick
+from tests.models.test_parts_tpu import compiled, mesh_of, needs_libtpu, placed
 
 CONFIG = ModelConfig(
     vocab_size=32, d_model=16, n_layers=3, n_heads=4, d_ff=32, tied_embeddings=False,
     pattern=(Layer(Attention(window=5)), Layer(channel=None), Layer()), wiring=Ladder(),
 ).resolved()  # fmt: skip
 ROWS, SEQ = 2, 8
-CALLED = re.compile(r"\bcalls=%?([\w.\-]+)")
+CALLED, INDEX = re.compile(r"\bcalls=%?([\w.\-]+)"), re.compile(r"\bindex=(\d+)")
 
 
 def test_the_ladder_is_the_loop_over_results_that_come_one_part_late() -> None:
@@ -63,12 +64,13 @@ def program(wiring: Wiring) -> str:
     """The compiled forward pass of four plain layers over two devices along `tensor`."""
     config = dataclasses.replace(CONFIG, n_layers=4, pattern=(Layer(),), wiring=wiring)
     mesh = make_mesh(MeshConfig(tensor=2), jax.devices()[:2])
-    shapes = jax.eval_shape(functools.partial(transformer.init, config), jax.random.key(0))
-    placed = weight_shardings(transformer.weights(config), DEFAULT_RULES, mesh)
-    params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed)
+    tokens = jax.ShapeDtypeStruct((ROWS, SEQ), jnp.int32)
     with jax.set_mesh(mesh):
-        run = jax.jit(lambda params, tokens: transformer.forward(config, params, tokens).hidden)
-        return run.lower(params, jax.ShapeDtypeStruct((ROWS, SEQ), jnp.int32)).compile().as_text()
+        return jax.jit(forward(config)).lower(placed(config, mesh), tokens).compile().as_text()
+
+
+def forward(config: ModelConfig) -> Any:
+    return lambda params, tokens: transformer.forward(config, params, tokens).hidden
 
 
 def scope(text: str) -> tuple[int, str] | None:
@@ -80,28 +82,34 @@ def scope(text: str) -> tuple[int, str] | None:
 
 
 def waits(text: str) -> dict[tuple[int, str], set[tuple[int, str]]]:
-    """Of every part the parts whose sums over devices its products wait for, read from an HLO module's text.
+    """Of every part the parts whose sums over devices its products read, in an HLO module's text.
 
-    A part's sum is the all-reduce or reduce-scatter that XLA makes of its last product.
+    A part's sum is the all-reduce that XLA makes of its last product; two that are ready together may be one operation
+    of two results.
     """
     computations, entry = parse(text)
     every = computations[entry].instructions
-    sums: dict[str, set[tuple[int, str]]] = {}  # instruction -> the sums before it, in the order of the program
+    read: dict[str, set[tuple[int, str]]] = {}  # instruction -> the sums in it, in the order of the program
     found: dict[tuple[int, str], set[tuple[int, str]]] = {}
 
-    def products(name: str) -> bool:  # a fusion counts as what it calls
-        called = (computations[c].instructions.values() for c in CALLED.findall(every[name].text))
-        return any(i.opcode in ("dot", "convolution") for i in itertools.chain([every[name]], *called))
+    def product(instruction: Instruction) -> bool:  # a fusion is what it calls
+        called = (computations[c].instructions.values() for c in CALLED.findall(instruction.text))
+        return any(i.opcode in ("dot", "convolution") for i in itertools.chain([instruction], *called))
+
+    def of(name: str) -> set[tuple[int, str]]:
+        own = scope(every[name].text)
+        return read.get(name, set()) | ({own} if own else set())
 
     for name, instruction in every.items():
-        before = set().union(*(sums.get(operand, set()) for operand in instruction.operands))
-        where = scope(instruction.text)
-        if where and products(name):
-            found[where] = found.get(where, set()) | before
-        if where and instruction.opcode.removesuffix("-start") in ("all-reduce", "reduce-scatter"):
-            before = before | {where}
-        sums[name] = before
-    assert any(i.opcode.removesuffix("-start") in KINDS for i in every.values())
+        operands, where = instruction.operands, scope(instruction.text)
+        if instruction.opcode == "get-tuple-element" and every[operands[0]].opcode == "all-reduce":
+            read[name] = of(every[operands[0]].operands[int(INDEX.findall(instruction.text)[0])])
+        elif instruction.opcode == "all-reduce":
+            read[name] = set().union(*map(of, operands))
+        else:
+            read[name] = set().union(*(read.get(operand, set()) for operand in operands))
+        if where and product(instruction):
+            found[where] = found.get(where, set()) | read[name]
     return found
 
 
@@ -113,3 +121,26 @@ def test_products_of_a_ladder_do_not_wait_for_the_sum_of_the_part_before(wiring:
     for k, part in enumerate(parts):
         known = k if isinstance(wiring, PreNorm) else max(0, k - 1)
         assert found[part] == set(parts[:known]), part
+
+
+@needs_libtpu
+@pytest.mark.slow  # two programs of the TPU compiler
+def test_a_tpu_multiplies_while_the_sums_of_a_ladder_are_under_way() -> None:
+    """Sums and gathers that are under way (start ... done) while the program multiplies: none without the ladder."""
+    config = dataclasses.replace(CONFIG, d_model=1024, n_layers=4, n_heads=16, head_dim=64, n_kv_heads=16, d_ff=4096,
+                                 pattern=(Layer(),), dtype="bfloat16")  # fmt: skip
+    four = mesh_of(tensor=4)
+    everywhere = jax.sharding.NamedSharding(four, jax.sharding.PartitionSpec())
+    tokens = jax.ShapeDtypeStruct((8, 1024), jnp.int32, sharding=everywhere)
+
+    def hidden(wiring: Wiring) -> int:
+        wired = dataclasses.replace(config, wiring=wiring)
+        computations, entry = parse(compiled(forward(wired), four, placed(wired, four), tokens).as_text())
+        under_way = found = 0
+        for name, instruction in computations[entry].instructions.items():  # in the order in which they run
+            under_way += name.startswith("async-collective-start") - name.startswith("async-collective-done")
+            found += under_way > 0 and instruction.opcode == "fusion" and "dot_general" in instruction.text
+        return found
+
+    assert hidden(PreNorm()) == 0
+    assert hidden(Ladder()) >= 3
