@@ -174,11 +174,11 @@ def _head_loss(config: ModelConfig, rest: Params, y: Any, targets: jax.Array, we
 
 
 def _stage(
-    config: ModelConfig, layers: Params, x: Any, segments: jax.Array | None
+    config: ModelConfig, layers: Params, x: Any, own: Micro
 ) -> tuple[Any, Routing | None]:
-    """One stage's groups of the pattern, `[n, ...]` each leaf, on one micro-batch x `[batch, seq, ...]`."""
-    positions = jnp.arange(jax.tree.leaves(x)[0].shape[1])[None]
-    x, routings = transformer.run_repeats(config, layers, x, positions, segments)
+    """One stage's groups of the pattern, `[n, ...]` each leaf, on x `[batch, seq, ...]` of one micro-batch."""
+    positions = jnp.arange(own.tokens.shape[1])[None]
+    x, routings = transformer.run_repeats(config, layers, x, positions, own.segments, own.tokens)
     return x, collect(routings) if routings else None
 
 
@@ -263,7 +263,7 @@ def _circulate(
             own = _at(micro, index)
             start = (stage == 0) & (turn == 0)
             layers = _at(blocks, turn) if v > 1 else jax.tree.map(lambda w: w[0], blocks)
-            y, routing = _stage(config, layers, _where(start, _at(x, index), arriving), own.segments)
+            y, routing = _stage(config, layers, _where(start, _at(x, index), arriving), own)
             scale = jnp.where(valid, 1 / (p * v), 0)
             added = _penalty_and_statistics(routing, own.weights, scale)
             done = _put(done, y, index, valid & (turn == v - 1))
@@ -357,7 +357,7 @@ def _alternate(
     def forward(c: Carry, t: jax.Array) -> tuple[Carry, Any]:
         index, valid = item(t - stage)
         start = _where(stage == 0, _at(x, index), c.arriving)
-        y, _ = _stage(config, blocks, start, _at(micro.segments, index))
+        y, _ = _stage(config, blocks, start, _at(micro, index))
         return c._replace(arriving=_ring(y, schedule, 1), inputs=_put(c.inputs, start, index % kept, valid)), y
 
     def head(c: Carry, t: jax.Array, y: Any) -> tuple[Carry, Any]:
@@ -372,7 +372,7 @@ def _alternate(
         own = _at(micro, index)
 
         def run(layers: Params, start: Any) -> tuple[tuple[Any, jax.Array], tuple]:
-            y, routing = _stage(config, layers, start, own.segments)
+            y, routing = _stage(config, layers, start, own)
             scale = jnp.where(valid, 1 / p, 0)
             statistics = _penalty_and_statistics(routing, own.weights, scale)
             return (y, statistics[0]), statistics

@@ -188,13 +188,13 @@ def forward(
         positions = jnp.arange(tokens.shape[1])[None]
     x = embed(c, params, tokens, positions)
     if pasts is None:
-        x, routings = run_layers(c, params, x, positions, segments)
+        x, routings = run_layers(c, params, x, positions, segments, tokens)
     else:
         stream, routings, after = c.stream, tuple[Routing, ...](), []
         for i, (layer, past) in enumerate(zip(c.layers, pasts, strict=True)):
             with jax.named_scope(f"block_{i}"):
                 w = ready(block_weights(c, layer), params[f"block_{i}"], c.dtype)
-                x, past, routed = c.wired.apply(stream, layer, w, x, past)
+                x, past, routed = c.wired.apply(stream, layer, w, x, past, tokens)
             routings += routed
             after.append(past)
         pasts = tuple(after)
@@ -235,7 +235,12 @@ def unembed(config: ModelConfig, params: Params, x: Any) -> tuple[jax.Array, Any
 
 
 def run_layers(
-    config: ModelConfig, params: Params, x: Any, positions: jax.Array, segments: jax.Array | None
+    config: ModelConfig,
+    params: Params,
+    x: Any,
+    positions: jax.Array,
+    segments: jax.Array | None,
+    tokens: jax.Array,
 ) -> tuple[Any, tuple[Routing, ...]]:
     """(x, as `embed` gives it, through all layers of whole sequences, the routings of those that route)."""
     c, routings = config, tuple[Routing, ...]()
@@ -248,7 +253,7 @@ def run_layers(
         else:
             w = params[f"block_{i}"]
         with jax.named_scope(f"block_{i}"):  # profiles and reports of collectives tell layers apart
-            return run_layer(c, layers[i], w, x, positions, segments)
+            return run_layer(c, layers[i], w, x, positions, segments, tokens)
 
     for i in range(first):
         x, found = unrolled(i, x)
@@ -257,7 +262,7 @@ def run_layers(
         blocks = params["blocks"]
         if repeats.together and (first or stop < c.n_layers):
             blocks = jax.tree.map(lambda stack: stack[first:stop], blocks)
-        x, found = run_repeats(c, blocks, x, positions, segments)
+        x, found = run_repeats(c, blocks, x, positions, segments, tokens)
         routings += found
     for i in range(stop, c.n_layers):
         x, found = unrolled(i, x)
@@ -266,7 +271,12 @@ def run_layers(
 
 
 def run_repeats(
-    config: ModelConfig, blocks: Params, x: Any, positions: jax.Array, segments: jax.Array | None
+    config: ModelConfig,
+    blocks: Params,
+    x: Any,
+    positions: jax.Array,
+    segments: jax.Array | None,
+    tokens: jax.Array,
 ) -> tuple[Any, tuple[Routing, ...]]:
     """x through consecutive groups of the pattern: a scan over `blocks`, the stacked weights of any number of them.
 
@@ -283,7 +293,7 @@ def run_repeats(
                 w = group
             else:
                 w = jax.tree.map(lambda stack, j=j: stack[j], group) if together else group[str(j)]
-            x, found = run_layer(config, layer, w, x, positions, segments)
+            x, found = run_layer(config, layer, w, x, positions, segments, tokens)
             routings += found
         return x, routings
 
@@ -292,17 +302,25 @@ def run_repeats(
 
 
 def run_layer(
-    config: ModelConfig, layer: Layer, w: Params, x: Any, positions: jax.Array, segments: jax.Array | None
+    config: ModelConfig,
+    layer: Layer,
+    w: Params,
+    x: Any,
+    positions: jax.Array,
+    segments: jax.Array | None,
+    tokens: jax.Array,
 ) -> tuple[Any, tuple[Routing, ...]]:
     """x, as the wiring hands it on, through one layer of whole sequences, whose backward pass recomputes what `config.remat` says."""
     declared = block_weights(config, layer)
 
-    def run(w: Params, x: Any, positions: jax.Array, segments: jax.Array | None) -> tuple[Any, Any]:
+    def run(
+        w: Params, x: Any, positions: jax.Array, segments: jax.Array | None, tokens: jax.Array
+    ) -> tuple[Any, Any]:
         past = WholeSequence(positions, segments, config.context)
-        x, _, routings = config.wired.apply(config.stream, layer, ready(declared, w, config.dtype), x, past)
+        x, _, routings = config.wired.apply(config.stream, layer, ready(declared, w, config.dtype), x, past, tokens)
         return x, routings
 
-    return rematerialized(run, config, declared)(w, x, positions, segments)
+    return rematerialized(run, config, declared)(w, x, positions, segments, tokens)
 
 
 def rematerialized(f: Callable[..., Any], config: ModelConfig, declared: WeightTree) -> Callable[..., Any]:

@@ -54,7 +54,7 @@ class Ladder(Residual):
         return x.stream + x.late
 
     def apply(
-        self, s: Stream, layer: Layer, w: Any, x: Rung, past: Past
+        self, s: Stream, layer: Layer, w: Any, x: Rung, past: Past, tokens: jax.Array
     ) -> tuple[Rung, Past, tuple[Routing, ...]]:  # fmt: skip
         """One layer."""
         mixer, channel = layer.mixer, layer.channel
@@ -64,7 +64,7 @@ class Ladder(Residual):
         routings = () if routing is None else (routing,)
         if channel is not None:
             with jax.named_scope(channel.slot):
-                y, routing = channel.apply(s, w[channel.slot], ops.norm(s, w[f"{channel.slot}_norm"], x.stream))
+                y, routing = channel.apply(s, w[channel.slot], ops.norm(s, w[f"{channel.slot}_norm"], x.stream), tokens)
             x = Rung(ops.constrain_residual(x.stream + x.late), y)
             routings += () if routing is None else (routing,)
         return x, past, routings

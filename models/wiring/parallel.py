@@ -35,7 +35,7 @@ class Parallel(Residual):
         return block
 
     def apply(
-        self, s: Stream, layer: Layer, w: Any, x: jax.Array, past: Past
+        self, s: Stream, layer: Layer, w: Any, x: jax.Array, past: Past, tokens: jax.Array
     ) -> tuple[jax.Array, Past, tuple[Routing, ...]]:  # fmt: skip
         """x `[batch, seq, d_model]` through one layer."""
         mixer, channel = layer.mixer, layer.channel
@@ -46,7 +46,7 @@ class Parallel(Residual):
         if channel is not None:
             with jax.named_scope(channel.slot):
                 read = read if self.shared else ops.norm(s, w[f"{channel.slot}_norm"], x)
-                beside, routing = channel.apply(s, w[channel.slot], read)
+                beside, routing = channel.apply(s, w[channel.slot], read, tokens)
             y = y + beside
             routings += () if routing is None else (routing,)
         return ops.constrain_residual(x + y), past, routings

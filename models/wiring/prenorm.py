@@ -47,7 +47,7 @@ class PreNorm(Residual):
         return block
 
     def apply(
-        self, s: Stream, layer: Layer, w: Any, x: jax.Array, past: Past
+        self, s: Stream, layer: Layer, w: Any, x: jax.Array, past: Past, tokens: jax.Array
     ) -> tuple[jax.Array, Past, tuple[Routing, ...]]:  # fmt: skip
         """x `[batch, seq, d_model]` through one layer."""
         with jax.named_scope(layer.mixer.slot):
@@ -56,7 +56,7 @@ class PreNorm(Residual):
         routings = () if routing is None else (routing,)
         if layer.channel is not None:
             with jax.named_scope(layer.channel.slot):
-                y, routing = layer.channel.apply(s, w[layer.channel.slot], self._read(s, layer.channel, w, x))
+                y, routing = layer.channel.apply(s, w[layer.channel.slot], self._read(s, layer.channel, w, x), tokens)
                 x = x + self._written(s, layer.channel, w, y)
             routings += () if routing is None else (routing,)
         return ops.constrain_residual(x), past, routings

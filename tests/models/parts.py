@@ -6,9 +6,11 @@ import dataclasses
 import typing
 
 from models.channels import Channel, Dense, Experts
+from models.channels.free import Free
 from models.config import Layer, ModelConfig
 from models.mixers import Attention, Latent, Mamba2, Mixer
 from models.rotary import Rotary
+from models.routers import Grouped, Hashed
 from models.wiring import Ladder, Parallel, PreNorm, Wiring
 
 BASE = ModelConfig(
@@ -33,6 +35,11 @@ PARTS: dict[str, ModelConfig] = {
     "latent": of(Layer(LATENT), Layer(dataclasses.replace(LATENT, query_rank=None))),
     "experts": of(Layer(Attention(), Experts(4, 2, 8, dispatch="dropless"))),
     "biased_experts": of(Layer(LATENT, BIASED), prologue=(Layer(LATENT, Dense(16)),), n_layers=3),
+    "routers": of(
+        Layer(Attention(), Experts(4, 2, 8, dispatch="dropless", router=Grouped(2), bottleneck=6)),
+        Layer(Attention(), Experts(4, 2, 8, dispatch="dropless", free=Free(1, 1, 1))),
+        Layer(channel=Experts(4, 2, 8, dispatch="dropless", router=Hashed())), n_layers=3,
+    ),
     "normed_results": of(Layer(channel=Dense(20, "relu2")), wiring=PreNorm(before=False, after=True)),
     "parallel": of(Layer(channel=Dense(20, "gelu")), wiring=Parallel(), norm="layernorm", bias="all"),
     "parallel_shared": of(

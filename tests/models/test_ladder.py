@@ -47,8 +47,8 @@ def test_the_ladder_is_the_loop_over_results_that_come_one_part_late() -> None:
             w = params[f"block_{i}"]
             for part in layer.parts:
                 read = normed(embedded + sum(results[:-1])) * w[f"{part.slot}_norm"]["gain"]
-                extra = (past,) if part is layer.mixer else ()
-                results.append(part.apply(stream, w[part.slot], read, *extra)[0])
+                extra = past if part is layer.mixer else tokens
+                results.append(part.apply(stream, w[part.slot], read, extra)[0])
         assert len(results) == 5
         return normed(embedded + sum(results)) @ params["head"], transformer.apply(CONFIG, params, tokens)
 
