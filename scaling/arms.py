@@ -68,6 +68,16 @@ def trained(work: Workspace, config: SweepConfig) -> list[Any]:
     return [load_params(place / trial.id) for trial in sorted(config.trials(), key=lambda trial: trial.train.seed)]
 
 
+def heldout_loss(model: ModelConfig, params: Any, tokens: np.ndarray) -> float:
+    """Nats/token of tokens `[rows, seq + 1]`."""
+    import jax
+
+    from models import transformer
+
+    total, count = jax.jit(transformer.loss, static_argnums=0)(model, params, tokens)
+    return float(total / count)
+
+
 def routing(model: ModelConfig, params: Any, tokens: np.ndarray) -> dict[str, float]:
     """The statistics of a model's routers (models.routing.Routing) on tokens `[rows, seq + 1]`, mean over rows."""
     import jax
