@@ -227,8 +227,8 @@ def unembed(config: ModelConfig, params: Params, x: Any) -> tuple[jax.Array, Any
     name = "tokens" if c.tied_embeddings else "head"
     tree = {"final_norm": c.stream.norm_weights(c.d_model, "embed"), name: table_weights(c)[name]} | once
     w = ready(tree, params, c.dtype)
-    x = c.wired.leave(c.stream, w.get("wiring"), x)
-    x = relayout(norm(c.stream, w["final_norm"], x), HEAD, RESIDUAL)
+    x = c.wired.leave(c.stream, w.get("wiring"), x, partial(norm, c.stream, w["final_norm"]))
+    x = relayout(x, HEAD, RESIDUAL)
     if c.mup_base_width or c.logit_scale is not None:
         x = x * jnp.asarray(output_multiplier(c), x.dtype)
     return x, w[name].T if c.tied_embeddings else w[name]

@@ -11,7 +11,8 @@ from __future__ import annotations
 from models.wiring.ladder import Ladder
 from models.wiring.parallel import Parallel
 from models.wiring.prenorm import PreNorm
+from models.wiring.streams import Streams
 
-Wiring = PreNorm | Parallel | Ladder
+Wiring = PreNorm | Parallel | Ladder | Streams
 
-__all__ = ["Ladder", "Parallel", "PreNorm", "Wiring"]
+__all__ = ["Ladder", "Parallel", "PreNorm", "Streams", "Wiring"]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from models.deferred import jax, jnp, ops
 from models.stream import Stream
 from models.weight import WeightTree
-from models.wiring.residual import Residual
+from models.wiring.residual import Norm, Residual
 
 if TYPE_CHECKING:
     from models.layer import Layer
@@ -49,9 +49,9 @@ class Ladder(Residual):
         """Before the first part nothing is late."""
         return Rung(x, jnp.zeros_like(x))
 
-    def leave(self, s: Stream, w: Any, x: Rung) -> jax.Array:
+    def leave(self, s: Stream, w: Any, x: Rung, norm: Norm) -> jax.Array:
         """All results are in."""
-        return x.stream + x.late
+        return norm(x.stream + x.late)
 
     def apply(
         self, s: Stream, layer: Layer, w: Any, x: Rung, past: Past, tokens: jax.Array

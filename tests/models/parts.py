@@ -8,10 +8,10 @@ import typing
 from models.channels import Channel, Dense, Experts
 from models.channels.free import Free
 from models.config import Layer, ModelConfig
-from models.mixers import Attention, Latent, Mamba2, Mixer
+from models.mixers import Attention, Latent, Mamba2, Mixer, Streamed
 from models.rotary import Rotary
 from models.routers import Grouped, Hashed
-from models.wiring import Ladder, Parallel, PreNorm, Wiring
+from models.wiring import Ladder, Parallel, PreNorm, Streams, Wiring
 
 BASE = ModelConfig(
     vocab_size=32, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=24, tied_embeddings=False, head_dim=8
@@ -48,6 +48,7 @@ PARTS: dict[str, ModelConfig] = {
     ),
     "normed_together": of(Layer(Attention(qk_norm=True, qk_norm_over="all")), wiring=PreNorm(scale=0.5)),
     "ladder": of(Layer(Attention(window=5)), Layer(channel=None), wiring=Ladder()),
+    "streams": of(Layer(Streamed(streams=3, prefix=4)), Layer(Streamed(streams=3, prefix=0), None), wiring=Streams(3)),
     "mamba2": of(Layer(MAMBA, None)),
     "hybrid": of(Layer(dataclasses.replace(MAMBA, groups=2, conv_bias=False)), Layer()),
     "no_channel": of(Layer(channel=None), Layer()),
