@@ -14,6 +14,7 @@ import numpy as np
 from models import cache, counts
 from models.cache import Layers, Partial, Store
 from models.config import ModelConfig
+from models.context import Lead
 from models.errors import require
 from models.past import Arrays, Past, Read, keys_and_values
 from models.span import Span
@@ -115,13 +116,14 @@ class PromptPast(Past):
     kept: Store = field(default_factory=dict)
 
     def attend(
-        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values
+        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values, lead: Lead | None = None
     ) -> tuple[jax.Array, PromptPast]:  # fmt: skip
         """Over the prompt itself."""
         kept, index = {name: x.transpose(0, 2, 1, 3) for name, x in new.items()}, self.positions[0]
         n, kv_heads = q.shape[1], read(kept)[0].shape[1]
         visible = jnp.tile(span.visible(index[:, None], index), (q.shape[2] // kv_heads, 1))[None]
-        part = cache.own_block(cache.split_queries(q, kv_heads), kept, visible, span, read)
+        queries = cache.split_queries(q, kv_heads)
+        part = cache.with_lead(cache.own_block(queries, kept, visible, span, read), queries, lead, span)
         return cache.join_queries(cache.finish(part), n).astype(q.dtype), PromptPast(self.positions, kept)
 
 
@@ -141,7 +143,7 @@ class ParticlePast(Past):
     shape: tuple[int, ...]
 
     def attend(
-        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values
+        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values, lead: Lead | None = None
     ) -> tuple[jax.Array, ParticlePast]:  # fmt: skip
         """Over the prompt, then the own tokens, in which the new one is written first."""
         queries = cache.split_queries(q, read(new)[0].shape[2])
@@ -151,6 +153,7 @@ class ParticlePast(Past):
         visible = span.visible(self.length[:, None], index)
         visible = jnp.broadcast_to(visible[:, None], (len(self.length), queries.shape[2], len(index)))
         part = cache.merge(part, cache.own_block(queries, own, visible, span, read))
+        part = cache.with_lead(part, queries, lead, span)
         return cache.join_queries(cache.finish(part), 1).astype(q.dtype), dataclasses.replace(self, own=own)
 
     def _over_prompt(self, q: jax.Array, span: Span, read: Read) -> Partial:

@@ -21,7 +21,8 @@ from __future__ import annotations
 from models.mixers.attention import Attention
 from models.mixers.latent import Latent
 from models.mixers.mamba2 import Mamba2
+from models.mixers.streamed import Streamed
 
-Mixer = Attention | Latent | Mamba2
+Mixer = Attention | Latent | Mamba2 | Streamed
 
-__all__ = ["Attention", "Latent", "Mamba2", "Mixer"]
+__all__ = ["Attention", "Latent", "Mamba2", "Mixer", "Streamed"]

@@ -146,18 +146,21 @@ class Attention:
         qkv = ops.contract(ops.gather_positions(x), w["qkv"])
         if "qkv_bias" in w:
             qkv = qkv + w["qkv_bias"]
-        batch, seq = x.shape[:2]
         group = heads // kv
         q, k, v = jnp.split(qkv, [group, group + 1], axis=-2)  # one concatenation backwards, where slices would pad
-        q, k, v = q.reshape(batch, seq, heads, head_dim), k.squeeze(-2), v.squeeze(-2)
+        q, k, v = (y.reshape(*x.shape[:2], -1, head_dim) for y in (q, k, v))
         if a.qk_norm:
             q, k = self._normed(s, w["q_norm"], q), self._normed(s, w["k_norm"], k)
         if a.rotary is not None and a.rotary.share:
             angles = ops.rotary_angles(past.positions, a.rotary.dims(head_dim), a.rotary.theta, a.rotary.scaling)
             q, k = (ops.rotate(y, *angles, interleaved=a.rotary.interleaved) for y in (q, k))
-        y, past = past.attend(q, {"k": k, "v": v}, self.span(s))
-        y = ops.scatter_positions(ops.contract(y.reshape(batch, seq, kv, -1, head_dim), w["out"], dims=3))
+        y, past = past.attend(q, {"k": k, "v": v}, self.span(s), lead=self.lead(w))
+        y = ops.scatter_positions(ops.contract(y.reshape(*x.shape[:-1], kv, group, head_dim), w["out"], dims=3))
         return y + w["out_bias"] if "out_bias" in w else y, past, None
+
+    def lead(self, w: Any) -> Any:
+        """Keys and values `[length, heads, head_dim]` that every query sees before all tokens: none."""
+        return None
 
     def _normed(self, s: Stream, w: Any, x: jax.Array) -> jax.Array:
         """x `[batch, seq, heads, head_dim]`, each head normed or all of them together."""

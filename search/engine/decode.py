@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from models import cache, transformer
 from models.cache import Blocks, Groups, Ints, Layers, Pool, Store
 from models.config import ModelConfig
+from models.context import Lead
 from models.kept import Kept
 from models.past import Arrays, Past, Read, Step, keys_and_values, reach
 from models.span import Span
@@ -91,7 +92,7 @@ class SlotPast(Past):
     live: jax.Array
 
     def attend(
-        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values
+        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values, lead: Lead | None = None
     ) -> tuple[jax.Array, SlotPast]:  # fmt: skip
         """Over the shared prefix, then the own blocks, in which the new tokens are written first."""
         keys, values = read(new)
@@ -111,7 +112,7 @@ class SlotPast(Past):
             blocks.append(block)
             first += length
         assert part is not None
-        y = cache.join_queries(cache.finish(part), n).astype(q.dtype)
+        y = cache.join_queries(cache.finish(cache.with_lead(part, queries, lead, span)), n).astype(q.dtype)
         return y, dataclasses.replace(self, blocks=tuple(blocks))
 
     def carry(self, step: Step, inputs: Any, kept: Mapping[str, Kept], size: int) -> tuple[Any, SlotPast]:

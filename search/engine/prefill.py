@@ -16,6 +16,7 @@ import numpy as np
 from models import cache, transformer
 from models.cache import Pool, Store, Tiles
 from models.config import ModelConfig
+from models.context import Lead
 from models.kept import Kept
 from models.past import Arrays, Past, Read, Step, keys_and_values, reach
 from models.span import Span
@@ -176,11 +177,11 @@ class ChunkPast(Past):
     tiles: Tiles
 
     def attend(
-        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values
+        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values, lead: Lead | None = None
     ) -> tuple[jax.Array, ChunkPast]:  # fmt: skip
         """Over the pages of each token's segment, in which the chunk's own tokens are written first."""
         pages = cache.write(self.pages, {k: x[0] for k, x in new.items()}, cache.write_pages, self.page, self.offset)
-        y = cache.paged_chunk(q[0], self.positions[0], self.segments, pages, self.tiles, span, read)
+        y = cache.paged_chunk(q[0], self.positions[0], self.segments, pages, self.tiles, span, read, lead)
         return y[None].astype(q.dtype), dataclasses.replace(self, pages=pages)
 
     def carry(self, step: Step, inputs: Any, kept: Mapping[str, Kept], size: int) -> tuple[Any, ChunkPast]:

@@ -6,10 +6,12 @@ import dataclasses
 import typing
 
 from models.channels import Channel, Dense, Experts
+from models.channels.free import Free
 from models.config import Layer, ModelConfig
-from models.mixers import Attention, Latent, Mamba2, Mixer
+from models.mixers import Attention, Latent, Mamba2, Mixer, Streamed
 from models.rotary import Rotary
-from models.wiring import Parallel, PreNorm, Wiring
+from models.routers import Grouped, Hashed
+from models.wiring import Ladder, Parallel, PreNorm, Streams, Wiring
 
 BASE = ModelConfig(
     vocab_size=32, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=24, tied_embeddings=False, head_dim=8
@@ -33,6 +35,11 @@ PARTS: dict[str, ModelConfig] = {
     "latent": of(Layer(LATENT), Layer(dataclasses.replace(LATENT, query_rank=None))),
     "experts": of(Layer(Attention(), Experts(4, 2, 8, dispatch="dropless"))),
     "biased_experts": of(Layer(LATENT, BIASED), prologue=(Layer(LATENT, Dense(16)),), n_layers=3),
+    "routers": of(
+        Layer(Attention(), Experts(4, 2, 8, dispatch="dropless", router=Grouped(2), bottleneck=6)),
+        Layer(Attention(), Experts(4, 2, 8, dispatch="dropless", free=Free(1, 1, 1))),
+        Layer(channel=Experts(4, 2, 8, dispatch="dropless", router=Hashed())), n_layers=3,
+    ),
     "normed_results": of(Layer(channel=Dense(20, "relu2")), wiring=PreNorm(before=False, after=True)),
     "parallel": of(Layer(channel=Dense(20, "gelu")), wiring=Parallel(), norm="layernorm", bias="all"),
     "parallel_shared": of(
@@ -40,6 +47,8 @@ PARTS: dict[str, ModelConfig] = {
         norm="layernorm", norm_bias=False, logit_scale=0.25, embedding_scale=3.0,
     ),
     "normed_together": of(Layer(Attention(qk_norm=True, qk_norm_over="all")), wiring=PreNorm(scale=0.5)),
+    "ladder": of(Layer(Attention(window=5)), Layer(channel=None), wiring=Ladder()),
+    "streams": of(Layer(Streamed(streams=3, prefix=4)), Layer(Streamed(streams=3, prefix=0), None), wiring=Streams(3)),
     "mamba2": of(Layer(MAMBA, None)),
     "hybrid": of(Layer(dataclasses.replace(MAMBA, groups=2, conv_bias=False)), Layer()),
     "no_channel": of(Layer(channel=None), Layer()),
