@@ -37,13 +37,20 @@ def causal_convolution(
 
 
 def gated_linear(
-    state: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, log_decay: jax.Array, reach: Reach
+    state: jax.Array,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    log_decay: jax.Array,
+    reach: Reach,
+    scores: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """One block of S_t = e^g_t S_{t-1} + k_t v_t^T, y_t = S_t^T q_t: (y `[rows, size, heads, value]` float32, S).
 
     state `[rows, heads, key, value]`, v `[rows, size, heads, value]` and log_decay g <= 0 `[rows, size, heads]` are
     float32; q, k `[rows, size, groups, key]` each serve heads / groups adjacent heads. Products between tokens of the
-    block are of q's dtype and accumulate in float32; what meets the state is float32.
+    block are of q's dtype and accumulate in float32; what meets the state is float32. scores: q.k of every pair of
+    tokens `[rows, groups, size, size]` float32, where they cost less than the sum over `key`.
 
     With G = cumsum g the block is computed at once (Dao & Gu 2024, section 6): y = e^G (q S) + ((q k^T) * M) v with
     M_ij = e^(G_i - G_j), and S = e^(G_last) S + (e^(G_last - G) k)^T v. Decays are masked before exp: those between
@@ -65,7 +72,9 @@ def gated_linear(
     y = found * jnp.einsum("rigk,rghkv->righv", q_state, s, **exact)
     by_head = total.swapaxes(1, 2)  # [rows, heads, size]
     between = _decay(reach.within[:, None], by_head[..., :, None] - by_head[..., None, :])
-    scores = jnp.einsum("rigk,rjgk->rgij", q, k, **exact)[:, :, None] * between.reshape(rows, *shared, size, size)
+    if scores is None:
+        scores = jnp.einsum("rigk,rjgk->rgij", q, k, **exact)
+    scores = scores[:, :, None] * between.reshape(rows, *shared, size, size)
     y = y + jnp.einsum("rghij,rjghv->righv", scores.astype(q.dtype), v.astype(q.dtype), **exact)
     return y.reshape(rows, size, heads, value), after.reshape(state.shape)
 

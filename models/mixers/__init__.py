@@ -20,8 +20,9 @@ from __future__ import annotations
 
 from models.mixers.attention import Attention
 from models.mixers.latent import Latent
+from models.mixers.linear import Linear
 from models.mixers.mamba2 import Mamba2
 
-Mixer = Attention | Latent | Mamba2
+Mixer = Attention | Latent | Linear | Mamba2
 
-__all__ = ["Attention", "Latent", "Mamba2", "Mixer"]
+__all__ = ["Attention", "Latent", "Linear", "Mamba2", "Mixer"]

@@ -7,7 +7,7 @@ import typing
 
 from models.channels import Channel, Dense, Experts
 from models.config import Layer, ModelConfig
-from models.mixers import Attention, Latent, Mamba2, Mixer
+from models.mixers import Attention, Latent, Linear, Mamba2, Mixer
 from models.rotary import Rotary
 from models.wiring import Parallel, PreNorm, Wiring
 
@@ -42,6 +42,7 @@ PARTS: dict[str, ModelConfig] = {
     "normed_together": of(Layer(Attention(qk_norm=True, qk_norm_over="all")), wiring=PreNorm(scale=0.5)),
     "mamba2": of(Layer(MAMBA, None)),
     "hybrid": of(Layer(dataclasses.replace(MAMBA, groups=2, conv_bias=False)), Layer()),
+    "linear": of(Layer(Linear(features=3, block=8)), Layer(Attention(window=3))),
     "no_channel": of(Layer(channel=None), Layer()),
 }  # fmt: skip
 
