@@ -21,7 +21,7 @@ from scaling.train.config import TrainConfig
 
 RECALL = AssociativeRecall(vocab=64, length=64, pairs=16, power=1.0)
 SEEDS, ROWS = (1, 2, 3, 4), 256
-FEATURES: dict[str, Mixer] = {f"{d} dims": Linear(features=d) for d in (1, 2, 3, 4)}
+FEATURES: dict[str, Mixer] = {f"taylor {d}": Linear(features=d) for d in (1, 2, 3, 4)}
 WINDOWS: dict[str, Mixer] = {f"window {w}": Attention(window=w) for w in (8, 16, 32, 64)}
 
 
