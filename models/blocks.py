@@ -4,17 +4,17 @@ from __future__ import annotations
 
 
 def block_flops(
-    seq: int, block: int, per_token: int, per_pair: int, causal: bool = True, per_block: int = 0, alone: int | None = None
+    seq: int, block: int, per_token: int, per_pair: int, causal: bool = True, per_block: int = 0
 ) -> int:
     """FLOPs of one sequence of `seq` tokens in blocks of `block`.
 
-    per_token: to enter the state and to read it. per_pair: of each token with one up to it in its block; all pairs of
-    blocks that are filled up where not `causal`. per_block: whatever the pairs. alone: of a token that is a block of
-    its own, as in decoding; None: per_token.
+    per_token: to enter the state and to read it, which is all that blocks of one token cost. per_pair: of each token
+    with one up to it in its block; all pairs of blocks that are filled up where not `causal`. per_block: whatever the
+    pairs.
     """
-    if seq == 1:
-        return per_token if alone is None else alone
     size = min(block, seq)
+    if size == 1:
+        return seq * per_token
     whole, rest = divmod(seq, size)
     blocks = whole + (rest > 0)
     if not causal:

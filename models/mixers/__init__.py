@@ -19,10 +19,11 @@ models.past says what a `Past` is; tests/models/test_parts.py what every mixer p
 from __future__ import annotations
 
 from models.mixers.attention import Attention
+from models.mixers.delta import Delta
 from models.mixers.latent import Latent
 from models.mixers.linear import Linear
 from models.mixers.mamba2 import Mamba2
 
-Mixer = Attention | Latent | Linear | Mamba2
+Mixer = Attention | Delta | Latent | Linear | Mamba2
 
-__all__ = ["Attention", "Latent", "Linear", "Mamba2", "Mixer"]
+__all__ = ["Attention", "Delta", "Latent", "Linear", "Mamba2", "Mixer"]

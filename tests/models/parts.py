@@ -7,7 +7,7 @@ import typing
 
 from models.channels import Channel, Dense, Experts
 from models.config import Layer, ModelConfig
-from models.mixers import Attention, Latent, Linear, Mamba2, Mixer
+from models.mixers import Attention, Delta, Latent, Linear, Mamba2, Mixer
 from models.rotary import Rotary
 from models.wiring import Parallel, PreNorm, Wiring
 
@@ -29,7 +29,7 @@ def of(*layers: Layer, **fields: typing.Any) -> ModelConfig:
 
 PARTS: dict[str, ModelConfig] = {
     "attention": BASE,
-    "windows": of(Layer(Attention(window=5)), Layer(Attention(qk_norm=True, softcap=5.0, rotary=Rotary(share=0.5)))),
+    "windows": of(Layer(Attention(window=5)), Layer(Attention(qk_norm=True, softcap=5.0, rotary=Rotary(share=0.5), gated=True))),
     "latent": of(Layer(LATENT), Layer(dataclasses.replace(LATENT, query_rank=None))),
     "experts": of(Layer(Attention(), Experts(4, 2, 8, dispatch="dropless"))),
     "biased_experts": of(Layer(LATENT, BIASED), prologue=(Layer(LATENT, Dense(16)),), n_layers=3),
@@ -43,6 +43,10 @@ PARTS: dict[str, ModelConfig] = {
     "mamba2": of(Layer(MAMBA, None)),
     "hybrid": of(Layer(dataclasses.replace(MAMBA, groups=2, conv_bias=False)), Layer()),
     "linear": of(Layer(Linear(features=3, block=8)), Layer(Attention(window=3))),
+    "delta": of(
+        Layer(Delta(key_heads=2, value_heads=4, key_dim=4, value_dim=6, block=8), None),
+        Layer(Delta(key_dim=4, negative=True, decay="channel", block=8)),
+    ),
     "no_channel": of(Layer(channel=None), Layer()),
 }  # fmt: skip
 
