@@ -34,6 +34,7 @@ class Attention:
     qk_norm: bool | None = None  # norms on q and k, before they rotate
     softcap: float | None = None  # scores s become c tanh(s / c) before the mask
     qk_norm_over: NormedOver | None = added(None)  # every head, or all heads together (OLMo 2)
+    gated: bool = added(False)  # results times sigmoid of a gate per feature, read from x beside q (Qwen3-Next)
 
     slot: ClassVar[str] = "attention"
     last: ClassVar[str] = "out"  # the weight of its last product
@@ -87,14 +88,16 @@ class Attention:
         return a.heads, a.kv_heads, a.head_dim
 
     def weights(self, s: Stream) -> WeightTree:
-        """qkv `[d_model, kv_heads, group + 2, head_dim]`: for each key-value head its query heads, then k, then v."""
+        """qkv `[d_model, kv_heads, group + 2, head_dim]`: for each key-value head its query heads (each before its gate,
+        where there are gates), then k, then v."""
         heads, kv, head_dim = self._sizes(s)
         group = heads // kv
+        fused = group * (2 if self.gated else 1) + 2
         out_std = s.hidden_std(heads * head_dim) * s.residual_scale
         out_axes = ("kv_heads", "query_heads", "head_dim", "embed")
         weights: dict[str, Any] = {
             "qkv": Weight(
-                (s.d_model, kv, group + 2, head_dim),
+                (s.d_model, kv, fused, head_dim),
                 ("embed", "kv_heads", "qkv", "head_dim"),
                 "matrix",
                 std=s.hidden_std(s.d_model),
@@ -102,7 +105,7 @@ class Attention:
             "out": Weight((kv, group, head_dim, s.d_model), out_axes, "matrix", inputs=3, std=out_std),
         }
         if s.bias != "none":
-            weights["qkv_bias"] = Weight((kv, group + 2, head_dim), ("kv_heads", "qkv", "head_dim"), "vector")
+            weights["qkv_bias"] = Weight((kv, fused, head_dim), ("kv_heads", "qkv", "head_dim"), "vector")
         if s.bias in ("attention", "all"):
             weights["out_bias"] = Weight((s.d_model,), ("embed",), "vector")
         a = self.resolved(s)
@@ -147,7 +150,10 @@ class Attention:
         if "qkv_bias" in w:
             qkv = qkv + w["qkv_bias"]
         group = heads // kv
-        q, k, v = jnp.split(qkv, [group, group + 1], axis=-2)  # one concatenation backwards, where slices would pad
+        fused = qkv.shape[-2] - 2
+        q, k, v = jnp.split(qkv, [fused, fused + 1], axis=-2)  # one concatenation backwards, where slices would pad
+        if a.gated:
+            q, gate = jnp.moveaxis(q.reshape(*x.shape[:2], heads, 2, head_dim), 3, 0)
         q, k, v = (y.reshape(*x.shape[:2], -1, head_dim) for y in (q, k, v))
         if a.qk_norm:
             q, k = self._normed(s, w["q_norm"], q), self._normed(s, w["k_norm"], k)
@@ -155,6 +161,8 @@ class Attention:
             angles = ops.rotary_angles(past.positions, a.rotary.dims(head_dim), a.rotary.theta, a.rotary.scaling)
             q, k = (ops.rotate(y, *angles, interleaved=a.rotary.interleaved) for y in (q, k))
         y, past = past.attend(q, {"k": k, "v": v}, self.span(s), lead=self.lead(w))
+        if a.gated:
+            y = y * jax.nn.sigmoid(gate.astype(jnp.float32)).astype(y.dtype)
         y = ops.scatter_positions(ops.contract(y.reshape(*x.shape[:-1], kv, group, head_dim), w["out"], dims=3))
         return y + w["out_bias"] if "out_bias" in w else y, past, None
 

@@ -13,7 +13,7 @@ from scaling.tasks.misleading import Claim, Demonstrations, Phrase
 from scaling.tasks.modular import Modular
 from scaling.tasks.path_star import PathStar, RandomGraph
 from scaling.tasks.puzzles import Blocks, Checkers, River
-from scaling.tasks.sequences import Copy, Recall
+from scaling.tasks.words import Copy, Recall
 from scaling.tasks.tag import Tag
 from scaling.tasks.task import Task
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.errors import require
-from scaling.tasks.sequences import LETTERS, Trap, Word
+from scaling.tasks.words import LETTERS, Trap, Word
 from scaling.tasks.task import Problem
 
 

@@ -8,7 +8,7 @@ import typing
 from models.channels import Channel, Dense, Experts
 from models.channels.free import Free
 from models.config import Layer, ModelConfig
-from models.mixers import Attention, Latent, Mamba2, Mixer, Streamed
+from models.mixers import Attention, Delta, Latent, Linear, Mamba2, Mixer, Streamed
 from models.rotary import Rotary
 from models.routers import Grouped, Hashed
 from models.wiring import Ladder, Parallel, PreNorm, Streams, Wiring
@@ -31,7 +31,7 @@ def of(*layers: Layer, **fields: typing.Any) -> ModelConfig:
 
 PARTS: dict[str, ModelConfig] = {
     "attention": BASE,
-    "windows": of(Layer(Attention(window=5)), Layer(Attention(qk_norm=True, softcap=5.0, rotary=Rotary(share=0.5)))),
+    "windows": of(Layer(Attention(window=5)), Layer(Attention(qk_norm=True, softcap=5.0, rotary=Rotary(share=0.5), gated=True))),
     "latent": of(Layer(LATENT), Layer(dataclasses.replace(LATENT, query_rank=None))),
     "experts": of(Layer(Attention(), Experts(4, 2, 8, dispatch="dropless"))),
     "biased_experts": of(Layer(LATENT, BIASED), prologue=(Layer(LATENT, Dense(16)),), n_layers=3),
@@ -51,6 +51,11 @@ PARTS: dict[str, ModelConfig] = {
     "streams": of(Layer(Streamed(streams=3, prefix=4)), Layer(Streamed(streams=3, prefix=0), None), wiring=Streams(3)),
     "mamba2": of(Layer(MAMBA, None)),
     "hybrid": of(Layer(dataclasses.replace(MAMBA, groups=2, conv_bias=False)), Layer()),
+    "linear": of(Layer(Linear(features=3, block=8)), Layer(Attention(window=3))),
+    "delta": of(
+        Layer(Delta(key_heads=2, value_heads=4, key_dim=4, value_dim=6, block=8), None),
+        Layer(Delta(key_dim=4, negative=True, decay="channel", block=8)),
+    ),
     "no_channel": of(Layer(channel=None), Layer()),
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ from models import counts
 from models.channels import Dense, Experts
 from models.config import Layer, ModelConfig
 from models.huggingface.families import FAMILIES
-from models.mixers import Attention, Latent, Mamba2
+from models.mixers import Attention, Delta, Latent, Linear, Mamba2
 from models.presets import LLAMA_1B
 from models.weight import walk
 
@@ -22,6 +22,9 @@ SHAPES: dict[str, Layer] = {  # one layer of a model of d_model 2048 in bfloat16
     "`Attention(kv_heads=4)`": Layer(Attention(kv_heads=4), None),
     "`Attention(kv_heads=4, window=1024)`": Layer(Attention(kv_heads=4, window=1024), None),
     "`Latent(rank=512)`": Layer(LATENT, None),
+    "`Delta(value_heads=32)`": Layer(Delta(value_heads=32), None),
+    "`Delta(decay='channel', block=16)`": Layer(Delta(decay="channel", block=16), None),
+    "`Linear(features=16)`": Layer(Linear(), None),
     "`Mamba2()`": Layer(Mamba2(), None),
     "`Dense()`": Layer(Attention(), Dense()),
     "`Experts(64, 8, 704, shared=2)`": Layer(Attention(), Experts(64, 8, 704, shared=2)),
