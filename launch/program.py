@@ -102,7 +102,8 @@ def lower_step(trial: Trial, devices: Sequence[Any]) -> Any:
         shapes = {name: ((trials, 1, *x.shape), x.dtype) for name, x in needs.items()}
         if trial.data.packing == "segments":
             shapes["segments"] = shapes["tokens"]
-        if trial.data.loss_mask != "none" and "weights" not in shapes:
+        masked = trial.data.loss_mask != "none" or trial.data.packing == "documents"
+        if masked and "weights" not in shapes:
             shapes["weights"] = ((trials, 1, train.batch_size, train.seq_len), np.float32)
         batches = {
             name: jax.ShapeDtypeStruct(shape, dtype, sharding=placement.batch_sharding(len(shape)))

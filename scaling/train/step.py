@@ -118,7 +118,7 @@ def measured_gradient(
     tokens, totals = batch["tokens"], sums.totals
     rows = tokens.size // tokens.shape[-1]
     routing = {name: getattr(totals, field) / rows for name, field in ROUTING.items()} if model.routed else {}
-    measured = {name: mean.total / jnp.maximum(mean.count, 1) for name, mean in sums.measured.items()}
+    measured = {name: mean.total / jnp.maximum(mean.number, 1) for name, mean in sums.measured.items()}
     return Measured(totals.loss / count, totals.weight, routing, measured, grads)
 
 

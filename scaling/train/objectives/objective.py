@@ -41,7 +41,7 @@ class Mean(NamedTuple):
     """A metric as its sum over a batch and how many were summed, float32 scalars."""
 
     total: jax.Array
-    count: jax.Array
+    number: jax.Array
 
 
 class Summed(NamedTuple):
@@ -92,7 +92,7 @@ class Objective:
         raise NotImplementedError
 
     def flops(self, model: ModelConfig, tokens: int, seq_len: int, frozen: Mapping[str, ModelConfig]) -> int:
-        """FLOPs of training on `tokens` tokens in sequences of `seq_len`: three passes, and one of each frozen model."""
+        """FLOPs of training on `tokens` tokens in sequences of `seq_len`: 3 passes, and one of each frozen model."""
         passes = sum(tokens * counts.forward_flops(config, seq_len) // seq_len for config in frozen.values())
         return counts.train_flops(model, tokens, seq_len) + passes
 

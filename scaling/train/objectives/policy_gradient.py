@@ -135,8 +135,15 @@ class PolicyGradient(Objective):
         logp = target_logprobs(found, targets, self.temperature)
         reference = None
         if self.kl:
-            reference = read_frozen(frozen["reference"], inputs, segments)
-            reference = target_logprobs(reference, targets, self.temperature)
+            other = read_frozen(frozen["reference"], inputs, segments)
+            reference = target_logprobs(other, targets, self.temperature)
+        minimised, weight, measured = self.of_logprobs(logp, mask, batch, reference)
+        return summed(found, minimised, weight, measured)
+
+    def of_logprobs(
+        self, logp: jax.Array, mask: jax.Array, batch: Batch, reference: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array, dict[str, Mean]]:
+        """(summed loss, weight of each completion `[sequences]`, metrics) of log p of tokens `[sequences, seq]`."""
         tokens = {name: batch[name].reshape(mask.shape) for name in self.needs if name in _PER_TOKEN and name in batch}
         rewards = batch["rewards"].astype(jnp.float32)
         kept = jnp.isfinite(rewards)
@@ -152,7 +159,7 @@ class PolicyGradient(Objective):
             "used": masked_mean((terms.mask.sum(1) > 0).astype(jnp.float32), jnp.ones(weight.shape)),
             **terms.measured,
         }
-        return summed(found, minimised, weight, measured)
+        return minimised, weight, measured
 
     def _advantage(self, rewards: jax.Array, kept: jax.Array, tokens: dict[str, Any], mask: jax.Array) -> jax.Array:
         """A of every token, `[sequences, 1 or seq]`."""
