@@ -91,12 +91,14 @@ def run(
     flag_values: absl_flags.FlagValues,
     doc: str | None,
     kinds: tuple[type, ...] | Callable[[], tuple[type, ...]] = (),
+    positional: str = "",
 ) -> NoReturn:
     """Run a command with sys.argv and exit; `kinds` are the dataclasses that its config file may return.
 
     `kinds` may be a function, called after the flags are read, so that importing the classes costs --help nothing.
+    positional: the flag that an argument without a flag is the value of.
     """
-    sys.exit(execute(main, flag_values, doc, sys.argv[1:], kinds))
+    sys.exit(execute(main, flag_values, doc, sys.argv[1:], kinds, positional))
 
 
 def execute(
@@ -105,12 +107,13 @@ def execute(
     doc: str | None,
     arguments: Sequence[str],
     kinds: tuple[type, ...] | Callable[[], tuple[type, ...]] = (),
+    positional: str = "",
 ) -> int:
     """`run` with the arguments given and the exit code returned."""
     debug = any(argument in ("--debug", "-debug", "--debug=true") for argument in arguments)
     logging.setLogRecordFactory(_PrintableRecord)
     with contextlib.redirect_stdout(cast(IO[str], _Printable(sys.stdout))):
-        return _execute(main, flag_values, doc, arguments, kinds, debug)
+        return _execute(main, flag_values, doc, arguments, kinds, positional, debug)
 
 
 def _execute(
@@ -119,13 +122,14 @@ def _execute(
     doc: str | None,
     arguments: Sequence[str],
     kinds: tuple[type, ...] | Callable[[], tuple[type, ...]],
+    positional: str,
     debug: bool,
 ) -> int:
     try:
         if any(argument in _HELP for argument in arguments):
             print(usage(flag_values, doc, arguments))
             return 0
-        values = parse(flag_values, arguments, kinds)
+        values = parse(flag_values, arguments, kinds, positional)
         environment.prepare()
         if "config" in values:
             ours = values["config"] == flag_values["config"].default
@@ -151,10 +155,12 @@ def parse(
     flag_values: absl_flags.FlagValues,
     arguments: Sequence[str],
     kinds: tuple[type, ...] | Callable[[], tuple[type, ...]] = (),
+    positional: str = "",
 ) -> dict[str, Any]:
     """Flag name -> value, without `debug`; with a --config flag also the overrides, dotted name -> text.
 
-    kinds: of the config, whose fields an unknown flag may mean.
+    kinds: of the config, whose fields an unknown flag may mean. positional: the flag that one argument without a flag
+    is the value of.
     Raises UsageError on an unknown flag, a value of the wrong type, a required flag that is missing, or an
     argument that is no flag.
     """
@@ -166,7 +172,9 @@ def parse(
         if needs_value and following.startswith("--"):  # absl would take the next flag for the value
             raise UsageError(f"--{name}", "has no value", f"give --{name}=VALUE")
     try:
-        positional = flag_values(["command", *rest])[1:]
+        if positional:
+            flag_values.set_gnu_getopt(True)  # flags may follow what is no flag
+        bare = flag_values(["command", *rest])[1:]
     except absl_flags.UnrecognizedFlagError as error:
         classes = kinds() if callable(kinds) and "config" in flag_values else ()
         fields = [name for cls in classes for name in overrides.field_names(cls)]
@@ -182,8 +190,10 @@ def parse(
     for name in flag_values:
         if flag_values[name].value == "" and _is_required(flag_values[name]):
             raise UsageError(f"--{name}", "is empty", f"give --{name}=VALUE")
-    if positional:
-        raise UsageError(positional[0], "unexpected argument", "flags start with --; --help lists them")
+    if bare and positional and not flag_values[positional].value:
+        flag_values[positional].value = bare.pop(0)
+    if bare:
+        raise UsageError(bare[0], "unexpected argument", "flags start with --; --help lists them")
     values = {name: flag_values[name].value for name in flag_values if name != "debug"}
     return values | ({_OVERRIDES: given} if "config" in flag_values else {})
 

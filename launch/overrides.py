@@ -102,23 +102,34 @@ def load_config(path: str | Path, kinds: tuple[type, ...] = ()) -> Any:
     path = Path(path)
     if path.suffix == ".json" and kinds:
         return serialize.from_json(kinds[0], _json_object(path))
+    config = load_returned(path, "config", kinds)
+    config = _with_tuples(config)
+    serialize.to_json(config)  # values of the wrong type surface here, named, not in the middle of a run
+    return config
+
+
+def load_returned(path: str | Path, name: str, kinds: tuple[type, ...] = ()) -> Any:
+    """What the function `name` of a Python file returns: one of `kinds`, or any dataclass where none are given.
+
+    Raises ConfigError naming the file, and the line where the file itself fails.
+    """
+    path = Path(path)
     file = _existing(path)
     with _importable(file):
-        function = getattr(_import(file), "config", None)
+        function = getattr(_import(file), name, None)
         if not callable(function):
             module = sys.modules[_module_name(file)]
             functions = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-            guess = nearest("config", functions)
-            fix = f"rename {guess} to config" if guess else _CONTRACT
-            raise ConfigError(str(path), "has no function config()", fix)
+            guess = nearest(name, functions)
+            contract = f"define `def {name}()` that returns a frozen dataclass"
+            fix = f"rename {guess} to {name}" if guess else contract
+            raise ConfigError(str(path), f"has no function {name}()", fix)
         with _failures_located(file):
             config = function()
     wanted = " or ".join(kind.__name__ for kind in kinds) or "frozen dataclass"
     fits = isinstance(config, kinds) if kinds else dataclasses.is_dataclass(config) and not isinstance(config, type)
     if not fits:
-        raise ConfigError(str(path), f"config() returned a {type(config).__name__}", f"return a {wanted}")
-    config = _with_tuples(config)
-    serialize.to_json(config)  # values of the wrong type surface here, named, not in the middle of a run
+        raise ConfigError(str(path), f"{name}() returned a {type(config).__name__}", f"return a {wanted}")
     return config
 
 
@@ -151,9 +162,6 @@ def config_help(path: str | Path) -> str:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "config"]
     return ast.get_docstring(tree) or "\n".join(ast.get_docstring(function) or "" for function in functions)
-
-
-_CONTRACT = "define `def config()` that returns a frozen dataclass"
 
 
 def _replace(cls: type[T], config: T | None, tree: Mapping[str, Any], path: str) -> T:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
+from scipy.stats import beta
 
 from models.errors import ConfigError
-from scaling import kept
+from scaling import finding, kept
+from scaling.finding import Finding
 from search.allocation import CHOSEN, compute_optimal, difficulty
 from search.metrics import Samples, best_of_k, fit_coverage, sample_efficiency, verified_curve
 from search.strategy_table import KEYS, budgets_from, samples_of, strategy_rows, strategy_table
@@ -22,16 +24,27 @@ NOISES = (0.0, 1.0, 2.0, 4.0)  # standard deviations on the logit of the score
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One direction of the literature: what it says, what was seen here (a table), and whether that agrees.
+class Direction:
+    """One direction of the literature: the finding, over the cases of a study in which it could be seen, and the table.
 
-    holds: share of the cases in which it does, NaN when no case could tell.
+    note: what the columns of the table are.
     """
 
     title: str
-    claim: str
+    finding: Finding
     seen: pd.DataFrame
-    holds: float
+    note: str = ""
+
+    @property
+    def holds(self) -> float:
+        """Share of the cases in which it does, NaN when no case could tell."""
+        return self.finding.effect
+
+    @property
+    def text(self) -> str:
+        """The claim with its source, and the note."""
+        source = f" ({self.finding.source})" if self.finding.source else ""
+        return f"{self.finding.claim}{source}. {self.note}".strip()
 
     @property
     def share(self) -> str:
@@ -41,14 +54,19 @@ class Finding:
     def markdown(self) -> str:
         """A heading, the claim, the share of cases, the table."""
         seen = _shown(self.seen) if len(self.seen) else "This study has no such case."
-        return f"### {self.title}\n\n{self.claim} **Here: {self.share}.**\n\n{seen}\n"
+        return f"### {self.title}\n\n{self.text} **Here: {self.share}.**\n\n{seen}\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """The finding's names, and title, note and table."""
+        seen = {str(name): [_written(value) for value in self.seen[name]] for name in self.seen}
+        return self.finding.to_json() | {"title": self.title, "note": self.note, "seen": seen}
 
 
 @dataclass(frozen=True)
 class Findings:
     """All of them, with the table at equal FLOPs that they stand on."""
 
-    found: tuple[Finding, ...]
+    found: tuple[Direction, ...]
     table: pd.DataFrame
 
     def markdown(self) -> str:
@@ -75,25 +93,20 @@ class Findings:
 
     def to_json(self) -> str:
         """The findings without the table, for `from_json`."""
-        found = [
-            dict(title=f.title, claim=f.claim, holds=_written(f.holds),
-                 seen={str(name): [_written(value) for value in f.seen[name]] for name in f.seen})
-            for f in self.found
-        ]  # fmt: skip
-        return json.dumps(found, indent=1, allow_nan=False)
+        return json.dumps([direction.to_json() for direction in self.found], indent=1, allow_nan=False)
 
 
 _AGAIN = "run the study's command again: it is made anew"
 _VALUE = (bool, int, float, str, None)
-_FINDINGS: kept.Shape = [{"title": str, "claim": str, "seen": {str: [_VALUE]}, "holds": _VALUE}]
+_DIRECTIONS: kept.Shape = [{"title": str, "note": str, "seen": {str: [_VALUE]}}]
 
 
 def from_json(text: str | bytes, table: pd.DataFrame) -> Findings:
     """What `Findings.to_json` wrote, with its table."""
     found = []
-    for f in kept.parsed(text, _FINDINGS, "findings.json", _AGAIN):
+    for f in kept.parsed(text, _DIRECTIONS, "findings.json", _AGAIN):
         seen = pd.DataFrame({name: [_read(value) for value in column] for name, column in f["seen"].items()})
-        found.append(Finding(f["title"], f["claim"], seen, _read(f["holds"])))
+        found.append(Direction(f["title"], finding.of_json(f, "findings.json"), seen, f["note"]))
     return Findings(tuple(found), table)
 
 
@@ -115,7 +128,7 @@ def find(
     """(rows per problem, table, findings) of a study; samples and searches of all policies, as `Study` gives them."""
     rows = strategy_rows(samples, searches, list(budgets_from(samples, budgets, factor)))
     table = strategy_table(rows)
-    parts: list[Callable[[], Finding]] = [
+    parts: list[Callable[[], Direction]] = [
         lambda: coverage(samples),
         lambda: plateau(table),
         lambda: ceiling(samples),
@@ -127,7 +140,7 @@ def find(
     return rows, table, Findings(tuple(part() for part in parts), table)
 
 
-def coverage(samples: pd.DataFrame) -> Finding:
+def coverage(samples: pd.DataFrame) -> Direction:
     """log coverage = a k^b, fitted to a quarter of the samples and tested on the rest."""
     seen = []
     for key, group in samples.groupby(KEYS, sort=False):
@@ -144,17 +157,19 @@ def coverage(samples: pd.DataFrame) -> Finding:
             pass_rate=rates.mean(), spread=rates.std() / np.sqrt(rates.mean() * (1 - rates.mean()) + 1e-12), note="",
         ))  # fmt: skip
     table = pd.DataFrame(seen)
-    return Finding(
+    known = table.get("r_squared", pd.Series(dtype=float))
+    claim = "Coverage follows log c = a k^b on heterogeneous tasks, R² > 0.99, and not on homogeneous ones"
+    source = "Brown et al. 2024; Schaeffer et al. 2025"
+    return Direction(
         "Coverage",
-        "Coverage follows log c = a k^b on heterogeneous tasks, R² > 0.99, and not on homogeneous ones (Brown et al. "
-        "2024; Schaeffer et al. 2025). `spread` is the standard deviation of pass rates over its largest value; "
-        "errors are beyond a quarter of the samples, which the fit saw.",
+        _finding("coverage", (4,), claim, source, known > 0.99, known),
         table,
-        _share(table.get("r_squared", pd.Series(dtype=float)) > 0.99, table.get("r_squared")),
+        "`spread` is the standard deviation of pass rates over its largest value; errors are beyond a quarter of the "
+        "samples, which the fit saw.",
     )
 
 
-def plateau(table: pd.DataFrame) -> Finding:
+def plateau(table: pd.DataFrame) -> Direction:
     """What the last budget adds to a vote, to the best by score, and to coverage."""
     seen = []
     for key, group in table.groupby(KEYS, sort=False):
@@ -166,16 +181,16 @@ def plateau(table: pd.DataFrame) -> Finding:
         seen.append(dict(zip(KEYS[1:], key[1:]), **{f"gain_{name}": gain for name, gain in gains.items()}))
     out = pd.DataFrame(seen)
     smaller = (out["gain_majority"] < out["gain_coverage"]) & (out["gain_best_of_n"] < out["gain_coverage"])
-    return Finding(
+    claim = "Majority and reward selection level off while coverage goes on growing"
+    return Direction(
         "Plateau",
-        "Majority and reward selection level off while coverage goes on growing. Gains at the last budget over the one "
-        "before it.",
+        _finding("plateau", (4,), claim, "Brown et al. 2024", smaller, out["gain_coverage"]),
         out,
-        _share(smaller, out["gain_coverage"]),
+        "Gains at the last budget over the one before it.",
     )
 
 
-def ceiling(samples: pd.DataFrame) -> Finding:
+def ceiling(samples: pd.DataFrame) -> Direction:
     """Resampling until a verifier with false positives accepts: accuracy at most attempts against its prediction."""
     seen = []
     rng = np.random.default_rng(0)
@@ -193,16 +208,17 @@ def ceiling(samples: pd.DataFrame) -> Finding:
                 ceiling=found.ceiling, best_k=found.best_k, predicted_best_k=found.predicted_best_k,
             ))  # fmt: skip
     out = pd.DataFrame(seen)
-    return Finding(
-        "Imperfect verifiers",
+    claim = (
         "A false-positive rate puts the predicted ceiling on accuracy (within 2 points) and makes the best number of "
-        "attempts finite when a wrong answer costs as much as a right one gains (Stroebl et al. 2024).",
-        out,
-        _share((out["accuracy"] - out["predicted"]).abs() <= 0.02, out["accuracy"]),
+        "attempts finite when a wrong answer costs as much as a right one gains"
+    )
+    within = (out["accuracy"] - out["predicted"]).abs() <= 0.02
+    return Direction(
+        "Imperfect verifiers", _finding("ceiling", (35,), claim, "Stroebl et al. 2024", within, out["accuracy"]), out
     )
 
 
-def optimal_choice(samples: pd.DataFrame, rows: pd.DataFrame) -> Finding:
+def optimal_choice(samples: pd.DataFrame, rows: pd.DataFrame) -> Direction:
     """How much less a strategy chosen per difficulty needs than best-of-N, cross-validated."""
     seen = []
     for key, group in rows[rows["strategy"] != "coverage"].groupby(KEYS, sort=False):
@@ -220,16 +236,16 @@ def optimal_choice(samples: pd.DataFrame, rows: pd.DataFrame) -> Finding:
                 accuracy=e.target, note="",
             ))  # fmt: skip
     out = pd.DataFrame(seen)
-    return Finding(
+    claim = "The best strategy per difficulty needs 2 to 4 times fewer FLOPs than best-of-N for its accuracy"
+    return Direction(
         "Compute-optimal choice",
-        "The best strategy per difficulty needs 2 to 4 times fewer FLOPs than best-of-N for its accuracy (Snell et al. "
-        "2024). `ratio` is best-of-N's budget over the choice's, on problems that did not make the choice.",
+        _finding("optimal_choice", (2,), claim, "Snell et al. 2024", out["ratio"] >= 2, out["ratio"]),
         out,
-        _share(out["ratio"] >= 2, out["ratio"]),
+        "`ratio` is best-of-N's budget over the choice's, on problems that did not make the choice.",
     )
 
 
-def small_against_large(samples: pd.DataFrame, rows: pd.DataFrame) -> Finding:
+def small_against_large(samples: pd.DataFrame, rows: pd.DataFrame) -> Direction:
     """The best search with each policy at the least and the largest budget that all of them have, by difficulty."""
     seen: list[dict[str, Any]] = []
     for task, group in rows[~rows["strategy"].isin(["coverage"])].groupby("task", sort=False):
@@ -252,16 +268,17 @@ def small_against_large(samples: pd.DataFrame, rows: pd.DataFrame) -> Finding:
     out = pd.DataFrame(seen, columns=["task", "difficulty", "budget", "small", "large", *sizes_of])
     easy, hard = out["difficulty"] <= 2, out["difficulty"] == out["difficulty"].max()
     agrees = (easy & (out["small"] >= out["large"])) | (hard & (out["small"] <= out["large"]))
-    return Finding(
+    claim = "At equal FLOPs a small model with search passes a larger one on easy problems, not on the hardest"
+    telling = easy | hard
+    return Direction(
         "Small against large",
-        "At equal FLOPs a small model with search passes a larger one on easy problems, not on the hardest (Snell et "
-        "al. 2024). Difficulty 1 is the easiest; every policy has its best strategy.",
+        _finding("small_against_large", (2,), claim, "Snell et al. 2024", agrees[telling], out["small"][telling]),
         out,
-        _share(agrees[easy | hard], out["small"][easy | hard]),
+        "Difficulty 1 is the easiest; every policy has its best strategy.",
     )
 
 
-def noise(samples: pd.DataFrame) -> Finding:
+def noise(samples: pd.DataFrame) -> Direction:
     """The best by score (mode search) against a draw in proportion to the score, as the scores get noisier."""
     seen = []
     rng = np.random.default_rng(0)
@@ -279,16 +296,16 @@ def noise(samples: pd.DataFrame) -> Finding:
     out = pd.DataFrame(seen)
     out["sampled_minus_mode"] = out["sampled"] - out["mode"]
     ends = out.groupby(KEYS[1:], sort=False)["sampled_minus_mode"].agg(["first", "last"])
-    return Finding(
+    claim = "Sampling in proportion to the reward gains on taking the best as the reward gets noisier"
+    return Direction(
         "Noisy rewards",
-        "Sampling in proportion to the reward overtakes taking the best as the reward gets noisier (sigma: standard "
-        "deviation on its logit); counted is whether it gains on it.",
+        _finding("noise", (9,), claim, "Puri et al. 2025", ends["last"] > ends["first"], ends["last"]),
         out,
-        _share(ends["last"] > ends["first"], ends["last"]),
+        "sigma: standard deviation on the logit of the reward.",
     )
 
 
-def a_star(rows: pd.DataFrame) -> Finding:
+def a_star(rows: pd.DataFrame) -> Direction:
     """The FLOPs of A* for the accuracy that best-of-N has at its largest budget that A* can reach."""
     seen = []
     for key, group in rows.groupby(KEYS, sort=False):
@@ -301,12 +318,12 @@ def a_star(rows: pd.DataFrame) -> Finding:
             ratio=e.ratio, low=e.interval.low, high=e.interval.high,
         ))  # fmt: skip
     out = pd.DataFrame(seen, columns=[*KEYS[1:], "accuracy", "flops", "best_of_n_flops", "ratio", "low", "high"])
-    return Finding(
+    claim = "A* needs at most half the tokens of best-of-N for its accuracy"
+    return Direction(
         "A*",
-        "A* needs at most half the tokens of best-of-N for its accuracy. The accuracy is A*'s best here; `ratio` is "
-        "best-of-N's budget over A*'s (inf: best-of-N never got there).",
+        _finding("a_star", (268,), claim, "", out["ratio"] >= 2, out["ratio"]),
         out,
-        _share(out["ratio"] >= 2, out["ratio"]),
+        "The accuracy is A*'s best here; `ratio` is best-of-N's budget over A*'s (inf: best-of-N never got there).",
     )
 
 
@@ -326,8 +343,21 @@ def _same(samples: pd.DataFrame, key: tuple) -> pd.DataFrame:
     return samples[(samples[KEYS] == list(key)).all(axis=1)]
 
 
-def _share(holds: pd.Series, known: pd.Series | None) -> float:
-    """Share of the cases with a finite or infinite, but known, value in which it holds."""
-    if known is None or not len(known) or known.isna().all():
-        return float("nan")
-    return float(holds[known.notna()].mean())
+def _finding(
+    name: str, methods: tuple[int, ...], claim: str, source: str, holds: pd.Series, known: pd.Series
+) -> Finding:
+    """The share of the cases with a known value in which the claim holds; it holds when it does in most cases.
+
+    The interval is Jeffreys' 90 % for a share, as if the cases were independent.
+    """
+    effect, interval = float("nan"), (float("nan"), float("nan"))
+    if not known.isna().all():
+        cases = holds[known.notna()]
+        yes, no = int(cases.sum()), int((~cases).sum())
+        low, high = beta.ppf([0.05, 0.95], yes + 0.5, no + 0.5)
+        effect, interval = float(cases.mean()), (float(low) if yes else 0.0, float(high) if no else 1.0)
+    left = "cases share problems and policies, so the interval is narrower than it should be"
+    return Finding(
+        name, methods, claim, source, effect, interval, 0.5, "of the cases", command="python -m launch.search",
+        not_covered=left,
+    )  # fmt: skip

@@ -60,13 +60,15 @@ class Policy:
         return tuple(int(token) for token in chat(messages, **values))
 
 
-def load_policy(directory: str | Path, mesh: Mesh | None = None) -> Policy:
+def load_policy(directory: str | Path, mesh: Mesh | None = None, step: int | None = None) -> Policy:
     """A trial's directory (runs/x/trials/0123456789ab) or a local folder of a Hugging Face model.
 
     mesh: of the engine; every device then gets its share of each parameter, and none a whole one.
+    step: of a trial's checkpoints; None: the newest.
 
     Raises:
-      ConfigError: neither; missing, unknown or damaged tensors; no tokenizer; a mesh that does not divide the model.
+      ConfigError: neither; missing, unknown or damaged tensors; no tokenizer; a mesh that does not divide the model; no
+        such step.
     """
     path = Path(directory)
     fix = "give the directory of a trial, as in runs/x/trials/0123456789ab, or a folder of a Hugging Face model"
@@ -75,19 +77,20 @@ def load_policy(directory: str | Path, mesh: Mesh | None = None) -> Policy:
     require(config.is_file(), FIELD, f"{directory} has no config.json", fix)
     written = kept.read(config, dict, "copy the model again")
     if "model_type" in written or "architectures" in written:
+        require(step is None, FIELD, f"{directory} has no steps", "name no step of a Hugging Face model")
         return _hugging_face(path, mesh)
     require("model" in written and "data" in written, FIELD, f"{directory} is no trial and no model", fix)
-    return _trial(path, written, mesh)
+    return _trial(path, written, mesh, step)
 
 
-def _trial(path: Path, written: dict[str, Any], mesh: Mesh | None) -> Policy:
+def _trial(path: Path, written: dict[str, Any], mesh: Mesh | None, step: int | None) -> Policy:
     model = from_json(ModelConfig, written["model"], "model")
     tokenizer = tokenizer_of(from_json(DataConfig, written["data"], "data"))
     check_vocabulary(model.vocab_size, tokenizer.vocab_size)
     shardings = None
     if mesh is not None:
         shardings = weight_shardings(transformer.weights(model), rules_for(model, mesh.shape), mesh)
-    params, digest = load_initial(path, model, FIELD, shardings)
+    params, digest = load_initial(path, model, FIELD, shardings, step)
     check_parameters(path, FIELD)
     return Policy(model, params, tokenizer, (tokenizer.end_of_document,), digest, str(path))
 

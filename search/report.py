@@ -13,10 +13,11 @@ import pandas as pd
 from models.errors import ConfigError, require
 from scaling import kept
 from scaling.report import Part, numbers
+from scaling.report.claim import VERDICTS
 from scaling.report.figures import Picture
 from scaling.report.html import Html, Section, badge, code, element, join, paragraph, picture, table
 from search import plots
-from search.findings import Finding, Findings, from_json
+from search.findings import Direction, Findings, from_json
 
 FILES = ("table.csv", "findings.json")
 NUMBERS = ("params", "budget", "accuracy", "low", "high")
@@ -75,7 +76,7 @@ def _sections(findings: Findings, pictures: Mapping[str, Picture]) -> list[Secti
     return [
         Section("test-time", "Test-time compute", join([policies, picture(pictures["policies"], caption)])),
         Section("strategies", "Strategies at equal FLOPs", join(each)),
-        Section("literature", "Against the literature", join(map(_finding, findings.found))),
+        Section("literature", "Against the literature", join(map(_direction, findings.found))),
     ]
 
 
@@ -97,15 +98,15 @@ def _best(rows: pd.DataFrame, task: str) -> Html:
     )
 
 
-def _finding(finding: Finding) -> Html:
-    kind = "plain" if np.isnan(finding.holds) else "good" if finding.holds >= 0.5 else "bad"
-    marked = [code(part) if i % 2 else part for i, part in enumerate(finding.claim.split("`"))]
-    said = paragraph(*marked, " Here: ", badge(finding.share, kind), ".")
-    parts: list[object] = [element("h3", finding.title), said]
-    if not len(finding.seen):
+def _direction(direction: Direction) -> Html:
+    marked = [code(part) if i % 2 else part for i, part in enumerate(direction.text.split("`"))]
+    verdict = direction.finding.verdict
+    said = paragraph(*marked, " Here: ", badge(f"{direction.share}: {verdict}", VERDICTS[verdict]), ".")
+    parts: list[object] = [element("h3", direction.title), said]
+    if not len(direction.seen):
         parts.append(paragraph("This study has no such case.", class_="note"))
     else:
-        seen = finding.seen
+        seen = direction.seen
         words = [name for name in seen if seen[name].dtype == object or str(seen[name].dtype).startswith("str")]
         lines = [{str(name): _cell(row[name]) for name in seen} for _, row in seen.iterrows()]
         parts.append(element("details", element("summary", "The numbers"), table(lines, words=words)))

@@ -17,42 +17,50 @@ from scaling.train.checkpoint import NoCheckpoint, digest, load, load_like, tabl
 
 
 def load_initial(
-    trial_directory: str | Path, model: ModelConfig, field: str = "train.init_from", shardings: Any = None
-) -> tuple[dict[str, Any], str]:
+    trial_directory: str | Path, model: ModelConfig, field: str = "train.init_from", shardings: Any = None,
+    step: int | None = None,
+) -> tuple[dict[str, Any], str]:  # fmt: skip
     """(params, digest): leaves in the form of models.transformer.init, and the digest of the checkpoint they are from.
 
     field: what an error names.
     shardings: of the parameters, in their structure; each process then reads the shards of its own devices only.
         None: numpy leaves.
+    step: whose parameters; None: the newest.
 
     Raises:
       ConfigError: the trial has no final parameters, or a weight of another shape or dtype than `model` declares.
     """
     try:
-        check_initial(trial_directory, model, field)
+        check_initial(trial_directory, model, field, step)
         checkpoints = Path(trial_directory) / "checkpoints"
         if shardings is None:
-            loaded = load(checkpoints, subtree="params")
+            loaded = load(checkpoints, step, subtree="params")
             return loaded.state, digest(checkpoints, loaded.step)
         shapes = {path: weight.shape for path, weight in walk(transformer.weights(model.resolved()))}
         places = flatten_dict(shardings)
         dtype = np.dtype(model.param_dtype)
         abstract = {p: jax.ShapeDtypeStruct(shape, dtype, sharding=places[p]) for p, shape in shapes.items()}
-        loaded = load_like(checkpoints, unflatten_dict(abstract), subtree="params")
+        loaded = load_like(checkpoints, unflatten_dict(abstract), step, subtree="params")
         return loaded.state, digest(checkpoints, loaded.step)
     except NoCheckpoint:
+        if step is not None:  # it says which steps there are
+            raise
         raise _nothing(trial_directory, field) from None
 
 
-def check_initial(trial_directory: str | Path, model: ModelConfig, field: str = "train.init_from") -> None:
+def check_initial(
+    trial_directory: str | Path, model: ModelConfig, field: str = "train.init_from", step: int | None = None
+) -> None:
     """Refuse what `load_initial` would refuse, without reading an array.
 
     Raises:
       ConfigError: see there; damaged arrays are only noticed when they are read.
     """
     try:
-        found = table(Path(trial_directory) / "checkpoints", subtree="params")
+        found = table(Path(trial_directory) / "checkpoints", step, subtree="params")
     except NoCheckpoint:
+        if step is not None:
+            raise
         raise _nothing(trial_directory, field) from None
     wanted = {"/".join(path): weight.shape for path, weight in walk(transformer.weights(model.resolved()))}
     for name in sorted(found.keys() | wanted.keys()):

@@ -82,9 +82,10 @@ def test_every_finding_gives_its_numbers_whether_or_not_it_holds(
 ) -> None:
     _, _, findings = find(samples, searches, budgets=4)
     assert len(findings.found) == 7
-    for finding in findings.found:
-        assert len(finding.seen) > 0, finding.title
-        assert np.isnan(finding.holds) or 0 <= finding.holds <= 1
+    for direction in findings.found:
+        assert len(direction.seen) > 0, direction.title
+        low, high = direction.finding.interval
+        assert np.isnan(direction.holds) or 0 <= low <= direction.holds <= high <= 1
     text = findings.markdown()
     assert "| astar |" in text and "### A*" in text
     again = from_json(findings.to_json(), findings.table)

@@ -1,0 +1,56 @@
+"""Forty-eight small policies on twelve synthetic tasks: six widths, two seeds, four lengths of training each.
+
+    python -m launch.sweep --config configs/benchmark_ladder.py --workdir runs/benchmark_ladder
+
+Ten minutes on one core. The lengths are branches of one run (warm-up, stable, decay), so they are its checkpoints, each
+with the decay that a run of that length would have had. Every reproduction that asks how scores rise with size and
+training reads this one sweep.
+"""
+
+from models.presets import ladder
+from scaling.data import DataConfig, Source
+from scaling.sweep.combinators import Point
+from scaling.sweep.config import SweepConfig
+from scaling.tasks import CharTokenizer, task_by_name
+from scaling.train.config import TrainConfig
+
+TASKS = (
+    "arithmetic:operation=add,style=reversed",
+    "arithmetic:operation=max,digits=3,other_digits=3",
+    "modular:operations=4",
+    "copy:longest=6",
+    "copy:longest=6,order=reverse",
+    "copy:longest=6,order=sorted",
+    "recall:keys=12,negated=5",
+    "recall:keys=12,pairs=4",
+    "tag:steps=2",
+    "phrase",
+    "claim",
+    "demonstrations",
+)
+WIDTHS = (8, 16, 24, 32, 48, 72)
+STEPS = (200, 400, 800, 1600)
+
+
+def points(widths: tuple[int, ...], steps: tuple[int, ...]) -> tuple[Point, ...]:
+    return tuple(
+        {"model.d_model": width, "train.learning_rate": min(0.02, 0.64 / width), "train.steps": length}
+        for width in widths
+        for length in steps
+    )
+
+
+def config(widths: tuple[int, ...] = WIDTHS, steps: tuple[int, ...] = STEPS, seeds: int = 2) -> SweepConfig:
+    sources = tuple(Source(source="task", path=f"{t}{',' if ':' in t else ':'}examples=20000") for t in TASKS)
+    model = ladder(widths[0], vocab_size=CharTokenizer.of(*map(task_by_name, TASKS)).vocab_size, n_layers=2)
+    return SweepConfig(
+        name="benchmark_ladder",
+        model=model,
+        data=DataConfig(mixture=sources, tokenizer="characters", loss_mask="completion"),
+        train=TrainConfig(
+            batch_size=16, seq_len=64, schedule="wsd", warmup_steps=40, final_learning_rate=0.0, eval_sequences=384,
+            log_every=100, checkpoint_every=1000,
+        ),
+        points=points(widths, steps),
+        seeds=seeds,
+    )  # fmt: skip

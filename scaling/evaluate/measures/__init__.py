@@ -1,0 +1,2 @@
+"""Measures over models: what the rows of many evaluations say together.
+"""

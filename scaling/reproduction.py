@@ -1,0 +1,136 @@
+"""Reproduction: a published claim with the experiment that tests it, small enough for two cores.
+
+One file in configs/reproductions/ each, of this form; the file's name is the reproduction's:
+
+    def get_reproduction() -> Reproduction:
+        return Reproduction(name="...", methods=(27,), claim="...", source="...", ..., run=run)
+
+    def run(work: Workspace) -> Measured:
+        table = work.sweep(SWEEP, "ladder")                      # trained, or read where it is already there
+        rates = work.keep("rates", lambda: measure(table))       # computed once
+        return Measured(effect, (low, high), flops, details={...})
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from models.errors import require
+from scaling.finding import Finding
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scaling.sweep.config import SweepConfig
+
+JSON = Any  # None, bool, int, float, str, and lists and dicts of these
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class Workspace(Protocol):
+    """Where a reproduction works. What it has done is read again when the same command runs again."""
+
+    @property
+    def folder(self) -> Path:
+        """The reproduction's own folder. The runs of `sweep(config, name)` lie in folder/sweeps/name."""
+
+    @property
+    def quick(self) -> bool:
+        """Whether only the mechanism is to be shown, in seconds, with numbers that decide nothing."""
+
+    def say(self, text: str) -> None:
+        """Tell whoever watches."""
+
+    def sweep(self, config: SweepConfig, name: str) -> pd.DataFrame:
+        """The results table of a sweep, trained or resumed: one row per trial, its `status` among the columns."""
+
+    def keep(self, name: str, make: Callable[[], JSON]) -> JSON:
+        """What `make` gives, computed once and kept on disk."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a reproduction saw.
+
+    effect, interval: in the reproduction's unit, positive where the claim says so. flops: of all that ran, training and
+    sampling; 0 for arithmetic on given numbers. details: any JSON that a reader may ask for. Its `curves`, if there are
+    any, are drawn: a list of panels {"x": label, "y": label, "log": "", "x", "y" or "xy", "lines": {name: {"x": [...],
+    "y": [...], "low"?: [...], "high"?: [...]}}}.
+    """
+
+    effect: float
+    interval: tuple[float, float]
+    flops: float
+    details: dict[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A claim and its experiment.
+
+    methods: numbers of the published methods that it belongs to. smallest_effect: the least that would matter, in
+    `unit`, settled beforehand. minutes: on two cores. simulated: nothing is trained. sweeps: what `run` trains, or a
+    function of `quick` that gives it, so that --dry_run can say what it costs.
+    """
+
+    name: str
+    methods: tuple[int, ...]
+    claim: str
+    source: str
+    smallest_effect: float
+    unit: str
+    minutes: float
+    not_covered: str
+    simulated: bool
+    run: Callable[[Workspace], Measured]
+    sweeps: Sequence[SweepConfig] | Callable[[bool], Sequence[SweepConfig]] = ()
+
+    def __post_init__(self) -> None:
+        fix = "use lower-case letters, digits and _, as in the file's name"
+        require(NAME.fullmatch(self.name) is not None, "name", f"is {self.name!r}", fix)
+        for text in ("claim", "source", "unit", "not_covered"):
+            require(bool(getattr(self, text).strip()), f"{self.name}.{text}", "is empty", "say it in words")
+        require(self.minutes > 0, f"{self.name}.minutes", f"is {self.minutes}", "give minutes on two cores")
+        numbers = all(isinstance(k, int) and k > 0 for k in self.methods)
+        fix = "give positive numbers, such as (27,)"
+        require(isinstance(self.methods, tuple) and numbers, f"{self.name}.methods", f"is {self.methods}", fix)
+
+    def planned(self, quick: bool) -> tuple[SweepConfig, ...]:
+        """The sweeps that it trains."""
+        return tuple(self.sweeps(quick) if callable(self.sweeps) else self.sweeps)
+
+    def finding(self, measured: Measured, **run: Any) -> Finding:
+        """The claim with what was seen; `run`: minutes, command, commit and machine."""
+        effect, low, high = (float(f"{value:.5g}") for value in (measured.effect, *measured.interval))
+        least = float(self.smallest_effect)
+        return Finding(
+            self.name, self.methods, self.claim, self.source, effect, (low, high), least, self.unit,
+            flops=float(measured.flops), simulated=self.simulated, not_covered=self.not_covered, **run,
+        )  # fmt: skip
+
+
+def bootstrap_interval(
+    values: Any, statistic: Callable[..., Any] = np.mean, level: float = 0.9, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """The percentile interval of a statistic over resampled rows of `values` [rows, ...]."""
+    rows = np.asarray(values, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    found = [float(statistic(rows[rng.integers(len(rows), size=len(rows))])) for _ in range(resamples)]
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def t_interval(values: Any, level: float = 0.9) -> tuple[float, float]:
+    """Student's interval of a mean over independent repetitions, such as seeds. Raises ConfigError for fewer than 2."""
+    from scipy.stats import t
+
+    values = np.asarray(values, dtype=np.float64)
+    require(len(values) >= 2, "values", f"has {len(values)} repetitions", "repeat with at least two seeds")
+    half = t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)

@@ -1,0 +1,48 @@
+"""docs/reproductions.md is what the kept findings say, and every reproduction resolves, is priced and has a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launch import gallery
+from launch.estimate import estimate
+from launch.executors.choice import Options
+from models.serialize import to_json
+from scaling.sweep.config import SweepConfig
+
+PAGE = gallery.KEPT.parent / "reproductions.md"
+REFRESH = "to write it again: python -m tests.test_reproductions_docs"
+GAPS = {69, 112, 122, 146, 151, 194, 197, 211, 218, 233, 239, 246, 254, 259, 263, 265}
+METHODS = set(range(1, 270)) - GAPS  # numbers of the published methods
+
+
+def test_the_page_of_reproductions_is_what_the_kept_findings_say() -> None:
+    assert PAGE.read_text(encoding="utf-8") == gallery.page(gallery.entries()), REFRESH
+
+
+def test_every_reproduction_has_a_line_and_every_kept_finding_a_reproduction() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert [name for name in gallery.names() if f"| [{name}](#{name}) |" not in page] == []
+    kept = {path.stem for path in gallery.KEPT.glob("*.json")}
+    assert kept <= set(gallery.names())
+    for name in kept:
+        for found in gallery.kept_findings(name):
+            assert found.name == name and found.command == gallery.command(name), name
+
+
+@pytest.mark.parametrize("name", gallery.names())
+def test_a_reproduction_resolves_belongs_to_methods_and_its_sweeps_are_priced(name: str, tmp_path: Path) -> None:
+    found = gallery.load(name)
+    assert found.methods and set(found.methods) <= METHODS and found.minutes > 0
+    for quick in (True, False):
+        for config in found.planned(quick):
+            assert isinstance(config, SweepConfig) and to_json(config)
+            assert sum(trial.flops for trial in config.trials()) > 0
+    for config in found.planned(True)[:1]:
+        assert estimate(config, tmp_path, Options()).worker_s > 0
+
+
+if __name__ == "__main__":
+    PAGE.write_text(gallery.page(gallery.entries()), encoding="utf-8")
