@@ -12,14 +12,19 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from launch.collectives import Collective, collectives
 from launch.topology import Topology, find_devices
-from models.sharding import make_mesh, zero_mesh
+from models import transformer
+from models.config import ModelConfig
+from models.sharding import DEFAULT_RULES, make_mesh, weight_shardings, zero_mesh
 from scaling.sweep.trial import Trial
 from scaling.train.config import hyperparameters
+from scaling.train.objectives.frozen import frozen_configs
+from scaling.train.objectives.objective import Frozen, abstract_batch
 from scaling.train.placement import Placement, trial_mode
-from scaling.train.step import advance, init_state, over_trials
+from scaling.train.step import advance_trials, init_state, over_trials
 
 _USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
 _TEMPORARIES = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)")
@@ -82,9 +87,9 @@ def lower_step(trial: Trial, devices: Sequence[Any]) -> Any:
     model, train, trials = trial.model, trial.train, trial.mesh.trial
     on_cpu = devices[0].platform == "cpu"
     mesh = zero_mesh(make_mesh(trial.mesh, devices), train.zero)
-    over = partial(over_trials, batch_mode=trial_mode("map" if on_cpu else "vmap", mesh, trials))
+    mode = trial_mode("map" if on_cpu else "vmap", mesh, trials)
     hyper = jax.tree.map(lambda x: np.stack([x] * trials), hyperparameters(train))
-    initial = over(partial(init_state, model, train))
+    initial = over_trials(partial(init_state, model, train), mode)
     with jax.set_mesh(mesh):
         state = jax.eval_shape(initial, np.zeros(trials, np.uint32), hyper)
         placement = Placement(model, mesh, state, zero=train.zero, offload=train.offload)
@@ -92,22 +97,35 @@ def lower_step(trial: Trial, devices: Sequence[Any]) -> Any:
         def abstract(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding)
 
-        batch = (trials, 1, train.batch_size, train.seq_len + 1)
-        shapes: dict[str, tuple[tuple[int, ...], Any]] = {"tokens": (batch, np.int32)}
+        needs = abstract_batch(train.objective, train.batch_size, train.seq_len)
+        shapes: dict[str, tuple[tuple[int, ...], Any]]
+        shapes = {name: ((trials, 1, *x.shape), x.dtype) for name, x in needs.items()}
         if trial.data.packing == "segments":
-            shapes["segments"] = (batch, np.int32)
-        if trial.data.loss_mask != "none":
-            shapes["weights"] = ((*batch[:3], train.seq_len), np.float32)
+            shapes["segments"] = shapes["tokens"]
+        masked = trial.data.loss_mask != "none" or trial.data.packing == "documents"
+        if masked and "weights" not in shapes:
+            shapes["weights"] = ((trials, 1, train.batch_size, train.seq_len), np.float32)
         batches = {
             name: jax.ShapeDtypeStruct(shape, dtype, sharding=placement.batch_sharding(len(shape)))
             for name, (shape, dtype) in shapes.items()
         }
         step = jax.ShapeDtypeStruct((trials,), np.int32, sharding=placement.per_trial)
-        program: Any = placement.jit_advance(over(partial(advance, model, train)))
+        read = frozen_configs(train.objective, model, trial.frozen)
+        frozen = {name: _frozen(config, mesh) for name, config in read.items()}
+        program: Any = placement.jit_advance(advance_trials(model, train, mode), 5 if frozen else 4)
         arguments = jax.tree.map(abstract, state, placement.state), batches
         hyper = jax.tree.map(lambda x: abstract(x, placement.per_trial), hyper)
-        traced = program.trace(*arguments, hyper, step, step)
+        traced = program.trace(*arguments, hyper, step, step, *([frozen] if frozen else []))
         return traced.lower(lowering_platforms=("cpu" if on_cpu else "tpu",))
+
+
+def _frozen(config: ModelConfig, mesh: Mesh) -> Frozen:
+    """The shapes of a model that an objective reads, divided as it would be."""
+    weights = transformer.weights(config)
+    places = weight_shardings(weights, DEFAULT_RULES, mesh)
+    shapes = jax.eval_shape(partial(transformer.init, config), jax.random.key(0))
+    one = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, places)
+    return Frozen(config, one)
 
 
 def compile_step(trial: Trial, topology: Topology, options: dict[str, Any] | None = None) -> Program:

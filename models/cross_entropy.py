@@ -40,6 +40,38 @@ def cross_entropy(
     return _weighted_loss(hidden, head, targets, weights, softcap), weights.sum()
 
 
+def log_probabilities(
+    hidden: jax.Array, head: jax.Array, targets: jax.Array, *, softcap: float | None = None, temperature: float = 1.0
+) -> jax.Array:
+    """log softmax(logits / temperature)[target] in nats `[batch, seq]` float32, inputs as for `cross_entropy`.
+
+    For losses that are no weighted sum of them. The backward pass makes the logits of a chunk again.
+    """
+    if temperature != 1:  # c tanh(z / c) / T = c' tanh((z / T) / c') with c' = c / T
+        hidden = hidden / jnp.asarray(temperature, hidden.dtype)
+        softcap = None if softcap is None else softcap / temperature
+    return -_token_losses(hidden, head, targets, softcap)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _token_losses(hidden: jax.Array, head: jax.Array, targets: jax.Array, softcap: float | None) -> jax.Array:
+    whole = Chunk(hidden, targets, jnp.zeros(targets.shape, jnp.float32))
+    return over_chunks(lambda none, chunk: (none, _losses(chunk, head, softcap)[0]), None, whole, head.shape[1])[1]
+
+
+def _token_forward(hidden: jax.Array, head: jax.Array, targets: jax.Array, softcap: float | None) -> tuple[Any, tuple]:
+    return _token_losses(hidden, head, targets, softcap), (hidden, head, targets)
+
+
+def _token_backward(softcap: float | None, residuals: tuple, d_losses: jax.Array) -> tuple:
+    hidden, head, targets = residuals
+    _, (d_hidden, d_head, _) = _forward(hidden, head, targets, d_losses, softcap)
+    return d_hidden, d_head, None
+
+
+_token_losses.defvjp(_token_forward, _token_backward)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _weighted_loss(
     hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, softcap: float | None
@@ -47,7 +79,7 @@ def _weighted_loss(
     def add(total: jax.Array, chunk: Chunk) -> tuple[jax.Array, None]:
         return total + jnp.sum(_losses(chunk, head, softcap)[0] * chunk.weights), None
 
-    return _over_chunks(add, jnp.float32(0), Chunk(hidden, targets, weights), head.shape[1])[0]
+    return over_chunks(add, jnp.float32(0), Chunk(hidden, targets, weights), head.shape[1])[0]
 
 
 def _forward(
@@ -66,7 +98,7 @@ def _forward(
         return (total, d_head + weight_gradient(chunk.hidden, d_logits)), (d_hidden.astype(hidden.dtype), losses)
 
     zero = (jnp.float32(0), jnp.zeros(head.shape, jnp.float32))
-    (total, d_head), (d_hidden, losses) = _over_chunks(add, zero, Chunk(hidden, targets, weights), head.shape[1])
+    (total, d_head), (d_hidden, losses) = over_chunks(add, zero, Chunk(hidden, targets, weights), head.shape[1])
     return total, (d_hidden, d_head.astype(head.dtype), losses)
 
 
@@ -106,9 +138,12 @@ def chunk_length(batch: int, seq: int, vocab: int) -> int:
     return -(-seq // chunks)
 
 
-def _over_chunks(add: Callable[..., Any], start: Any, whole: Chunk, vocab: int) -> Any:
-    """`lax.scan(add, start, chunks)` over stretches of positions, its outputs joined to `[batch, seq, ...]`."""
-    batch, seq = whole.targets.shape
+def over_chunks(add: Callable[..., Any], start: Any, whole: Any, vocab: int) -> Any:
+    """`lax.scan(add, start, chunks)` over stretches of positions, its outputs joined to `[batch, seq, ...]`.
+
+    whole: a pytree of `[batch, seq, ...]`, padded with zeros; vocab: logits that one position makes.
+    """
+    batch, seq = jax.tree.leaves(whole)[0].shape[:2]
     length = chunk_length(batch, seq, vocab)
     if length == seq:
         return add(start, whole)

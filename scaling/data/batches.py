@@ -8,11 +8,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from models.errors import ConfigError, require
+from scaling.data.config import Packing
 from scaling.data.mixture import Mixture, largest_remainders
 from scaling.data.permutation import permute
 from scaling.data.tokens import TokenFile
@@ -36,7 +37,7 @@ class Batches:
     seed: int = 0
     weights: tuple[float, ...] = (1.0,)  # of the sources, relative to each other
     unique_tokens: int | None = None  # use only so many distinct tokens, shared out by weight
-    packing: Literal["concatenate", "segments"] = "concatenate"
+    packing: Packing = "concatenate"
     tokenizer_digest: str = ""
     host: int = 0  # reads its own rows of every batch
     hosts: int = 1
@@ -76,7 +77,8 @@ class Batches:
         Returns:
           tokens [batch, seq + 1] int32; with packing "segments" also segments [batch, seq + 1] int32, equal for tokens
           of one document (the end-of-document token opens the next one, of which it predicts the first token); with a
-          loss mask also weights [batch, seq] float32, of the predictions of tokens[:, 1:].
+          loss mask, or with packing "documents", also weights [batch, seq] float32, of the predictions of
+          tokens[:, 1:]; padding has none.
         """
         return {name: array[0] for name, array in self.batches(step, 1).items()}
 
@@ -93,7 +95,7 @@ class Batches:
         """Examples [...] by their index in the order of training: as `batch`, with leading [...]."""
         index = np.asarray(index, np.int64)
         source, window = self.locate(index.ravel())
-        return gather(self.sources, source, window, self.seq_len, self.packing == "segments", index.shape)
+        return gather(self.sources, source, window, self.seq_len, self.packing, index.shape)
 
     def locate(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The source [n] and the window within it [n], int64, of examples [n]."""
@@ -103,14 +105,14 @@ class Batches:
             chosen = slice(None) if len(self.sources) == 1 else source == number
             epoch, place = np.divmod(within[chosen], unique)
             place = permute(place, unique, seed=self.seed, epoch=epoch, stream=number)
-            if unique < (available := windows_in(tokens, self.seq_len)):
+            if unique < (available := windows_in(tokens, self.seq_len, self.packing)):
                 place = permute(place, available, seed=_SUBSET_SEED, stream=number)
             window[chosen] = place
         return source, window
 
     def scores_anything(self) -> bool:
         """Whether any prediction of an epoch carries loss."""
-        if self.packing == "concatenate" and all(source.mask is None for source in self.sources):
+        if self.packing != "segments" and all(source.mask is None for source in self.sources):
             return True
         total = sum(self.windows)
         blocks = (self.examples(np.arange(start, min(start + 256, total))) for start in range(0, total, 256))
@@ -131,7 +133,7 @@ class Batches:
     @functools.cached_property
     def windows(self) -> tuple[int, ...]:
         """Distinct windows of each source that training draws from."""
-        available = [windows_in(tokens, self.seq_len) for tokens in self.sources]
+        available = [windows_in(tokens, self.seq_len, self.packing) for tokens in self.sources]
         if self.unique_tokens is None:
             return tuple(available)
         shares = [quota / self._mixture.period for quota in self._mixture.quotas]
@@ -178,7 +180,10 @@ class Batches:
 
     def _check_size(self) -> None:
         for tokens, unique in zip(self.sources, self.windows, strict=True):
-            available, name = windows_in(tokens, self.seq_len), tokens.sidecar.get("corpus", "the corpus")
+            available, name = windows_in(tokens, self.seq_len, self.packing), tokens.sidecar.get("corpus", "the corpus")
+            longest = int(np.diff(tokens.documents).max(initial=0)) if self.packing == "documents" else 0
+            problem = f"a document of {name} has {longest} tokens, its end included, which do not fit a row of"
+            require(longest <= self.seq_len + 1, "train.seq_len", f"{problem} {self.seq_len} + 1", "raise it")
             require(
                 unique <= available,
                 "data.unique_tokens",
@@ -213,8 +218,10 @@ def check_manifest(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None
         raise ConfigError("data manifest", problem, "restore that data and config, or use a new work directory")
 
 
-def windows_in(tokens: TokenFile, seq_len: int) -> int:
-    """Windows of seq_len + 1 tokens in a stream, each sharing one token with the next."""
+def windows_in(tokens: TokenFile, seq_len: int, packing: Packing = "concatenate") -> int:
+    """Windows of seq_len + 1 tokens in a stream, each sharing one token with the next; with "documents" its documents."""
+    if packing == "documents":
+        return len(tokens.documents) - 1
     return max(tokens.count - 1, 0) // seq_len
 
 
@@ -223,25 +230,39 @@ def gather(
     source: np.ndarray,
     window: np.ndarray,
     seq_len: int,
-    segments: bool,
+    packing: Packing,
     shape: tuple[int, ...],
 ) -> dict[str, np.ndarray]:
     """Copy windows out of the mapped files: source [n] and window [n] -> arrays [*shape, ...] as `Batches.batch`."""
     tokens = np.empty((len(window), seq_len + 1), np.int32)
     arrays = {"tokens": tokens}
-    if any(file.mask is not None for file in sources):
+    if packing == "documents" or any(file.mask is not None for file in sources):
         arrays["weights"] = np.ones((len(window), seq_len), np.float32)
-    if segments:
+    if packing == "segments":
         arrays["segments"] = np.empty_like(tokens)
     for number, file in enumerate(sources):
         chosen = slice(None) if len(sources) == 1 else np.flatnonzero(source == number)
+        if packing == "documents":
+            tokens[chosen], arrays["weights"][chosen] = _documents(file, window[chosen], seq_len)
+            continue
         tokens[chosen] = _windows(file.tokens, seq_len)[window[chosen]]
         if file.mask is not None:
             arrays["weights"][chosen] = _windows(file.mask, seq_len)[window[chosen], 1:]
-        if segments:
+        if packing == "segments":
             ends = (tokens[chosen] == file.end_of_document).astype(np.int32)
             arrays["segments"][chosen] = np.cumsum(ends, axis=1, out=ends)
     return {name: array.reshape(*shape, array.shape[-1]) for name, array in arrays.items()}
+
+
+def _documents(file: TokenFile, number: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
+    """Documents [n] as (tokens [n, seq + 1], padded with the end of a document, weights of tokens[:, 1:])."""
+    starts = np.asarray(file.documents)
+    places = starts[number][:, None] + np.arange(seq_len + 1)
+    inside = places < starts[number + 1][:, None]
+    places = np.minimum(places, file.count - 1)
+    tokens = np.where(inside, np.asarray(file.tokens)[places], file.end_of_document)
+    weights = inside if file.mask is None else inside * (np.asarray(file.mask)[places] > 0)
+    return tokens, weights[:, 1:]
 
 
 def scored(arrays: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -13,6 +13,7 @@ from models.serialize import added, digest
 from scaling.tasks.text import TaskText
 from scaling.typed import at_most, typed
 
+Packing = Literal["concatenate", "segments", "documents"]
 SourceName = Literal["embedded", "text", "jsonl", "hub", "task"]
 BYTE_VOCABULARY = 256
 _PATHS = {"hub": "give the name of a dataset", "task": "give the name of a task, such as 'countdown'"}
@@ -67,8 +68,8 @@ class DataConfig:
     vocab_size: int | None = None  # of the tokenizer; required by "bpe", otherwise known
     end_of_document: str | None = None  # the token of a tokenizer.json that ends a document, if no common name does
     unique_tokens: int | None = None  # train on only so many distinct tokens, repeated (repeated-data studies)
-    packing: Literal["concatenate", "segments"] = "concatenate"  # windows over one stream of documents; "segments"
-    # also gives the document of every token, so that attention can stay within a document
+    packing: Packing = "concatenate"  # windows over one stream of documents; "segments" also gives the document of
+    # every token, so that attention can stay within a document; "documents": one document a row, padded
     loss_mask: Literal["none", "completion"] = "none"  # "completion": tokens of the prompt carry no loss
     heldout_fraction: float = 0.05  # of the documents, and of the pieces of long ones
     cache_dir: str | None = None  # None: $XDG_CACHE_HOME/isoflop, or ~/.cache/isoflop
@@ -84,7 +85,7 @@ class DataConfig:
         _check_source(self, "data")
         self._check_mixture()
         self._check_tokenizer()
-        for field, literal in (("packing", ("concatenate", "segments")), ("loss_mask", ("none", "completion"))):
+        for field, literal in (("packing", get_args(Packing)), ("loss_mask", ("none", "completion"))):
             _check_choice(f"data.{field}", getattr(self, field), literal)
         require(
             self.loss_mask == "none" or any(source.has_prompts for source in self.sources),

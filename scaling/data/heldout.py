@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from models.errors import require
 from scaling.data.batches import gather, scored, windows_in
+from scaling.data.config import Packing
 from scaling.data.mixture import Mixture, largest_remainders
 from scaling.data.tokenizer import Tokenizer
 from scaling.data.tokens import TokenFile
@@ -44,7 +44,7 @@ def heldout_batches(
     batch_size: int,
     limit_tokens: int | None = 2**20,
     weights: Sequence[float] = (1.0,),
-    packing: Literal["concatenate", "segments"] = "concatenate",
+    packing: Packing = "concatenate",
 ) -> HeldOut:
     """Windows of the held-out streams, spread evenly over each; sources share `limit_tokens` by weight.
 
@@ -54,7 +54,7 @@ def heldout_batches(
     Raises:
       ConfigError: a held-out stream is shorter than one window.
     """
-    available = [windows_in(file, seq_len) for file in files]
+    available = [windows_in(file, seq_len, packing) for file in files]
     for file, windows in zip(files, available, strict=True):
         name = file.sidecar.get("corpus", "the corpus")
         problem = f"the held-out part of {name} has {file.count} tokens, less than one window of {seq_len} + 1"
@@ -68,7 +68,7 @@ def heldout_batches(
     counts = [min(max(want, 1), windows) for want, windows in zip(wanted, available, strict=True)]
     source = np.repeat(np.arange(len(files)), counts)
     window = np.concatenate([_spread(count, windows) for count, windows in zip(counts, available, strict=True)])
-    arrays = gather(files, source, window, seq_len, packing == "segments", window.shape)
+    arrays = gather(files, source, window, seq_len, packing, window.shape)
     weight = scored(arrays)
     found = HeldOut(
         tokens=_fill(arrays["tokens"], batch_size),

@@ -9,7 +9,7 @@ from models import counts
 from models.config import ModelConfig
 from models.errors import ConfigError, require
 from scaling.sweep.combinators import Point
-from scaling.sweep.trial import Trial, override, steps_for
+from scaling.sweep.trial import Trial, override, steps_for, training_flops
 from scaling.typed import STEPS, WIDTH, at_most, typed
 
 MOST = 1000  # budgets, and widths
@@ -76,7 +76,7 @@ def at_budget(plan: Isoflop, base: Trial, budget: float, width: int) -> Point | 
     point = dict(shape(base.model, width))
     model = override(base, point).model
     steps = steps_for(budget, model, base.train)
-    flops = counts.train_flops(model, steps * base.train.tokens_per_step, base.train.seq_len)
+    flops = training_flops(model, base.train, steps * base.train.tokens_per_step)
     ratio = steps * base.train.tokens_per_step / counts.params(model)
     reachable = steps >= plan.min_steps and abs(flops / budget - 1) <= plan.tolerance
     if not (reachable and plan.min_ratio <= ratio <= plan.max_ratio):

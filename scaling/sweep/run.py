@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from models import counts, transformer
 from models.platform import choices
 from models.serialize import to_json
-from models.sharding import DEFAULT_RULES, make_mesh, weight_shardings
+from models.sharding import DEFAULT_RULES, make_mesh, weight_shardings, zero_mesh
 from scaling.data import Dataset, prepare
 from scaling.kept import write_atomically
 from scaling.sweep.card import card
@@ -29,6 +29,7 @@ from scaling.train.checkpoint import Checkpoints
 from scaling.train.initial import load_initial
 from scaling.train.limits import Judge, Limits
 from scaling.train.loop import Outcome, Progress, Run, Training
+from scaling.train.objectives.frozen import load_frozen
 from scaling.train.processes import barrier, from_first, is_first
 
 
@@ -70,9 +71,11 @@ def run_stack(
         base.train.seq_len, base.train.batch_size, limit_tokens=base.train.eval_sequences * base.train.seq_len
     )
     start = _initial(base, mesh)
+    frozen, digests = load_frozen(base.train.objective, base.model, base.frozen, zero_mesh(mesh, base.train.zero))
     members = zip(stack.trials, stack.trunks, strict=True)
     runs = [_run(directory, trial, trunk, datasets[trial.id]) for trial, trunk in members]
-    manifest = {run.name: run.batches.manifest | ({"init_from": start[1]} if start else {}) for run in runs}
+    origins = ({"init_from": start[1]} if start else {}) | digests
+    manifest = {run.name: run.batches.manifest | origins for run in runs}
 
     def finish(i: int, outcome: Outcome) -> None:
         trial = stack.trials[i]
@@ -97,6 +100,7 @@ def run_stack(
         stop_requested=stop_requested,
         initial_params=start[0] if start else None,
         judge=_judge(stack, limits or Limits(), results),
+        frozen=frozen,
     ).run()
     barrier(f"done {stack.id}")  # a process that still closes its files must find them
     if is_first():

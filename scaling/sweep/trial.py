@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from models import counts
 from models.config import ModelConfig
 from models.errors import require
 from models.serialize import digest, field_types, join, located, unknown_field
@@ -18,6 +17,7 @@ from models.sharding import AXES, MeshConfig
 from scaling.data import DataConfig
 from scaling.data.config import under
 from scaling.train.config import TrainConfig
+from scaling.train.objectives.frozen import frozen_configs
 from scaling.train.placement import check_mesh
 from scaling.typed import at_most, typed
 
@@ -79,13 +79,22 @@ class Trial:
     @property
     def init_from(self) -> str | None:
         """`train.init_from` as the working directory sees it: a relative path starts from `data.root`."""
-        root, path = self.data.root, self.train.init_from
+        return self._placed(self.train.init_from)
+
+    @property
+    def frozen(self) -> dict[str, str | None]:
+        """Where the models lie that `train.objective` reads, as the working directory sees it."""
+        reads = self.train.objective.reads.items()
+        return {name: self.init_from if path is None else self._placed(path) for name, path in reads}
+
+    def _placed(self, path: str | None) -> str | None:
+        root = self.data.root
         return path if root is None or Path(root) == Path.cwd() else under(Path(root), path)
 
     @property
     def flops(self) -> float:
-        """Exact training FLOPs (causal attention, head included) of the whole run."""
-        return counts.train_flops(self.model, self.train.tokens, self.train.seq_len)
+        """Exact training FLOPs (causal attention, head included) of the whole run, what frozen models do included."""
+        return training_flops(self.model, self.train, self.train.tokens, self.frozen)
 
 
 def override(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -124,7 +133,15 @@ def default_of(cls: type, path: str) -> Any:
     return found.default if found.default_factory is dataclasses.MISSING else found.default_factory()
 
 
+def training_flops(
+    model: ModelConfig, train: TrainConfig, tokens: int, frozen: Mapping[str, str | None] | None = None
+) -> int:
+    """Exact FLOPs of `tokens` tokens of training as `train` says; frozen: where the models lie that it reads."""
+    read = frozen_configs(train.objective, model, frozen)
+    return train.objective.flops(model, tokens, train.seq_len, read)
+
+
 def steps_for(budget: float, model: ModelConfig, train: TrainConfig) -> int:
     """Steps whose exact FLOPs are closest to `budget`."""
-    per_step = counts.train_flops(model, train.tokens_per_step, train.seq_len)
+    per_step = training_flops(model, train, train.tokens_per_step)
     return max(1, math.floor(budget / per_step + 0.5))

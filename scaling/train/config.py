@@ -10,7 +10,8 @@ import numpy as np
 
 from models.errors import require
 from models.pipeline import Schedule
-from models.serialize import located
+from models.serialize import added, located
+from scaling.train.objectives import AnyObjective, NextToken
 from scaling.typed import HUGE, STEPS, TINY, at_most, typed
 
 MOST: dict[str, float] = {  # of every number: more is a slip, and would fill memory or overflow
@@ -55,6 +56,7 @@ class TrainConfig:
     checkpoint_every: int = 1000  # steps
     keep_checkpoints: int = 2  # the newest ones
     spike_factor: float = 2.0  # a smoothed loss above this many times its best (at least 1 nat) stops the trial
+    objective: AnyObjective = added(NextToken())  # what is minimised: one of scaling.train.objectives
 
     def __post_init__(self) -> None:
         typed(self, "train")
@@ -82,6 +84,10 @@ class TrainConfig:
             require(value >= 0, f"train.{field}", f"is {value}", "give a number that is not negative")
         require(self.spike_factor > 1, "train.spike_factor", f"is {self.spike_factor}", "give a factor above 1")
         require(0 <= self.seed < 2**32, "train.seed", f"is {self.seed}", "give an integer in [0, 2^32)")
+        for name, path in self.objective.reads.items():
+            problem = "is what the run starts from, which train.init_from does not name"
+            known = path is not None or self.init_from is not None
+            require(known, f"train.objective.{name}", problem, "set train.init_from, or name a directory")
         require(
             self.batch_size % self.accumulate == 0,
             "train.accumulate",
@@ -110,12 +116,12 @@ class TrainConfig:
 
     @property
     def tokens_per_step(self) -> int:
-        """Scored tokens per optimiser update."""
-        return self.batch_size * self.seq_len
+        """Tokens per optimiser update, of all sequences that a row of a batch holds."""
+        return self.batch_size * self.seq_len * self.objective.sequences
 
     @property
     def tokens(self) -> int:
-        """Scored tokens of the whole run."""
+        """Tokens of the whole run."""
         return self.steps * self.tokens_per_step
 
 

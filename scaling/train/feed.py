@@ -21,7 +21,7 @@ class Feed:
 
     def __init__(self, batches: Sequence[Batches], chunk: int, placement: Placement):
         self.batches, self.chunk, self.placement = list(batches), chunk, placement
-        self._template = batches[0].batches(0, 1, range(1))  # names, dtypes and lengths; leaves [1, 1, ...]
+        self.template = batches[0].batches(0, 1, range(1))  # names, dtypes and lengths; leaves [1, 1, ...]
         self._own = self._own_part((len(self.batches), chunk, batches[0].batch_size, 1))
 
     def _own_part(self, shape: tuple[int, ...]) -> tuple[range, range]:
@@ -40,7 +40,7 @@ class Feed:
         """Batches of `chunk` steps from `step`, leaves `[runs, chunk, batch, ...]`; zeros for runs not `active`."""
         runs, rows = self._own
         shape = (len(runs), self.chunk, len(rows))
-        own = {name: np.zeros((*shape, *x.shape[2:]), x.dtype) for name, x in self._template.items()}
+        own = {name: np.zeros((*shape, *x.shape[2:]), x.dtype) for name, x in self.template.items()}
         for i in runs:
             if i in active:
                 for name, x in self.batches[i].batches(step, self.chunk, rows).items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from models import counts
 from models.config import ModelConfig
 from scaling.data import Batches, HeldOut, check_manifest
 from scaling.train.checkpoint import AllDamaged, Checkpoints, NoCheckpoint
@@ -30,6 +29,7 @@ from scaling.train.evaluate import Score, score
 from scaling.train.feed import Feed
 from scaling.train.limits import Judge, Limits, Verdict
 from scaling.train.metrics import MetricsWriter
+from scaling.train.objectives import Frozen, check_batch
 from scaling.train.placement import check_mesh, trial_mode
 from scaling.train.processes import fetch, from_first, is_first
 from scaling.train.programs import programs
@@ -98,6 +98,7 @@ class Training:
     finish(index, outcome) is called once per run, as soon as it ends; runs in `done` are skipped.
     judge: ends runs early; by default none.
     initial_params: what every run starts from instead of a random draw (numpy leaves, as models.transformer.init).
+    frozen: the models that `train.objective` reads.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Training:
         stop_requested: Callable[[], bool] = lambda: False,
         initial_params: Any = None,
         judge: Judge | None = None,
+        frozen: Mapping[str, Frozen] | None = None,
     ):
         self.model, self.runs, self.heldout = model.resolved(), list(runs), heldout
         self.train = runs[0].train
@@ -130,15 +132,20 @@ class Training:
         self.seeds = np.array([run.train.seed for run in runs], np.uint32)
         self.programs = programs(self.model, self.train, mode, mesh, len(runs))
         self.placement = self.programs.placement
-        self.flops_per_step = counts.train_flops(self.model, self.train.tokens_per_step, self.train.seq_len)
+        self.frozen = frozen or {}
+        read = {name: one.config for name, one in self.frozen.items()}
+        tokens = self.train.tokens_per_step
+        self.flops_per_step = self.train.objective.flops(self.model, tokens, self.train.seq_len, read)
         self.chunk = self._chunk_steps()
         self.wall = np.zeros(len(runs))  # seconds of each run, those before a resume included
         self.seconds = 0.0  # of this process
         self.flops_done = 0.0
         self.feed = Feed([run.batches for run in runs], self.chunk, self.placement)
+        check_batch(self.train.objective, {name: x[0] for name, x in self.feed.template.items()})
 
     def _chunk_steps(self) -> int:
-        bytes_per_step = len(self.runs) * self.train.batch_size * (self.train.seq_len + 1) * 4
+        rows = self.train.batch_size * self.train.objective.sequences
+        bytes_per_step = len(self.runs) * rows * (self.train.seq_len + 1) * 4
         chunk = min(CHUNK_FLOPS / self.flops_per_step, CHUNK_BYTES / bytes_per_step, self.train.log_every)
         return max(1, math.floor(chunk))
 
@@ -167,7 +174,7 @@ class Training:
             stop = np.array([self._stop(i, step, boundary) for i in range(len(self.runs))], np.int32)
             begin = time.perf_counter()
             first = np.full(len(self.runs), step, np.int32)
-            state, metrics = self._advance(state, batches, self.hyper, first, stop)
+            state, metrics = self._advance(state, batches, self.hyper, first, stop, *self._read)
             batches = self._gather(boundary)  # while the device works
             jax.block_until_ready(metrics)
             self._account(step, stop, time.perf_counter() - begin)
@@ -190,8 +197,13 @@ class Training:
     def _compiled(self, state: TrainState) -> Callable[..., Any]:
         """A chunk of steps, compiled ahead of the first one, so that no run's seconds include it."""
         steps = np.zeros(len(self.runs), np.int32)
-        arguments = (state, self.feed.gather(0, ()), self.hyper, steps, steps)
+        arguments = (state, self.feed.gather(0, ()), self.hyper, steps, steps, *self._read)
         return self.programs.advance(*arguments)
+
+    @property
+    def _read(self) -> tuple[Mapping[str, Frozen], ...]:
+        """The last argument of a chunk of steps, where there is one."""
+        return (self.frozen,) if self.train.objective.reads else ()
 
     @staticmethod
     def _due(step: int, every: int) -> bool:
@@ -244,8 +256,8 @@ class Training:
             if failed[i] >= 0 or ends or self._due(step, self.train.log_every):
                 at = int(failed[i]) + 1 if failed[i] >= 0 else min(step, self.runs[i].train.steps)
                 measured = {"loss": float(metrics.loss[i]), "grad_norm": float(metrics.grad_norm[i])}
-                routing = {name: float(values[i]) for name, values in metrics.routing.items()}
-                self._write(i, self._row(i, at) | measured | routing)
+                rest = {name: float(x[i]) for name, x in (metrics.routing | metrics.measured).items()}
+                self._write(i, self._row(i, at) | measured | rest)
             if failed[i] >= 0:
                 self._fail(i, int(failed[i]), float(metrics.last_loss[i]), state)
             elif ends:

@@ -69,6 +69,8 @@ def check_mesh(model: ModelConfig, train: TrainConfig, sizes: Mapping[str, int])
 
 def _check_pipeline(model: ModelConfig, train: TrainConfig, size: Mapping[str, int]) -> None:
     stages = size["stage"]
+    problem = f"{type(train.objective).__name__} does not pass through {stages} stages"
+    require(train.objective.staged, "mesh.stage", problem, "use 1, and another axis")
     problem = f"{stages} stages for {model.n_layers} layers"
     require(stages <= model.n_layers, "mesh.stage", problem, f"use at most {model.n_layers}")
     runs = train.schedule_over(stages).rounds * stages
@@ -151,8 +153,10 @@ class Placement:
         shardings = self.state if self.distributed else None
         return jax.jit(f, out_shardings=shardings, compiler_options=QUICK_COMPILE)
 
-    def jit_advance(self, f: Callable[..., Any]) -> Callable[..., Any]:
+    def jit_advance(self, f: Callable[..., Any], arguments: int = 4) -> Callable[..., Any]:
         """Compile (state, batches, hyper, first, stop) -> (state, metrics) with the state donated.
+
+        arguments: how many follow the state; five where frozen models do.
 
         On a TPU mesh the compiler chooses the layouts that the state rests in. jax's own order of dims would have it
         copied in every step: tiles of 8 x 128 do not fit the short dim before the last of a fused gate and up, and the
@@ -163,7 +167,7 @@ class Placement:
         if self.mesh.devices.flat[0].platform != "tpu":
             return jax.jit(f, donate_argnums=0, out_shardings=(self.state, self.per_trial))
         state = jax.tree.map(lambda s: s if s.memory_kind == HOST else Format(Layout.AUTO, s), self.state)
-        shardings = (state, None, None, None, None), (state, self.per_trial)
+        shardings = (state, *[None] * arguments), (state, self.per_trial)
         return jax.jit(f, donate_argnums=0, in_shardings=shardings[0], out_shardings=shardings[1])
 
     def compiled(self, program: Any, state: TrainState, *arguments: Any) -> Callable[..., Any]:

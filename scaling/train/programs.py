@@ -16,7 +16,7 @@ from models.config import ModelConfig
 from scaling.train.config import TRACED, TrainConfig, hyperparameters
 from scaling.train.placement import Placement
 from scaling.train.state import TrainState
-from scaling.train.step import advance, init_state, over_trials
+from scaling.train.step import advance_trials, init_state, over_trials
 
 KEPT = 2  # shapes: a worker takes the stacks of one shape more or less in a row
 
@@ -33,7 +33,8 @@ class Programs:
         self.abstract: TrainState = jax.eval_shape(initial, np.zeros(trials, np.uint32), hyper)
         self.placement = Placement(model, mesh, self.abstract, zero=train.zero, offload=train.offload)
         self.initial: Callable[..., TrainState] = self.placement.jit_init(initial)
-        self._advance = self.placement.jit_advance(over_trials(partial(advance, model, train), mode))
+        count = 5 if train.objective.reads else 4
+        self._advance = self.placement.jit_advance(advance_trials(model, train, mode), count)
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
     def advance(self, state: TrainState, *arguments: Any) -> Callable[..., Any]:

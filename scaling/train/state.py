@@ -16,7 +16,8 @@ class TrainState(NamedTuple):
     loss_sum, loss_count: float32, int32; of the training losses since the last multiple of log_every.
     last_loss, grad_norm: float32, of the last step. A step without a scored target changes none of these.
     routing: of a model with experts balance_loss and dropped_share of the last step (models.routing.Routing), float32.
-    The last five are here so that a resumed run logs the rows that it would have logged anyway.
+    measured: the metrics of the objective at the last step, float32.
+    The last six are here so that a resumed run logs the rows that it would have logged anyway.
     """
 
     step: jax.Array
@@ -30,3 +31,4 @@ class TrainState(NamedTuple):
     last_loss: jax.Array
     grad_norm: jax.Array
     routing: dict[str, jax.Array]
+    measured: dict[str, jax.Array]

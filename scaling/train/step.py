@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,9 +12,11 @@ import optax
 
 from models import transformer
 from models.config import ModelConfig
-from models.pipeline import Totals, pipelined_loss
-from models.sharding import axis_size, current_mesh
+from models.pipeline import Totals
+from models.sharding import current_mesh
 from scaling.train.config import Hyperparameters, TrainConfig
+from scaling.train.objectives import Frozen, check_batch
+from scaling.train.objectives.objective import Mean, Summed
 from scaling.train.optimizer import make_optimizer
 from scaling.train.placement import laid_out, specs_of, to_device, to_host
 from scaling.train.state import TrainState
@@ -32,13 +34,25 @@ class Metrics(NamedTuple):
 
     The mean is NaN where no step since then had a scored target.
 
-    routing: as in `TrainState`.
+    routing, measured: as in `TrainState`.
     """
 
     loss: jax.Array
     last_loss: jax.Array
     grad_norm: jax.Array
     routing: dict[str, jax.Array]
+    measured: dict[str, jax.Array]
+
+
+class Measured(NamedTuple):
+    """What a batch says of the parameters: mean loss and the weight it is over, routing and metrics as in `TrainState`,
+    gradient of the mean of what is minimised."""
+
+    loss: jax.Array
+    weight: jax.Array
+    routing: dict[str, jax.Array]
+    measured: dict[str, jax.Array]
+    gradient: Any
 
 
 def init_state(model: ModelConfig, train: TrainConfig, seed: jax.Array, hyper: Hyperparameters) -> TrainState:
@@ -47,7 +61,8 @@ def init_state(model: ModelConfig, train: TrainConfig, seed: jax.Array, hyper: H
     opt_state = make_optimizer(model, train.optimizer, train.schedule, hyper).init(params)
     zero, infinite = jnp.float32(0), jnp.float32(jnp.inf)
     routing = dict.fromkeys(ROUTING, zero) if model.routed else {}
-    books = zero, infinite, jnp.int32(-1), zero, jnp.int32(0), zero, zero, routing
+    measured = dict.fromkeys(train.objective.metrics, zero)
+    books = zero, infinite, jnp.int32(-1), zero, jnp.int32(0), zero, zero, routing, measured
     return TrainState(jnp.int32(0), params, opt_state, *books)
 
 
@@ -58,60 +73,53 @@ def summed_loss(model: ModelConfig, params: Any, batch: Batch) -> tuple[jax.Arra
     )
 
 
-def objective(model: ModelConfig, train: TrainConfig, params: Any, batch: Batch) -> tuple[jax.Array, Totals]:
-    """(what training minimises, summed over the scored targets of `batch`; its parts).
-
-    It is the loss, and the routers' penalties where there are experts; through the pipeline where the mesh has stages.
-    """
-    if (stages := axis_size("stage")) > 1:
-        inputs = {"loss_weights": batch.get("weights"), "segments": batch.get("segments")}
-        return pipelined_loss(model, train.schedule_over(stages), params, batch["tokens"], **inputs)
-    if not model.routed:
-        loss, weight = summed_loss(model, params, batch)
-        return loss, Totals(loss, weight)
-    loss, weight, penalty, routing = transformer.routed_loss(
-        model, params, batch["tokens"], loss_weights=batch.get("weights"), segments=batch.get("segments")
-    )
-    totals = Totals(loss, weight, penalty, routing.balance.sum(), routing.dropped.sum())
-    return totals.objective, totals
+def objective(
+    model: ModelConfig, train: TrainConfig, params: Any, batch: Batch, frozen: Mapping[str, Frozen] | None = None
+) -> tuple[jax.Array, Summed]:
+    """(what `train.objective` minimises, summed over `batch`; its parts)."""
+    check_batch(train.objective, batch)
+    return train.objective.loss(model, train, params, batch, frozen or {})
 
 
 def measured_gradient(
-    model: ModelConfig, train: TrainConfig, params: Any, batch: Batch
-) -> tuple[jax.Array, jax.Array, dict[str, jax.Array], Any]:
-    """(mean loss, weight, routing as in `TrainState`, gradient of the mean objective) of the scored targets of `batch`.
+    model: ModelConfig, train: TrainConfig, params: Any, batch: Batch, frozen: Mapping[str, Frozen] | None = None
+) -> Measured:
+    """The mean loss of `batch`, its metrics, and the gradient of what is minimised.
 
-    A batch without any has weight 0, and its loss says nothing.
+    A batch without a scored target has weight 0, and its loss says nothing.
     The gradient is summed over `train.accumulate` micro-batches and split as `train.zero` says.
     """
     specs = specs_of(model, train)
     split = partial(laid_out, specs=specs and specs.gradients)
     if train.accumulate == 1:
 
-        def mean(params: Any) -> tuple[jax.Array, Totals]:
-            total, totals = objective(model, train, params, batch)
-            return total / jnp.maximum(totals.weight, 1), totals
+        def mean(params: Any) -> tuple[jax.Array, Summed]:
+            total, sums = objective(model, train, params, batch, frozen)
+            return total / jnp.maximum(sums.totals.weight, 1), sums
 
-        (_, totals), grads = jax.value_and_grad(mean, has_aux=True)(params)
-        grads, count = split(grads), jnp.maximum(totals.weight, 1)
+        (_, sums), grads = jax.value_and_grad(mean, has_aux=True)(params)
+        grads, count = split(grads), jnp.maximum(sums.totals.weight, 1)
     else:
-        value_and_grad = jax.value_and_grad(partial(objective, model, train), has_aux=True)
+        value_and_grad = jax.value_and_grad(partial(objective, model, train, frozen=frozen), has_aux=True)
         micros = jax.tree.map(partial(_micro_batches, count=train.accumulate), batch)
         zero = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
         number = jnp.float32(0)
-        sums = Totals(number, number, number, number, number) if model.routed else Totals(number, number)
+        totals = Totals(number, number, number, number, number) if model.routed else Totals(number, number)
+        nothing = Summed(totals, {name: Mean(number, number) for name in train.objective.metrics})
 
         def add(carry: Any, micro: Batch) -> tuple[Any, None]:
-            (_, totals), grads = value_and_grad(params, micro)
-            totals, grads = jax.tree.map(jnp.add, carry, (totals, grads))
-            return (totals, split(grads)), None
+            (_, sums), grads = value_and_grad(params, micro)
+            sums, grads = jax.tree.map(jnp.add, carry, (sums, grads))
+            return (sums, split(grads)), None
 
-        (totals, grads), _ = jax.lax.scan(add, (sums, split(zero)), micros)
-        count = jnp.maximum(totals.weight, 1)
+        (sums, grads), _ = jax.lax.scan(add, (nothing, split(zero)), micros)
+        count = jnp.maximum(sums.totals.weight, 1)
         grads = jax.tree.map(lambda g: g / count, grads)
-    rows = batch["tokens"].shape[0]
+    tokens, totals = batch["tokens"], sums.totals
+    rows = tokens.size // tokens.shape[-1]
     routing = {name: getattr(totals, field) / rows for name, field in ROUTING.items()} if model.routed else {}
-    return totals.loss / count, totals.weight, routing, grads
+    measured = {name: mean.total / jnp.maximum(mean.number, 1) for name, mean in sums.measured.items()}
+    return Measured(totals.loss / count, totals.weight, routing, measured, grads)
 
 
 def _micro_batches(x: jax.Array, count: int) -> jax.Array:
@@ -122,21 +130,29 @@ def _micro_batches(x: jax.Array, count: int) -> jax.Array:
     return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
 
 
-def loss_and_gradient(model: ModelConfig, train: TrainConfig, params: Any, batch: Batch) -> tuple[jax.Array, Any]:
+def loss_and_gradient(
+    model: ModelConfig, train: TrainConfig, params: Any, batch: Batch, frozen: Mapping[str, Frozen] | None = None
+) -> tuple[jax.Array, Any]:
     """Mean loss over the scored targets of `batch`, and the gradient of the objective; see `measured_gradient`."""
-    loss, _, _, grads = measured_gradient(model, train, params, batch)
-    return loss, grads
+    found = measured_gradient(model, train, params, batch, frozen)
+    return found.loss, found.gradient
 
 
 def train_step(
-    model: ModelConfig, train: TrainConfig, spike_factor: float, state: TrainState, batch: Batch, hyper: Hyperparameters
+    model: ModelConfig,
+    train: TrainConfig,
+    spike_factor: float,
+    state: TrainState,
+    batch: Batch,
+    hyper: Hyperparameters,
+    frozen: Mapping[str, Frozen] | None = None,
 ) -> tuple[TrainState, tuple[jax.Array, jax.Array]]:
     """One update: (state, (loss, gradient norm)). A loss that is not finite or spikes marks the state as failed.
 
     A batch without a scored target counts as a step and changes nothing else: neither parameters nor any mean.
     """
     state = _pinned(model, train, state)
-    loss, weight, routing, grads = measured_gradient(model, train, state.params, batch)
+    loss, weight, routing, measured, grads = measured_gradient(model, train, state.params, batch, frozen)
     norm = optax.tree.norm(grads)
     optimizer = make_optimizer(model, train.optimizer, train.schedule, hyper)
     offload = train.offload == "optimizer"
@@ -149,7 +165,7 @@ def train_step(
         params, opt_state = jax.tree.map(lambda new, old: jnp.where(scored, new, old), new, old)
     opt_state = to_host(opt_state) if offload else opt_state
     books = _books(train, spike_factor, state, scored, loss, norm)
-    return _pinned(model, train, TrainState(state.step + 1, params, opt_state, *books, routing)), (loss, norm)
+    return _pinned(model, train, TrainState(state.step + 1, params, opt_state, *books, routing, measured)), (loss, norm)
 
 
 def _books(
@@ -160,6 +176,8 @@ def _books(
     smooth = jnp.where(begun, SMOOTHING * state.smooth_loss + (1 - SMOOTHING) * loss, loss)
     smooth = jnp.where(scored, smooth, state.smooth_loss)
     spiked = scored & (smooth > spike_factor * jnp.maximum(state.best_loss, SPIKE_FLOOR))
+    if not train.objective.judged:
+        spiked = jnp.zeros_like(spiked)
     healthy = jnp.isfinite(loss) & jnp.isfinite(norm) & ~spiked
     failed_step = jnp.where(healthy | (state.failed_step >= 0), state.failed_step, state.step)
     best_loss = jnp.where(scored, jnp.minimum(state.best_loss, smooth), state.best_loss)
@@ -186,10 +204,12 @@ def advance(
     hyper: Hyperparameters,
     first: jax.Array,
     stop: jax.Array,
+    frozen: Mapping[str, Frozen] | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Train from `state.step` up to step `stop` (exclusive), or until the run fails.
 
     batches: leaves `[chunk, batch, ...]`, the batches of steps first, first + 1, ...; stop - first <= chunk.
+    frozen: the models that `train.objective` reads.
     The trip count is traced, so runs of different lengths share the program and a finished run costs nothing.
     """
 
@@ -198,11 +218,26 @@ def advance(
 
     def body(state: TrainState) -> TrainState:
         batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, state.step - first, keepdims=False), batches)
-        return train_step(model, train, train.spike_factor, state, batch, hyper)[0]
+        return train_step(model, train, train.spike_factor, state, batch, hyper, frozen)[0]
 
     state = jax.lax.while_loop(unfinished, body, state)
     mean = jnp.where(state.loss_count > 0, state.loss_sum / jnp.maximum(state.loss_count, 1), jnp.nan)
-    return state, Metrics(mean, state.last_loss, state.grad_norm, state.routing)
+    return state, Metrics(mean, state.last_loss, state.grad_norm, state.routing, state.measured)
+
+
+def advance_trials(
+    model: ModelConfig, train: TrainConfig, batch_mode: str
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """`advance` over a leading trial dim of all its arguments but the frozen models, which trials share."""
+
+    def run(
+        state: TrainState, batches: Batch, hyper: Hyperparameters, first: jax.Array, stop: jax.Array,
+        frozen: Mapping[str, Frozen] | None = None,
+    ) -> tuple[TrainState, Metrics]:  # fmt: skip
+        one = partial(advance, model, train, frozen=frozen)
+        return over_trials(one, batch_mode)(state, batches, hyper, first, stop)
+
+    return run
 
 
 def over_trials(f: Callable[..., Any], batch_mode: str) -> Callable[..., Any]:

@@ -211,3 +211,25 @@ def test_batches_that_cannot_be_drawn_are_an_error(make, message):
     with pytest.raises(ConfigError) as caught:
         make()
     assert message in str(caught.value)
+
+
+def test_a_row_of_documents_is_one_document_and_its_padding_carries_no_loss():
+    """Against a loop; every document comes once an epoch, and one that does not fit is refused."""
+    file = stream(400, vocabulary=9, masked=True)
+    documents = [file.tokens[a:b].tolist() for a, b in zip(file.documents[:-1], file.documents[1:], strict=True)]
+    longest = max(map(len, documents))
+    batches = Batches.of(file, longest - 1, 4, packing="documents")
+    assert batches.windows == (len(documents),)
+    drawn = batches.examples(np.arange(len(documents)))
+    found = []
+    for tokens, weights in zip(drawn["tokens"], drawn["weights"], strict=True):
+        length = next(n for n in range(1, longest + 1) if tokens[:n].tolist() in documents and not tokens[n:].any())
+        place = documents.index(tokens[:length].tolist())
+        assert not weights[length - 1 :].any()
+        if documents.count(documents[place]) == 1:
+            mask = file.mask[file.documents[place] : file.documents[place + 1]]
+            assert weights[: length - 1].tolist() == mask[1:].tolist()
+        found.append(tokens[:length].tolist())
+    assert sorted(found) == sorted(documents)
+    with pytest.raises(ConfigError, match=rf"train\.seq_len: a document of .* has {longest} tokens"):
+        Batches.of(file, longest - 2, 4, packing="documents")

@@ -25,6 +25,7 @@ from scaling.sweep.combinators import grid
 from scaling.sweep.config import SweepConfig
 from scaling.sweep.trial import BOOKKEEPING, Trial, override
 from scaling.train.config import TrainConfig
+from scaling.train.objectives import Completions
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 OTHER = {  # for fields whose other values must fit the rest of the config
@@ -52,6 +53,7 @@ OTHER = {  # for fields whose other values must fit the rest of the config
     "model.wiring": PreNorm(after=True),
     "train.accumulate": 2,
     "train.zero": 2,
+    "train.objective": Completions(),
 }
 
 

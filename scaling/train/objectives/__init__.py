@@ -1,0 +1,35 @@
+"""Objectives: what training minimises.
+
+objective.py         what a part says: what a batch must hold, frozen models, loss, metrics, FLOPs
+next_token.py        pre-training
+completions.py       supervised fine-tuning on completions
+distillation.py      a teacher's distributions
+preference.py        DPO and its kin, on pairs
+coverage.py          the chance that one of N samples is right
+policy_gradient.py   PPO, GRPO, RLOO, Dr. GRPO, GSPO, ... as one form
+advantage.py         its advantages
+frozen.py            teachers and references from a trial or a Hugging Face folder
+"""
+
+from scaling.train.objectives.completions import Completions
+from scaling.train.objectives.coverage import Coverage
+from scaling.train.objectives.distillation import Distillation
+from scaling.train.objectives.next_token import NextToken
+from scaling.train.objectives.objective import Frozen, Objective, check_batch
+from scaling.train.objectives.policy_gradient import PolicyGradient
+from scaling.train.objectives.preference import Preference
+
+AnyObjective = NextToken | Completions | Distillation | Preference | Coverage | PolicyGradient
+
+__all__ = [
+    "AnyObjective",
+    "Completions",
+    "Coverage",
+    "Distillation",
+    "Frozen",
+    "NextToken",
+    "Objective",
+    "PolicyGradient",
+    "Preference",
+    "check_batch",
+]
