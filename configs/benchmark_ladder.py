@@ -7,8 +7,14 @@ with the decay that a run of that length would have had. Every reproduction that
 training reads this one sweep.
 """
 
+from collections.abc import Sequence
+
+import pandas as pd
+
 from models.presets import ladder
 from scaling.data import DataConfig, Source
+from scaling.evaluate.trials import evaluate_trials
+from scaling.reproduction import Workspace
 from scaling.sweep.combinators import Point
 from scaling.sweep.config import SweepConfig
 from scaling.tasks import CharTokenizer, task_by_name
@@ -54,3 +60,23 @@ def config(widths: tuple[int, ...] = WIDTHS, steps: tuple[int, ...] = STEPS, see
         points=points(widths, steps),
         seeds=seeds,
     )  # fmt: skip
+
+
+SUITES = tuple(f"choice.{task}{',' if ':' in task else ':'}items=150" for task in TASKS[:9])
+TRAPS = tuple(f"trap.{task}items=150" for task in ("phrase:", "claim:", "demonstrations:", "recall:keys=12,"))
+
+
+def plan(quick: bool) -> SweepConfig:
+    """The sweep, or one of seconds that shows the mechanism."""
+    return config(widths=(8, 12, 16), steps=(4, 8, 16), seeds=2) if quick else config()
+
+
+def measured(work: Workspace, suites: Sequence[str] = SUITES) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(results table of the ladder, one row per model and item of the suites), trained and measured once for all
+    reproductions."""
+    name = "benchmark_ladder_quick" if work.quick else "benchmark_ladder"
+    table = work.sweep(plan(work.quick), name, shared=True)
+    table = table[table["status"] == "done"]
+    names = tuple(suite.replace("items=150", "items=12") for suite in suites) if work.quick else tuple(suites)
+    folder = work.shared / "scores" / name
+    return table, evaluate_trials(work.shared / "sweeps" / name, list(table["trial"]), names, folder, work.say)
