@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from models.errors import ConfigError, nearest, require
-from models.serialize import decode, field_types, from_json, members
+from models.serialize import decode, field_types, from_json, members, to_json
 from scaling.typed import at_most, typed
 
 MOST = 2**20  # of any count of a part: more is a slip, and would fill memory
@@ -60,6 +60,31 @@ def read_named(text: str, kinds: Mapping[str, type[T]], what: str) -> T:
     absent = [f.name for f in dataclasses.fields(typing.cast(Any, kind)) if _required(f) and f.name not in given]
     require(not absent, name, f"needs {', '.join(absent)}", f"write {name}:{','.join(f'{a}=4' for a in absent)}")
     return kind(**given)
+
+
+def written(part: Named) -> str:
+    """A part as the shortest text that `read_named` makes it of."""
+    fields = [f for f in dataclasses.fields(typing.cast(Any, part)) if getattr(part, f.name) != _default(f)]
+    values = to_json(part)
+    listed = ",".join(f"{f.name}={_spelled(values[f.name])}" for f in fields)
+    return f"{part.name}:{listed}" if listed else part.name
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _spelled(value: Any) -> str:
+    """A value of JSON as it may stand among others: text as it is, where that reads as text."""
+    text = json.dumps(value)
+    if not isinstance(value, str):
+        return text
+    plain = value.isprintable() and value == value.strip() and not set(value) & set(',"[]{}')
+    try:
+        json.loads(value)
+    except ValueError:
+        return value if plain and value not in ("none", "None", "") else text
+    return text
 
 
 def instead(name: str, options: Iterable[str]) -> str:

@@ -108,6 +108,10 @@ class StrategyConfig(Named):
         """`make`, answered as the config says."""
         return self.make(setting)
 
+    def parted(self, delimiter: str | None) -> StrategyConfig:
+        """The same with another text that ends a step, where it chooses between steps; None: as it is."""
+        return self
+
     def sized(self, search: SearchConfig) -> SearchConfig:
         """The sizes of a search that this strategy can run in."""
         return search
@@ -151,6 +155,10 @@ class Stepwise(StrategyConfig):
     tokens_per_step: int | None = None  # a step ends after so many tokens, too; None: as the search says
 
     stepwise: ClassVar[bool] = True
+
+    def parted(self, delimiter: str | None) -> StrategyConfig:
+        """With a delimiter of its own."""
+        return self if delimiter is None else dataclasses.replace(self, delimiter=delimiter)
 
     def sized(self, search: SearchConfig) -> SearchConfig:
         """The search with this config's own ends of steps."""
