@@ -105,8 +105,8 @@ class Reproduction:
         for text in ("claim", "source", "unit", "not_covered"):
             require(bool(getattr(self, text).strip()), f"{self.name}.{text}", "is empty", "say it in words")
         require(self.minutes > 0, f"{self.name}.minutes", f"is {self.minutes}", "give minutes on two cores")
-        numbers = all(isinstance(k, int) and k > 0 for k in self.methods)
-        fix = "give positive numbers, such as (27,)"
+        numbers = all(isinstance(k, int) and k >= 0 for k in self.methods)
+        fix = "give numbers of methods, such as (27,)"
         require(isinstance(self.methods, tuple) and numbers, f"{self.name}.methods", f"is {self.methods}", fix)
 
     def planned(self, quick: bool) -> tuple[SweepConfig, ...]:

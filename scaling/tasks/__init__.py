@@ -5,7 +5,7 @@ text.py          a tokenizer of characters, and training text
 tree.py          the random policy of a task as tables, for exact tests of search
 state_space.py   tasks that are walks to a goal: countdown.py, path_star.py (and random graphs), and
 puzzle.py        those between two arrangements: hanoi.py, puzzles.py (checkers, river, blocks)
-computation.py   tasks with one right answer: arithmetic.py, modular.py, tag.py, sequences.py (copy, recall), and
+computation.py   tasks with one right answer: arithmetic.py, modular.py, tag.py, words.py (copy, recall), and
 misleading.py    corpora that teach what a test asks not to do
 catalogue.py     tasks by name: task_by_name("countdown:numbers=4")
 """
