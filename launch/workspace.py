@@ -5,6 +5,7 @@ sweeps/<name>/     run directories
 kept/<name>.json   what was computed once
 clock.json         seconds of all starts together
 measured.json      what `run` returned;   finding.json, finding.html, figures/: what follows from it
+../_shared/        sweeps that several reproductions read, trained by the first
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from scaling.sweep.config import SweepConfig
 
 OWNER, MEASURED, CLOCK = "reproduction.json", "measured.json", "clock.json"
+SHARED = "_shared"
 _OWNER: kept.Shape = {"name": str, "quick": bool, "digest": str}
 _MEASURED: kept.Shape = {"effect": float, "interval": [float], "flops": float, "details": dict}
 
@@ -72,13 +74,21 @@ class Directory:
         """One line on stderr, with the name."""
         print(cli.printable(f"{self.name}: {text}"), file=sys.stderr, flush=True)
 
-    def sweep(self, config: SweepConfig, name: str) -> pd.DataFrame:
-        """Train it, or go on with it, in folder/sweeps/name; its results table, held-out runs and failures included."""
+    @property
+    def shared(self) -> Path:
+        """DIR/_shared beside this directory DIR/NAME."""
+        return self.folder.absolute().parent / SHARED
+
+    def sweep(self, config: SweepConfig, name: str, shared: bool = False) -> pd.DataFrame:
+        """Train it, or go on with it, in folder/sweeps/name; its results table, held-out runs and failures included.
+
+        shared: in shared/sweeps/name, for all that train the same.
+        """
         import scaling
         from launch.sweep import run_sweep
 
         _check(name)
-        path = self.folder / "sweeps" / name
+        path = (self.shared if shared else self.folder) / "sweeps" / name
         run_sweep(config, path, where=self.where)
         self.tick()
         return scaling.load(path)

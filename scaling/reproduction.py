@@ -45,11 +45,19 @@ class Workspace(Protocol):
     def quick(self) -> bool:
         """Whether only the mechanism is to be shown, in seconds, with numbers that decide nothing."""
 
+    @property
+    def shared(self) -> Path:
+        """The folder of what several reproductions in the same parent folder read: shared sweeps lie in
+        shared/sweeps/name."""
+
     def say(self, text: str) -> None:
         """Tell whoever watches."""
 
-    def sweep(self, config: SweepConfig, name: str) -> pd.DataFrame:
-        """The results table of a sweep, trained or resumed: one row per trial, its `status` among the columns."""
+    def sweep(self, config: SweepConfig, name: str, shared: bool = False) -> pd.DataFrame:
+        """The results table of a sweep, trained or resumed: one row per trial, its `status` among the columns.
+
+        shared: trained by whichever reproduction comes first, for all that ask for the same sweep by the same name.
+        """
 
     def keep(self, name: str, make: Callable[[], JSON]) -> JSON:
         """What `make` gives, computed once and kept on disk."""
