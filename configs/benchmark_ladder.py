@@ -7,8 +7,6 @@ with the decay that a run of that length would have had. Every reproduction that
 training reads this one sweep.
 """
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 from models.presets import ladder
@@ -62,7 +60,9 @@ def config(widths: tuple[int, ...] = WIDTHS, steps: tuple[int, ...] = STEPS, see
     )  # fmt: skip
 
 
-SUITES = tuple(f"choice.{task}{',' if ':' in task else ':'}items=150" for task in TASKS[:9])
+CHOICES = tuple(
+    f"choice.{task.replace(',negated=5', '')}{',' if ':' in task else ':'}items=150" for task in TASKS[:9]
+)
 TRAPS = tuple(f"trap.{task}items=150" for task in ("phrase:", "claim:", "demonstrations:", "recall:keys=12,"))
 
 
@@ -71,12 +71,21 @@ def plan(quick: bool) -> SweepConfig:
     return config(widths=(8, 12, 16), steps=(4, 8, 16), seeds=2) if quick else config()
 
 
-def measured(work: Workspace, suites: Sequence[str] = SUITES) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(results table of the ladder, one row per model and item of the suites), trained and measured once for all
-    reproductions."""
+def measured(work: Workspace) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(results table of the ladder, one row per model and item), trained and measured once for all reproductions.
+
+    The table has a column `run` for width and seed: its four lengths are one run. The rows have one, too.
+    """
     name = "benchmark_ladder_quick" if work.quick else "benchmark_ladder"
     table = work.sweep(plan(work.quick), name, shared=True)
-    table = table[table["status"] == "done"]
-    names = tuple(suite.replace("items=150", "items=12") for suite in suites) if work.quick else tuple(suites)
+    table = table[table["status"] == "done"].sort_values("trial", ignore_index=True)
+    suites = tuple(suite.replace("items=150", "items=12") if work.quick else suite for suite in (*CHOICES, *TRAPS))
     folder = work.shared / "scores" / name
-    return table, evaluate_trials(work.shared / "sweeps" / name, list(table["trial"]), names, folder, work.say)
+    rows = evaluate_trials(work.shared / "sweeps" / name, list(table["trial"]), suites, folder, work.say)
+    runs = {trial: f"{width}/{seed}" for trial, width, seed in zip(table.trial, table.d_model, table.seed, strict=True)}
+    return table.assign(run=table["trial"].map(runs)), rows.assign(run=rows["trial"].map(runs))
+
+
+def choices(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the suites that are no traps."""
+    return rows[rows["task"].str.startswith("choice.")]

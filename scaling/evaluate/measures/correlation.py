@@ -49,8 +49,8 @@ def cluster_interval(
     return float(low), float(high)
 
 
-def chain_correlations(stages: ArrayLike, log_compute: ArrayLike) -> np.ndarray:
-    """Mean over items of the Spearman correlation of each stage with log compute [stages].
+def item_correlations(stages: ArrayLike, log_compute: ArrayLike) -> np.ndarray:
+    """Spearman correlation of each stage of each item with log compute [stages, items].
 
     stages: [stages, models, items], in the order of CHAIN. An item on which a stage never changes counts as 0.
     """
@@ -62,7 +62,7 @@ def chain_correlations(stages: ArrayLike, log_compute: ArrayLike) -> np.ndarray:
     ranks -= ranks.mean(1, keepdims=True)
     size = np.sqrt((ranks**2).sum(1) * (wanted**2).sum())
     together = np.einsum("smi,m->si", ranks, wanted)
-    return np.divide(together, size, out=np.zeros_like(size), where=size > 0).mean(1)
+    return np.divide(together, size, out=np.zeros_like(size), where=size > 0)
 
 
 def trajectory_agreement(small: ArrayLike, large: ArrayLike) -> float:
