@@ -310,7 +310,8 @@ def run_layer(
     segments: jax.Array | None,
     tokens: jax.Array,
 ) -> tuple[Any, tuple[Routing, ...]]:
-    """x, as the wiring hands it on, through one layer of whole sequences, whose backward pass recomputes what `config.remat` says."""
+    """x, as the wiring hands it on, through one layer of whole sequences, whose backward pass recomputes what
+    `config.remat` says."""
     declared = block_weights(config, layer)
 
     def run(

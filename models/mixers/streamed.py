@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from models.deferred import jax, ops
+from models.deferred import jax
 from models.errors import require
 from models.kept import Kept
 from models.mixers.attention import Attention
@@ -13,15 +13,15 @@ from models.stream import Stream
 from models.weight import Weight, WeightTree
 
 if TYPE_CHECKING:
-    from models.past import Past
+    pass
 
 
 @dataclass(frozen=True)
 class Streamed(Attention):
-    """`Attention` of x `[batch, seq, streams, d_model]`: a stream sees its own tokens and prefix (models.wiring.streams).
+    """`Attention` of x `[batch, seq, streams, d_model]`: a stream sees its own tokens and prefix (`Streams`).
 
-    Prefix: keys and values `[prefix, streams, kv_heads, head_dim]`, 2 prefix streams kv_heads head_dim parameters, which
-    every query sees before all tokens and which are not rotated (Li & Liang 2021). Keeps k and v of every stream.
+    Prefix: keys and values `[prefix, streams, kv_heads, head_dim]` each, which every query sees before all tokens and
+    which are not rotated (Li & Liang 2021). Keeps k and v of every stream.
     """
 
     streams: int = 4

@@ -117,7 +117,8 @@ def test_parameters_flops_and_caches_grow_as_published() -> None:
     ("fields", "message"),
     [
         ({"wiring": Streams(2)}, "model.wiring.streams: hands on 2 of a token, but Attention mixes 1"),
-        ({"pattern": (Layer(Streamed(streams=2)),)}, "model.wiring.streams: hands on 1 of a token, but Streamed mixes 2"),
+        ({"pattern": (Layer(Streamed(streams=2)),)},
+         "model.wiring.streams: hands on 1 of a token, but Streamed mixes 2"),
         ({"pattern": (Layer(Streamed(streams=3)),), "wiring": Streams(2)},
          "model.wiring.streams: hands on 2 of a token, but Streamed mixes 3"),
         ({"pattern": (Layer(Streamed(streams=2), Experts(4, 2, 8)),), "wiring": Streams(2)},
