@@ -176,14 +176,15 @@ def merge(a: Partial, b: Partial) -> Partial:
     return Partial(highest, a.total * of_a + b.total * of_b, value)
 
 
-def with_lead(part: Partial, q: jax.Array, lead: Lead | None, span: Span) -> Partial:
-    """`part` of queries `[..., kv_heads, m, head_dim]` that also see `lead`."""
+def with_lead(part: Partial, lead: Lead | None, span: Span) -> Partial:
+    """`part` of rows' tokens `[rows, kv_heads, m]` that also see `lead`."""
     if lead is None:
         return part
-    keys, values = (x.astype(q.dtype) for x in lead)
-    scores = jnp.einsum("...kmd,lkd->...kml", q, keys, preferred_element_type=jnp.float32)
+    q = split_queries(lead.q, lead.k.shape[1])
+    keys, values = (x.astype(q.dtype) for x in lead[1:])
+    scores = jnp.einsum("skmd,lkd->skml", q, keys, preferred_element_type=jnp.float32)
     weights, highest = _weights(scores, jnp.ones((), bool), span)
-    value = jnp.einsum("...kml,lkd->...kmd", weights.astype(q.dtype), values, preferred_element_type=jnp.float32)
+    value = jnp.einsum("skml,lkd->skmd", weights.astype(q.dtype), values, preferred_element_type=jnp.float32)
     return merge(part, Partial(highest, weights.sum(-1), value))
 
 
@@ -326,7 +327,8 @@ def paged_chunk(
         return _next_tile(part, queries, store, tiles.page[i], visible, span, read)
 
     part = jax.lax.fori_loop(0, tiles.count, tile, nothing(queries, v.shape[-1]))
-    return join_queries(finish(with_lead(part, queries, lead, span))[None], n)[0]
+    part = with_lead(jax.tree.map(lambda x: x[None], part), lead, span)
+    return join_queries(finish(part), n)[0]
 
 
 def _next_tile(

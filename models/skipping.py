@@ -1,13 +1,14 @@
 """Unified layer skipping: a speed-up decides which layers are left out, evenly spaced and the same for every token
 (Liu et al. 2024, arXiv:2404.06954).
 
-What is left is a model like any other, so that batches, caches and counts stay exact. Of L layers n = round(L / speed-up)
-remain, at round(i (L - 1) / (n - 1)) for i = 0 .. n - 1: the first and the last among them.
+What is left is a model like any other, so that batches, caches and counts stay exact. Of L layers
+n = round(L / speed-up) remain, at round(i (L - 1) / (n - 1)) for i = 0 .. n - 1: the first and the last among them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 from models.config import ModelConfig
@@ -26,8 +27,8 @@ def evenly_spaced(n_layers: int, speedup: float) -> tuple[int, ...]:
 def with_layers(config: ModelConfig, params: Params, layers: Sequence[int]) -> tuple[ModelConfig, Params]:
     """(the model that has these layers alone, in this order; its part of `params`); stacked where the config scans."""
     problem, fix = f"are {list(layers)} of {config.n_layers}", "name layers of the model in ascending order"
-    ascending = all(a < b for a, b in zip(layers, layers[1:], strict=False))
-    require(ascending and 0 <= layers[0] and layers[-1] < config.n_layers, "layers", problem, fix)
+    ascending = all(a < b for a, b in itertools.pairwise(layers))
+    require(ascending and layers[0] >= 0 and layers[-1] < config.n_layers, "layers", problem, fix)
     c = config.resolved()
     kept = dataclasses.replace(c, n_layers=len(layers))
     if c.prologue or len(c.period) > 1:  # a pattern of its own, which says what these fields said

@@ -59,7 +59,7 @@ def weights(config: ModelConfig) -> WeightTree:
     c = config.resolved()
     tables = table_weights(c)
     tree: dict[str, Any] = {name: tables[name] for name in ("tokens", "positions") if name in tables}
-    tree |= layer_weights(c) | wiring_weights(c)
+    tree |= {**layer_weights(c), **wiring_weights(c)}
     tree["final_norm"] = c.stream.norm_weights(c.d_model, "embed")
     if "head" in tables:
         tree["head"] = tables["head"]
@@ -225,7 +225,7 @@ def unembed(config: ModelConfig, params: Params, x: Any) -> tuple[jax.Array, Any
     resolved."""
     c, once = config, wiring_weights(config)
     name = "tokens" if c.tied_embeddings else "head"
-    tree = {"final_norm": c.stream.norm_weights(c.d_model, "embed"), name: table_weights(c)[name]} | once
+    tree = {"final_norm": c.stream.norm_weights(c.d_model, "embed"), name: table_weights(c)[name], **once}
     w = ready(tree, params, c.dtype)
     x = c.wired.leave(c.stream, w.get("wiring"), x, partial(norm, c.stream, w["final_norm"]))
     x = relayout(x, HEAD, RESIDUAL)
@@ -310,7 +310,8 @@ def run_layer(
     segments: jax.Array | None,
     tokens: jax.Array,
 ) -> tuple[Any, tuple[Routing, ...]]:
-    """x, as the wiring hands it on, through one layer of whole sequences, whose backward pass recomputes what `config.remat` says."""
+    """x, as the wiring hands it on, through one layer of whole sequences, whose backward pass recomputes what
+    `config.remat` says."""
     declared = block_weights(config, layer)
 
     def run(

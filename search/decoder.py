@@ -122,8 +122,8 @@ class PromptPast(Past):
         kept, index = {name: x.transpose(0, 2, 1, 3) for name, x in new.items()}, self.positions[0]
         n, kv_heads = q.shape[1], read(kept)[0].shape[1]
         visible = jnp.tile(span.visible(index[:, None], index), (q.shape[2] // kv_heads, 1))[None]
-        queries = cache.split_queries(q, kv_heads)
-        part = cache.with_lead(cache.own_block(queries, kept, visible, span, read), queries, lead, span)
+        part = cache.own_block(cache.split_queries(q, kv_heads), kept, visible, span, read)
+        part = cache.with_lead(part, lead, span)
         return cache.join_queries(cache.finish(part), n).astype(q.dtype), PromptPast(self.positions, kept)
 
 
@@ -153,7 +153,7 @@ class ParticlePast(Past):
         visible = span.visible(self.length[:, None], index)
         visible = jnp.broadcast_to(visible[:, None], (len(self.length), queries.shape[2], len(index)))
         part = cache.merge(part, cache.own_block(queries, own, visible, span, read))
-        part = cache.with_lead(part, queries, lead, span)
+        part = cache.with_lead(part, lead, span)
         return cache.join_queries(cache.finish(part), 1).astype(q.dtype), dataclasses.replace(self, own=own)
 
     def _over_prompt(self, q: jax.Array, span: Span, read: Read) -> Partial:

@@ -39,9 +39,9 @@ def get_reproduction() -> Reproduction:
     )  # fmt: skip
 
 
-def base(quick: bool) -> SweepConfig:
+def base(quick: bool, seeds: int = 4) -> SweepConfig:
     train = TrainConfig(steps=20 if quick else 250, batch_size=8, seq_len=64, learning_rate=3e-3)
-    return SweepConfig(train=train, seeds=2 if quick else 4, workers=1)
+    return SweepConfig(train=train, seeds=2 if quick else seeds, workers=1)
 
 
 def planned(quick: bool) -> Sequence[SweepConfig]:

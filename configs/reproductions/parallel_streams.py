@@ -30,8 +30,8 @@ def get_reproduction() -> Reproduction:
         name="parallel_streams", methods=(144,), smallest_effect=0.25, minutes=8,
         claim="four streams have a lower loss than one at no more parameters", source="Chen et al. 2025, "
         "arXiv:2505.10475", unit="per cent of loss that four streams lie below one",
-        not_covered="the law in N and P, more than 4 layers of width 32 and 300 steps; the time of reading weights that "
-        "streams share", simulated=False, run=run, sweeps=planned,
+        not_covered="the law in N and P, more than 4 layers of width 32 and 300 steps; the time of reading weights "
+        "that streams share", simulated=False, run=run, sweeps=planned,
     )  # fmt: skip
 
 

@@ -155,7 +155,7 @@ class Experts:
         plan = self.routing.route(self, w, x, tokens)
         out, dropped = self._served(s, w, x, plan)
         computed = jnp.ones_like(dropped)
-        if self.free:
+        if self.free and isinstance(plan.choice, ops.Assignment):
             out = out + self.free.apply(w, x, plan.choice, self.experts)
             computed = ops.shares(plan.choice, self.choices)[:, : self.experts].sum(-1)
         if self.shared:

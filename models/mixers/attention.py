@@ -16,6 +16,7 @@ from models.stream import NormedOver, Stream
 from models.weight import Weight, WeightTree
 
 if TYPE_CHECKING:
+    from models.context import Lead
     from models.past import Past
 
 
@@ -157,17 +158,19 @@ class Attention:
         q, k, v = (y.reshape(*x.shape[:2], -1, head_dim) for y in (q, k, v))
         if a.qk_norm:
             q, k = self._normed(s, w["q_norm"], q), self._normed(s, w["k_norm"], k)
+        lead = self.lead(w, q)
         if a.rotary is not None and a.rotary.share:
             angles = ops.rotary_angles(past.positions, a.rotary.dims(head_dim), a.rotary.theta, a.rotary.scaling)
             q, k = (ops.rotate(y, *angles, interleaved=a.rotary.interleaved) for y in (q, k))
-        y, past = past.attend(q, {"k": k, "v": v}, self.span(s), lead=self.lead(w))
+        besides = {} if lead is None else {"lead": lead}  # a caller's own past need not know of any
+        y, past = past.attend(q, {"k": k, "v": v}, self.span(s), **besides)
         if a.gated:
             y = y * jax.nn.sigmoid(gate.astype(jnp.float32)).astype(y.dtype)
         y = ops.scatter_positions(ops.contract(y.reshape(*x.shape[:-1], kv, group, head_dim), w["out"], dims=3))
         return y + w["out_bias"] if "out_bias" in w else y, past, None
 
-    def lead(self, w: Any) -> Any:
-        """Keys and values `[length, heads, head_dim]` that every query sees before all tokens: none."""
+    def lead(self, w: Any, q: jax.Array) -> Lead | None:
+        """Keys and values that every token sees besides, with its queries before they are rotated: none."""
         return None
 
     def _normed(self, s: Stream, w: Any, x: jax.Array) -> jax.Array:

@@ -13,15 +13,16 @@ from models.stream import Stream
 from models.weight import Weight, WeightTree
 
 if TYPE_CHECKING:
-    from models.past import Past
+    from models.context import Lead
 
 
 @dataclass(frozen=True)
 class Streamed(Attention):
-    """`Attention` of x `[batch, seq, streams, d_model]`: a stream sees its own tokens and prefix (models.wiring.streams).
+    """`Attention` of x `[batch, seq, streams, d_model]`: a stream sees its own tokens and prefix (`Streams`).
 
-    Prefix: keys and values `[prefix, streams, kv_heads, head_dim]`, 2 prefix streams kv_heads head_dim parameters, which
-    every query sees before all tokens and which are not rotated (Li & Liang 2021). Keeps k and v of every stream.
+    Prefix: keys and values `[prefix, streams, kv_heads, head_dim]` each, which every token sees besides (Li & Liang
+    2021). Neither they nor the queries that meet them are rotated, so that a document may stand anywhere; published
+    code rotates these queries by their positions. Keeps k and v of every stream.
     """
 
     streams: int = 4
@@ -58,12 +59,11 @@ class Streamed(Attention):
         heads, _, head_dim = self._sizes(s)
         return self.streams * (super().flops(s, seq, before, causal) + 4 * head_dim * heads * seq * self.prefix)
 
-    def lead(self, w: Any) -> tuple[jax.Array, jax.Array] | None:
-        """Keys and values of the prefixes `[prefix, streams x kv_heads, head_dim]`."""
+    def lead(self, w: Any, q: jax.Array) -> Lead | None:
+        """The prefixes `[prefix, streams x kv_heads, head_dim]`, seen by queries that are not rotated."""
         if not self.prefix:
             return None
-        k, v = (w[name].reshape(self.prefix, -1, w[name].shape[-1]) for name in ("prefix_k", "prefix_v"))
-        return k, v
+        return ops.Lead(q, *(w[name].reshape(self.prefix, -1, w[name].shape[-1]) for name in ("prefix_k", "prefix_v")))
 
 
 def small(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -1,8 +1,9 @@
 """How tokens find their experts: one file per router, and `Router`, the union of them (`Experts.router`).
 
 A router is a frozen dataclass with check(experts), which refuses fields of the experts that it does not read;
-weights(experts, stream); route(experts, w, x, tokens) -> `Plan`, of x `[batch, seq, d_model]` and the ids; slots(experts,
-tokens), slots per expert and stretch of so many tokens; and `causal`: whether a token's experts depend on no later one.
+weights(experts, stream); route(experts, w, x, tokens) -> `Plan`, of x `[batch, seq, d_model]` and the ids;
+slots(experts, tokens), slots per expert and stretch of so many tokens; and `causal`: whether a token's experts depend
+on no later one.
 """
 
 from __future__ import annotations

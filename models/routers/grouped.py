@@ -44,7 +44,8 @@ class Grouped:
 
     def weights(self, m: Experts, s: Stream) -> dict[str, Weight]:
         """The router's matrix, and a factor on the weight of each expert."""
-        return {"router": router_matrix(s, m.experts), "router_scale": Weight((m.experts,), ("router",), "vector", std=1.0)}
+        scale = Weight((m.experts,), ("router",), "vector", std=1.0)
+        return {"router": router_matrix(s, m.experts), "router_scale": scale}
 
     def slots(self, m: Experts, tokens: int) -> int:
         """As for top-k."""

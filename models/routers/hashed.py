@@ -1,4 +1,4 @@
-"""Hash layers: a token's experts follow from its id alone (Roller et al. 2021), so there is nothing to learn or balance."""
+"""Hash layers: experts follow from the id of a token alone (Roller et al. 2021): nothing to learn or to balance."""
 
 from __future__ import annotations
 

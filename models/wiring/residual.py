@@ -28,7 +28,7 @@ class Residual:
         """ConfigError where a part of the layer cannot be wired so."""
         streams, kind = getattr(layer.mixer, "streams", 1), type(layer.mixer).__name__
         problem = f"hands on {self.copies} of a token, but {kind} mixes {streams}"
-        require(streams == self.copies, "streams", problem, "give Streams(n) layers of Streamed(streams=n), others none")
+        require(streams == self.copies, "streams", problem, "give Streams(n) layers of Streamed(streams=n)")
 
     def once(self, s: Stream) -> WeightTree:
         """Weights that the model has once, whatever its depth."""

@@ -1,8 +1,8 @@
 """ParScale: P streams through the same weights, told apart by learned prefixes and joined by learned weights (Chen et
 al. 2025, "Parallel scaling law", arXiv:2505.10475).
 
-Every layer reads h_1 .. h_P `[d_model]` of a token with one set of weights; attention (`Streamed`) puts learned keys and
-values, other ones for each stream, before the tokens. After the final norm the streams are joined,
+Every layer reads h_1 .. h_P `[d_model]` of a token with one set of weights; attention (`Streamed`) puts learned keys
+and values, other ones for each stream, before the tokens. After the final norm the streams are joined,
 
     h = sum_p (softmax(W_2 silu(W_1 [h_1; ..; h_P]))_p (1 - smoothing) + smoothing / P) h_p.
 

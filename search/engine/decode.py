@@ -112,7 +112,7 @@ class SlotPast(Past):
             blocks.append(block)
             first += length
         assert part is not None
-        y = cache.join_queries(cache.finish(cache.with_lead(part, queries, lead, span)), n).astype(q.dtype)
+        y = cache.join_queries(cache.finish(cache.with_lead(part, lead, span)), n).astype(q.dtype)
         return y, dataclasses.replace(self, blocks=tuple(blocks))
 
     def carry(self, step: Step, inputs: Any, kept: Mapping[str, Kept], size: int) -> tuple[Any, SlotPast]:

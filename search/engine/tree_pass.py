@@ -112,7 +112,7 @@ class TreePast(Past):
             assert self.depths is not None, "a window needs all nodes in one pass"
             visible = visible & span.near(self.depth[..., None], self.depths[:, None, :])
         own = cache.own_block(queries, nodes, jnp.tile(visible, (1, group, 1)), span, read)
-        part = cache.with_lead(cache.merge(part, own), queries, lead, span)
+        part = cache.with_lead(cache.merge(part, own), lead, span)
         y = cache.join_queries(cache.finish(part), q.shape[1]).astype(q.dtype)
         return y, dataclasses.replace(self, nodes=nodes)
 

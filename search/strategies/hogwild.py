@@ -240,6 +240,5 @@ class WorkerPast(Past):
         for i in range(workers):
             one = {name: x[i] for name, x in blocks.items()}
             part = cache.merge(part, over(one, self.after[i], self.own - self.begins[:, i]))
-        part = cache.with_lead(part, cache.split_queries(q, read(new)[0].shape[2]), lead, span)
-        y = cache.join_queries(cache.finish(part), 1).astype(q.dtype)
+        y = cache.join_queries(cache.finish(cache.with_lead(part, lead, span)), 1).astype(q.dtype)
         return y, dataclasses.replace(self, blocks=blocks)

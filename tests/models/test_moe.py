@@ -176,7 +176,6 @@ def test_a_long_sequence_is_cut_into_equal_stretches(seq: int, limit: int, token
 
 
 def test_the_balance_loss_is_one_at_balance_and_the_number_of_experts_at_collapse() -> None:
-    config = Experts(experts=4, top_k=1)
     even = jnp.arange(8, dtype=jnp.int32).reshape(1, 8, 1) % 4
     uniform = jnp.full((1, 8, 4), 0.25)
     assert routing.load_balance(Assignment(even, even * 1.0), uniform) == pytest.approx(1)

@@ -42,17 +42,17 @@ def by_hand(config: ModelConfig, params: Any, tokens: jax.Array) -> tuple[jax.Ar
     def attention(w: Any, x: jax.Array, p: int) -> jax.Array:
         qkv = jnp.einsum("bsd,dkgh->bskgh", x, w["qkv"])
         q, k, v = qkv[..., :2, :].reshape(ROWS, seq, 4, 4), qkv[..., 2, :], qkv[..., 3, :]
+        unturned = q
         q, k = (rotate(y, *angles) for y in (q, k))
         found = []
         for head in range(4):
             kv = head // 2
             keys, values = k[:, :, kv], v[:, :, kv]
             visible = jnp.tril(jnp.ones((seq, seq), bool))
-            if "prefix_k" in w:
-                before = [jnp.broadcast_to(w[f"prefix_{c}"][:, p, kv], (ROWS, N, 4)) for c in "kv"]
-                keys, values = jnp.concatenate([before[0], keys], 1), jnp.concatenate([before[1], values], 1)
-                visible = jnp.concatenate([jnp.ones((seq, N), bool), visible], 1)
             scores = jnp.where(visible, jnp.einsum("bsh,bth->bst", q[:, :, head], keys) / 2, -jnp.inf)
+            first, before = w["prefix_k"][:, p, kv], w["prefix_v"][:, p, kv]
+            scores = jnp.concatenate([jnp.einsum("bsh,th->bst", unturned[:, :, head], first) / 2, scores], -1)
+            values = jnp.concatenate([jnp.broadcast_to(before, (ROWS, N, 4)), values], 1)
             found.append(jnp.einsum("bst,bth->bsh", jax.nn.softmax(scores), values))
         y = jnp.stack(found, 2).reshape(ROWS, seq, 2, 2, 4)
         return jnp.einsum("bskgh,kghd->bsd", y, w["out"])
@@ -117,7 +117,8 @@ def test_parameters_flops_and_caches_grow_as_published() -> None:
     ("fields", "message"),
     [
         ({"wiring": Streams(2)}, "model.wiring.streams: hands on 2 of a token, but Attention mixes 1"),
-        ({"pattern": (Layer(Streamed(streams=2)),)}, "model.wiring.streams: hands on 1 of a token, but Streamed mixes 2"),
+        ({"pattern": (Layer(Streamed(streams=2)),)},
+         "model.wiring.streams: hands on 1 of a token, but Streamed mixes 2"),
         ({"pattern": (Layer(Streamed(streams=3)),), "wiring": Streams(2)},
          "model.wiring.streams: hands on 2 of a token, but Streamed mixes 3"),
         ({"pattern": (Layer(Streamed(streams=2), Experts(4, 2, 8)),), "wiring": Streams(2)},
