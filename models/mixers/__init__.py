@@ -23,7 +23,8 @@ from models.mixers.delta import Delta
 from models.mixers.latent import Latent
 from models.mixers.linear import Linear
 from models.mixers.mamba2 import Mamba2
+from models.mixers.mlstm import MLSTM
 
-Mixer = Attention | Delta | Latent | Linear | Mamba2
+Mixer = Attention | Delta | Latent | Linear | Mamba2 | MLSTM
 
-__all__ = ["Attention", "Delta", "Latent", "Linear", "Mamba2", "Mixer"]
+__all__ = ["MLSTM", "Attention", "Delta", "Latent", "Linear", "Mamba2", "Mixer"]

@@ -7,7 +7,7 @@ import typing
 
 from models.channels import Channel, Dense, Experts
 from models.config import Layer, ModelConfig
-from models.mixers import Attention, Delta, Latent, Linear, Mamba2, Mixer
+from models.mixers import MLSTM, Attention, Delta, Latent, Linear, Mamba2, Mixer
 from models.rotary import Rotary
 from models.wiring import Parallel, PreNorm, Wiring
 
@@ -47,6 +47,7 @@ PARTS: dict[str, ModelConfig] = {
         Layer(Delta(key_heads=2, value_heads=4, key_dim=4, value_dim=6, block=8), None),
         Layer(Delta(key_dim=4, negative=True, decay="channel", block=8)),
     ),
+    "mlstm": of(Layer(MLSTM(value_dim=6, block=8)), Layer()),
     "no_channel": of(Layer(channel=None), Layer()),
 }  # fmt: skip
 

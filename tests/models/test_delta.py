@@ -117,7 +117,7 @@ def sigmoid(x):
 def naive(mixer: Delta, w, x):
     """One document x [seq, d_model] through the mixer as its docstring says, float64, token by token."""
     w = {name: np.asarray(value, np.float64) for name, value in w.items()}
-    key_heads, heads, key, value = mixer._sizes(STREAM)
+    key_heads, heads, key, value = mixer.sizes(STREAM)
     shared = heads // key_heads
     q, k, v, z = np.split(np.einsum("td,dhf->thf", x, w["qkvz"]), [key, 2 * key, 2 * key + shared * value], axis=-1)
     ba = np.einsum("td,dhf->thf", x, w["ba"])

@@ -9,7 +9,7 @@ from models import counts
 from models.channels import Dense, Experts
 from models.config import Layer, ModelConfig
 from models.huggingface.families import FAMILIES
-from models.mixers import Attention, Delta, Latent, Linear, Mamba2
+from models.mixers import MLSTM, Attention, Delta, Latent, Linear, Mamba2
 from models.presets import LLAMA_1B
 from models.weight import walk
 
@@ -26,6 +26,7 @@ SHAPES: dict[str, Layer] = {  # one layer of a model of d_model 2048 in bfloat16
     "`Delta(decay='channel', block=16)`": Layer(Delta(decay="channel", block=16), None),
     "`Linear(features=16)`": Layer(Linear(), None),
     "`Mamba2()`": Layer(Mamba2(), None),
+    "`MLSTM(heads=4, value_dim=512)`": Layer(MLSTM(4, value_dim=512), None),
     "`Dense()`": Layer(Attention(), Dense()),
     "`Experts(64, 8, 704, shared=2)`": Layer(Attention(), Experts(64, 8, 704, shared=2)),
 }
