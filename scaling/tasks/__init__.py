@@ -5,7 +5,8 @@ text.py          a tokenizer of characters, and training text
 tree.py          the random policy of a task as tables, for exact tests of search
 state_space.py   tasks that are walks to a goal: countdown.py, path_star.py (and random graphs), and
 puzzle.py        those between two arrangements: hanoi.py, puzzles.py (checkers, river, blocks)
-computation.py   tasks with one right answer: arithmetic.py, modular.py, tag.py
+computation.py   tasks with one right answer: arithmetic.py, modular.py, tag.py, memory.py (recall, repeat, permute)
+sequences.py     labelled tokens that ask a mixer to recall, copy, find or follow a state; probe.py learns them
 catalogue.py     tasks by name: task_by_name("countdown:numbers=4")
 """
 

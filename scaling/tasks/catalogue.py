@@ -9,6 +9,7 @@ from models.errors import ConfigError, nearest, require
 from scaling.tasks.arithmetic import Arithmetic
 from scaling.tasks.countdown import Countdown
 from scaling.tasks.hanoi import Hanoi
+from scaling.tasks.memory import Permute, Recall, Repeat
 from scaling.tasks.modular import Modular
 from scaling.tasks.path_star import PathStar, RandomGraph
 from scaling.tasks.puzzles import Blocks, Checkers, River
@@ -17,8 +18,11 @@ from scaling.tasks.task import Task
 
 TASKS: dict[str, type[Any]] = {
     task.name: task
-    for task in (Countdown, Arithmetic, Tag, Hanoi, Checkers, River, Blocks, PathStar, RandomGraph, Modular)
-}
+    for task in (
+        Countdown, Arithmetic, Tag, Hanoi, Checkers, River, Blocks, PathStar, RandomGraph, Modular, Recall, Repeat,
+        Permute,
+    )
+}  # fmt: skip
 
 
 def task_by_name(name: str) -> Task:
