@@ -19,6 +19,7 @@ BIASED = Experts(
     4, 2, 8, shared=1, dispatch="dropless", score="sigmoid", scale=1.5, groups=2, top_groups=1, group_score="top2",
     bias_rate=1e-3, shared_gate=True, balance_coefficient=0.0,
 )  # fmt: skip
+SOFT = 1e-2  # where results that are tiny at the start are normed, which multiplies rounding by up to eps^-1/2
 MAMBA = Mamba2(head_dim=8, state=4, block=8)
 
 
@@ -46,8 +47,9 @@ PARTS: dict[str, ModelConfig] = {
     "delta": of(
         Layer(Delta(key_heads=2, value_heads=4, key_dim=4, value_dim=6, block=8), None),
         Layer(Delta(key_dim=4, negative=True, decay="channel", block=8)),
+        norm_eps=SOFT,
     ),
-    "mlstm": of(Layer(MLSTM(value_dim=6, block=8)), Layer()),
+    "mlstm": of(Layer(MLSTM(value_dim=6, block=8)), Layer(), norm_eps=SOFT),
     "no_channel": of(Layer(channel=None), Layer()),
 }  # fmt: skip
 
