@@ -3,8 +3,8 @@
     python -m launch.reproduce mlstm_decode --workdir runs/reproductions/mlstm_decode
 
 Two layers of d_model 256, one row, float32: a token after 1,024 to 32,768 others, for mLSTM and attention, and beside
-them the other recurrent mixers, with how much faster each reads a sequence in blocks than token by token. Times are of
-the processor, not of the clock, so that other work on the machine does not count.
+them the other recurrent mixers, with how much faster each learns from 512 tokens in blocks than token by token. Times
+are of the processor, not of the clock, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scaling.reproduction import Measured, Reproduction, Workspace, t_interval
 
 MIXERS: dict[str, Mixer] = {"mlstm": MLSTM(), "attention": Attention(), "delta": Delta(), "linear": Linear(),
                             "mamba2": Mamba2(block=64)}  # fmt: skip
-CONTEXTS, SEQUENCE, REPEATS, CALLS = (1024, 4096, 32_768), 1024, 8, 20
+CONTEXTS, SEQUENCE, REPEATS, CALLS = (1024, 4096, 32_768), 512, 8, 20
 
 
 def get_reproduction() -> Reproduction:
@@ -55,8 +55,8 @@ def seconds(run: Callable[[], Any], calls: int) -> list[float]:
     return found[1:]
 
 
-def measured(mixer: Mixer, quick: bool) -> dict[str, Any]:
-    """Decode seconds of every repetition and bytes kept at each context, and seconds of reading a sequence."""
+def decoding(mixer: Mixer, quick: bool) -> dict[str, Any]:
+    """Seconds of every repetition and bytes kept, at each context."""
     import jax
     import jax.numpy as jnp
 
@@ -66,36 +66,51 @@ def measured(mixer: Mixer, quick: bool) -> dict[str, Any]:
     model = model_of(mixer)
     params = jax.jit(partial(transformer.init, model))(jax.random.key(0))
     step = jax.jit(partial(decode.forward, model))
-    found: dict[str, Any] = {"decode": [], "bytes": [], "read": {}}
+    found: dict[str, Any] = {"decode": [], "bytes": []}
     for context in (64, 256, 1024) if quick else CONTEXTS:
         blocks, states = (cache.empty(model, 1, context),), cache.empty_states(model, 1)
         pool, token, none = cache.empty_pool(model, 1, 8), jnp.zeros((1, 1), jnp.int32), jnp.zeros(1, jnp.int32)
         inputs = params, pool, blocks, states, (), token, none, none + context - 1, jnp.ones(1, bool)
         found["decode"].append(seconds(partial(step, *inputs), 2 if quick else CALLS))
         found["bytes"].append(sum(x.nbytes for x in jax.tree.leaves((blocks, states))))
-    tokens = jnp.zeros((1, 64 if quick else SEQUENCE), jnp.int32)
-    if mixer.block:
-        for block in (mixer.block, 1):
-            of_blocks = model_of(dataclasses.replace(mixer, block=block))
-            read = jax.jit(partial(transformer.apply, of_blocks))
-            found["read"][str(block)] = min(seconds(partial(read, params, tokens), 1))
+    return found
+
+
+def learning(mixer: Mixer, quick: bool) -> list[float]:
+    """Seconds of a sequence through the mixer and back, in its blocks and token by token."""
+    import jax
+    import jax.numpy as jnp
+
+    from models.past import WholeSequence
+
+    stream, length = model_of(mixer).stream, 32 if quick else SEQUENCE
+    keys, found = jax.random.split(jax.random.key(0), 20), []
+    w = {name: weight.initial(key) for key, (name, weight) in zip(keys, mixer.weights(stream).items(), strict=False)}
+    past, x = WholeSequence(jnp.arange(length)[None]), jax.random.normal(keys[-1], (1, length, stream.d_model))
+    for block in (mixer.block, 1):
+        cut = dataclasses.replace(mixer, block=block)
+        slope = jax.jit(jax.grad(lambda w, x, cut=cut: jnp.square(cut.apply(stream, w, x, past)[0]).sum(), (0, 1)))
+        found.append(min(seconds(partial(slope, w, x), 1)))
     return found
 
 
 def run(work: Workspace) -> Measured:
-    table = {name: work.keep(name, partial(measured, mixer, work.quick)) for name, mixer in MIXERS.items()}
-    lines, factors = {}, {}
+    table = {name: work.keep(name, partial(decoding, mixer, work.quick)) for name, mixer in MIXERS.items()}
+    recurrent = {name: mixer for name, mixer in MIXERS.items() if mixer.block}
+    learned = {n: work.keep(f"learn_{n}", partial(learning, m, work.quick)) for n, m in recurrent.items()}
+    factors = {name: alone / blocks for name, (blocks, alone) in learned.items()}
+    lines = {}
     for name, found in table.items():
         times = np.min(found["decode"], axis=1)
         lines[name] = {"x": list(CONTEXTS), "y": (1e6 * times).tolist()}
-        ends = [found["read"][block] for block in sorted(found["read"], key=int)]
-        factors[name] = ends[0] / ends[-1] if ends else None
-        work.say(f"{name}: {1e6 * times} us a token, {found['bytes']} bytes; blocks {factors[name]} times as fast")
+        work.say(f"{name}: {1e6 * times} us a token, {found['bytes']} bytes; blocks {factors.get(name)} times as fast")
     growth = {name: np.log2(np.divide(found["decode"][-1], found["decode"][0])) for name, found in table.items()}
     beyond = growth["attention"] - growth["mlstm"]
     flops = sum(REPEATS * CALLS * counts.decode_flops(model_of(mixer), context)
                 for mixer in MIXERS.values() for context in CONTEXTS)  # fmt: skip
     curves = [{"x": "tokens before", "y": "us of the processor a token", "log": "xy", "lines": lines}]
-    details = {"table": table, "blocks faster by": factors, "curves": curves,
-               "growth in doublings": {name: float(np.median(values)) for name, values in growth.items()}}  # fmt: skip
+    details = {
+        "table": table, "seconds of learning in blocks and alone": learned, "blocks faster by": factors,
+        "growth in doublings": {name: float(np.median(values)) for name, values in growth.items()}, "curves": curves,
+    }  # fmt: skip
     return Measured(float(beyond.mean()), t_interval(beyond), float(flops), details)

@@ -88,8 +88,8 @@ class Attention:
         return a.heads, a.kv_heads, a.head_dim
 
     def weights(self, s: Stream) -> WeightTree:
-        """qkv `[d_model, kv_heads, group + 2, head_dim]`: for each key-value head its query heads (each before its gate,
-        where there are gates), then k, then v."""
+        """qkv `[d_model, kv_heads, group + 2, head_dim]`: for each key-value head its query heads (each before its
+        gate, where there are gates), then k, then v."""
         heads, kv, head_dim = self._sizes(s)
         group = heads // kv
         fused = group * (2 if self.gated else 1) + 2
@@ -150,7 +150,6 @@ class Attention:
         if "qkv_bias" in w:
             qkv = qkv + w["qkv_bias"]
         batch, seq = x.shape[:2]
-        group = heads // kv
         fused = qkv.shape[-2] - 2
         q, k, v = jnp.split(qkv, [fused, fused + 1], axis=-2)  # one concatenation backwards, where slices would pad
         if a.gated:

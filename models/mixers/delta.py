@@ -46,12 +46,12 @@ class Delta:
 
     q, k and v pass through a short causal convolution and SiLU, then q and k are scaled to length 1 and q by
     key_dim^-1/2. beta = sigmoid(b), twice that with `negative`, under which S may turn around (eigenvalues from -1 on).
-    decay "head": g = -e^A softplus(a + bias), one number; "channel": g = -5 sigmoid(e^A (a + bias)), one for each of the
-    key's, with a read out of key_dim features of x. Value head j reads key head j // (value_heads / key_heads).
+    decay "head": g = -e^A softplus(a + bias), one number; "channel": g = -5 sigmoid(e^A (a + bias)), one for each of
+    the key's, with a read out of key_dim features of x. Value head j reads key head j // (value_heads / key_heads).
 
-    Keeps S and the last inputs of the convolutions per row, nothing per token; S and what decays it are float32. A block
-    inverts one triangle per head (models.recurrence.gated_delta). Fields that are None are those of the model; widths of
-    heads stay as they are when it grows wider.
+    Keeps S and the last inputs of the convolutions per row, nothing per token; S and what decays it are float32. A
+    block inverts one triangle per head (models.recurrence.gated_delta). Fields that are None are those of the model;
+    widths of heads stay as they are when it grows wider.
     """
 
     key_heads: int | None = None

@@ -34,12 +34,14 @@ def input_biases(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 @dataclass(frozen=True)
 class MLSTM:
-    """Per head C = f C + i k v^T, n = f n + i k and h = C^T q / max(|n^T q|, 1), with i = exp(cap(i')), f = sigmoid(cap(f')).
+    """Per head C = f C + i k v^T, n = f n + i k and h = C^T q / max(|n^T q|, 1).
 
-    q is scaled by key_dim^-1/2, cap(x) = c tanh(x / c), and i' and f' are read from x with a bias (their weights start at
-    zero). h is normed by head (LayerNorm without bias), times sigmoid(o), and goes through the last product. The
-    published form divides C and n by e^m, m the largest exponent so far, which cancels in h; capped gates need no m:
-    sums of e^15 stay far within float32, and its precision is relative. So [C, n] is a gated linear state whose values
+    i = exp(cap(i')) and f = sigmoid(cap(f')) with cap(x) = c tanh(x / c); i' and f' are read from x with a bias (their
+    weights start at zero), and q is scaled by key_dim^-1/2. h is normed by head (LayerNorm without bias), times
+    sigmoid(o), and goes through the last product.
+
+    The published form divides C and n by e^m, m the largest exponent so far, which cancels in h; capped gates need no
+    m: sums of e^15 stay far within float32, whose precision is relative. So [C, n] is a gated linear state whose values
     are i [v, 1]. Keeps it in float32 per row, nothing per token. Fields that are None are those of the model; widths of
     heads stay as they are when it grows wider.
     """

@@ -19,7 +19,7 @@ BIASED = Experts(
     4, 2, 8, shared=1, dispatch="dropless", score="sigmoid", scale=1.5, groups=2, top_groups=1, group_score="top2",
     bias_rate=1e-3, shared_gate=True, balance_coefficient=0.0,
 )  # fmt: skip
-SOFT = 1e-2  # where results that are tiny at the start are normed, which multiplies rounding by up to eps^-1/2
+SOFT = 1e-2  # norm_eps where results are tiny at the start: their norm multiplies rounding by up to eps^-1/2
 MAMBA = Mamba2(head_dim=8, state=4, block=8)
 
 
@@ -30,7 +30,10 @@ def of(*layers: Layer, **fields: typing.Any) -> ModelConfig:
 
 PARTS: dict[str, ModelConfig] = {
     "attention": BASE,
-    "windows": of(Layer(Attention(window=5)), Layer(Attention(qk_norm=True, softcap=5.0, rotary=Rotary(share=0.5), gated=True))),
+    "windows": of(
+        Layer(Attention(window=5)),
+        Layer(Attention(qk_norm=True, softcap=5.0, rotary=Rotary(share=0.5), gated=True)),
+    ),
     "latent": of(Layer(LATENT), Layer(dataclasses.replace(LATENT, query_rank=None))),
     "experts": of(Layer(Attention(), Experts(4, 2, 8, dispatch="dropless"))),
     "biased_experts": of(Layer(LATENT, BIASED), prologue=(Layer(LATENT, Dense(16)),), n_layers=3),

@@ -197,7 +197,9 @@ OTHERS = {
     "nemotron_biases": Case("nemotron", {"mlp_bias": True, "attention_bias": True, "partial_rotary_factor": 1.0}),
     "qwen2_moe_normalised": Case("qwen2_moe", SHARED | {"norm_topk_prob": True}, "float32"),
     "qwen3_next_tied": Case(
-        "qwen3_next", NEXT | {"tie_word_embeddings": True, "norm_topk_prob": False, "linear_num_key_heads": 4}, "float32"
+        "qwen3_next",
+        NEXT | {"tie_word_embeddings": True, "norm_topk_prob": False, "linear_num_key_heads": 4},
+        "float32",
     ),
     "gpt2_sharded": Case("gpt2", GPT2 | {"n_inner": 40}, "float32", "6KB"),
 }

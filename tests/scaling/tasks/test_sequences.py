@@ -1,4 +1,4 @@
-"""Labelled sequences: every label follows from what stands before it, by a reading that knows nothing of the drawing."""
+"""Labelled sequences: every label follows from what stands before it, for a reader who did not draw them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS = {
 
 def read_recall(tokens):
     """Each key that stands a second time has the value behind its first."""
-    first = {key: value for key, value in zip(tokens[:10:2], tokens[1:10:2], strict=True)}
+    first = dict(zip(tokens[:10:2], tokens[1:10:2], strict=True))
     assert len(first) == len(set(tokens[1:10:2])) == 5 and max(first) < 10 <= min(first.values())
     labels = [first.get(token) if at >= 10 and token else None for at, token in enumerate(tokens)]
     assert all(at % 2 == 0 for at, label in enumerate(labels) if label) and sum(map(bool, labels)) == 5
@@ -71,7 +71,7 @@ def test_labels_are_what_a_reader_of_the_tokens_says(name):
     again, other = (kind.draw(np.random.default_rng(seed), 50) for seed in (0, 1))
     assert all((a == b).all() for a, b in zip(drawn, again, strict=True)) and (drawn.tokens != other.tokens).any()
     assert drawn.tokens.dtype == drawn.labels.dtype == np.int32
-    assert 0 <= min(x.min() for x in drawn[:2]) and max(x.max() for x in drawn[:2]) < kind.vocab_size
+    assert min(x.min() for x in drawn[:2]) >= 0 and max(x.max() for x in drawn[:2]) < kind.vocab_size
     for tokens, labels, scored in zip(*drawn, strict=True):
         said = READ[name](tokens.tolist())
         assert [None if not there else label for label, there in zip(labels.tolist(), scored, strict=True)] == said
