@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 
-def block_flops(
-    seq: int, block: int, per_token: int, per_pair: int, causal: bool = True, per_block: int = 0
-) -> int:
+def block_flops(seq: int, block: int, per_token: int, per_pair: int, causal: bool = True, per_block: int = 0) -> int:
     """FLOPs of one sequence of `seq` tokens in blocks of `block`.
 
     per_token: to enter the state and to read it, which is all that blocks of one token cost. per_pair: of each token

@@ -90,8 +90,8 @@ def gated_delta(
     `[rows, size, heads]` and log_decay g <= 0 `[rows, size, heads, key or 1]` are float32, as y is.
 
     With G = cumsum g, (a, b)_ij = sum_k a_ik b_jk e^(G_ik - G_jk) for j <= i and T = (I + beta (k, k) below the
-    diagonal)^-1, the block writes V' = T (beta v) - T (beta e^G k) S in place of v, and is then gated linear: y = (e^G q)
-    S + (q, k) V', S = e^(G_last) S + (e^(G_last - G) k)^T V' (Yang et al. 2024, Parallelizing linear transformers).
+    diagonal)^-1, the block writes V' = T (beta v) - T (beta e^G k) S in place of v, and is then gated linear:
+    y = (e^G q) S + (q, k) V', S = e^(G_last) S + (e^(G_last - G) k)^T V' (Yang et al. 2024a, b).
     """
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [rows, heads, size, ...]
     total = jnp.cumsum(_where(reach.valid, log_decay, 0), axis=1)
@@ -124,8 +124,8 @@ def _decayed_pairs(a: jax.Array, b: jax.Array, total: jax.Array, within: jax.Arr
 
 
 def unit_lower_inverse(below: jax.Array) -> jax.Array:
-    """(I + below)^-1 of strictly lower triangular matrices `[..., size, size]`, exactly, by products of blocks of twice
-    the size each time: [[A, 0], [C, B]]^-1 = [[A^-1, 0], [-B^-1 C A^-1, B^-1]]; float32, as precise as the device has."""
+    """(I + below)^-1 of strictly lower triangular matrices `[..., size, size]` float32, by products of blocks of twice
+    the size each time: [[A, 0], [C, B]]^-1 = [[A^-1, 0], [-B^-1 C A^-1, B^-1]]."""
     size = below.shape[-1]
     whole, lead = 1 << (size - 1).bit_length(), below.shape[:-2]
     below = jnp.pad(below, [(0, 0)] * len(lead) + [(0, whole - size)] * 2)

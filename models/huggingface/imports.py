@@ -30,7 +30,7 @@ from models.weight import Stacked, Weight, walk
 
 Dtype = Literal["float32", "bfloat16"]
 # tensors that some checkpoints carry and no computation needs: rotary tables and masks of older releases
-UNUSED = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias)$")
+UNUSED = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias)$|^mtp\.")  # mtp: guesses further tokens
 ROWS = 4096  # of a table that are compared at once
 CLASSIFIER = re.compile(r"^(score|classifier)\.(weight|bias)$")
 VISION = re.compile(r"^(model\.)?(vision_tower|multi_modal_projector)\.")

@@ -23,8 +23,9 @@ from models.mixers.delta import Delta
 from models.mixers.latent import Latent
 from models.mixers.linear import Linear
 from models.mixers.mamba2 import Mamba2
+from models.mixers.mlstm import MLSTM
 from models.mixers.streamed import Streamed
 
-Mixer = Attention | Delta | Latent | Linear | Mamba2 | Streamed
+Mixer = Attention | Delta | Latent | Linear | Mamba2 | MLSTM | Streamed
 
-__all__ = ["Attention", "Delta", "Latent", "Linear", "Mamba2", "Mixer", "Streamed"]
+__all__ = ["MLSTM", "Attention", "Delta", "Latent", "Linear", "Mamba2", "Mixer", "Streamed"]

@@ -89,8 +89,8 @@ class Attention:
         return a.heads, a.kv_heads, a.head_dim
 
     def weights(self, s: Stream) -> WeightTree:
-        """qkv `[d_model, kv_heads, group + 2, head_dim]`: for each key-value head its query heads (each before its gate,
-        where there are gates), then k, then v."""
+        """qkv `[d_model, kv_heads, group + 2, head_dim]`: for each key-value head its query heads (each before its
+        gate, where there are gates), then k, then v."""
         heads, kv, head_dim = self._sizes(s)
         group = heads // kv
         fused = group * (2 if self.gated else 1) + 2
@@ -150,7 +150,6 @@ class Attention:
         qkv = ops.contract(ops.gather_positions(x), w["qkv"])
         if "qkv_bias" in w:
             qkv = qkv + w["qkv_bias"]
-        group = heads // kv
         fused = qkv.shape[-2] - 2
         q, k, v = jnp.split(qkv, [fused, fused + 1], axis=-2)  # one concatenation backwards, where slices would pad
         if a.gated:
@@ -166,7 +165,7 @@ class Attention:
         y, past = past.attend(q, {"k": k, "v": v}, self.span(s), **besides)
         if a.gated:
             y = y * jax.nn.sigmoid(gate.astype(jnp.float32)).astype(y.dtype)
-        y = ops.scatter_positions(ops.contract(y.reshape(*x.shape[:-1], kv, group, head_dim), w["out"], dims=3))
+        y = ops.scatter_positions(ops.contract(y.reshape(*x.shape[:-1], kv, heads // kv, head_dim), w["out"], dims=3))
         return y + w["out_bias"] if "out_bias" in w else y, past, None
 
     def lead(self, w: Any, q: jax.Array) -> Lead | None:

@@ -46,12 +46,12 @@ class Delta:
 
     q, k and v pass through a short causal convolution and SiLU, then q and k are scaled to length 1 and q by
     key_dim^-1/2. beta = sigmoid(b), twice that with `negative`, under which S may turn around (eigenvalues from -1 on).
-    decay "head": g = -e^A softplus(a + bias), one number; "channel": g = -5 sigmoid(e^A (a + bias)), one for each of the
-    key's, with a read out of key_dim features of x. Value head j reads key head j // (value_heads / key_heads).
+    decay "head": g = -e^A softplus(a + bias), one number; "channel": g = -5 sigmoid(e^A (a + bias)), one for each of
+    the key's, with a read out of key_dim features of x. Value head j reads key head j // (value_heads / key_heads).
 
-    Keeps S and the last inputs of the convolutions per row, nothing per token; S and what decays it are float32. A block
-    inverts one triangle per head (models.recurrence.gated_delta). Fields that are None are those of the model; widths of
-    heads stay as they are when it grows wider.
+    Keeps S and the last inputs of the convolutions per row, nothing per token; S and what decays it are float32. A
+    block inverts one triangle per head (models.recurrence.gated_delta). Fields that are None are those of the model;
+    widths of heads stay as they are when it grows wider.
     """
 
     key_heads: int | None = None
@@ -78,7 +78,7 @@ class Delta:
 
     def resolved(self, s: Stream) -> Delta:
         """Itself with the model's heads and their widths where it has none of its own."""
-        key_heads, value_heads, key, value = self._sizes(s)
+        key_heads, value_heads, key, value = self.sizes(s)
         fix = "use a multiple of key_heads"
         problem = f"{value_heads} heads do not share {key_heads} keys evenly"
         require(value_heads % key_heads == 0, "value_heads", problem, fix)
@@ -87,7 +87,7 @@ class Delta:
         require(s.bias == "none", "model.bias", f"{s.bias!r} asks for biases that Delta does not have", "use 'none'")
         return dataclasses.replace(self, key_heads=key_heads, value_heads=value_heads, key_dim=key, value_dim=value)
 
-    def _sizes(self, s: Stream) -> tuple[int, int, int, int]:
+    def sizes(self, s: Stream) -> tuple[int, int, int, int]:
         """(key heads, value heads, features of a head's keys, of its values)."""
         key_heads = self.key_heads or s.n_heads
         return key_heads, self.value_heads or key_heads, self.key_dim or s.head_dim, self.value_dim or s.head_dim
@@ -95,7 +95,7 @@ class Delta:
     def weights(self, s: Stream) -> WeightTree:
         """qkvz `[d_model, key_heads, ...]`: for each key head q, k, its values and their gates z; ba
         `[d_model, key_heads, ...]`: its b, and where heads decay its a."""
-        key_heads, heads, key, value = self._sizes(s)
+        key_heads, heads, key, value = self.sizes(s)
         shared, std = heads // key_heads, s.hidden_std(s.d_model)
         by_key = ("embed", "heads", "head_dim")
         each = 2 if self.decay == "head" else 1
@@ -123,7 +123,7 @@ class Delta:
 
     def kept(self, s: Stream) -> dict[str, Kept]:
         """4 value_heads key_dim value_dim bytes of state a row, and the convolutions' last inputs."""
-        key_heads, heads, key, value = self._sizes(s)
+        key_heads, heads, key, value = self.sizes(s)
         before = self.width - 1
         qk = (before, 2, key_heads, key), ("width", "gate", "heads", "head_dim")
         v = (before, heads, value), ("width", "heads", "head_dim")
@@ -136,7 +136,7 @@ class Delta:
     def flops(self, s: Stream, seq: int, before: int = 0, causal: bool = True) -> int:
         """Per token and head 6 K V, to correct the state and to read it; in a block of several tokens 2 (3 K + 2 V) for
         every pair of them, and 2/3 C (C^2 - 1) for the inverse of a block filled up to a power of two, C."""
-        _, heads, key, value = self._sizes(s)
+        _, heads, key, value = self.sizes(s)
         whole = 1 << (min(self.block, seq) - 1).bit_length()
         inverse = 2 * whole * (whole**2 - 1) // 3
         per_token, per_pair = 6 * key * value, 2 * (3 * key + 2 * value)
@@ -145,7 +145,7 @@ class Delta:
     def apply(self, s: Stream, w: Any, x: jax.Array, past: Past) -> tuple[jax.Array, Past, None]:
         """x `[batch, seq, d_model]` -> (as x, the past with its state)."""
         x = ops.gather_positions(x)
-        key_heads, heads, key, value = self._sizes(s)
+        key_heads, heads, key, value = self.sizes(s)
         lead, shared = x.shape[:2], heads // key_heads
         ends = [key, 2 * key, 2 * key + shared * value]
         q, k, v, z = jnp.split(ops.contract(x, w["qkvz"]), ends, axis=-1)

@@ -96,8 +96,8 @@ class Linear:
         return ops.scatter_positions(ops.contract(y, w["out"], dims=2)), past, None
 
     def _step(self, state: Any, inputs: Any, reach: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """One block (models.past.Step): inputs qk `[rows, size, 2, heads, features]`, v `[rows, size, heads, value_dim]`;
-        the result is as v."""
+        """One block (models.past.Step): inputs qk `[rows, size, 2, heads, features]`, v
+        `[rows, size, heads, value_dim]`; the result is as v."""
         dtype, v = inputs["v"].dtype, inputs["v"].astype(jnp.float32)
         q, k = jnp.moveaxis(inputs["qk"], 2, 0)
         v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)

@@ -1,4 +1,4 @@
-"""Sequences of tokens with labels at some places, which ask one thing of a mixer: to recall, to copy, to follow a state.
+"""Sequences of tokens with labels at some places, which ask one thing of a mixer: to recall, copy or follow a state.
 
 Each kind is exact: a label follows from the tokens up to its place. Drawn by numpy from a generator alone, so that the
 same seed gives the same sequences everywhere. Labels are no next tokens: they are compared with what a model says at

@@ -8,7 +8,7 @@ import typing
 from models.channels import Channel, Dense, Experts
 from models.channels.free import Free
 from models.config import Layer, ModelConfig
-from models.mixers import Attention, Delta, Latent, Linear, Mamba2, Mixer, Streamed
+from models.mixers import MLSTM, Attention, Delta, Latent, Linear, Mamba2, Mixer, Streamed
 from models.rotary import Rotary
 from models.routers import Grouped, Hashed
 from models.wiring import Ladder, Parallel, PreNorm, Streams, Wiring
@@ -21,6 +21,7 @@ BIASED = Experts(
     4, 2, 8, shared=1, dispatch="dropless", score="sigmoid", scale=1.5, groups=2, top_groups=1, group_score="top2",
     bias_rate=1e-3, shared_gate=True, balance_coefficient=0.0,
 )  # fmt: skip
+SOFT = 1e-2  # norm_eps where results are tiny at the start: their norm multiplies rounding by up to eps^-1/2
 MAMBA = Mamba2(head_dim=8, state=4, block=8)
 
 
@@ -31,7 +32,10 @@ def of(*layers: Layer, **fields: typing.Any) -> ModelConfig:
 
 PARTS: dict[str, ModelConfig] = {
     "attention": BASE,
-    "windows": of(Layer(Attention(window=5)), Layer(Attention(qk_norm=True, softcap=5.0, rotary=Rotary(share=0.5), gated=True))),
+    "windows": of(
+        Layer(Attention(window=5)),
+        Layer(Attention(qk_norm=True, softcap=5.0, rotary=Rotary(share=0.5), gated=True)),
+    ),
     "latent": of(Layer(LATENT), Layer(dataclasses.replace(LATENT, query_rank=None))),
     "experts": of(Layer(Attention(), Experts(4, 2, 8, dispatch="dropless"))),
     "biased_experts": of(Layer(LATENT, BIASED), prologue=(Layer(LATENT, Dense(16)),), n_layers=3),
@@ -55,7 +59,9 @@ PARTS: dict[str, ModelConfig] = {
     "delta": of(
         Layer(Delta(key_heads=2, value_heads=4, key_dim=4, value_dim=6, block=8), None),
         Layer(Delta(key_dim=4, negative=True, decay="channel", block=8)),
+        norm_eps=SOFT,
     ),
+    "mlstm": of(Layer(MLSTM(value_dim=6, block=8)), Layer(), norm_eps=SOFT),
     "no_channel": of(Layer(channel=None), Layer()),
 }  # fmt: skip
 

@@ -12,8 +12,7 @@ from models import cache, counts, transformer
 from models.config import ModelConfig
 from models.errors import ConfigError
 from models.layer import Layer
-from models.mixers.attention import Attention
-from models.mixers.mamba2 import Mamba2
+from models.mixers import MLSTM, Attention, Delta, Linear, Mamba2
 from models.sharding import MeshConfig, make_mesh
 from models.weight import map_weights
 from search.decoder import TransformerDecoder
@@ -137,7 +136,13 @@ def test_blocks_of_a_chunk_end_with_pages_and_are_no_longer_than_the_mixers() ->
         return Layout.of(dataclasses.replace(PURE, pattern=(Layer(mixer, None), Layer(Attention()))), 48, 32).align
 
     assert [align(block) for block in (1, 5, 16, 128)] == [1, 4, 16, 16]
-    assert Layout.of(ModelConfig(), 48, 32).align == 1
+    assert Layout.of(ModelConfig(), 48, 32).align == 1 == Layout.of(ModelConfig(), 47, 32).align
+    with pytest.raises(ConfigError) as error:
+        Layout.of(PURE, 47, 32)
+    assert str(error.value) == (
+        "engine.prefill_chunk: is 47, which with pages of 32 cuts blocks of states into single tokens: "
+        "use a multiple of engine.page_size, such as 64"
+    )
 
 
 @pytest.mark.slow  # compiles an engine for a mesh
@@ -162,6 +167,9 @@ def test_guesses_and_searches_that_go_back_name_the_layer_that_cannot() -> None:
         "speculation: layer 0 (Mamba2) keeps a state, which cannot go back behind a guess: "
         "decode without speculation, or use a model without such layers"
     )
+    for mixer in (Delta(), Linear(), MLSTM()):
+        with pytest.raises(ConfigError, match=rf"layer 0 \({type(mixer).__name__}\) keeps a state"):
+            SpeculativeEngine(dataclasses.replace(PURE, pattern=(Layer(mixer, None),)), {}, SMALL, Speculation())
     with pytest.raises(ConfigError) as error:
         TransformerDecoder(PURE, {}, 8)
     told = "model.pattern: layer 0 (Mamba2) keeps a state, and searches go back in a text: "
