@@ -2,7 +2,7 @@
 
     python -m launch.reproduce coverage_overtraining --workdir runs/reproductions/coverage_overtraining
 
-Three minutes on one core. Two layers of width 32 learn products of two-digit numbers from 1,000 problems, 96 times over.
+Three minutes on one core. Two layers of width 32 learn products of two-digit numbers: 1,000 problems, 96 times over.
 Right answers are unique, so pass@N of a test problem is 1 - (1 - p)^N exactly, and nothing is sampled. At the end one
 of 64 samples is right far less often after cross-entropy than at its best, and than after training for N = 64.
 """
@@ -91,7 +91,7 @@ def run(work: Workspace) -> Measured:
     for n in SAMPLES:
         few = range(seeds if n in (1, 64) else seeds // 2)
         work.say(f"training for N = {n}, {len(few)} seeds")
-        found[n] = np.array([work.keep(f"n{n}_seed{s}", partial(trained, n, s, marks)) for s in few])  # [seeds, marks, N]
+        found[n] = np.array([work.keep(f"n{n}_seed{s}", partial(trained, n, s, marks)) for s in few])
     at = SAMPLES.index(64)
     best = found[1][..., at].mean(0).argmax()
     plain, covered = found[1][..., at], found[64][..., at]
