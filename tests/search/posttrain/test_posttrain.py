@@ -1,8 +1,9 @@
-"""The sampler is the trainer, a run that is stopped anywhere ends with the same bits, and no reward is lost or made up."""
+"""The sampler is the trainer, a run that is stopped anywhere ends with the same bits, no reward is lost or made up."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Callable
 from functools import partial
@@ -125,7 +126,8 @@ def test_a_run_that_is_killed_ends_with_the_same_bits(where: str, tmp_path: Path
     deaths = 0
     for _ in range(8):
         run = PostTraining(MODEL, TRAIN, start(), shared(), tmp_path)
-        target, name = {"rollout": (shared(), "batch"), "update": (run, "_step"), "checkpoint": (run, "_metadata")}[where]
+        places = {"rollout": (shared(), "batch"), "update": (run, "_step"), "checkpoint": (run, "_metadata")}
+        target, name = places[where]
         original = getattr(target, name)
         setattr(target, name, dies)
         try:
@@ -148,7 +150,7 @@ def test_rows_say_what_was_sampled_and_what_it_cost(whole: Any) -> None:
     for line in lines:
         assert line["sampler_gap"] < GAP and line["ratio"] == pytest.approx(1, abs=1e-5) and line["clipped"] == 0
         assert line["scorable"] == 1 and line["rollout_flops"] > 0
-    spent = [b["flops"] - a["flops"] for a, b in zip(lines, lines[1:])]
+    spent = [b["flops"] - a["flops"] for a, b in itertools.pairwise(lines)]
     update = TRAIN.flops(MODEL, TRAIN.tokens_per_step, {"reference": MODEL})
     assert spent == [line["rollout_flops"] + update for line in lines[1:]]
     assert abs(lines[0]["kl"]) < 1e-6 < lines[-1]["kl"]
@@ -174,8 +176,8 @@ def test_a_reward_that_fails_costs_its_sample_and_too_many_end_the_run(tmp_path:
 def test_what_cannot_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"engine\.reuse_prefixes: is on"):
         made(engine=EngineConfig(slots=4, max_len=8, page_size=8))
+    wrong = TrainConfig(batch_size=PROMPTS + 1, seq_len=SEQ, init_from="start", objective=TRAIN.objective)
     with pytest.raises(ConfigError, match="rollouts: give"):
-        wrong = TrainConfig(batch_size=PROMPTS + 1, seq_len=SEQ, init_from="start", objective=TRAIN.objective)
         PostTraining(MODEL, wrong, start(), shared(), tmp_path)
     with pytest.raises(ConfigError, match=r"rollouts\.updates: is 0"):
         RolloutConfig(updates=0)
