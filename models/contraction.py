@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from models.adapted import Adapted
 from models.output_major import OutputMajor, output_major_contract
 from models.platform import on_cpu
 from models.quantized import QuantizedWeight, quantized_contract
@@ -17,16 +18,29 @@ from models.sharding import current_mesh
 PRODUCT = "product"  # the name under which a rematerialisation policy can save what `contract` returns
 
 
-def contract(x: jax.Array, w: jax.Array | QuantizedWeight | OutputMajor, dims: int = 1) -> jax.Array:
+def contract(x: jax.Array, w: jax.Array | QuantizedWeight | OutputMajor | Adapted, dims: int = 1) -> jax.Array:
     """Contract the last `dims` dims of x with the first `dims` of w, accumulating in float32.
 
     x `[..., *in]`, w `[*in, *out]` -> `[..., *out]` in x's dtype.
     """
+    if isinstance(w, Adapted):
+        return _adapted(x, w, dims)
     if isinstance(w, QuantizedWeight):
         return quantized_contract(x, w, dims)
     if isinstance(w, OutputMajor):
         return output_major_contract(x, w, dims)
     return checkpoint_name(_contract(x, w, dims), PRODUCT)
+
+
+def _adapted(x: jax.Array, w: Adapted, dims: int) -> jax.Array:
+    y = contract(x if w.gain_in is None else x * w.gain_in, w.base, dims)
+    if w.gain_out is not None:
+        y = y * w.gain_out
+    if w.down is not None:
+        y = y + jnp.asarray(w.scale, y.dtype) * contract(contract(x, w.down, dims), w.up)
+    if w.squeeze is not None:
+        y = y + contract(jax.nn.gelu(contract(y, w.squeeze, y.ndim - x.ndim + dims)), w.expand)
+    return y
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from models.adapted import Adapted
 from models.config import ModelConfig
 from models.contraction import PRODUCT, contract
 from models.cross_entropy import cross_entropy
@@ -135,7 +136,12 @@ def init(config: ModelConfig, key: jax.Array) -> Params:
     weights nor on whether layers are scanned.
     """
     c = config.resolved()
-    return {name: _drawn(c, (name,), node, key) for name, node in weights(c).items()}
+    return drawn(c, weights(c), key)
+
+
+def drawn(config: ModelConfig, tree: WeightTree, key: jax.Array) -> Params:
+    """Initial values of declared weights, the model's or others of the same form; `config` is resolved."""
+    return {name: _drawn(config, (name,), node, key) for name, node in tree.items()}
 
 
 def _drawn(config: ModelConfig, path: tuple[str, ...], node: Any, key: jax.Array) -> Any:
@@ -162,6 +168,8 @@ def ready(tree: WeightTree, params: Params, dtype: str) -> Params:
     def one(weight: Weight, x: Any) -> Any:
         if isinstance(x, QuantizedWeight | OutputMajor):
             return x
+        if isinstance(x, Adapted):
+            return x.ready(partial(one, weight), dtype)
         return gathered(x if weight.exact else x.astype(dtype), weight.axes)
 
     return {
@@ -369,8 +377,8 @@ class Transformer(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """As `forward`, without a past."""
         c = self.config.resolved()
-        drawn = {name: partial(_drawn, c, (name,), node) for name, node in weights(c).items()}
-        params = {name: self.param(name, draw) for name, draw in drawn.items()}
+        draws = {name: partial(_drawn, c, (name,), node) for name, node in weights(c).items()}
+        params = {name: self.param(name, draw) for name, draw in draws.items()}
         output = forward(c, params, tokens, positions, segments)
         return output.hidden, output.head
 

@@ -219,7 +219,7 @@ def check_manifest(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None
 
 
 def windows_in(tokens: TokenFile, seq_len: int, packing: Packing = "concatenate") -> int:
-    """Windows of seq_len + 1 tokens in a stream, each sharing one token with the next; with "documents" its documents."""
+    """Windows of seq_len + 1 tokens in a stream, each sharing a token with the next; its documents where those pack."""
     if packing == "documents":
         return len(tokens.documents) - 1
     return max(tokens.count - 1, 0) // seq_len

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from models import counts, transformer
@@ -32,6 +33,7 @@ from scaling.train.initial import load_initial
 from scaling.train.limits import Judge, Limits
 from scaling.train.loop import Outcome, Progress, Run, Training
 from scaling.train.objectives.frozen import load_frozen
+from scaling.train.objectives.objective import BASE, Frozen
 from scaling.train.processes import barrier, from_first, is_first
 
 
@@ -76,6 +78,9 @@ def run_stack(
     frozen, digests = load_frozen(base.train.objective, base.model, base.frozen, zero_mesh(mesh, base.train.zero))
     members = zip(stack.trials, stack.trunks, strict=True)
     runs = [_run(directory, trial, trunk, datasets[trial.id]) for trial, trunk in members]
+    if start is not None and base.train.trains.based:
+        whole = start[0] if mesh.size > 1 else jax.tree.map(jnp.asarray, start[0])
+        frozen[BASE] = Frozen(base.model.resolved(), whole)
     origins = ({"init_from": start[1]} if start else {}) | digests
     manifest = {run.name: run.batches.manifest | origins for run in runs}
 
@@ -100,7 +105,7 @@ def run_stack(
         finish=finish,
         report=report,
         stop_requested=stop_requested,
-        initial_params=start[0] if start else None,
+        initial_params=base.train.trains.begun(base.model.resolved(), start[0]) if start else None,
         judge=_judge(stack, limits or Limits(), results),
         frozen=frozen,
     ).run()
@@ -184,7 +189,8 @@ def _save_params(run: Run, trial: Trial, outcome: Outcome, manifest: dict[str, A
         return
     with Checkpoints(run.directory / "checkpoints", keep=1) as checkpoints:
         metadata = {"config": to_json(trial), "manifest": manifest}
-        checkpoints.save(trial.train.steps, {"params": outcome.state.params}, metadata)
+        name = "params" if trial.train.trains.linear else "trained"
+        checkpoints.save(trial.train.steps, {name: outcome.state.params}, metadata)
 
 
 def _card(trial: Trial, outcome: Outcome, folder: Path) -> dict[str, Any]:

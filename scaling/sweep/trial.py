@@ -138,7 +138,7 @@ def training_flops(
 ) -> int:
     """Exact FLOPs of `tokens` tokens of training as `train` says; frozen: where the models lie that it reads."""
     read = frozen_configs(train.objective, model, frozen)
-    return train.objective.flops(model, tokens, train.seq_len, read)
+    return train.flops(model, tokens, read)
 
 
 def steps_for(budget: float, model: ModelConfig, train: TrainConfig) -> int:

@@ -121,3 +121,24 @@ class TaskText:
         rng = np.random.default_rng([self.seed, 1, *self.task.name.encode()])
         for problem in self.task.generate(self.seed, self.count, "train"):
             yield problem, self.task.solution(problem, rng)
+
+
+def solved_rows(
+    tokenizer: CharTokenizer, task: Task, problems: Sequence[Problem], seq_len: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Each problem with a solution as a row: tokens [n, seq + 1] int32, weights [n, seq] float32, 1 on the solution.
+
+    Raises:
+      ConfigError: one does not fit.
+    """
+    rng = np.random.default_rng(seed)
+    tokens = np.full((len(problems), seq_len + 1), tokenizer.end_of_document, np.int32)
+    weights = np.zeros((len(problems), seq_len), np.float32)
+    for i, problem in enumerate(problems):
+        prompt, solution = tokenizer.encode(problem.prompt), tokenizer.encode(task.solution(problem, rng))
+        whole = np.concatenate([prompt, solution])
+        fix = f"give at least {len(whole) - 1}"
+        require(len(whole) <= seq_len + 1, "seq_len", f"is {seq_len}, too short for {len(whole)} tokens", fix)
+        tokens[i, : len(whole)] = whole
+        weights[i, len(prompt) - 1 : len(whole) - 1] = 1
+    return {"tokens": tokens, "weights": weights}

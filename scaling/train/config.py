@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
+from models.config import ModelConfig
 from models.errors import require
 from models.pipeline import Schedule
 from models.serialize import added, located
+from scaling.train.adaptation import AnyAdaptation, Everything
 from scaling.train.objectives import AnyObjective, NextToken
 from scaling.typed import HUGE, STEPS, TINY, at_most, typed
 
@@ -57,6 +60,7 @@ class TrainConfig:
     keep_checkpoints: int = 2  # the newest ones
     spike_factor: float = 2.0  # a smoothed loss above this many times its best (at least 1 nat) stops the trial
     objective: AnyObjective = added(NextToken())  # what is minimised: one of scaling.train.objectives
+    trains: AnyAdaptation = added(Everything())  # which weights: one of scaling.train.adaptation
 
     def __post_init__(self) -> None:
         typed(self, "train")
@@ -84,6 +88,9 @@ class TrainConfig:
             require(value >= 0, f"train.{field}", f"is {value}", "give a number that is not negative")
         require(self.spike_factor > 1, "train.spike_factor", f"is {self.spike_factor}", "give a factor above 1")
         require(0 <= self.seed < 2**32, "train.seed", f"is {self.seed}", "give an integer in [0, 2^32)")
+        problem = f"is {type(self.trains).__name__}, which changes a model that train.init_from does not name"
+        fix = "set train.init_from to a trial's directory, or train everything"
+        require(not self.trains.based or self.init_from is not None, "train.trains", problem, fix)
         for name, path in self.objective.reads.items():
             problem = "is what the run starts from, which train.init_from does not name"
             known = path is not None or self.init_from is not None
@@ -103,6 +110,16 @@ class TrainConfig:
         require(m >= 1 and rows % m == 0, "train.microbatches", problem, f"use a divisor of {rows}")
         with located(TrainConfig, "train"):
             return Schedule(self.pipeline, stages, m, self.rounds)
+
+    def flops(self, model: ModelConfig, tokens: int, frozen: Mapping[str, ModelConfig]) -> int:
+        """Exact FLOPs of `tokens` tokens of training, of the passes of frozen models of these configs too."""
+        whole = self.objective.flops(model, tokens, self.seq_len, frozen)
+        return whole + self.trains.flops(model.resolved(), tokens)
+
+    @property
+    def reads_models(self) -> bool:
+        """Whether a step reads models that it does not train."""
+        return bool(self.objective.reads) or self.trains.based
 
     @property
     def warmup(self) -> int:

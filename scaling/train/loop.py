@@ -30,6 +30,7 @@ from scaling.train.feed import Feed
 from scaling.train.limits import Judge, Limits, Verdict
 from scaling.train.metrics import MetricsWriter
 from scaling.train.objectives import Frozen, check_batch
+from scaling.train.objectives.objective import BASE
 from scaling.train.placement import check_mesh, trial_mode
 from scaling.train.processes import fetch, from_first, is_first
 from scaling.train.programs import programs
@@ -75,7 +76,7 @@ class Outcome:
     score: Score | None
     error: str | None
     wall_s: float
-    state: TrainState  # of this run alone
+    state: TrainState  # of this run alone; its params are those of the whole model, where train.trains is linear
     step: int = 0
     stopped: Verdict | None = None
 
@@ -133,9 +134,8 @@ class Training:
         self.programs = programs(self.model, self.train, mode, mesh, len(runs))
         self.placement = self.programs.placement
         self.frozen = frozen or {}
-        read = {name: one.config for name, one in self.frozen.items()}
-        tokens = self.train.tokens_per_step
-        self.flops_per_step = self.train.objective.flops(self.model, tokens, self.train.seq_len, read)
+        read = {name: one.config for name, one in self.frozen.items() if name != BASE}
+        self.flops_per_step = self.train.flops(self.model, self.train.tokens_per_step, read)
         self.chunk = self._chunk_steps()
         self.wall = np.zeros(len(runs))  # seconds of each run, those before a resume included
         self.seconds = 0.0  # of this process
@@ -203,7 +203,7 @@ class Training:
     @property
     def _read(self) -> tuple[Mapping[str, Frozen], ...]:
         """The last argument of a chunk of steps, where there is one."""
-        return (self.frozen,) if self.train.objective.reads else ()
+        return (self.frozen,) if self.train.reads_models else ()
 
     @staticmethod
     def _due(step: int, every: int) -> bool:
@@ -290,18 +290,27 @@ class Training:
 
     def _finish(self, i: int, state: TrainState) -> None:
         alone, steps = _slice(state, i), self.runs[i].train.steps
-        result = score(self.model, alone.params, self.heldout)
+        whole = self._whole(alone)
+        result = score(self.model, whole, self.heldout)
+        if self.train.trains.linear:
+            alone = alone._replace(params=whole)
         finite = math.isfinite(result.loss)
         error = None if finite else f"held-out loss is not finite after step {steps - 1}"
         self.finished.add(i)
         self.finish(i, Outcome(result if finite else None, error, float(self.wall[i]), alone, steps))
+
+    def _whole(self, state: TrainState) -> Any:
+        """The params of the whole model, of one run's state."""
+        trains, base = self.train.trains, self.frozen.get(BASE)
+        build = trains.merge if trains.linear else trains.join
+        return build(self.model, state.params, base and base.params)
 
     def _end_early(self, step: int, state: TrainState) -> None:
         """Hand over the runs that a limit or their rivals end at `step`; process 0's seconds count for all."""
         alive = [i for i in range(len(self.runs)) if i not in self.finished and self.runs[i].start < step]
         seconds = from_first(self.wall.tolist) if self.judge.limits.trial_s else self.wall.tolist()
         ends = self.judge.verdicts(
-            step, alive, seconds, lambda i: score(self.model, _slice(state, i).params, self.heldout).loss
+            step, alive, seconds, lambda i: score(self.model, self._whole(_slice(state, i)), self.heldout).loss
         )
         for i, verdict in ends.items():
             self.finished.add(i)
@@ -311,7 +320,7 @@ class Training:
     def _evaluate_all(self, step: int, state: TrainState) -> None:
         for i, run in enumerate(self.runs):
             if i not in self.finished and run.start < step:
-                result = score(self.model, _slice(state, i).params, self.heldout)
+                result = score(self.model, self._whole(_slice(state, i)), self.heldout)
                 self._write(i, {"step": step, "heldout_loss": result.loss, "heldout_bpb": result.bpb})
 
     # -- saving and resuming ----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from models.config import ModelConfig
 from models.sharding import AXES
 from models.transformer import weights
-from models.weight import Weight, walk
+from models.weight import Weight, WeightTree, walk
 from scaling.train.config import Hyperparameters
 from scaling.train.mup import learning_rate_multiplier
 from scaling.train.schedule import Schedule, learning_rate
@@ -48,9 +48,14 @@ class OptimizerState(NamedTuple):
 
 
 def make_optimizer(
-    model: ModelConfig, kind: Literal["adamw", "muon"], schedule: Schedule, hyper: Hyperparameters
+    model: ModelConfig,
+    kind: Literal["adamw", "muon"],
+    schedule: Schedule,
+    hyper: Hyperparameters,
+    trained: WeightTree | None = None,
 ) -> optax.GradientTransformation:
-    """The optimiser of `model`; build it inside the traced step, from traced `hyper`.
+    """The optimiser of `model`, or of the weights that are `trained`; build it inside the traced step, from traced
+    `hyper`.
 
     With g the gradient clipped to global norm grad_clip (0: not clipped) and all moments in float32:
 
@@ -63,7 +68,7 @@ def make_optimizer(
     Muon takes the hidden matrices, AdamW the rest. Decay applies to matrices and an untied head, never to
     embeddings, gains or biases; it is not scaled by muP, so that its time scale does not change with the width.
     """
-    declared: dict[Path, Weight] = dict(walk(weights(model)))
+    declared: dict[Path, Weight] = dict(walk(weights(model) if trained is None else trained))
     hidden = {path for path, weight in declared.items() if kind == "muon" and weight.role == "matrix"}
     multiplier = {path: learning_rate_multiplier(weight, model) for path, weight in declared.items()}
 

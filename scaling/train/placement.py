@@ -24,6 +24,8 @@ from models.sharding import (
     state_specs,
     zero_mesh,
 )
+from models.weight import WeightTree
+from scaling.train.adaptation import Everything
 from scaling.train.config import TrainConfig
 from scaling.train.state import TrainState
 
@@ -71,6 +73,8 @@ def _check_pipeline(model: ModelConfig, train: TrainConfig, size: Mapping[str, i
     stages = size["stage"]
     problem = f"{type(train.objective).__name__} does not pass through {stages} stages"
     require(train.objective.staged, "mesh.stage", problem, "use 1, and another axis")
+    fix = "use 1, or train.trains of Everything"
+    require(isinstance(train.trains, Everything), "mesh.stage", "stages train every weight", fix)
     problem = f"{stages} stages for {model.n_layers} layers"
     require(stages <= model.n_layers, "mesh.stage", problem, f"use at most {model.n_layers}")
     runs = train.schedule_over(stages).rounds * stages
@@ -89,7 +93,8 @@ class Placement:
     """Shardings of a stack: dim 0 of everything is the trial, the rest follows `rules`.
 
     abstract: the stack's state as ShapeDtypeStructs, every leaf `[trials, ...]`. zero: see models.sharding.state_specs;
-    `self.mesh` is the mesh that it runs on. offload: "optimizer" keeps the moments in the host's memory.
+    `self.mesh` is the mesh that it runs on. offload: "optimizer" keeps the moments in the host's memory. trained: the
+    declarations of the params, where they are not the model's.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class Placement:
         zero: int = 3,
         offload: Literal["none", "optimizer"] = "none",
         rules: Rules = DEFAULT_RULES,
+        trained: WeightTree | None = None,
     ):
         self.mesh, self.rules = zero_mesh(mesh, zero), rules
         self.distributed = self.mesh.size > 1 or offload != "none"
@@ -109,7 +115,7 @@ class Placement:
         trials, ways = abstract.step.shape[0], self.mesh.shape["trial"]
         problem = f"{ways} does not divide the {trials} trials of a stack"
         require(trials % ways == 0, "mesh.trial", problem, f"use a divisor of {trials}, or stacks of another size")
-        weights = transformer.weights(model)
+        weights = transformer.weights(model) if trained is None else trained
         check_divisible(weights, rules, self.mesh.shape)
         self.specs = state_specs(weights, rules, self.mesh, zero)
         for field, rests in (("train.offload", offload != "none"), ("model.remat", model.remat == "offload")):
@@ -214,7 +220,7 @@ def check_host_memory(device: Any, field: str = "train.offload") -> None:
 def specs_of(model: ModelConfig, train: TrainConfig) -> StateSpecs | None:
     """How the state is split on the current mesh; None without one."""
     mesh = current_mesh()
-    return None if mesh is None else state_specs(transformer.weights(model), DEFAULT_RULES, mesh, train.zero)
+    return None if mesh is None else state_specs(train.trains.weights(model), DEFAULT_RULES, mesh, train.zero)
 
 
 def laid_out(tree: Any, specs: Any) -> Any:

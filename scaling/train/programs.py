@@ -31,9 +31,12 @@ class Programs:
         initial = over_trials(partial(init_state, model, train), mode)
         hyper = jax.tree.map(lambda x: np.stack([x] * trials), hyperparameters(train))
         self.abstract: TrainState = jax.eval_shape(initial, np.zeros(trials, np.uint32), hyper)
-        self.placement = Placement(model, mesh, self.abstract, zero=train.zero, offload=train.offload)
+        trained = train.trains.weights(model)
+        self.placement = Placement(
+            model, mesh, self.abstract, zero=train.zero, offload=train.offload, trained=trained
+        )
         self.initial: Callable[..., TrainState] = self.placement.jit_init(initial)
-        count = 5 if train.objective.reads else 4
+        count = 5 if train.reads_models else 4
         self._advance = self.placement.jit_advance(advance_trials(model, train, mode), count)
         self._compiled: dict[Any, Callable[..., Any]] = {}
 

@@ -47,10 +47,8 @@ class Device:
         if not any(cache.kept(self.model, "token")):  # blocks of nothing: one, so that growing compiles nothing
             self.block_pages = [sum(self.block_pages)]
         self._room = max(16, config.slots)  # moves between pages and blocks in one call
+        self.use_params(params)
         with self._placed():
-            self.params = stored_params(self.model, params, mesh)
-            if mesh is None and on_cpu():
-                self.params = arrange(self.params, weights(self.model))
             sizes = config.page_count, config.page_size, config.quantized_cache
             self.pool: Pool = self._placed_zeros(partial(cache.empty_pool, self.model, *sizes), False)
             self.states: Layers = self._placed_zeros(partial(cache.empty_states, self.model, config.slots), True)
@@ -74,6 +72,13 @@ class Device:
         self.blocks, self.states, rows, drawn, steps = self._run(self._stage, *inputs)
         rows, drawn, steps = jax.device_get((rows, drawn, steps))
         return rows, drawn, int(steps)
+
+    def use_params(self, params: Params) -> None:
+        """Go on with other parameters of the same model; what is in the caches is of those before."""
+        with self._placed():
+            self.params = stored_params(self.model, params, self.mesh)
+            if self.mesh is None and on_cpu():
+                self.params = arrange(self.params, weights(self.model))
 
     def use_stage(self, stage: Callable[..., Any]) -> None:
         """Decode with another program of the same arguments and results as `make_stage` gives."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from scaling.train.config import TrainConfig
 
 Batch = Mapping[str, jax.Array]
+BASE = "base"  # the frozen model that train.trains adapts
 TOKENS, WEIGHTS = "[batch, seq + 1] int32", "[batch, seq] float32"
 
 

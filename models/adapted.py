@@ -1,0 +1,56 @@
+"""Adapted: a frozen weight with what is trained around it, multiplied without ever being added up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["base", "down", "up", "gain_in", "gain_out", "squeeze", "expand"],
+    meta_fields=["scale"],
+)
+@dataclass(frozen=True)
+class Adapted:
+    """A weight `[*in, *out]` and trained parts, each of which may be missing:
+
+        y = ((x gain_in) base) gain_out + scale (x down) up,   then   y + gelu(y squeeze) expand
+
+    down `[*in, rank]`, up `[rank, *out]` (LoRA, Hu et al. 2021); gain_in `[*in]`, gain_out `[*out]` ((IA)^3, Liu et al.
+    2022); squeeze `[*out, rank]`, expand `[rank, *out]` (adapters, Houlsby et al. 2019). Scanned layers have a leading
+    dim on every array.
+    """
+
+    base: Any
+    down: Any = None
+    up: Any = None
+    gain_in: Any = None
+    gain_out: Any = None
+    squeeze: Any = None
+    expand: Any = None
+    scale: float = 1.0
+
+    def ready(self, base: Callable[[Any], Any], dtype: str) -> Adapted:
+        """Itself with `base` applied to the frozen weight and the trained parts in the compute dtype."""
+        parts = ("down", "up", "gain_in", "gain_out", "squeeze", "expand")
+        cast = {name: None if x is None else x.astype(dtype) for name in parts for x in [getattr(self, name)]}
+        return replace(self, base=base(self.base), **cast)
+
+
+def merged(w: Adapted) -> jax.Array:
+    """The one weight that gives the same products, of one layer; what is not linear in x (`squeeze`) has none."""
+    assert w.squeeze is None, "an adapter with an activation cannot be merged"
+    whole = w.base.astype(jnp.float32)
+    if w.gain_in is not None:
+        whole = whole * w.gain_in.reshape(*w.gain_in.shape, *[1] * (whole.ndim - w.gain_in.ndim))
+    if w.gain_out is not None:
+        whole = whole * w.gain_out
+    if w.down is not None:
+        whole = whole + w.scale * jnp.tensordot(w.down.astype(jnp.float32), w.up.astype(jnp.float32), 1)
+    return whole.astype(w.base.dtype)

@@ -1,0 +1,16 @@
+"""Adaptation: which weights train.
+
+adaptation.py   what a part says: declarations of what trains, the params that they make with a base, FLOPs
+masks.py        everything, or weights by name (BitFit)
+products.py     parts around frozen matrices (LoRA, (IA)^3, adapters)
+sparse.py       low rank plus sparse, from scratch (SLTrain)
+"""
+
+from scaling.train.adaptation.adaptation import Adaptation
+from scaling.train.adaptation.masks import Everything, Only
+from scaling.train.adaptation.products import Bottleneck, Gains, LowRank
+from scaling.train.adaptation.sparse import SparseLowRank
+
+AnyAdaptation = Everything | Only | LowRank | Gains | Bottleneck | SparseLowRank
+
+__all__ = ["Adaptation", "AnyAdaptation", "Bottleneck", "Everything", "Gains", "LowRank", "Only", "SparseLowRank"]
