@@ -70,7 +70,7 @@ def at_start(outputs: Outputs, shape: tuple[int, int]) -> Outputs:
 
 
 def position_axes(decoder: Decoder) -> Any:
-    """The axis of positions in every array of the decoder's caches."""
+    """The axis of positions in every array of the decoder's caches, -1 where it has none."""
     return decoder.position_axes(jax.eval_shape(partial(decoder.caches, 1, 1, 1)))
 
 
@@ -82,12 +82,14 @@ def take(population: Population, places: jax.Array) -> Population:
 def rearrange(population: Population, places: jax.Array, axes: Any) -> Population:
     """`take` of as many as there are, in the caches' own memory and no further than a moved particle was written.
 
-    axes: `position_axes`. Nothing is copied where nothing moves.
+    axes: `position_axes`. Of what has positions nothing is copied where nothing moves.
     """
     taken = take(population._replace(caches=()), places)
     moved = places != jnp.arange(places.shape[1])
 
     def piece(i: jax.Array, x: jax.Array, axis: int) -> jax.Array:
+        if axis < 0:
+            return x
         size, n = min(PIECE, x.shape[axis]), x.shape[axis]
         start = jnp.minimum(i * size, n - size)
         old = jax.lax.dynamic_slice_in_dim(x, start, size, axis)
@@ -103,7 +105,7 @@ def rearrange(population: Population, places: jax.Array, axes: Any) -> Populatio
         lambda i, caches: jax.tree.map(partial(piece, i), caches, axes),
         population.caches,
     )
-    return taken._replace(caches=caches)
+    return taken._replace(caches=jax.tree.map(lambda x, axis: _at(x, places) if axis < 0 else x, caches, axes))
 
 
 def put(population: Population, places: jax.Array, rows: Population, axes: Any) -> Population:
@@ -128,9 +130,10 @@ def _copied(all: Any, places: jax.Array, new: Any, length: jax.Array, population
 
         def one(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
             shape, start = [1, 1, *a.shape[2:]], [jnp.int32(0)] * a.ndim
-            shape[axis] = min(PIECE, a.shape[axis])
             start[0], start[1] = problem, row
-            start[axis] = jnp.minimum(j % pieces * PIECE, a.shape[axis] - shape[axis])
+            if axis >= 0:
+                shape[axis] = min(PIECE, a.shape[axis])
+                start[axis] = jnp.minimum(j % pieces * PIECE, a.shape[axis] - shape[axis])
             part = jax.lax.dynamic_slice(b, start, shape)
             start[1] = places[problem, row]
             return jax.lax.dynamic_update_slice(a, part, start)

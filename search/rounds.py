@@ -35,7 +35,7 @@ class Costs(NamedTuple):
     generated: tokens drawn, kept or not; forced: tokens that it was made to read; contexts: keys that both attended to,
     summed, windowed: the same in layers with a sliding window; steps: token steps in which any particle ran, so how
     often the prompt was read; suffix: keys of particles' own suffixes read; copied: tokens of caches that clones
-    copied; depth: tokens one after the other; verifier: tokens that the scorer read; scored: particles scored; rounds.
+    copied; clones: how many did; depth: tokens one after the other; verifier: tokens that the scorer read; scored: particles scored; rounds.
     """
 
     generated: jax.Array
@@ -45,6 +45,7 @@ class Costs(NamedTuple):
     steps: jax.Array
     suffix: jax.Array
     copied: jax.Array
+    clones: jax.Array
     depth: jax.Array
     verifier: jax.Array
     scored: jax.Array
@@ -137,6 +138,7 @@ class Rounds:
         self._delimiter = Written("delimiters", config.delimiters, spelling, decoder.vocab_size)
         self._end = Written("ends", config.ends, spelling, decoder.vocab_size)
         self._axes = particles.position_axes(decoder)
+        self._recurrent = any(axis < 0 for axis in jax.tree.leaves(self._axes))
         self._window = decoder.price("flops").window
         self._prices = {u: decoder.price(u) for u in ("flops", "bytes") if config.budget and config.budget.unit == u}
 
@@ -217,7 +219,7 @@ class Rounds:
             rows = particles.take(p, choice.parents)
         state, rows = self._new_lineages(state, choice, rows)
         if s.cuts:
-            rows = self._go_back(params, state, choice, rows)
+            state, rows = self._go_back(params, state, choice, rows)
         live = choice.live & (rows.reason == GOING)
         wanted = choice.targets, choice.steps, choice.forced, choice.temperature, choice.writer
         picked = Extension(rows, rows, live, *wanted)
@@ -280,8 +282,8 @@ class Rounds:
         if budget.unit == "flops":
             own = price.fixed * tokens + price.per_context * costs.contexts + price.per_window * costs.windowed
             return own + self.scorer.flops_per_token * costs.verifier
-        keys = costs.suffix + 2 * costs.copied
-        return price.fixed * tokens + price.per_context * keys + price.per_context * costs.steps * contexts.length
+        keys = costs.suffix + 2 * costs.copied + costs.steps * contexts.length
+        return price.fixed * tokens + price.per_context * keys + price.per_clone * costs.clones
 
     # ---- parts of a round ------------------------------------------------------------------------------------------
 
@@ -331,13 +333,14 @@ class Rounds:
         rank = jnp.cumsum(new, axis=-1).astype(jnp.uint32) - 1
         lineage = jnp.where(new, state.lineages[:, None] + rank, rows.lineage)
         moved = (choice.parents != jnp.arange(self.strategy.width)) if self.strategy.replaces else choice.live
-        kept = jnp.where(choice.cut >= 0, jnp.minimum(choice.cut, rows.length), rows.length)
-        copied = state.costs.copied + jnp.where(moved & running, kept, 0).sum(-1)
+        kept, moved = jnp.where(choice.cut >= 0, jnp.minimum(choice.cut, rows.length), rows.length), moved & running
+        copied = state.costs.copied + jnp.where(moved, kept, 0).sum(-1)
+        clones = state.costs.clones + (moved & (kept > 0)).sum(-1)
         lineages = state.lineages + new.sum(-1).astype(jnp.uint32)
-        state = state._replace(lineages=lineages, costs=state.costs._replace(copied=copied))
+        state = state._replace(lineages=lineages, costs=state.costs._replace(copied=copied, clones=clones))
         return state, rows._replace(lineage=lineage)
 
-    def _go_back(self, params: Any, state: State, choice: Choice, rows: Population) -> Population:
+    def _go_back(self, params: Any, state: State, choice: Choice, rows: Population) -> tuple[State, Population]:
         """Cut particles to `choice.cut` tokens; one step of the decoder gives what follows them."""
         back = choice.cut >= 0
         length = jnp.where(back, jnp.minimum(choice.cut, rows.length), rows.length)
@@ -351,16 +354,37 @@ class Rounds:
             score=jnp.where(known, at_end, jnp.where(back & (steps == 0), 0.5, rows.score)),
         )
 
+        if self._recurrent:
+            state, rows = self._read_again(params, state, rows, back & (length > 0))
+
         def again() -> tuple[Outputs, Any]:
+            # Writing the last token's keys again changes nothing.
             last = jnp.take_along_axis(rows.tokens, jnp.maximum(length - 1, 0)[..., None], -1)[..., 0]
-            # Writing the last token's keys again changes nothing; an empty particle's are written where it begins.
-            place = jnp.maximum(length - 1, 0)
-            return self.decoder.step(params[0], state.contexts, rows.caches, jnp.maximum(last, 0), place)
+            tokens = jnp.where(back & (length > 0), last, -1)
+            return self.decoder.step(params[0], state.contexts, rows.caches, tokens, jnp.maximum(length - 1, 0))
 
         after, caches = jax.lax.cond(back.any(), again, lambda: (rows.outputs, rows.caches))
         first = particles.at_start(self.decoder.start(state.contexts), (length.shape[0], length.shape[1]))
         after = _where(length == 0, first, after)
-        return rows._replace(outputs=_where(back, after, rows.outputs), caches=caches)
+        return state, rows._replace(outputs=_where(back, after, rows.outputs), caches=caches)
+
+    def _read_again(self, params: Any, state: State, rows: Population, which: jax.Array) -> tuple[State, Population]:
+        """Bring what has no positions to where it stood before the last token of the rows `which` `[problems, width]`,
+        by reading them from the first. It is charged like forced tokens, and no budget stops it."""
+        last = jnp.where(which, rows.length - 1, 0)
+
+        def one(carry: tuple[jax.Array, Costs, Any]) -> tuple[jax.Array, Costs, Any]:
+            at, costs, caches = carry
+            live, length = at < last, jnp.full_like(last, at)
+            tokens = jnp.where(live, rows.tokens[..., at], -1)
+            _, caches = self.decoder.step(params[0], state.contexts, caches, tokens, length)
+            contexts = state.contexts.length[:, None] + length + 1
+            costs = _charged(costs, live, live, contexts, jnp.minimum(contexts, self._window), length + 1)
+            return at + 1, costs._replace(depth=costs.depth + live.any(-1)), caches
+
+        start = jnp.int32(0), state.costs, rows.caches
+        _, costs, caches = jax.lax.while_loop(lambda carry: (carry[0] < last).any(), one, start)
+        return state._replace(costs=costs), rows._replace(caches=caches)
 
     def _extend(self, params: Any, state: State, picked: Extension) -> tuple[State, Extension]:
         """Let the live rows go on for their steps."""
@@ -397,8 +421,8 @@ class Rounds:
         stuck = live & (token < 0)  # nothing may be drawn here
         live = live & ~stuck
         rows = _written(rows, live, token, logprob, forced)
-        place = jnp.minimum(rows.length - live, c.max_tokens - 1)
-        outputs, caches = self.decoder.step(params[0], state.contexts, rows.caches, jnp.maximum(token, 0), place)
+        place, read = jnp.minimum(rows.length - live, c.max_tokens - 1), jnp.where(live, token, -1)
+        outputs, caches = self.decoder.step(params[0], state.contexts, rows.caches, read, place)
         rows = rows._replace(outputs=_where(live, outputs, rows.outputs), caches=caches)
         ended = live & (self._end(rows, token) | rows.outputs.ended)
         queue = (picked.forced >= 0).sum(-1)
@@ -483,8 +507,10 @@ class Rounds:
             forced=jnp.full_like(picked.forced, -1),
         )
         state, further = self._extend(params, state, further)
-        rows = picked.rows._replace(caches=further.rows.caches)  # what lies after their length is never read
-        return state, picked._replace(rows=rows, judged=further.rows)
+        # What lies after their length is never read; what has no positions is that of before.
+        both = self._axes, picked.rows.caches, further.rows.caches
+        caches = jax.tree.map(lambda axis, before, after: before if axis < 0 else after, *both)
+        return state, picked._replace(rows=picked.rows._replace(caches=caches), judged=further.rows)
 
     def _traced(self, state: State) -> State:
         """The answer so far, written down for anytime curves."""

@@ -388,7 +388,7 @@ class Searcher:
                 + flops.per_window * costs.windowed
                 + self._scorer_flops * costs.verifier
             ),
-            bytes=round(size.fixed * tokens + size.per_context * moved),
+            bytes=round(size.fixed * tokens + size.per_context * moved + size.per_clone * costs.clones),
             depth=costs.depth,
             seconds=slot.seconds,
         )
