@@ -13,15 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from models.errors import require
 from search import population as particles
 from search.config import SearchConfig
 from search.decoder import Decoder, Outputs
 from search.engine import sampling
 from search.engine.decode import lineage_keys
 from search.engine.sampling import SamplingRows
-from search.engine.text_stop import Spelling, just_completed, machine
-from search.population import ENDED, FORCED, FULL, GOING, Population
+from search.engine.text_stop import Spelling
+from search.population import ENDED, FORCED, FULL, GOING, Population, Written
 from search.strategies.strategy import Choice, Strategy
 from search.verifiers.scorer import Judge, Scorer
 
@@ -35,7 +34,8 @@ class Costs(NamedTuple):
     generated: tokens drawn, kept or not; forced: tokens that it was made to read; contexts: keys that both attended to,
     summed, windowed: the same in layers with a sliding window; steps: token steps in which any particle ran, so how
     often the prompt was read; suffix: keys of particles' own suffixes read; copied: tokens of caches that clones
-    copied; clones: how many did; depth: tokens one after the other; verifier: tokens that the scorer read; scored: particles scored; rounds.
+    copied; clones: how many did; depth: tokens one after the other; verifier: tokens that the scorer read; scored:
+    particles scored; rounds.
     """
 
     generated: jax.Array
@@ -96,29 +96,6 @@ class Extension(NamedTuple):
     writer: jax.Array
 
 
-class Written:
-    """Whether particles have just written one of the tokens or texts of a field of the config."""
-
-    def __init__(self, field: str, given: tuple[int | str, ...], spelling: Spelling, vocab_size: int):
-        tokens = [token for token in given if not isinstance(token, str)]
-        texts = [text for text in given if isinstance(text, str)]
-        self._tokens = jnp.isin(jnp.arange(vocab_size), jnp.asarray(tokens or [-1]))
-        self._width = max((len(text.encode()) for text in texts), default=0)
-        if texts:
-            field, problem = f"search.{field}", "holds texts, but the search does not know those of tokens"
-            require(len(spelling) > 0, field, problem, "give Searcher(spelling=policy.spelling)")
-            made = machine(texts, spelling, vocab_size)
-            made.check(texts, field)
-            self._moves = jnp.asarray(made.moves)
-
-    def __call__(self, rows: Population, token: jax.Array) -> jax.Array:
-        """`[problems, width]` bool; `token` is the last of the rows' own."""
-        found = self._tokens[token]
-        if not self._width:
-            return found
-        return found | just_completed(self._moves, rows.tokens, rows.length, self._width)
-
-
 class Rounds:
     """The pure functions of a search; see `search.searcher.Searcher` for what runs them."""
 
@@ -168,19 +145,22 @@ class Rounds:
     def admit(self, params: Any, state: State, slot: jax.Array, problem: jax.Array, prompt: Any) -> State:
         """Put a problem, numbered `problem` `[]` uint32, into place `slot` `[]` int32."""
         contexts = self.decoder.admit(params[0], state.contexts, slot, prompt)
-        caches = state.population.caches  # what lies there is never read
-        new = self.empty()._replace(contexts=contexts, population=self._fresh(contexts, caches))
+        caches = state.population.caches.rows  # what lies there is never read
+        new = self.empty()._replace(population=self._fresh(contexts, caches))
         here = jnp.arange(self.config.problems) == slot
+
+        def bare(state: State) -> State:
+            p = state.population
+            return state._replace(contexts=None, population=p._replace(caches=p.caches._replace(rows=None)))
 
         def one(fresh: jax.Array, old: jax.Array) -> jax.Array:
             return jnp.where(here.reshape(-1, *(1,) * (old.ndim - 1)), fresh, old)
 
-        keep = state._replace(contexts=None, population=state.population._replace(caches=None))
-        fresh = new._replace(contexts=None, population=new.population._replace(caches=None))
-        merged = jax.tree.map(one, fresh, keep)
+        merged = jax.tree.map(one, bare(new), bare(state))
+        p = merged.population
         return merged._replace(
             contexts=contexts,
-            population=merged.population._replace(caches=caches),
+            population=p._replace(caches=p.caches._replace(rows=caches)),
             problem=jnp.where(here, problem, merged.problem),
             occupied=merged.occupied | here,
             done=merged.done & ~here,
@@ -191,7 +171,8 @@ class Rounds:
 
     def _fresh(self, contexts: Any, caches: Any) -> Population:
         c, shape = self.config, (self.config.problems, self.strategy.store)
-        return particles.fresh(self.decoder.start(contexts), caches, shape, c.max_tokens, c.max_steps)
+        placed = self.strategy.replaces
+        return particles.fresh(self.decoder.start(contexts), caches, shape, c.max_tokens, c.max_steps, placed)
 
     # ---- rounds ----------------------------------------------------------------------------------------------------
 
@@ -361,7 +342,9 @@ class Rounds:
             # Writing the last token's keys again changes nothing.
             last = jnp.take_along_axis(rows.tokens, jnp.maximum(length - 1, 0)[..., None], -1)[..., 0]
             tokens = jnp.where(back & (length > 0), last, -1)
-            return self.decoder.step(params[0], state.contexts, rows.caches, tokens, jnp.maximum(length - 1, 0))
+            return particles.step(
+                self.decoder, params[0], state.contexts, rows.caches, tokens, jnp.maximum(length - 1, 0)
+            )
 
         after, caches = jax.lax.cond(back.any(), again, lambda: (rows.outputs, rows.caches))
         first = particles.at_start(self.decoder.start(state.contexts), (length.shape[0], length.shape[1]))
@@ -377,7 +360,7 @@ class Rounds:
             at, costs, caches = carry
             live, length = at < last, jnp.full_like(last, at)
             tokens = jnp.where(live, rows.tokens[..., at], -1)
-            _, caches = self.decoder.step(params[0], state.contexts, caches, tokens, length)
+            _, caches = particles.step(self.decoder, params[0], state.contexts, caches, tokens, length)
             contexts = state.contexts.length[:, None] + length + 1
             costs = _charged(costs, live, live, contexts, jnp.minimum(contexts, self._window), length + 1)
             return at + 1, costs._replace(depth=costs.depth + live.any(-1)), caches
@@ -422,7 +405,7 @@ class Rounds:
         live = live & ~stuck
         rows = _written(rows, live, token, logprob, forced)
         place, read = jnp.minimum(rows.length - live, c.max_tokens - 1), jnp.where(live, token, -1)
-        outputs, caches = self.decoder.step(params[0], state.contexts, rows.caches, read, place)
+        outputs, caches = particles.step(self.decoder, params[0], state.contexts, rows.caches, read, place)
         rows = rows._replace(outputs=_where(live, outputs, rows.outputs), caches=caches)
         ended = live & (self._end(rows, token) | rows.outputs.ended)
         queue = (picked.forced >= 0).sum(-1)
@@ -508,9 +491,10 @@ class Rounds:
         )
         state, further = self._extend(params, state, further)
         # What lies after their length is never read; what has no positions is that of before.
-        both = self._axes, picked.rows.caches, further.rows.caches
-        caches = jax.tree.map(lambda axis, before, after: before if axis < 0 else after, *both)
-        return state, picked._replace(rows=picked.rows._replace(caches=caches), judged=further.rows)
+        before, after = picked.rows.caches, further.rows.caches
+        rows = jax.tree.map(lambda axis, a, b: a if axis < 0 else b, self._axes, before.rows, after.rows)
+        kept = picked.rows._replace(caches=before._replace(rows=rows))
+        return state, picked._replace(rows=kept, judged=further.rows)
 
     def _traced(self, state: State) -> State:
         """The answer so far, written down for anytime curves."""
