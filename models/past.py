@@ -142,10 +142,16 @@ def _divided_as(inputs: Any, state: Arrays) -> Arrays:
 
 
 def carry_blocks(
-    step: Step, state: Arrays, inputs: Any, size: int, segments: jax.Array | None = None
+    step: Step,
+    state: Arrays,
+    inputs: Any,
+    size: int,
+    segments: jax.Array | None = None,
+    valid: jax.Array | None = None,
 ) -> tuple[Any, Arrays]:
     """`step` over a sequence `[rows, seq, ...]` in blocks of `size`, each recomputed in the backward pass, so that only
-    the states between blocks are kept for it."""
+    the states between blocks are kept for it. valid `[rows, seq]` bool: the tokens that exist, each row's first ones
+    (None: all)."""
     rows, seq = jax.tree.leaves(inputs)[0].shape[:2]
     size = min(size, seq)
     blocks = -(-seq // size)
@@ -164,7 +170,7 @@ def carry_blocks(
         y, state = step(state, inputs, reached)
         return (state, last), y
 
-    valid = jnp.ones((rows, seq), bool)
+    valid = jnp.ones((rows, seq), bool) if valid is None else valid
     if blocks == 1:  # as a loop of one round it would compile and run for longer
         (state, _), y = one((state, last), (inputs, segments, valid))
         return y, state

@@ -92,8 +92,8 @@ class PairedDecoder:
         windows = {price.window for price in (a, b) if price.per_window}
         problem = "in flops does not fit two models with different windows"
         require(len(windows) <= 1, "budget.unit", problem, "use tokens")
-        fixed, per_context = a.fixed + b.fixed, a.per_context + b.per_context
-        return Price(fixed, per_context, a.per_window + b.per_window, max(windows, default=0))
+        fixed, per_context, per_clone = a.fixed + b.fixed, a.per_context + b.per_context, a.per_clone + b.per_clone
+        return Price(fixed, per_context, a.per_window + b.per_window, max(windows, default=0), per_clone)
 
 
 def _both(small: Outputs, large: Outputs) -> Outputs:
