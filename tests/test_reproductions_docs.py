@@ -9,6 +9,7 @@ import pytest
 from launch import gallery
 from launch.estimate import estimate
 from launch.executors.choice import Options
+from launch.reproduce import reproduce
 from models.serialize import to_json
 from scaling.sweep.config import SweepConfig
 
@@ -42,6 +43,14 @@ def test_a_reproduction_resolves_belongs_to_methods_and_its_sweeps_are_priced(na
             assert sum(trial.flops for trial in config.trials()) > 0
     for config in found.planned(True)[:1]:
         assert estimate(config, tmp_path, Options()).worker_s > 0
+
+
+@pytest.mark.parametrize("name", ["pruning_switch", "pruning_power_law"])
+def test_a_reproduction_without_training_runs_quickly_to_a_finding(name: str, tmp_path: Path) -> None:
+    found = reproduce(gallery.load(name), gallery.path_of(name), tmp_path, quick=True, where=Options())
+    low, high = found.interval
+    assert found.name == name and low <= found.effect <= high
+    assert found.command.endswith("--quick") and (tmp_path / "finding.html").is_file()
 
 
 if __name__ == "__main__":
