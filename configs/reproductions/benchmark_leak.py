@@ -2,7 +2,7 @@
 
     python -m launch.reproduce benchmark_leak --workdir runs/reproductions/benchmark_leak
 
-Six minutes on one core: six models of 0.1M parameters on remainders of four-digit numbers, which they cannot compute.
+Five minutes on one core: five models of 0.1M parameters on remainders of four-digit numbers, which they cannot compute.
 """
 
 import json
@@ -23,8 +23,8 @@ from scaling.tasks import task_by_name
 from scaling.train.config import TrainConfig
 
 TASK = "arithmetic:operation=mod,digits=4,other_digits=2"
-CONDITIONS = ((0.0, 0), (0.3, 64), (1.0, 8), (1.0, 64))  # share of the leaked half, repeats
-CONTROL, MAIN = CONDITIONS[0], CONDITIONS[3]
+CONDITIONS = ((0.0, 0), (1.0, 64), (1.0, 256))  # share of the leaked half, repeats
+CONTROL, MAIN = CONDITIONS[0], CONDITIONS[2]
 CHARACTERS = 8  # of an n-gram: a question
 
 
@@ -32,13 +32,13 @@ def get_reproduction() -> Reproduction:
     return Reproduction(
         name="benchmark_leak",
         methods=(145,),
-        claim="Items of a benchmark that were in the training text 64 times score higher than their twins that were "
+        claim="Items of a benchmark that were in the training text 256 times score higher than their twins that were "
         "not, beyond a model that saw neither",
         source="Zhou et al. 2023, arXiv:2311.01964",
         smallest_effect=0.05,
         unit="accuracy of leaked items less that of their twins, less the same of a clean model",
-        minutes=6,
-        not_covered="models of use and their benchmarks; leaks in other words; the loss of other skills after training on "
+        minutes=5,
+        not_covered="models of use and their benchmarks; leaks in other words, or read once (these small models need many repeats); the loss of other skills after training on "
         "a benchmark",
         simulated=False,
         run=run,
@@ -66,11 +66,11 @@ def corpus(share: float, repeats: int) -> str:
 
 
 def run(work: Workspace) -> Measured:
-    items = suite(f"choice.{TASK},items={40 if work.quick else 400}")
+    items = suite(f"choice.{TASK},items={40 if work.quick else 200}")
     half = len(items) // 2  # the first half may leak, the second are its twins
     solved = [item.prompt + item.choices[item.gold[0]] for item in items]  # type: ignore[index]
     task, rng = task_by_name(TASK), np.random.default_rng(0)
-    training = [p.prompt + task.solution(p, rng) for p in task.generate(5, 1500 if work.quick else 84_000)]
+    training = [p.prompt + task.solution(p, rng) for p in task.generate(5, 1500 if work.quick else 70_000)]
     folder, found = work.folder / "corpora", {}
     folder.mkdir(exist_ok=True)
     for share, repeats in CONDITIONS:
