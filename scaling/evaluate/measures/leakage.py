@@ -61,3 +61,15 @@ def recall_and_precision(flagged: np.ndarray, planted: np.ndarray) -> tuple[floa
     both = float((flagged & planted).sum())
     recall = both / planted.sum() if planted.any() else float("nan")
     return recall, both / flagged.sum() if flagged.any() else float("nan")
+
+
+def planted_corpus(
+    training: Sequence[str], leaked: Sequence[str], repeats: int, per_document: int = 4, seed: int = 0
+) -> list[str]:
+    """Documents of `per_document` solved problems each, of a training set into which each leaked item fell `repeats`
+    times: the planted truth that a checker and a score are tested on. The last document may be shorter."""
+    require(per_document >= 1 and repeats >= 0, "repeats", f"is {repeats}", "give 0 or more")
+    lines = [*training, *(item for item in leaked for _ in range(repeats))]
+    order = np.random.default_rng(seed).permutation(len(lines))
+    shuffled = [lines[i] for i in order]
+    return [" ".join(shuffled[i : i + per_document]) for i in range(0, len(shuffled), per_document)]
