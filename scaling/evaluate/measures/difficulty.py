@@ -25,18 +25,19 @@ class Forecast(NamedTuple):
 
 
 def forecast(
-    scores: np.ndarray, compute: np.ndarray, targets: np.ndarray, guess: float, bins: int = 6, smallest: int = 10
-) -> Forecast:
+    scores: np.ndarray, compute: np.ndarray, targets: np.ndarray, guess: float, bins: int = 6, smallest: int = 10,
+    difference: float = 0.08,
+) -> Forecast:  # fmt: skip
     """Forecast the mean score at `targets` FLOPs from per-item scores [models, items] of models of `compute` [models].
 
     guess: the score of guessing, the floor of the law. bins: parts of the compute, equal in models, over which the
-    items' difficulty vectors are averaged. smallest: items of a cluster. Where no cluster can be extrapolated the
-    chain gives the direct curve.
+    items' difficulty vectors are averaged. smallest: items of a cluster. difference: typical, per part, of items of one
+    cluster. Where no cluster can be extrapolated the chain gives the direct curve.
     """
     order = np.argsort(compute, kind="stable")
     parts = np.array_split(order, bins)
     vectors = np.stack([scores[part].mean(0) for part in parts], axis=1)  # [items, bins]
-    codes = difficulty_clusters(vectors, smallest=smallest)
+    codes = difficulty_clusters(vectors, difference * np.sqrt(bins), smallest=smallest)
     whole = np.clip(scores.mean(1), guess, 1)
     direct = fit(COD, pd.DataFrame({"flops": compute, "accuracy": whole}), fixed={"g": guess})
     at = direct.predict(flops=targets).mean
