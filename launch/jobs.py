@@ -176,7 +176,8 @@ class Job:
             device = jax.devices()[0].device_kind
             made = card(
                 self.identity["config"], device=device, devices=jax.device_count(), threads=_threads(),
-                wall_s=state["seconds"], flops=state["flops"], tokens=state["tokens"],
+                wall_s=state["seconds"], flops=state["flops"], tokens=state["tokens"], seeds=(self.config.seed,),
+                artifacts={name: self.identity[name] for name in ("model", "prompts")},
             )  # fmt: skip
             names = ("model", "prompts")
             made |= {name: self.identity[name] for name in names} | {"worker": worker, "samples": state["samples"]}

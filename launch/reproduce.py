@@ -50,6 +50,8 @@ def main(name: str, workdir: str, quick: bool, dry_run: bool, keep: bool, **flag
         return price(reproduction, path, quick, where)
     found = reproduce(reproduction, file, path, quick, where)
     _print(found, path)
+    if quick:
+        print("a quick run: it shows the mechanism, and its sizes decide nothing")
     if keep:
         from scaling import finding
 

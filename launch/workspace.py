@@ -86,12 +86,16 @@ class Directory:
         """
         import scaling
         from launch.sweep import run_sweep
+        from scaling.sweep.directory import RunDirectory
 
         _check(name)
         path = (self.shared if shared else self.folder) / "sweeps" / name
+        trials = config.anchored(Path.cwd()).trials()
+        known = RunDirectory(path).is_finished(trials, config.prediction is not None)
         run_sweep(config, path, where=self.where)
-        self.tick()
-        return scaling.load(path)
+        table = scaling.load(path)
+        self.tick(trained=name, seconds=float(table["wall_s"].sum()) if known else 0.0)
+        return table
 
     def keep(self, name: str, make: Callable[[], Any]) -> Any:
         """Compute it once. It is read back at once too, so that the first run sees the same types as a resumed one."""
@@ -126,17 +130,27 @@ class Directory:
         value = {"effect": effect, "interval": [low, high], "flops": flops, "details": measured.details}
         kept.write_atomically(self.folder / MEASURED, json.dumps(kept.sealed(value), indent=1))
 
-    def tick(self) -> None:
-        """Add what has passed since the last tick to the seconds of the directory."""
-        now = time.monotonic()
-        total = self.seconds + now - self._since
+    def tick(self, trained: str = "", seconds: float = 0.0) -> None:
+        """Add what has passed since the last tick to the seconds of the directory.
+
+        trained: a sweep; `seconds` are what its trials took, where another reproduction had trained it before. They
+        count once, so that a finding says what it took whoever came first.
+        """
+        now, clock = time.monotonic(), self._clock()
+        total, counted = clock["seconds"] + now - self._since, clock["counted"]
         self._since = now
-        kept.write_atomically(self.folder / CLOCK, json.dumps({"seconds": total}))
+        if trained and trained not in counted:
+            total, counted = total + seconds, [*counted, trained]
+        kept.write_atomically(self.folder / CLOCK, json.dumps({"seconds": total, "counted": counted}))
 
     @property
     def seconds(self) -> float:
         """Seconds of all starts together; what a kill cut off is not among them."""
-        return (kept.read_or_none(self.folder / CLOCK, {"seconds": float}) or {"seconds": 0.0})["seconds"]
+        return self._clock()["seconds"]
+
+    def _clock(self) -> dict[str, Any]:
+        found = kept.read_or_none(self.folder / CLOCK, {"seconds": float, "counted": [str]})
+        return found or {"seconds": 0.0, "counted": []}
 
 
 def _check(name: str) -> None:

@@ -13,6 +13,7 @@ One file in configs/reproductions/ each, of this form; the file's name is the re
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -121,6 +122,20 @@ class Reproduction:
             self.name, self.methods, self.claim, self.source, effect, (low, high), least, self.unit,
             flops=float(measured.flops), simulated=self.simulated, not_covered=self.not_covered, **run,
         )  # fmt: skip
+
+
+def given_table(name: str, origin: str) -> pd.DataFrame:
+    """A table of published runs, `name` in the folder that the environment variable ISOFLOP_DATA names.
+
+    origin: where it is from, for who has no such folder. Raises ConfigError when it is not there.
+    """
+    import pandas as pd
+
+    folder = os.environ.get("ISOFLOP_DATA", "")
+    path = Path(folder or ".") / name
+    fix = f"set it to a folder that holds {name} ({origin})"
+    require(bool(folder) and path.is_file(), "ISOFLOP_DATA", f"is {folder!r}, which has no {name}", fix)
+    return pd.read_csv(path)
 
 
 def bootstrap_interval(
