@@ -18,6 +18,7 @@ from models.channels import Experts
 from models.channels.free import Free
 from models.config import Layer, ModelConfig
 from models.errors import ConfigError
+from models.huggingface.config import write_config
 from models.routers import ExpertChoice, Grouped, Hashed, Soft
 from models.routing import Assignment, Plan, Slots
 from models.serialize import from_json
@@ -243,6 +244,14 @@ def test_a_model_whose_router_reads_later_tokens_does_not_decode(router: Any) ->
     config = dataclasses.replace(CONFIG, pattern=(Layer(channel=Experts(4, 2, 5, router=router)),))
     with pytest.raises(ConfigError, match=r"model\.channel\.router: is \w+, which reads tokens that a model has yet"):
         running_config(config, "float32")
+
+
+@pytest.mark.parametrize("fields", [{"router": Hashed()}, {"router": Soft()}, {"free": Free()}, {"bottleneck": 4}])
+def test_experts_that_no_published_family_has_are_not_written_as_one(fields: dict[str, Any]) -> None:
+    config = dataclasses.replace(CONFIG, tied_embeddings=False, moe=Experts(4, 2, 8))
+    assert write_config(config)[1]["model_type"] == "mixtral"
+    with pytest.raises(ConfigError, match=r"model\.moe: .* cannot be expressed by mixtral"):
+        write_config(dataclasses.replace(config, moe=Experts(4, 2, 8, **fields)))
 
 
 def test_an_unknown_part_is_refused_with_the_near_name() -> None:
