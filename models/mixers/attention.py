@@ -156,7 +156,7 @@ class Attention:
         if a.rotary is not None and a.rotary.share:
             angles = ops.rotary_angles(past.positions, a.rotary.dims(head_dim), a.rotary.theta, a.rotary.scaling)
             q, k = (ops.rotate(y, *angles, interleaved=a.rotary.interleaved) for y in (q, k))
-        besides = {} if lead is None else {"lead": lead}  # a caller's own past need not know of any
+        besides: dict[str, Any] = {} if lead is None else {"lead": lead}  # a caller's own past need not know of any
         y, past = past.attend(q, {"k": k, "v": v}, self.span(s), **besides)
         y = ops.scatter_positions(ops.contract(y.reshape(*x.shape[:-1], kv, group, head_dim), w["out"], dims=3))
         return y + w["out_bias"] if "out_bias" in w else y, past, None
