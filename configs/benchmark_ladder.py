@@ -7,8 +7,12 @@ with the decay that a run of that length would have had. Every reproduction that
 training reads this one sweep.
 """
 
+import pandas as pd
+
 from models.presets import ladder
 from scaling.data import DataConfig, Source
+from scaling.evaluate.trials import evaluate_trials
+from scaling.reproduction import Workspace
 from scaling.sweep.combinators import Point
 from scaling.sweep.config import SweepConfig
 from scaling.tasks import CharTokenizer, task_by_name
@@ -54,3 +58,34 @@ def config(widths: tuple[int, ...] = WIDTHS, steps: tuple[int, ...] = STEPS, see
         points=points(widths, steps),
         seeds=seeds,
     )  # fmt: skip
+
+
+CHOICES = tuple(
+    f"choice.{task.replace(',negated=5', '')}{',' if ':' in task else ':'}items=150" for task in TASKS[:9]
+)
+TRAPS = tuple(f"trap.{task}items=150" for task in ("phrase:", "claim:", "demonstrations:", "recall:keys=12,"))
+
+
+def plan(quick: bool) -> SweepConfig:
+    """The sweep, or one of seconds that shows the mechanism."""
+    return config(widths=(8, 12, 16), steps=(4, 8, 16), seeds=2) if quick else config()
+
+
+def measured(work: Workspace) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(results table of the ladder, one row per model and item), trained and measured once for all reproductions.
+
+    The table has a column `run` for width and seed: its four lengths are one run. The rows have one, too.
+    """
+    name = "benchmark_ladder_quick" if work.quick else "benchmark_ladder"
+    table = work.sweep(plan(work.quick), name, shared=True)
+    table = table[table["status"] == "done"].sort_values("trial", ignore_index=True)
+    suites = tuple(suite.replace("items=150", "items=12") if work.quick else suite for suite in (*CHOICES, *TRAPS))
+    folder = work.shared / "scores" / name
+    rows = evaluate_trials(work.shared / "sweeps" / name, list(table["trial"]), suites, folder, work.say)
+    runs = {trial: f"{width}/{seed}" for trial, width, seed in zip(table.trial, table.d_model, table.seed, strict=True)}
+    return table.assign(run=table["trial"].map(runs)), rows.assign(run=rows["trial"].map(runs))
+
+
+def choices(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the suites that are no traps."""
+    return rows[rows["task"].str.startswith("choice.")]

@@ -15,7 +15,6 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,18 +23,23 @@ from launch.executors import choice
 from launch.executors.executor import Executor, Order
 
 if TYPE_CHECKING:
-    from launch.jobs import Job, JobConfig, ShardWriter
-    from launch.prompts import BadLine, Prompt
+    from launch.jobs import Job, JobConfig
+    from launch.searching import Prepared
     from scaling.sweep.lease import Presence
     from search.engine.config import EngineConfig
     from search.engine.engine import Engine
-    from search.engine.request import Completion, Request
     from search.policy import Policy
 
 FLAGS = cli.new_flags(config=True, default_config="configs/infer.py")
 cli.DEFINE_string("checkpoint", None, "a trial's directory, or a Hugging Face folder", flag_values=FLAGS, required=True)
 cli.DEFINE_string("prompts", None, "prompts, .jsonl or .parquet", flag_values=FLAGS, required=True)
 cli.DEFINE_string("out", None, "directory of the job: made, or continued", flag_values=FLAGS, required=True)
+words = "search every prompt: a strategy as text, beam:samples=16,width=4, as JSON, or a .json or .py file"
+cli.DEFINE_string("strategy", None, words, flag_values=FLAGS)
+words = "what scores its candidates: likelihood, numeric:answer=number:####, reward:folder=DIR; as JSON, or a file"
+cli.DEFINE_string("verifier", None, words, flag_values=FLAGS)
+words = "how answers are read: whole, number, number:####, after:TEXT, boxed (default: the config's)"
+cli.DEFINE_string("answer", None, words, flag_values=FLAGS)
 cli.DEFINE_integer("samples", None, "per prompt (default: the config's)", flag_values=FLAGS)
 cli.DEFINE_integer("max_tokens", None, "per sample (default: the config's)", flag_values=FLAGS)
 cli.DEFINE_float("temperature", None, "0 is greedy (default: the config's)", flag_values=FLAGS)
@@ -48,7 +52,6 @@ cli.DEFINE_integer("threads", 1, "CPU threads of each worker", flag_values=FLAGS
 choice.define_flags(FLAGS)
 
 POLL_S = 0.5
-REPORT_S = 2.0  # between the reports of a worker on its progress
 SAVED = 75  # exit code after SIGTERM, with everything kept (EX_TEMPFAIL)
 
 
@@ -63,6 +66,9 @@ def main(
     checkpoint: str,
     prompts: str,
     out: str,
+    strategy: str | None,
+    verifier: str | None,
+    answer: str | None,
     samples: int | None,
     max_tokens: int | None,
     temperature: float | None,
@@ -77,6 +83,7 @@ def main(
     from launch.jobs import Job
     from launch.preflight import check_devices
     from launch.prompts import PromptFile
+    from launch.searching import named_parts, prepared
     from launch.stop import StopRequest
     from scaling.sweep.trial import override
     from search.engine.placement import engine_mesh, rules_for
@@ -89,7 +96,7 @@ def main(
         order = Order(Path(out), workers, threads, where.devices_per_worker, where.nodes_per_worker)
         chosen.check(order)
     given: dict[str, Any] = {"samples": samples, "max_tokens": max_tokens, "sampling.temperature": temperature}
-    given |= {"seed": seed, "engine.kv_cache": kv_cache}
+    given |= {"seed": seed, "engine.kv_cache": kv_cache, "answer": answer} | named_parts(strategy, verifier)
     config = override(config, {name: value for name, value in given.items() if value is not None})
     file = PromptFile(prompts)
     devices = jax.local_device_count() if chosen is None else chosen.devices(order)
@@ -99,15 +106,16 @@ def main(
         rules_for(policy.model, config.mesh.fit(devices).sizes)
     config = fitted(config, policy)
     config.engine.check(policy.model)
-    job = Job.open(Path(out), config, file, policy.digest, checkpoint)
+    search = prepared(config, policy, alone=chosen is None)
+    job = Job.open(Path(out), config, file, policy.digest if search is None else search.digest, checkpoint)
     stop = StopRequest()
     if not job.is_finished():
         if chosen is not None:
-            del policy  # the workers have their own
+            del policy, search  # the workers have their own
             with contextlib.closing(chosen):
                 oversee(job, chosen, order, stop)
         else:
-            work(job, policy, stop)
+            work(job, policy, stop, search=search)
         if stop():
             return SAVED
     return conclude(job)
@@ -131,10 +139,10 @@ def oversee(job: Job, executor: Executor, order: Order, stop: Any) -> None:
     left = sum(not job.is_done(i) for i in range(len(job.shards)))
     executor.submit(order, left or 1)
     try:
-        with JobDisplay(job.rows * job.config.samples) as display:
+        with JobDisplay(job.rows * job.samples) as display:
             while executor.running() and not stop():
                 display.show(
-                    sum(job.shards[i].rows for i in range(len(job.shards)) if job.is_done(i)) * job.config.samples
+                    sum(job.shards[i].rows for i in range(len(job.shards)) if job.is_done(i)) * job.samples
                 )
                 time.sleep(POLL_S)
     except BaseException:
@@ -150,6 +158,7 @@ def help_with(out: Path, name: str, stop: Any) -> int:
     """Work on the job in `out` as one worker of several; the exit code."""
     from launch.distributed import DISK_FULL
     from launch.jobs import Job
+    from launch.searching import prepared
     from models.errors import require
     from search.engine.placement import engine_mesh
     from search.policy import load_policy
@@ -158,10 +167,12 @@ def help_with(out: Path, name: str, stop: Any) -> int:
     if job.is_finished():
         return 0
     policy = load_policy(checkpoint, engine_mesh(job.config.mesh))
+    search = prepared(job.config, policy)
+    digest = policy.digest if search is None else search.digest
     problem = f"is not the model that the job in {out} was started with"
-    require(policy.digest == job.identity["model"], checkpoint, problem, "restore it, or start a new job")
+    require(digest == job.identity["model"], checkpoint, problem, "restore it, or start a new job")
     try:
-        work(job, policy, stop, name)
+        work(job, policy, stop, name, search)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -170,11 +181,16 @@ def help_with(out: Path, name: str, stop: Any) -> int:
     return SAVED if stop() else 0
 
 
-def work(job: Job, policy: Policy, stop: Any, name: str = "infer") -> None:
-    """Draw every sample that no other process is drawing, wait for theirs, and write the manifest."""
+def work(job: Job, policy: Policy, stop: Any, name: str = "infer", search: Prepared | None = None) -> None:
+    """Draw or search what no other process is working on, wait for theirs, and write the manifest."""
+    from launch.searching import answer_prompts
+
     with job.presence(name) as presence:
         while not job.is_finished() and not stop():
             if not all(job.is_done(i) for i in range(len(job.shards))):
+                if search is not None:
+                    answer_prompts(job, search, stop, presence)
+                    continue
                 draw(job, policy, stop, presence)  # again, after `finish` has set a damaged shard aside
             elif presence.claim("finish"):
                 if not job.is_finished():
@@ -188,13 +204,14 @@ def draw(job: Job, policy: Policy, stop: Any, presence: Presence) -> None:
     """Draw samples until all are there."""
     import dataclasses
 
+    from launch.feed import Feed
     from launch.progress import JobDisplay
 
     config = dataclasses.replace(job.config.engine, ends=job.config.engine.ends or policy.ends)
     feed = Feed(job, policy, config, stop, presence)
     feed.check()
     engine = make_engine(job.config, config, policy)
-    with JobDisplay(job.rows * job.config.samples) as display:
+    with JobDisplay(job.rows * job.samples) as display:
         while not stop() and not all(job.is_done(i) for i in range(len(job.shards))):
             try:
                 for completion in engine.generate(feed.requests(), feed.fail):
@@ -223,217 +240,26 @@ def make_engine(job: JobConfig, config: EngineConfig, policy: Policy) -> Engine:
     return SpeculativeEngine(policy.model, params, config, speculation, mesh=mesh, spelling=spelling)
 
 
-class Feed:
-    """Turns the shards that this process holds into requests, and completions into lines of their shards."""
-
-    def __init__(self, job: Job, policy: Policy, engine_config: Any, stop: Any, presence: Presence):
-        self.job, self.policy, self.engine_config, self.stop = job, policy, engine_config, stop
-        self.presence = presence
-        self.begin = self.reported = time.monotonic()
-        self.drawn = {"samples": 0, "tokens": 0, "flops": 0.0}
-        self.warned = False
-        self.open: dict[int, tuple[ShardWriter, contextlib.ExitStack]] = {}  # shard -> its writer, and what to close
-        # problem -> its shard, prompt and the prompt's tokens, while samples are out
-        self.prompts: dict[int, tuple[int, Prompt, tuple[int, ...]]] = {}
-
-    def check(self) -> None:
-        """ConfigError for what would be wrong with every prompt: the settings of the job itself."""
-        from models.errors import ConfigError
-        from search.engine.text_stop import machine
-
-        size, job = self.policy.model.vocab_size, self.job.config
-        try:
-            self._make(0, (self.policy.ends or (0,))[:1], ()).check(size, self.engine_config)
-            for text in job.stop:
-                made = machine([text], self.policy.spelling, size)
-                made.check([text], "stop", self.engine_config.ends, job.sampling.allowed, job.max_tokens)
-        except ConfigError as error:
-            raise ConfigError(error.field.removeprefix("request 0."), error.problem, error.fix) from None
-
-    def requests(self) -> Iterator[Request]:
-        """Requests of one free shard after the other, until none is left."""
-        from launch.jobs import ShardWriter
-
-        for index in range(len(self.job.shards)):
-            if self.stop():
-                return
-            if self.job.is_done(index) or index in self.open:
-                continue
-            name = f"{index:06d}"
-            if not self.presence.claim(name):
-                continue
-            held = contextlib.ExitStack()
-            held.callback(self.presence.release, name)
-            if self.job.is_done(index):
-                held.close()
-                continue
-            writer = ShardWriter(self.job, index)
-            held.callback(writer.close)
-            self.open[index] = (writer, held)
-            requests = list(self._read(index, writer))
-            self._close_if_complete(index)
-            yield from requests
-
-    def _read(self, index: int, writer: ShardWriter) -> Iterator[Request]:
-        """The requests of a shard, without the samples that are kept already."""
-        from launch.prompts import BadLine
-
-        for prompt in self.job.prompts.read(self.job.shards[index]):
-            if isinstance(prompt, BadLine):
-                writer.add_bad(prompt)
-                continue
-            if prompt.line in writer.bad:  # found earlier, when it was drawn or written
-                continue
-            try:
-                request = self._request(prompt, writer)
-            except Exception as error:  # a line may make a tokenizer or a template raise anything: it is that line's
-                writer.add_bad(fault(prompt.line, error))
-                continue
-            writer.expected += request.samples
-            self._warn(prompt, len(request.prompt) + request.max_tokens)
-            if len(request.skip) < request.samples:
-                self.prompts[request.problem] = (index, prompt, request.prompt)
-                yield request
-
-    def _warn(self, prompt: Prompt, tokens: int) -> None:
-        """Say once that a prompt and its samples may be longer than anything that the model has learned to read."""
-        context = self.policy.context
-        reached = min(tokens, self.engine_config.max_len)
-        if context is not None and reached > context and not self.warned:
-            self.warned = True
-            words = f"with its samples may have {reached:,} tokens, and the model was made for {context:,}"
-            print(f"warning: {self.job.prompts.path}:{prompt.line}: {words}", file=sys.stderr)
-
-    def _request(self, prompt: Prompt, writer: ShardWriter) -> Request:
-        done = tuple(sorted(sample for line, sample in writer.done if line == prompt.line))
-        request = self._make(prompt.line - 1, self._tokens(prompt), done)
-        request.check(self.policy.model.vocab_size, self.engine_config)
-        return request
-
-    def _make(self, problem: int, tokens: tuple[int, ...], skip: tuple[int, ...]) -> Request:
-        from search.engine.request import Request
-
-        job = self.job.config
-        return Request(problem, tokens, job.samples, job.max_tokens, job.sampling, (), job.seed, skip, job.stop)
-
-    def _tokens(self, prompt: Prompt) -> tuple[int, ...]:
-        if prompt.tokens is not None:
-            return prompt.tokens
-        if prompt.messages is not None:
-            return self.policy.chat(prompt.messages, **{**self.job.config.chat, **prompt.template})
-        return tuple(int(token) for token in self.policy.tokenizer.encode(prompt.text or ""))
-
-    def write(self, completion: Completion, engine: Engine) -> None:
-        """Append one sample to its shard, and close it when it was the last; the engine is between two rounds."""
-        from search.engine.scoring import score_prompt
-
-        self.presence.check()
-        self.drawn["samples"] += 1
-        self.drawn["tokens"] += completion.generated_tokens
-        self.drawn["flops"] += completion.flops
-        self.report()
-        if completion.problem not in self.prompts:  # it failed
-            return
-        index, prompt, tokens = self.prompts[completion.problem]
-        writer, _ = self.open[index]
-        try:
-            line = self._line(prompt, tokens, completion)
-            if self.job.config.prompt_logprobs and completion.sample == 0:
-                own = score_prompt(engine, completion.problem, tokens)
-                line["prompt_logprobs"] = [x if x is None else round(x, 6) for x in own]
-            writer.add(line)
-        except OSError:  # of the disk, not of the line
-            raise
-        except Exception as error:  # whatever a sample holds that cannot be decoded or written: it is that line's
-            self.fail(completion.problem, error)
-            return
-        self._close_if_complete(index)
-
-    def fail(self, problem: int, error: Exception) -> None:
-        """A prompt whose samples cannot be drawn or written: it has an error in their place."""
-        index, prompt, _ = self.prompts.pop(problem)
-        writer, _ = self.open[index]
-        writer.expected -= self.job.config.samples
-        writer.add_bad(fault(prompt.line, error))
-        self._close_if_complete(index)
-
-    def report(self, last: bool = False) -> None:
-        """Say what this process has drawn, every REPORT_S seconds; the `last` time with the job's card."""
-        now = time.monotonic()
-        if now - self.reported < REPORT_S and not last:
-            return
-        self.reported = now
-        state = self.drawn | {"seconds": now - self.begin, "time": time.time()}
-        self.job.write_progress(self.presence.name, state, last)
-
-    def _line(self, prompt: Prompt, read: tuple[int, ...], completion: Completion) -> dict[str, Any]:
-        from search.engine.text_stop import cut
-
-        tokens = completion.tokens
-        text = self.policy.text(read, tokens[:-1] if completion.finish_reason == "eos" else tokens)
-        if completion.finish_reason == "stop":
-            early = self.job.config.sampling.min_tokens  # stops in these are text
-            text = cut(text, self.job.config.stop, len(self.policy.text(read, tokens[:-1])) if early else 0)
-        return {
-            "line": prompt.line,
-            **({"id": prompt.id} if prompt.id is not None else {}),
-            **prompt.fields,
-            "sample": completion.sample,
-            "text": text,
-            "tokens": list(tokens),
-            "logprobs": [round(x, 6) for x in completion.logprobs],
-            "finish_reason": completion.finish_reason,
-            **({"near_ties": list(completion.near_ties)} if completion.near_ties else {}),
-            "ledger": {
-                "prompt_tokens": completion.prompt_tokens,
-                "generated_tokens": completion.generated_tokens,
-                "flops": completion.flops,
-                "bytes": completion.bytes,
-                "depth": completion.generated_tokens,
-            },
-        }
-
-    def _close_if_complete(self, index: int) -> None:
-        writer, held = self.open[index]
-        if writer.complete:
-            held.close()
-            del self.open[index]
-            self.prompts = {problem: held for problem, held in self.prompts.items() if held[0] != index}
-
-    def close(self) -> None:
-        """Release every shard; what is written stays for the next process."""
-        for _, held in self.open.values():
-            held.close()
-        self.open, self.prompts = {}, {}
-
-
-def fault(line: int, error: Exception) -> BadLine:
-    """What an error says of the line that raised it."""
-    from launch.prompts import BadLine
-    from models.errors import ConfigError
-
-    if isinstance(error, ConfigError):
-        return BadLine(line, f"{error.field.rpartition('.')[2]} {error.problem}", error.fix)
-    return BadLine(line, f"raised {type(error).__name__}: {error}", "change the line")
-
-
 def conclude(job: Job) -> int:
     """Verify what was written and print its essence; 1 when prompts could not be used."""
+    from launch.tally import told
     from models.errors import printable
 
     manifest = job.verify()
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(manifest["finish_reasons"].items()))
+    what = "samples" if job.config.strategy is None else "searches"
     print(
-        f"{manifest['samples']:,} samples of {manifest['prompts']:,} prompts ({reasons}): "
-        f"{job.path / 'samples.jsonl'}\n"
+        f"{manifest['samples']:,} {what} of {manifest['prompts']:,} prompts ({reasons}): {job.path / 'samples.jsonl'}\n"
         f"{manifest['prompt_tokens']:,} prompt tokens, {manifest['generated_tokens']:,} generated, "
         f"{manifest['flops']:.3g} FLOPs and {manifest['bytes']:.3g} bytes to decode"
     )
+    for line in told(manifest.get("right", {})):
+        print(printable(line))
     for shard in manifest.get("redrawn_shards", ()):
         print(printable(f"{job.shard_path(int(shard))} had changed and was drawn again"), file=sys.stderr)
     for message in job.bad_lines():
         print(printable(f"error: {message}"), file=sys.stderr)
-    return 1 if manifest["bad_lines"] else 0
+    return 1 if manifest["bad_lines"] or manifest["finish_reasons"].get("failed") else 0
 
 
 if __name__ == "__main__":

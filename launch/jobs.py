@@ -20,15 +20,16 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from launch.environment import available_cpus
-from launch.prompts import BadLine, PromptFile, Shard
-from launch.samples import SampleTable
+from launch.prompts import SEARCHED, TAKEN, BadLine, PromptFile, Shard
+from launch.samples import SAMPLES, SEARCHES, SampleTable
+from launch.tally import Tally
 from models.errors import ConfigError, require
 from models.quantize import MODES, QuantizeMode
 from models.serialize import added, from_json, to_json
@@ -37,11 +38,17 @@ from scaling import kept
 from scaling.kept import write_atomically
 from scaling.sweep.card import card
 from scaling.sweep.lease import Presence
+from search.config import SearchSizes
 from search.engine.config import EngineConfig
 from search.engine.placement import check_slots
 from search.engine.sampling import Sampling
+from search.ledger import NAMES
+from search.strategies.answers import reader
+from search.strategies.catalogue import AnyStrategy
+from search.verifiers.catalogue import AnyVerifier
 
 LEDGER = ("prompt_tokens", "generated_tokens", "flops", "bytes")
+COSTS = tuple(name for name in NAMES if name != "seconds")  # of a search: what does not depend on the machine
 Speculate = Literal["none", "table", "text", "table+text"]
 CHECK = "__check__"  # field of a line in a partial file: its digest; no column of a prompt is called so
 VERSIONED = ("isoflop", "jax", "jaxlib", "flax", "numpy")
@@ -74,6 +81,10 @@ class JobConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)  # of a worker's devices: data splits slots, tensor the model
     shard_size: int = 256  # prompts that one process claims at a time
+    strategy: AnyStrategy | None = added(None)  # a search for every prompt, which gives one answer; None: samples
+    verifier: AnyVerifier | None = added(None)  # what scores its candidates
+    answer: str = added("whole")  # how answers are read: whole, number, number:####, after:TEXT, boxed
+    search: SearchSizes = added(SearchSizes())  # of a strategy
 
     def __post_init__(self) -> None:
         for name in ("samples", "max_tokens", "shard_size"):
@@ -85,6 +96,21 @@ class JobConfig:
             require(value in allowed, name, f"is {value!r}", f"use one of {', '.join(allowed)}")
         require(all(self.stop), "stop", "holds an empty text", "remove it")
         check_slots(self.mesh.sizes, self.engine.slots)
+        reader(self.answer)
+        if self.strategy is None:
+            require(self.verifier is None, "verifier", "scores nothing without a strategy", "name one, or leave it out")
+        else:
+            self._check_search()
+
+    def _check_search(self) -> None:
+        """Refuse what samples have and searches have not."""
+        fix, only = "leave it out", "is of samples, and this job searches"
+        require(self.samples == 1, "samples", f"{only}: the strategy says how many it takes", fix)
+        require(self.speculate == "none", "speculate", only, fix)
+        require(not self.prompt_logprobs, "prompt_logprobs", only, fix)
+        require(self.engine.kv_cache == "compute", "engine.kv_cache", only, fix)
+        shared = self.mesh.sizes["data"] == 1 or self.mesh.sizes["tensor"] == 1
+        require(shared, "mesh", "splits prompts and the model at once", "use mesh.data or mesh.tensor for a search")
 
 
 class Job:
@@ -92,6 +118,11 @@ class Job:
 
     def __init__(self, path: Path, config: JobConfig, prompts: PromptFile, shards: list[Shard], identity: dict):
         self.path, self.config, self.prompts, self.shards, self.identity = path, config, prompts, shards, identity
+        self.samples = config.samples  # lines of one prompt; a search has one
+        self.ledger: tuple[str, ...] = LEDGER
+        self.schema = SAMPLES
+        if config.strategy is not None:
+            prompts.taken, self.ledger, self.schema = (*TAKEN, *SEARCHED), COSTS, SEARCHES
 
     @classmethod
     def open(cls, path: Path, config: JobConfig, prompts: PromptFile, model: str, checkpoint: str = "") -> Job:
@@ -176,7 +207,8 @@ class Job:
             device = jax.devices()[0].device_kind
             made = card(
                 self.identity["config"], device=device, devices=jax.device_count(), threads=_threads(),
-                wall_s=state["seconds"], flops=state["flops"], tokens=state["tokens"],
+                wall_s=state["seconds"], flops=state["flops"], tokens=state["tokens"], seeds=(self.config.seed,),
+                artifacts={name: self.identity[name] for name in ("model", "prompts")},
             )  # fmt: skip
             names = ("model", "prompts")
             made |= {name: self.identity[name] for name in names} | {"worker": worker, "samples": state["samples"]}
@@ -187,17 +219,19 @@ class Job:
 
         None when a shard is not what was written there: it is set aside and has to be drawn again.
         """
-        total, counts = hashlib.sha256(), dict.fromkeys(("samples", "prompts", "bad_lines", *LEDGER), 0)
+        total, counts = hashlib.sha256(), dict.fromkeys(("samples", "prompts", "bad_lines", *self.ledger), 0)
         reasons: dict[str, int] = {}
+        tally = Tally()
         digests, partial = [], self.path / ".samples.partial"
         whole = [self._is_whole(index) for index in range(len(self.shards))]
         if not all(whole):
             return None
-        with open(partial, "wb") as out, SampleTable(self.path / "samples.parquet") as table:
+        with open(partial, "wb") as out, self._table() as table:
             for index in range(len(self.shards)):
                 digest = hashlib.sha256()
                 for line in read_lines(self.shard_path(index)):
-                    _count(line, counts, reasons)
+                    _count(line, counts, reasons, self.ledger)
+                    tally.add(line)
                     text = _text(line)
                     digest.update(text)
                     total.update(text)
@@ -215,12 +249,16 @@ class Job:
             "shards": digests,
             "redrawn_shards": sorted(path.name.partition(".")[0] for path in self.path.glob("shards/*.damaged.jsonl")),
             "seed": self.config.seed,
+            **({"right": tally.right} if tally.right else {}),
             "versions": {name: metadata.version(name) for name in VERSIONED},
         }
         write_atomically(self.path / "manifest.json", json.dumps(kept.sealed(manifest), indent=1))
         for index in range(len(self.shards)):
             self.shard_path(index).unlink(missing_ok=True)
         return manifest
+
+    def _table(self) -> SampleTable:
+        return SampleTable(self.path / "samples.parquet", self.schema)
 
     def _is_whole(self, index: int) -> bool:
         """Whether a finished shard is what was written there; one that is not is set aside, and said to be."""
@@ -252,7 +290,7 @@ class Job:
         expected: list[tuple[int, int]] = []
         for prompt in self.prompts.read(self.shards[index]):
             bad = isinstance(prompt, BadLine) or (prompt.line, -1) in places
-            expected += [(prompt.line, sample) for sample in ([-1] if bad else range(self.config.samples))]
+            expected += [(prompt.line, sample) for sample in ([-1] if bad else range(self.samples))]
         return "" if places == expected else f"has not the {len(expected)} lines of its prompts"
 
     def verify(self) -> dict[str, Any]:
@@ -270,7 +308,7 @@ class Job:
         require(whole, str(samples), "is not what the job wrote", fix)
         if not table.is_file() or _file_digest(table) != manifest.get("parquet_sha256"):
             logging.warning("%s is not what the job wrote: it is made again from samples.jsonl", table)
-            with SampleTable(table) as rows:
+            with self._table() as rows:
                 for line in read_lines(samples):
                     rows.add(line)
             manifest["parquet_sha256"] = _file_digest(table)
@@ -278,10 +316,12 @@ class Job:
         return manifest
 
     def bad_lines(self) -> Iterator[str]:
-        """One message for every prompt that could not be used, in order."""
+        """One message for every prompt that could not be used, or not be scored, in order."""
         for line in read_lines(self.path / "samples.jsonl"):
             if "error" in line:
                 yield f"{self.prompts.path}:{line['line']}: {line['error']}"
+            elif self.config.strategy is not None and "failed" in line:
+                yield f"{self.prompts.path}:{line['line']}: {line['failed']}"
 
 
 class ShardWriter:
@@ -406,7 +446,7 @@ def _record(written: Path) -> tuple[dict[str, Any], JobConfig]:
     return record | {"config": to_json(config)}, config
 
 
-def _count(line: dict[str, Any], counts: dict[str, int], reasons: dict[str, int]) -> None:
+def _count(line: dict[str, Any], counts: dict[str, int], reasons: dict[str, int], ledger: Sequence[str]) -> None:
     if "error" in line:
         counts["bad_lines"] += 1
         return
@@ -414,7 +454,7 @@ def _count(line: dict[str, Any], counts: dict[str, int], reasons: dict[str, int]
     counts["samples"] += 1
     counts["prompts"] += first
     reasons[line["finish_reason"]] = reasons.get(line["finish_reason"], 0) + 1
-    for name in LEDGER:
+    for name in ledger:
         counts[name] += line["ledger"][name] if first or name != "prompt_tokens" else 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -25,6 +25,7 @@ INDEX = "__index_level_0__"  # what pandas writes beside the columns
 # what the output says of a sample, for which a column of the row cannot stand
 TAKEN = ("line", "sample", "text", "logprobs", "prompt_logprobs", "finish_reason", "near_ties", "ledger", "error",
          "fields", "prompt_tokens", "generated_tokens", "flops", "bytes")  # fmt: skip
+SEARCHED = ("best", "prediction", "correct", "candidates", "rounds", "out_of_budget", "failed", "report")  # of a search
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class PromptFile:
         fix = "give JSON lines (.jsonl) or a Parquet file (.parquet)"
         require(self.path.suffix in suffixes, str(path), f"{self.path.suffix or 'no suffix'} is no known format", fix)
         self.parquet = self.path.suffix == ".parquet"
+        self.taken: Sequence[str] = TAKEN  # names that no column of a row may have
 
     def digest(self) -> str:
         """sha256 of the file."""
@@ -104,7 +106,7 @@ class PromptFile:
         """The rows of one shard in order; blank lines are passed over."""
         rows = self._parquet_rows(shard) if self.parquet else self._lines(shard)
         for line, row in rows:
-            yield row if isinstance(row, BadLine) else as_prompt(line, row)
+            yield row if isinstance(row, BadLine) else as_prompt(line, row, self.taken)
 
     def _lines(self, shard: Shard) -> Iterator[tuple[int, Any]]:
         with open(self.path, "rb") as f:
@@ -150,7 +152,7 @@ class PromptFile:
             raise ConfigError(str(self.path), problem, "write it again; it may be cut short") from None
 
 
-def as_prompt(line: int, row: Any) -> Prompt | BadLine:
+def as_prompt(line: int, row: Any, taken: Sequence[str] = TAKEN) -> Prompt | BadLine:
     """A decoded row as a Prompt, or what is wrong with it."""
     if not isinstance(row, dict):
         return BadLine(line, f"is {type(row).__name__}, not an object", 'write {"prompt": ...}')
@@ -161,9 +163,9 @@ def as_prompt(line: int, row: Any) -> Prompt | BadLine:
         return BadLine(line, f"has none of {', '.join(KINDS)}", guess or "give one of them")
     if len(kinds) > 1:
         return BadLine(line, f"has {' and '.join(kinds)}", "give exactly one of them")
-    taken = [name for name in own if name in TAKEN]
-    if taken:
-        return BadLine(line, f"has a column {taken[0]!r}, which is one of the output's", "give it another name")
+    named = [name for name in own if name in taken]
+    if named:
+        return BadLine(line, f"has a column {named[0]!r}, which is one of the output's", "give it another name")
     name = row.get("id")
     if isinstance(name, bool) or not isinstance(name, str | int | NoneType):
         return BadLine(line, f"id is {name!r}", "give a string or an integer")

@@ -5,6 +5,7 @@ sweeps/<name>/     run directories
 kept/<name>.json   what was computed once
 clock.json         seconds of all starts together
 measured.json      what `run` returned;   finding.json, finding.html, figures/: what follows from it
+../_shared/        sweeps that several reproductions read, trained by the first
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from scaling.sweep.config import SweepConfig
 
 OWNER, MEASURED, CLOCK = "reproduction.json", "measured.json", "clock.json"
+SHARED = "_shared"
 _OWNER: kept.Shape = {"name": str, "quick": bool, "digest": str}
 _MEASURED: kept.Shape = {"effect": float, "interval": [float], "flops": float, "details": dict}
 
@@ -72,16 +74,28 @@ class Directory:
         """One line on stderr, with the name."""
         print(cli.printable(f"{self.name}: {text}"), file=sys.stderr, flush=True)
 
-    def sweep(self, config: SweepConfig, name: str) -> pd.DataFrame:
-        """Train it, or go on with it, in folder/sweeps/name; its results table, held-out runs and failures included."""
+    @property
+    def shared(self) -> Path:
+        """DIR/_shared beside this directory DIR/NAME."""
+        return self.folder.absolute().parent / SHARED
+
+    def sweep(self, config: SweepConfig, name: str, shared: bool = False) -> pd.DataFrame:
+        """Train it, or go on with it, in folder/sweeps/name; its results table, held-out runs and failures included.
+
+        shared: in shared/sweeps/name, for all that train the same.
+        """
         import scaling
         from launch.sweep import run_sweep
+        from scaling.sweep.directory import RunDirectory
 
         _check(name)
-        path = self.folder / "sweeps" / name
+        path = (self.shared if shared else self.folder) / "sweeps" / name
+        trials = config.anchored(Path.cwd()).trials()
+        known = RunDirectory(path).is_finished(trials, config.prediction is not None)
         run_sweep(config, path, where=self.where)
-        self.tick()
-        return scaling.load(path)
+        table = scaling.load(path)
+        self.tick(trained=name, seconds=float(table["wall_s"].sum()) if known else 0.0)
+        return table
 
     def keep(self, name: str, make: Callable[[], Any]) -> Any:
         """Compute it once. It is read back at once too, so that the first run sees the same types as a resumed one."""
@@ -116,17 +130,27 @@ class Directory:
         value = {"effect": effect, "interval": [low, high], "flops": flops, "details": measured.details}
         kept.write_atomically(self.folder / MEASURED, json.dumps(kept.sealed(value), indent=1))
 
-    def tick(self) -> None:
-        """Add what has passed since the last tick to the seconds of the directory."""
-        now = time.monotonic()
-        total = self.seconds + now - self._since
+    def tick(self, trained: str = "", seconds: float = 0.0) -> None:
+        """Add what has passed since the last tick to the seconds of the directory.
+
+        trained: a sweep; `seconds` are what its trials took, where another reproduction had trained it before. They
+        count once, so that a finding says what it took whoever came first.
+        """
+        now, clock = time.monotonic(), self._clock()
+        total, counted = clock["seconds"] + now - self._since, clock["counted"]
         self._since = now
-        kept.write_atomically(self.folder / CLOCK, json.dumps({"seconds": total}))
+        if trained and trained not in counted:
+            total, counted = total + seconds, [*counted, trained]
+        kept.write_atomically(self.folder / CLOCK, json.dumps({"seconds": total, "counted": counted}))
 
     @property
     def seconds(self) -> float:
         """Seconds of all starts together; what a kill cut off is not among them."""
-        return (kept.read_or_none(self.folder / CLOCK, {"seconds": float}) or {"seconds": 0.0})["seconds"]
+        return self._clock()["seconds"]
+
+    def _clock(self) -> dict[str, Any]:
+        found = kept.read_or_none(self.folder / CLOCK, {"seconds": float, "counted": [str]})
+        return found or {"seconds": 0.0, "counted": []}
 
 
 def _check(name: str) -> None:

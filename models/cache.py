@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from models.config import ModelConfig
+from models.context import Lead
 from models.kept import Kept
 from models.past import Arrays, Read, keys_and_values, zeros
 from models.quantized import dequantize_rows, quantize_rows
@@ -175,6 +176,18 @@ def merge(a: Partial, b: Partial) -> Partial:
     return Partial(highest, a.total * of_a + b.total * of_b, value)
 
 
+def with_lead(part: Partial, lead: Lead | None, span: Span) -> Partial:
+    """`part` of rows' tokens `[rows, kv_heads, m]` that also see `lead`."""
+    if lead is None:
+        return part
+    q = split_queries(lead.q, lead.k.shape[1])
+    keys, values = (x.astype(q.dtype) for x in lead[1:])
+    scores = jnp.einsum("skmd,lkd->skml", q, keys, preferred_element_type=jnp.float32)
+    weights, highest = _weights(scores, jnp.ones((), bool), span)
+    value = jnp.einsum("skml,lkd->skmd", weights.astype(q.dtype), values, preferred_element_type=jnp.float32)
+    return merge(part, Partial(highest, weights.sum(-1), value))
+
+
 def finish(part: Partial) -> jax.Array:
     """The weighted mean of the values; 0 where no key was visible."""
     return part.value / jnp.maximum(part.total, 1e-30)[..., None]
@@ -295,6 +308,7 @@ def paged_chunk(
     tiles: Tiles,
     span: Span,
     read: Read = keys_and_values,
+    lead: Lead | None = None,
 ) -> jax.Array:
     """Attention of a packed chunk over the pages of its segments: `[n, heads, value features]` float32.
 
@@ -313,7 +327,8 @@ def paged_chunk(
         return _next_tile(part, queries, store, tiles.page[i], visible, span, read)
 
     part = jax.lax.fori_loop(0, tiles.count, tile, nothing(queries, v.shape[-1]))
-    return join_queries(finish(part)[None], n)[0]
+    part = with_lead(jax.tree.map(lambda x: x[None], part), lead, span)
+    return join_queries(finish(part), n)[0]
 
 
 def _next_tile(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +24,16 @@ MoEConfig = Experts  # what `model.moe` is
 LARGEST, DEEPEST = 2**24, 2**12  # of any width and of the depth: beyond them a number is a slip
 
 __all__ = ["Layer", "MoEConfig", "ModelConfig", "RopeScaling", "Rotary"]
+
+
+@contextmanager
+def _placed(path: str) -> Iterator[None]:
+    """Give errors of a part the dotted name that its field has at `path`."""
+    try:
+        yield
+    except ConfigError as error:
+        field = error.field if error.field.startswith("model.") else f"{path}.{error.field}"
+        raise ConfigError(field, error.problem, error.fix) from None
 
 
 @dataclass(frozen=True)
@@ -142,14 +154,11 @@ class ModelConfig:
         for name, layers in (("prologue", self.prologue), ("pattern", self.period)):
             for i, layer in enumerate(layers):
                 for kind, part in (("mixer", layer.mixer), ("channel", layer.channel)):
-                    try:
+                    with _placed(f"model.{name}[{i}].{kind}"):
                         if part is not None:
                             part.resolved(stream)
-                    except ConfigError as error:
-                        field = error.field
-                        if not field.startswith("model."):
-                            field = f"model.{name}[{i}].{kind}.{field}"
-                        raise ConfigError(field, error.problem, error.fix) from None
+                with _placed("model.wiring"):
+                    self.wired.check(stream, layer)
 
     def _check_pattern(self) -> None:
         lead, fix = len(self.prologue), "raise model.n_layers, or shorten it"

@@ -42,6 +42,27 @@ class Stretch(NamedTuple):
     segments: jax.Array | None
 
 
+class Lead(NamedTuple):
+    """Keys and values k, v `[length, kv_heads, head_dim]` that every token of every row sees besides, from wherever it
+    stands: by queries q `[batch, seq, heads, head_dim]` that no position has turned."""
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+
+
+def attention_after(
+    lead: Lead, q: jax.Array, k: jax.Array, v: jax.Array, span: Span, segments: jax.Array | None = None
+) -> jax.Array:
+    """`causal_attention` of tokens that also see `lead`; a mesh does not divide their positions."""
+    assert axis_size(CONTEXT) == 1, "a lead stands before all positions"
+    zero = jnp.zeros((), jnp.int32)
+    own = _partial(span, q, zero, segments, Stretch(k, v, zero, segments))
+    keys, values = (jnp.broadcast_to(x, (q.shape[0], *x.shape)).astype(q.dtype) for x in lead[1:])
+    before = Stretch(keys, values, zero - keys.shape[1], None)  # of no document: visible from all
+    return merge(*own, *_partial(span, lead.q, zero, None, before))[0].astype(q.dtype)
+
+
 def self_attention(
     kind: Literal["gather", "ring"],
     q: jax.Array,

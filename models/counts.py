@@ -15,7 +15,7 @@ from models import cache
 from models.channels.experts import Experts
 from models.config import ModelConfig
 from models.layer import Layer
-from models.transformer import weights
+from models.transformer import layer_weights, weights, wiring_weights
 from models.weight import Weight, walk
 
 
@@ -55,7 +55,7 @@ def attention_flops(config: ModelConfig, seq_len: int, causal: bool = True) -> i
 
 def _layer_flops(config: ModelConfig, layer: Layer, seq_len: int, causal: bool = True) -> int:
     stream = config.stream
-    channel = layer.channel.flops(stream, seq_len) if layer.channel else 0
+    channel = config.wired.copies * layer.channel.flops(stream, seq_len) if layer.channel else 0
     return channel + layer.mixer.flops(stream, seq_len, causal=causal)
 
 
@@ -93,7 +93,7 @@ def _last_flops(config: ModelConfig, layer: Layer) -> int:
     """FLOPs per token of a layer's last product."""
     part = layer.parts[-1]
     weight = part.weights(config.stream).get(part.last)
-    return weight.flops_per_token if weight else 0
+    return config.wired.copies * weight.flops_per_token if weight else 0
 
 
 def dispatch_flops(config: ModelConfig, tokens: int, seq_len: int) -> int:
@@ -161,8 +161,11 @@ def state_bytes_per_row(config: ModelConfig) -> int:
 
 
 def _block_flops(config: ModelConfig) -> int:
-    """Forward FLOPs of all blocks' weights for one token."""
-    return sum(weight.flops_per_token for weight in declarations(config) if weight.role != "head")
+    """Forward FLOPs of all weights but the head's for one token."""
+    copies = config.wired.copies
+    of_layers = sum(w.flops_per_token for _, w in walk(layer_weights(config.resolved())))
+    once = sum(w.flops_per_token for _, w in walk(wiring_weights(config.resolved())))
+    return copies * of_layers + once
 
 
 def _head_flops(config: ModelConfig) -> int:

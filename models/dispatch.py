@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec
 
 from models.activation import activated
 from models.contraction import PRODUCT, contract
-from models.routing import Assignment
+from models.routing import Assignment, Slots
 from models.sharding import (
     DEFAULT_RULES,
     axis_size,
@@ -46,9 +46,9 @@ KEPT = ("expert", "batch", "length", "slot", "residual")  # slots where their to
 def capacity_block(
     m: Experts, activation: Activation, x: jax.Array, choice: Assignment, up: jax.Array, down: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """(x `[batch, seq, d_model]` through its experts, share of choices dropped `[batch]`).
+    """(x `[batch, seq, width of what is sent]` through its experts, share of choices dropped `[batch]`).
 
-    up `[experts, d_model, (2,) width]`, down `[experts, width, d_model]`.
+    up `[experts, sent, (2,) width]`, down `[experts, width, sent]`.
     """
     batch, seq, _ = x.shape
     tokens, slots = m.capacity(seq)
@@ -64,15 +64,21 @@ def capacity_block(
         here = (chosen[..., k, :, None] == 1) & slot
         dispatch = dispatch + here.astype(x.dtype)
         combine = combine + jnp.where(here, weight[..., k, None, None], 0)
-    sums = partial(jnp.einsum, preferred_element_type=jnp.float32)
-    sent = sums("bgtec,bgtd->ebgcd", dispatch, x).astype(x.dtype)
+    out = through_slots(activation, x.reshape(batch, seq, -1), Slots(dispatch, combine), up, down)
+    dropped = (place >= slots).mean((1, 2, 3))
+    return out, dropped
+
+
+def through_slots(activation: Activation, x: jax.Array, plan: Slots, up: jax.Array, down: jax.Array) -> jax.Array:
+    """x `[batch, seq, d_model]` through the slots of all experts; weights as for `capacity_block`."""
+    shape, sums = x.shape, partial(jnp.einsum, preferred_element_type=jnp.float32)
+    x = x.reshape(shape[0], *plan.dispatch.shape[1:3], shape[-1])
+    sent = sums("bgtec,bgtd->ebgcd", plan.dispatch.astype(x.dtype), x).astype(x.dtype)
     # pinned on both sides of each move, gradients too: else XLA brings the experts' weights to the tokens
     sent = constrain(relayout(constrain(sent, KEPT), SENT, KEPT), SENT)
     y = jax.vmap(contract)(activated(activation, jax.vmap(contract)(sent, up)), down)
     y = constrain(relayout(constrain(y, SENT), KEPT, SENT), KEPT)
-    out = sums("bgtec,ebgcd->bgtd", combine.astype(x.dtype), y).astype(x.dtype)
-    dropped = (place >= slots).mean((1, 2, 3))
-    return out.reshape(batch, seq, -1), dropped
+    return sums("bgtec,ebgcd->bgtd", plan.combine.astype(x.dtype), y).astype(x.dtype).reshape(shape)
 
 
 def dropless_block(

@@ -6,20 +6,21 @@ from functools import partial
 
 from models.activation import activated
 from models.cache import features
+from models.context import Lead
 from models.contraction import contract
-from models.dispatch import capacity_block, dropless_block
+from models.dispatch import capacity_block, dropless_block, through_slots
 from models.norm import norm, normalize
 from models.past import Reach, carry_blocks
 from models.positions import rotary_angles, rotate
-from models.recurrence import causal_convolution, gated_linear
-from models.routing import Assignment, Routing, choose, load_balance, messenger, z_loss
+from models.recurrence import causal_convolution, gated_delta, gated_linear
+from models.routing import Assignment, Plan, Routing, Slots, choose, load_balance, messenger, shares, z_loss
 from models.sharding import RESIDUAL, axis_size, constrain, gather_positions, scatter_positions
 
 __all__ = [
-    "Assignment", "Reach", "Routing", "activated", "axis_size", "capacity_block", "carry_blocks",
-    "causal_convolution", "choose", "constrain", "constrain_residual", "contract", "dropless_block", "features",
-    "gated_linear", "gather_positions", "load_balance", "messenger", "norm", "normalize", "rotary_angles", "rotate",
-    "scatter_positions", "z_loss",
+    "Assignment", "Lead", "Plan", "Reach", "Routing", "Slots", "activated", "axis_size", "capacity_block",
+    "carry_blocks", "causal_convolution", "choose", "constrain", "constrain_residual", "contract",
+    "dropless_block", "features", "gated_delta", "gated_linear", "gather_positions", "load_balance", "messenger", "norm",
+    "normalize", "rotary_angles", "rotate", "scatter_positions", "shares", "through_slots", "z_loss",
 ]  # fmt: skip
 
 constrain_residual = partial(constrain, dims=RESIDUAL)

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from models.context import self_attention
+from models.context import Lead, attention_after, self_attention
 from models.kept import Kept
 from models.span import Span
 
@@ -64,12 +64,14 @@ class Past:
     positions: jax.Array
     keeps: bool = True
 
-    def attend(self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values) -> tuple[jax.Array, Past]:
+    def attend(
+        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values, lead: Lead | None = None
+    ) -> tuple[jax.Array, Past]:
         """(softmax attention of q over what is kept and what is new, the past with the new tokens).
 
         q `[batch, seq, heads, key_dim]`; new: what the layer keeps of each new token, `[batch, seq, kv_heads, dim]`;
-        read: keys and values of it, whose heads each serve heads / kv_heads adjacent query heads. The result is
-        `[batch, seq, heads, value_dim]` in q's dtype.
+        read: keys and values of it, whose heads each serve heads / kv_heads adjacent query heads. lead: keys and values
+        that every query sees besides. The result is `[batch, seq, heads, value_dim]` in q's dtype.
         """
         raise NotImplementedError
 
@@ -97,10 +99,12 @@ class WholeSequence(Past):
     keeps = False
 
     def attend(
-        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values
+        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values, lead: Lead | None = None
     ) -> tuple[jax.Array, WholeSequence]:  # fmt: skip
         """Attention over the sequence itself."""
         k, v = read(new)
+        if lead is not None:
+            return attention_after(lead, q, k, v, span, self.segments), self
         return self_attention(self.context, q, k, v, span, self.segments), self
 
     def carry(self, step: Step, inputs: Any, kept: Mapping[str, Kept], size: int) -> tuple[Any, WholeSequence]:
@@ -138,10 +142,16 @@ def _divided_as(inputs: Any, state: Arrays) -> Arrays:
 
 
 def carry_blocks(
-    step: Step, state: Arrays, inputs: Any, size: int, segments: jax.Array | None = None
+    step: Step,
+    state: Arrays,
+    inputs: Any,
+    size: int,
+    segments: jax.Array | None = None,
+    valid: jax.Array | None = None,
 ) -> tuple[Any, Arrays]:
     """`step` over a sequence `[rows, seq, ...]` in blocks of `size`, each recomputed in the backward pass, so that only
-    the states between blocks are kept for it."""
+    the states between blocks are kept for it. valid `[rows, seq]` bool: the tokens that exist, each row's first ones
+    (None: all)."""
     rows, seq = jax.tree.leaves(inputs)[0].shape[:2]
     size = min(size, seq)
     blocks = -(-seq // size)
@@ -160,7 +170,7 @@ def carry_blocks(
         y, state = step(state, inputs, reached)
         return (state, last), y
 
-    valid = jnp.ones((rows, seq), bool)
+    valid = jnp.ones((rows, seq), bool) if valid is None else valid
     if blocks == 1:  # as a loop of one round it would compile and run for longer
         (state, _), y = one((state, last), (inputs, segments, valid))
         return y, state

@@ -139,14 +139,14 @@ def pipelined_loss(
     inputs, targets, score, segments = transformer.shifted(tokens, loss_weights, segments)
     micro = jax.tree.map(partial(_split_rows, m=schedule.microbatches), Micro(inputs, targets, score, segments))
     x = transformer.embed(config, params, inputs, jnp.arange(inputs.shape[1])[None])
-    x = constrain(_split_rows(x, schedule.microbatches), ("micro", *transformer.RESIDUAL))
+    x = jax.tree.map(lambda x: constrain(_split_rows(x, schedule.microbatches), ("micro", *transformer.RESIDUAL)), x)
     blocks = jax.tree.map(partial(_to_stages, schedule=schedule), params["blocks"])
     rest = {name: value for name, value in params.items() if name != "blocks"}
     if schedule.kind == "1f1b":
         objective, totals = _one_forward_one_backward(config, schedule, blocks, rest, x, micro)
         return objective, jax.lax.stop_gradient(totals)
     y, routing = _circulate(config, schedule, blocks, x, micro)
-    loss = _head_loss(config, rest, _join_rows(y), targets, score)
+    loss = _head_loss(config, rest, jax.tree.map(_join_rows, y), targets, score)
     totals = Totals(loss, score.sum(), *routing)
     return totals.objective, totals
 
@@ -167,18 +167,18 @@ def _to_stages(w: jax.Array, schedule: Schedule) -> jax.Array:
     return w.reshape(v, p, w.shape[0] // (v * p), *w.shape[1:]).swapaxes(0, 1)
 
 
-def _head_loss(config: ModelConfig, rest: Params, y: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
-    """Summed loss of what the last block returned, y `[batch, seq, d_model]`."""
+def _head_loss(config: ModelConfig, rest: Params, y: Any, targets: jax.Array, weights: jax.Array) -> jax.Array:
+    """Summed loss of what the last block handed on, y `[batch, seq, ...]`."""
     hidden, head = transformer.unembed(config, rest, y)
     return cross_entropy(hidden, head, targets, weights, softcap=config.logit_softcap)[0]
 
 
 def _stage(
-    config: ModelConfig, layers: Params, x: jax.Array, segments: jax.Array | None
-) -> tuple[jax.Array, Routing | None]:
-    """One stage's groups of the pattern, `[n, ...]` each leaf, on one micro-batch x `[batch, seq, d_model]`."""
-    positions = jnp.arange(x.shape[1])[None]
-    x, routings = transformer.run_repeats(config, layers, x, positions, segments)
+    config: ModelConfig, layers: Params, x: Any, own: Micro
+) -> tuple[Any, Routing | None]:
+    """One stage's groups of the pattern, `[n, ...]` each leaf, on x `[batch, seq, ...]` of one micro-batch."""
+    positions = jnp.arange(own.tokens.shape[1])[None]
+    x, routings = transformer.run_repeats(config, layers, x, positions, own.segments, own.tokens)
     return x, collect(routings) if routings else None
 
 
@@ -211,32 +211,46 @@ def _zero_statistics(config: ModelConfig) -> tuple[jax.Array, ...]:
     return (jnp.zeros((), jnp.float32),) * (3 if config.routed else 1)
 
 
-def _ring(x: jax.Array, schedule: Schedule, step: int) -> jax.Array:
+def _ring(x: Any, schedule: Schedule, step: int) -> Any:
     """x of the stage `step` before this one."""
     p = schedule.stages
     return jax.lax.ppermute(x, STAGE, [(i, (i + step) % p) for i in range(p)])
+
+
+def _where(here: jax.Array, x: Any, otherwise: Any = None) -> Any:
+    """x where `here`, elsewhere the other tree, or zeros."""
+    otherwise = jax.tree.map(jnp.zeros_like, x) if otherwise is None else otherwise
+    return jax.tree.map(lambda a, b: jnp.where(here, a, b), x, otherwise)
 
 
 def _at(x: Any, i: jax.Array) -> Any:
     return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), x)
 
 
-def _put(buffer: jax.Array, value: jax.Array, i: jax.Array, valid: jax.Array) -> jax.Array:
+def _put(buffer: Any, value: Any, i: jax.Array, valid: jax.Array) -> Any:
     """buffer with `value` at index i where valid."""
-    value = jnp.where(valid, value, _at(buffer, i))
-    return jax.lax.dynamic_update_index_in_dim(buffer, value, i, 0)
+
+    def one(buffer: jax.Array, value: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_index_in_dim(buffer, jnp.where(valid, value, _at(buffer, i)), i, 0)
+
+    return jax.tree.map(one, buffer, value)
+
+
+def _first(x: Any) -> Any:
+    """Zeros like the first micro-batch of x."""
+    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), x)
 
 
 # -- gpipe and circular -------------------------------------------------------------------------------------------
 
 
 def _circulate(
-    config: ModelConfig, schedule: Schedule, blocks: Params, x: jax.Array, micro: Micro
-) -> tuple[jax.Array, tuple]:
-    """(what the last block returns `[m, batch, seq, d_model]`, (penalty, balance, dropped)), differentiable by JAX."""
+    config: ModelConfig, schedule: Schedule, blocks: Params, x: Any, micro: Micro
+) -> tuple[Any, tuple]:
+    """(what the last block hands on `[m, batch, seq, ...]`, (penalty, balance, dropped)), differentiable by JAX."""
     p, v = schedule.stages, schedule.rounds
 
-    def every_stage(blocks: Params, x: jax.Array, micro: Micro) -> tuple[jax.Array, tuple]:
+    def every_stage(blocks: Params, x: Any, micro: Micro) -> tuple[Any, tuple]:
         stage = jax.lax.axis_index(STAGE)
         blocks = jax.tree.map(lambda w: w[0], blocks)  # [round, layers of one, ...]
 
@@ -249,16 +263,16 @@ def _circulate(
             own = _at(micro, index)
             start = (stage == 0) & (turn == 0)
             layers = _at(blocks, turn) if v > 1 else jax.tree.map(lambda w: w[0], blocks)
-            y, routing = _stage(config, layers, jnp.where(start, _at(x, index), arriving), own.segments)
+            y, routing = _stage(config, layers, _where(start, _at(x, index), arriving), own)
             scale = jnp.where(valid, 1 / (p * v), 0)
             added = _penalty_and_statistics(routing, own.weights, scale)
             done = _put(done, y, index, valid & (turn == v - 1))
             return (_ring(y, schedule, 1), done, jax.tree.map(jnp.add, statistics, added)), None
 
         x, micro = _varying((x, micro))
-        carry = (jnp.zeros_like(x[0]), jnp.zeros_like(x), _varying(_zero_statistics(config)))
+        carry = (_first(x), jax.tree.map(jnp.zeros_like, x), _varying(_zero_statistics(config)))
         (_, done, statistics), _ = jax.lax.scan(tick, carry, jnp.arange(schedule.items + p - 1))
-        done = jnp.where(stage == p - 1, done, 0)  # other stages' results are halfway through the model
+        done = _where(stage == p - 1, done)  # other stages' results are halfway through the model
         return _summed((done, statistics))
 
     y, statistics = _over_stages(every_stage, blocks, x, micro)
@@ -281,17 +295,18 @@ def _padded(statistics: tuple[jax.Array, ...]) -> tuple:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _one_forward_one_backward(
-    config: ModelConfig, schedule: Schedule, blocks: Params, rest: Params, x: jax.Array, micro: Micro
+    config: ModelConfig, schedule: Schedule, blocks: Params, rest: Params, x: Any, micro: Micro
 ) -> tuple[jax.Array, Totals]:
     """(objective, totals); as in `cross_entropy`, differentiating it runs forward and backward at once."""
     y, statistics = _circulate(config, schedule, blocks, x, micro)
-    loss = _head_loss(config, rest, _join_rows(y), _join_rows(micro.targets), _join_rows(micro.weights))
+    y, targets, weights = jax.tree.map(_join_rows, (y, micro.targets, micro.weights))
+    loss = _head_loss(config, rest, y, targets, weights)
     totals = Totals(loss, micro.weights.sum(), *statistics)
     return totals.objective, totals
 
 
 def _forward(
-    config: ModelConfig, schedule: Schedule, blocks: Params, rest: Params, x: jax.Array, micro: Micro
+    config: ModelConfig, schedule: Schedule, blocks: Params, rest: Params, x: Any, micro: Micro
 ) -> tuple[tuple[jax.Array, Totals], tuple]:
     every_stage = partial(_alternate, config, schedule)
     shared, split = PartitionSpec(), PartitionSpec(STAGE)
@@ -317,17 +332,17 @@ class Carry(NamedTuple):
     """What a stage holds between ticks: activations and cotangents on their way, inputs kept for the backward pass
     `[2 p - 1 at most, ...]`, gradients so far in float32, and the sums (loss, penalty, balance, dropped)."""
 
-    arriving: jax.Array
-    returning: jax.Array
-    inputs: jax.Array
+    arriving: Any
+    returning: Any
+    inputs: Any
     d_blocks: Params
     d_rest: Params
-    d_x: jax.Array
+    d_x: Any
     sums: tuple
 
 
 def _alternate(
-    config: ModelConfig, schedule: Schedule, blocks: Params, rest: Params, x: jax.Array, micro: Micro
+    config: ModelConfig, schedule: Schedule, blocks: Params, rest: Params, x: Any, micro: Micro
 ) -> tuple:
     """The program of one stage: (sums, d_blocks of this stage, d_rest, d_x), all of the summed loss."""
     p, m = schedule.stages, schedule.microbatches
@@ -339,32 +354,32 @@ def _alternate(
     def item(n: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.clip(n, 0, m - 1), (n >= 0) & (n < m)
 
-    def forward(c: Carry, t: jax.Array) -> tuple[Carry, jax.Array]:
+    def forward(c: Carry, t: jax.Array) -> tuple[Carry, Any]:
         index, valid = item(t - stage)
-        start = jnp.where(stage == 0, _at(x, index), c.arriving)
-        y, _ = _stage(config, blocks, start, _at(micro.segments, index))
+        start = _where(stage == 0, _at(x, index), c.arriving)
+        y, _ = _stage(config, blocks, start, _at(micro, index))
         return c._replace(arriving=_ring(y, schedule, 1), inputs=_put(c.inputs, start, index % kept, valid)), y
 
-    def head(c: Carry, t: jax.Array, y: jax.Array) -> tuple[Carry, jax.Array]:
+    def head(c: Carry, t: jax.Array, y: Any) -> tuple[Carry, Any]:
         index, _ = item(t - (p - 1))  # valid whenever this runs
-        last = _summed(jnp.where(stage == p - 1, y, 0))
+        last = _summed(_where(stage == p - 1, y))
         loss, (d_rest, d_y) = _shared_head(config, rest, _varying(last), _at(micro, index))
         d_rest = jax.tree.map(lambda a, b: a + b.astype(jnp.float32), c.d_rest, d_rest)
         return c._replace(d_rest=d_rest, sums=(c.sums[0] + loss, *c.sums[1:])), d_y
 
-    def backward(c: Carry, t: jax.Array, d_y: jax.Array) -> Carry:
+    def backward(c: Carry, t: jax.Array, d_y: Any) -> Carry:
         index, valid = item(t - 2 * (p - 1) + stage)
         own = _at(micro, index)
 
-        def run(layers: Params, start: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple]:
-            y, routing = _stage(config, layers, start, own.segments)
+        def run(layers: Params, start: Any) -> tuple[tuple[Any, jax.Array], tuple]:
+            y, routing = _stage(config, layers, start, own)
             scale = jnp.where(valid, 1 / p, 0)
             statistics = _penalty_and_statistics(routing, own.weights, scale)
             return (y, statistics[0]), statistics
 
         _, vjp, statistics = jax.vjp(run, blocks, _at(c.inputs, index % kept), has_aux=True)
-        d_y = jnp.where(stage == p - 1, d_y, c.returning)
-        d_layers, d_start = vjp((jnp.where(valid, d_y, 0), _varying(jnp.float32(1))))
+        d_y = _where(stage == p - 1, d_y, c.returning)
+        d_layers, d_start = vjp((_where(valid, d_y), _varying(jnp.float32(1))))
         d_blocks = jax.tree.map(lambda a, b: a + b.astype(jnp.float32), c.d_blocks, d_layers)
         sums = (c.sums[0], *jax.tree.map(jnp.add, c.sums[1:], statistics))
         d_x = _put(c.d_x, d_start, index, valid & (stage == 0))
@@ -376,10 +391,10 @@ def _alternate(
         return backward(c, t, d_y), None
 
     zeros = partial(jax.tree.map, lambda w: jnp.zeros_like(w, jnp.float32))
-    empty = jnp.zeros_like(x[0])
+    empty = _first(x)
     sums = _varying((jnp.zeros((), jnp.float32), *_zero_statistics(config)))
-    inputs = jnp.zeros_like(x[:kept])
-    c = Carry(empty, empty, inputs, zeros(blocks), zeros(rest), jnp.zeros_like(x), sums)
+    inputs = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[:kept]), x)
+    c = Carry(empty, empty, inputs, zeros(blocks), zeros(rest), jax.tree.map(jnp.zeros_like, x), sums)
     c, _ = jax.lax.scan(lambda c, t: (forward(c, t)[0], None), c, jnp.arange(p - 1))
     c, _ = jax.lax.scan(both, c, jnp.arange(p - 1, m + p - 1))
     c, _ = jax.lax.scan(lambda c, t: (backward(c, t, empty), None), c, jnp.arange(m + p - 1, m + 2 * (p - 1)))
@@ -387,21 +402,22 @@ def _alternate(
     return _summed(c.sums), d_blocks, _summed(c.d_rest), _summed(c.d_x)
 
 
-def _shared_head(config: ModelConfig, rest: Params, y: jax.Array, own: Micro) -> tuple[jax.Array, tuple]:
+def _shared_head(config: ModelConfig, rest: Params, y: Any, own: Micro) -> tuple[jax.Array, tuple]:
     """(this stage's part of the loss, its gradients in rest and in all of y): stages share the head's products by
-    taking turns on the positions of y `[batch, seq, d_model]`."""
+    taking turns on the positions of y `[batch, seq, ...]`."""
     p, stage = axis_size(STAGE), jax.lax.axis_index(STAGE)
-    length = -(-y.shape[1] // p)
+    seq = own.targets.shape[1]
+    length = -(-seq // p)
 
     def part(a: jax.Array) -> jax.Array:  # padded positions have weight 0
         a = jnp.pad(a, [(0, 0), (0, p * length - a.shape[1])] + [(0, 0)] * (a.ndim - 2))
         return jax.lax.dynamic_slice_in_dim(a, stage * length, length, 1)
 
-    def loss(rest: Params, y: jax.Array) -> jax.Array:
+    def loss(rest: Params, y: Any) -> jax.Array:
         return _head_loss(config, rest, y, part(own.targets), part(own.weights))
 
-    value, (d_rest, d_part) = jax.value_and_grad(loss, (0, 1))(rest, part(y))
-    return value, (d_rest, _all_positions(d_part)[:, : y.shape[1]])
+    value, (d_rest, d_part) = jax.value_and_grad(loss, (0, 1))(rest, jax.tree.map(part, y))
+    return value, (d_rest, jax.tree.map(lambda d: _all_positions(d)[:, :seq], d_part))
 
 
 def _all_positions(part: jax.Array) -> jax.Array:

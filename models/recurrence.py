@@ -1,10 +1,12 @@
-"""What recurrent mixers compute with, over one block of tokens at a time: short convolutions and gated linear states.
+"""What recurrent mixers compute with, over one block of tokens at a time: short convolutions and states that decay.
 
-Both take what the block before left and return what the next one needs. `Reach` says which tokens are of one document,
+All take what the block before left and return what the next one needs. `Reach` says which tokens are of one document,
 so that documents that lie side by side never meet, and a token that only fills the block changes nothing.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -37,13 +39,20 @@ def causal_convolution(
 
 
 def gated_linear(
-    state: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, log_decay: jax.Array, reach: Reach
+    state: jax.Array,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    log_decay: jax.Array,
+    reach: Reach,
+    scores: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """One block of S_t = e^g_t S_{t-1} + k_t v_t^T, y_t = S_t^T q_t: (y `[rows, size, heads, value]` float32, S).
 
     state `[rows, heads, key, value]`, v `[rows, size, heads, value]` and log_decay g <= 0 `[rows, size, heads]` are
     float32; q, k `[rows, size, groups, key]` each serve heads / groups adjacent heads. Products between tokens of the
-    block are of q's dtype and accumulate in float32; what meets the state is float32.
+    block are of q's dtype and accumulate in float32; what meets the state is float32. scores: q.k of every pair of
+    tokens `[rows, groups, size, size]` float32, where they cost less than the sum over `key`.
 
     With G = cumsum g the block is computed at once (Dao & Gu 2024, section 6): y = e^G (q S) + ((q k^T) * M) v with
     M_ij = e^(G_i - G_j), and S = e^(G_last) S + (e^(G_last - G) k)^T v. Decays are masked before exp: those between
@@ -65,9 +74,73 @@ def gated_linear(
     y = found * jnp.einsum("rigk,rghkv->righv", q_state, s, **exact)
     by_head = total.swapaxes(1, 2)  # [rows, heads, size]
     between = _decay(reach.within[:, None], by_head[..., :, None] - by_head[..., None, :])
-    scores = jnp.einsum("rigk,rjgk->rgij", q, k, **exact)[:, :, None] * between.reshape(rows, *shared, size, size)
+    if scores is None:
+        scores = jnp.einsum("rigk,rjgk->rgij", q, k, **exact)
+    scores = scores[:, :, None] * between.reshape(rows, *shared, size, size)
     y = y + jnp.einsum("rghij,rjghv->righv", scores.astype(q.dtype), v.astype(q.dtype), **exact)
     return y.reshape(rows, size, heads, value), after.reshape(state.shape)
+
+
+def gated_delta(
+    state: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, beta: jax.Array, log_decay: jax.Array, reach: Reach
+) -> tuple[jax.Array, jax.Array]:
+    """One block of S = diag(e^g_t) S_{t-1}, S_t = S + beta_t k_t (v_t - S^T k_t)^T, y_t = S_t^T q_t: (y, S_t).
+
+    state `[rows, heads, key, value]`, v `[rows, size, heads, value]`, q, k `[rows, size, heads, key]`, beta
+    `[rows, size, heads]` and log_decay g <= 0 `[rows, size, heads, key or 1]` are float32, as y is.
+
+    With G = cumsum g, (a, b)_ij = sum_k a_ik b_jk e^(G_ik - G_jk) for j <= i and T = (I + beta (k, k) below the
+    diagonal)^-1, the block writes V' = T (beta v) - T (beta e^G k) S in place of v, and is then gated linear:
+    y = (e^G q) S + (q, k) V', S = e^(G_last) S + (e^(G_last - G) k)^T V' (Yang et al. 2024a, b).
+    """
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [rows, heads, size, ...]
+    total = jnp.cumsum(_where(reach.valid, log_decay, 0), axis=1)
+    after = _decay(reach.kept, total[:, -1])[..., None] * state
+    entering = k * _decay(reach.after, total[:, -1:] - total).swapaxes(1, 2)
+    beta = beta.swapaxes(1, 2)[..., None]
+    if q.shape[2] == 1:
+        after = after + entering.swapaxes(2, 3) @ (beta * (v - k @ after))
+        return (q @ after).swapaxes(1, 2), after
+    found = _decay(reach.before, total).swapaxes(1, 2)
+    total = total.swapaxes(1, 2)
+    inverse = unit_lower_inverse(jnp.tril(beta * _decayed_pairs(k, k, total, reach.within), -1))
+    v = inverse @ (beta * v) - (inverse @ (beta * found * k)) @ state
+    y = (found * q) @ state + _decayed_pairs(q, k, total, reach.within) @ v
+    return y.swapaxes(1, 2), after + entering.swapaxes(2, 3) @ v
+
+
+def _decayed_pairs(a: jax.Array, b: jax.Array, total: jax.Array, within: jax.Array) -> jax.Array:
+    """sum_k a_ik b_jk e^(G_ik - G_jk) where `within` `[rows, size, size]`, else 0: `[rows, heads, size, size]`.
+
+    a, b `[rows, heads, size, key]`, total G `[rows, heads, size, key or 1]`. Decays of every channel go into both
+    factors, from the middle of the block on: they must not add up to e^88 on either side of it.
+    """
+    if total.shape[-1] == 1:
+        exponent = total - total.swapaxes(2, 3)
+        return (a @ b.swapaxes(2, 3)) * jnp.exp(jnp.where(within[:, None], exponent, -jnp.inf))
+    total = total - total[:, :, total.shape[2] // 2][:, :, None]
+    pairs = (a * jnp.exp(total)) @ (b * jnp.exp(-total)).swapaxes(2, 3)
+    return jnp.where(within[:, None], pairs, 0)
+
+
+def unit_lower_inverse(below: jax.Array) -> jax.Array:
+    """(I + below)^-1 of strictly lower triangular matrices `[..., size, size]` float32, by products of blocks of twice
+    the size each time: [[A, 0], [C, B]]^-1 = [[A^-1, 0], [-B^-1 C A^-1, B^-1]]."""
+    size = below.shape[-1]
+    whole, lead = 1 << (size - 1).bit_length(), below.shape[:-2]
+    below = jnp.pad(below, [(0, 0)] * len(lead) + [(0, whole - size)] * 2)
+    product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    inverse, half = jnp.ones((*lead, whole, 1, 1), jnp.float32), 1
+    while half < whole:
+        count = whole // (2 * half)
+        corners = below.reshape(*lead, count, 2, half, count, 2, half)[..., 1, :, :, 0, :]
+        corner = jnp.moveaxis(jnp.diagonal(corners, axis1=-4, axis2=-2), -1, -3)
+        first, second = inverse[..., 0::2, :, :], inverse[..., 1::2, :, :]
+        corner = -product(product(second, corner), first)
+        upper = jnp.concatenate([first, jnp.zeros_like(first)], axis=-1)
+        inverse = jnp.concatenate([upper, jnp.concatenate([corner, second], axis=-1)], axis=-2)
+        half *= 2
+    return inverse[..., 0, :size, :size]
 
 
 def _lagged(reach: Reach, lag: int) -> jax.Array:

@@ -22,25 +22,52 @@ class Routing(NamedTuple):
 
     penalty: the router losses times their coefficients, summed over layers; added to the mean loss of the sequence.
     balance: the load-balance loss, mean over layers; 1 when every expert gets its even share.
-    dropped: share of the (token, choice) pairs that found no slot, mean over layers.
+    dropped: share of the (token, choice) pairs that found no slot (where experts choose: of the tokens that none
+        chose), mean over layers.
+    peak: load of the busiest expert over the mean load, mean over layers.
+    computed: share of the choices that an expert with products serves, mean over layers; free experts have none.
     """
 
     penalty: jax.Array
     balance: jax.Array
     dropped: jax.Array
+    peak: jax.Array
+    computed: jax.Array
 
 
 class Assignment(NamedTuple):
-    """Where tokens go: the expert int32 and its weight float32 of every choice, both `[batch, seq, top_k]`."""
+    """Where tokens go: the expert int32 and its weight float32 of every choice, both `[batch, seq, top_k]`.
+
+    Experts beyond the last that has products are free ones (models.channels.free)."""
 
     expert: jax.Array
     weight: jax.Array
 
 
+class Slots(NamedTuple):
+    """How much of every token each slot reads, and how much of each slot it gets back, float32
+    `[batch, stretch, token, expert, slot]`."""
+
+    dispatch: jax.Array
+    combine: jax.Array
+
+
+class Plan(NamedTuple):
+    """What a router decides. The rest is float32 `[batch]`, as in `Routing`; dropped counts tokens that no slot reads.
+
+    """
+
+    choice: Assignment | Slots
+    penalty: jax.Array
+    balance: jax.Array
+    peak: jax.Array
+    dropped: jax.Array
+
+
 def collect(routings: Sequence[Routing]) -> Routing:
     """The `Routing` of a model from those of its layers, in order: `[batch]`, or `[layers, batch]` where scanned."""
     layers = Routing(*(jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in xs]) for xs in zip(*routings)))
-    return Routing(layers.penalty.sum(0), layers.balance.mean(0), layers.dropped.mean(0))
+    return Routing(*(x.mean(0) for x in layers))._replace(penalty=layers.penalty.sum(0))
 
 
 def choose(config: Experts, logits: jax.Array, bias: jax.Array | None = None) -> tuple[Assignment, jax.Array]:
@@ -55,14 +82,17 @@ def choose(config: Experts, logits: jax.Array, bias: jax.Array | None = None) ->
     experts, weights = [], []
     for _ in range(config.top_k):  # argmax and masks: what a partitioner splits over any dim, unlike a sort
         best = jnp.argmax(open_to, -1)
-        chosen = jax.nn.one_hot(best, config.experts, dtype=bool)
+        chosen = jax.nn.one_hot(best, raw.shape[-1], dtype=bool)
         weights.append(jnp.where(chosen, raw, 0).sum(-1))
         experts.append(best.astype(jnp.int32))
         open_to = jnp.where(chosen, never, open_to)
-    weight = jnp.stack(weights, -1)
+    weight, expert = jnp.stack(weights, -1), jnp.stack(experts, -1)
+    if config.free is not None and config.free.zero:  # whoever shares a token with nothing has it alone
+        idle = (expert >= config.experts) & (expert < config.experts + config.free.zero)
+        weight = jnp.where(idle, 0, weight)
     if config.normalize:
-        weight = weight / weight.sum(-1, keepdims=True)
-    return Assignment(jnp.stack(experts, -1), config.scale * weight), raw / raw.sum(-1, keepdims=True)
+        weight = weight / jnp.maximum(weight.sum(-1, keepdims=True), 1e-9)
+    return Assignment(expert, config.scale * weight), raw / raw.sum(-1, keepdims=True)
 
 
 def _reachable(config: Experts, scores: jax.Array) -> jax.Array:
@@ -78,10 +108,17 @@ def _reachable(config: Experts, scores: jax.Array) -> jax.Array:
     return jnp.repeat(chosen, config.experts // config.groups, axis=-1)
 
 
-def load_balance(config: Experts, choice: Assignment, scores: jax.Array) -> jax.Array:
-    """experts x sum over experts of (share of choices) x (mean score), per sequence `[batch]` (Fedus et al. 2022)."""
-    share = jax.nn.one_hot(choice.expert, config.experts).mean((1, 2))
-    return config.experts * (share * scores.mean(1)).sum(-1)
+def shares(choice: Assignment, experts: int) -> jax.Array:
+    """The share of a sequence's choices that each of so many experts gets, `[batch, experts]`."""
+    return jax.nn.one_hot(choice.expert, experts).mean((1, 2))
+
+
+def load_balance(choice: Assignment, scores: jax.Array, counted: jax.Array | float = 1.0) -> jax.Array:
+    """experts x sum over experts of (share of choices) x (mean score), per sequence `[batch]` (Fedus et al. 2022).
+
+    counted `[experts]`: how much each expert's term counts (MoE++: less for those that cost nothing)."""
+    experts = scores.shape[-1]
+    return experts * (counted * shares(choice, experts) * scores.mean(1)).sum(-1)
 
 
 def z_loss(logits: jax.Array) -> jax.Array:

@@ -276,7 +276,9 @@ def _pick_group(data: Mapping[str, Any], options: tuple[type, ...], field: str) 
     names = {option.__name__: option for option in options}
     if data.get(_TAG) not in names:
         given = f"is {_short(data[_TAG])}" if _TAG in data else "is missing"
-        raise ConfigError(join(field, _TAG), given, f"give one of {', '.join(names)}")
+        guess = nearest(str(data.get(_TAG, "")), names)
+        hint = f"did you mean {guess}? " if guess else ""
+        raise ConfigError(join(field, _TAG), given, f"{hint}give one of {', '.join(names)}")
     return names[data[_TAG]], {key: value for key, value in data.items() if key != _TAG}
 
 

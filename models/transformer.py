@@ -60,7 +60,7 @@ def weights(config: ModelConfig) -> WeightTree:
     c = config.resolved()
     tables = table_weights(c)
     tree: dict[str, Any] = {name: tables[name] for name in ("tokens", "positions") if name in tables}
-    tree |= layer_weights(c)
+    tree |= {**layer_weights(c), **wiring_weights(c)}
     tree["final_norm"] = c.stream.norm_weights(c.d_model, "embed")
     if "head" in tables:
         tree["head"] = tables["head"]
@@ -92,6 +92,12 @@ def layer_weights(config: ModelConfig) -> WeightTree:
         parts = [_stacked(blocks[layers[repeats.first + j]], repeats.groups) for j in range(repeats.period)]
         tree["blocks"] = parts[0] if len(parts) == 1 else {str(j): part for j, part in enumerate(parts)}
     return tree | {f"block_{i}": blocks[layers[i]] for i in range(repeats.stop, config.n_layers)}
+
+
+def wiring_weights(config: ModelConfig) -> WeightTree:
+    """What the wiring weighs once for all layers, under its name: nothing for most."""
+    once = config.wired.once(config.stream)
+    return {"wiring": once} if once else {}
 
 
 def block_weights(config: ModelConfig, layer: Layer) -> WeightTree:
@@ -190,13 +196,13 @@ def forward(
         positions = jnp.arange(tokens.shape[1])[None]
     x = embed(c, params, tokens, positions)
     if pasts is None:
-        x, routings = run_layers(c, params, x, positions, segments)
+        x, routings = run_layers(c, params, x, positions, segments, tokens)
     else:
         stream, routings, after = c.stream, tuple[Routing, ...](), []
         for i, (layer, past) in enumerate(zip(c.layers, pasts, strict=True)):
             with jax.named_scope(f"block_{i}"):
                 w = ready(block_weights(c, layer), params[f"block_{i}"], c.dtype)
-                x, past, routed = c.wired.apply(stream, layer, w, x, past)
+                x, past, routed = c.wired.apply(stream, layer, w, x, past, tokens)
             routings += routed
             after.append(past)
         pasts = tuple(after)
@@ -204,8 +210,8 @@ def forward(
     return Output(hidden, head, pasts, collect(routings) if routings else None)
 
 
-def embed(config: ModelConfig, params: Params, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-    """What the first layer reads `[batch, seq, d_model]`; `config` is resolved."""
+def embed(config: ModelConfig, params: Params, tokens: jax.Array, positions: jax.Array) -> Any:
+    """What the first layer reads `[batch, seq, d_model]`, as its wiring hands it on; `config` is resolved."""
     c, table = config, params["tokens"]
     dtype = jnp.dtype(c.dtype)
     if isinstance(table, QuantizedWeight):
@@ -219,35 +225,43 @@ def embed(config: ModelConfig, params: Params, tokens: jax.Array, positions: jax
     if c.positions == "learned":
         w = ready({"positions": table_weights(c)["positions"]}, params, c.dtype)
         x = x + jnp.take(w["positions"], positions, axis=0)
-    return constrain(scatter_positions(constrain(x, WHOLE)), RESIDUAL)
+    return c.wired.enter(c.stream, constrain(scatter_positions(constrain(x, WHOLE)), RESIDUAL))
 
 
-def unembed(config: ModelConfig, params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
-    """What the head reads `[batch, seq, d_model]`, of what the last layer wrote, and the head; `config` is resolved."""
-    c = config
+def unembed(config: ModelConfig, params: Params, x: Any) -> tuple[jax.Array, Any]:
+    """What the head reads `[batch, seq, d_model]`, of what the last layer handed on, and the head; `config` is
+    resolved."""
+    c, once = config, wiring_weights(config)
     name = "tokens" if c.tied_embeddings else "head"
-    w = ready({"final_norm": c.stream.norm_weights(c.d_model, "embed"), name: table_weights(c)[name]}, params, c.dtype)
-    x = relayout(norm(c.stream, w["final_norm"], x), HEAD, RESIDUAL)
+    tree = {"final_norm": c.stream.norm_weights(c.d_model, "embed"), name: table_weights(c)[name], **once}
+    w = ready(tree, params, c.dtype)
+    x = c.wired.leave(c.stream, w.get("wiring"), x, partial(norm, c.stream, w["final_norm"]))
+    x = relayout(x, HEAD, RESIDUAL)
     if c.mup_base_width or c.logit_scale is not None:
         x = x * jnp.asarray(output_multiplier(c), x.dtype)
     return x, w[name].T if c.tied_embeddings else w[name]
 
 
 def run_layers(
-    config: ModelConfig, params: Params, x: jax.Array, positions: jax.Array, segments: jax.Array | None
-) -> tuple[jax.Array, tuple[Routing, ...]]:
-    """(x `[batch, seq, d_model]` through all layers of whole sequences, the routings of those that route)."""
+    config: ModelConfig,
+    params: Params,
+    x: Any,
+    positions: jax.Array,
+    segments: jax.Array | None,
+    tokens: jax.Array,
+) -> tuple[Any, tuple[Routing, ...]]:
+    """(x, as `embed` gives it, through all layers of whole sequences, the routings of those that route)."""
     c, routings = config, tuple[Routing, ...]()
     repeats, layers = c.repeats, c.layers
     first, stop = repeats.first, repeats.stop
 
-    def unrolled(i: int, x: jax.Array) -> tuple[jax.Array, tuple[Routing, ...]]:
+    def unrolled(i: int, x: Any) -> tuple[Any, tuple[Routing, ...]]:
         if repeats.groups and repeats.together:
             w = jax.tree.map(lambda stack: stack[i], params["blocks"])
         else:
             w = params[f"block_{i}"]
         with jax.named_scope(f"block_{i}"):  # profiles and reports of collectives tell layers apart
-            return run_layer(c, layers[i], w, x, positions, segments)
+            return run_layer(c, layers[i], w, x, positions, segments, tokens)
 
     for i in range(first):
         x, found = unrolled(i, x)
@@ -256,7 +270,7 @@ def run_layers(
         blocks = params["blocks"]
         if repeats.together and (first or stop < c.n_layers):
             blocks = jax.tree.map(lambda stack: stack[first:stop], blocks)
-        x, found = run_repeats(c, blocks, x, positions, segments)
+        x, found = run_repeats(c, blocks, x, positions, segments, tokens)
         routings += found
     for i in range(stop, c.n_layers):
         x, found = unrolled(i, x)
@@ -265,8 +279,13 @@ def run_layers(
 
 
 def run_repeats(
-    config: ModelConfig, blocks: Params, x: jax.Array, positions: jax.Array, segments: jax.Array | None
-) -> tuple[jax.Array, tuple[Routing, ...]]:
+    config: ModelConfig,
+    blocks: Params,
+    x: Any,
+    positions: jax.Array,
+    segments: jax.Array | None,
+    tokens: jax.Array,
+) -> tuple[Any, tuple[Routing, ...]]:
     """x through consecutive groups of the pattern: a scan over `blocks`, the stacked weights of any number of them.
 
     The routings are `[groups, batch]` each.
@@ -275,14 +294,14 @@ def run_repeats(
     if together and period > 1:
         blocks = jax.tree.map(lambda stack: stack.reshape(-1, period, *stack.shape[1:]), blocks)
 
-    def body(x: jax.Array, group: Params) -> tuple[jax.Array, tuple[Routing, ...]]:
+    def body(x: Any, group: Params) -> tuple[Any, tuple[Routing, ...]]:
         routings: tuple[Routing, ...] = ()
         for j, layer in enumerate(config.period):
             if period == 1:
                 w = group
             else:
                 w = jax.tree.map(lambda stack, j=j: stack[j], group) if together else group[str(j)]
-            x, found = run_layer(config, layer, w, x, positions, segments)
+            x, found = run_layer(config, layer, w, x, positions, segments, tokens)
             routings += found
         return x, routings
 
@@ -291,17 +310,26 @@ def run_repeats(
 
 
 def run_layer(
-    config: ModelConfig, layer: Layer, w: Params, x: jax.Array, positions: jax.Array, segments: jax.Array | None
-) -> tuple[jax.Array, tuple[Routing, ...]]:
-    """x through one layer of whole sequences, whose backward pass recomputes what `config.remat` says."""
+    config: ModelConfig,
+    layer: Layer,
+    w: Params,
+    x: Any,
+    positions: jax.Array,
+    segments: jax.Array | None,
+    tokens: jax.Array,
+) -> tuple[Any, tuple[Routing, ...]]:
+    """x, as the wiring hands it on, through one layer of whole sequences, whose backward pass recomputes what
+    `config.remat` says."""
     declared = block_weights(config, layer)
 
-    def run(w: Params, x: jax.Array, positions: jax.Array, segments: jax.Array | None) -> tuple[jax.Array, Any]:
+    def run(
+        w: Params, x: Any, positions: jax.Array, segments: jax.Array | None, tokens: jax.Array
+    ) -> tuple[Any, Any]:
         past = WholeSequence(positions, segments, config.context)
-        x, _, routings = config.wired.apply(config.stream, layer, ready(declared, w, config.dtype), x, past)
+        x, _, routings = config.wired.apply(config.stream, layer, ready(declared, w, config.dtype), x, past, tokens)
         return x, routings
 
-    return rematerialized(run, config, declared)(w, x, positions, segments)
+    return rematerialized(run, config, declared)(w, x, positions, segments, tokens)
 
 
 def rematerialized(f: Callable[..., Any], config: ModelConfig, declared: WeightTree) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ One file in configs/reproductions/ each, of this form; the file's name is the re
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -44,11 +45,19 @@ class Workspace(Protocol):
     def quick(self) -> bool:
         """Whether only the mechanism is to be shown, in seconds, with numbers that decide nothing."""
 
+    @property
+    def shared(self) -> Path:
+        """The folder of what several reproductions in the same parent folder read: shared sweeps lie in
+        shared/sweeps/name."""
+
     def say(self, text: str) -> None:
         """Tell whoever watches."""
 
-    def sweep(self, config: SweepConfig, name: str) -> pd.DataFrame:
-        """The results table of a sweep, trained or resumed: one row per trial, its `status` among the columns."""
+    def sweep(self, config: SweepConfig, name: str, shared: bool = False) -> pd.DataFrame:
+        """The results table of a sweep, trained or resumed: one row per trial, its `status` among the columns.
+
+        shared: trained by whichever reproduction comes first, for all that ask for the same sweep by the same name.
+        """
 
     def keep(self, name: str, make: Callable[[], JSON]) -> JSON:
         """What `make` gives, computed once and kept on disk."""
@@ -97,8 +106,8 @@ class Reproduction:
         for text in ("claim", "source", "unit", "not_covered"):
             require(bool(getattr(self, text).strip()), f"{self.name}.{text}", "is empty", "say it in words")
         require(self.minutes > 0, f"{self.name}.minutes", f"is {self.minutes}", "give minutes on two cores")
-        numbers = all(isinstance(k, int) and k > 0 for k in self.methods)
-        fix = "give positive numbers, such as (27,)"
+        numbers = all(isinstance(k, int) and k >= 0 for k in self.methods)
+        fix = "give numbers of methods, such as (27,)"
         require(isinstance(self.methods, tuple) and numbers, f"{self.name}.methods", f"is {self.methods}", fix)
 
     def planned(self, quick: bool) -> tuple[SweepConfig, ...]:
@@ -113,6 +122,20 @@ class Reproduction:
             self.name, self.methods, self.claim, self.source, effect, (low, high), least, self.unit,
             flops=float(measured.flops), simulated=self.simulated, not_covered=self.not_covered, **run,
         )  # fmt: skip
+
+
+def given_table(name: str, origin: str) -> pd.DataFrame:
+    """A table of published runs, `name` in the folder that the environment variable ISOFLOP_DATA names.
+
+    origin: where it is from, for who has no such folder. Raises ConfigError when it is not there.
+    """
+    import pandas as pd
+
+    folder = os.environ.get("ISOFLOP_DATA", "")
+    path = Path(folder or ".") / name
+    fix = f"set it to a folder that holds {name} ({origin})"
+    require(bool(folder) and path.is_file(), "ISOFLOP_DATA", f"is {folder!r}, which has no {name}", fix)
+    return pd.read_csv(path)
 
 
 def bootstrap_interval(

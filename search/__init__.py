@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from search.engine.sampling import Sampling
     from search.engine.speculative import Speculation, SpeculativeEngine
     from search.ledger import Ledger
-    from search.particles import Particles
     from search.policy import Policy, load_policy
 
 _HOME = {
@@ -26,13 +25,12 @@ _HOME = {
     "Sampling": "search.engine.sampling",  # how tokens are drawn
     "SpeculativeEngine": "search.engine.speculative",  # the same samples' distribution with fewer calls of the model
     "Speculation": "search.engine.speculative",  # how it drafts
-    "Particles": "search.particles",  # partial generations: extend, fork, drop, score
     "Ledger": "search.ledger",  # what everything cost
     "Policy": "search.policy",  # a trained model with its tokenizer
     "load_policy": "search.policy",  # a trial's directory or a Hugging Face folder -> Policy
 }
 
-__all__ = ["Completion", "Engine", "EngineConfig", "Ledger", "Particles", "Policy", "Request", "Sampling",
+__all__ = ["Completion", "Engine", "EngineConfig", "Ledger", "Policy", "Request", "Sampling",
            "Speculation", "SpeculativeEngine", "load_policy"]  # fmt: skip
 
 

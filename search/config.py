@@ -64,3 +64,23 @@ class SearchConfig:
         problem, fix = "belongs to samples of an engine", "set it to 0"
         require(self.sampling.min_tokens == 0, "search.sampling.min_tokens", problem, fix)
         require(not self.sampling.forced, "search.sampling.forced", "belongs to a strategy here", "leave it empty")
+
+
+@dataclass(frozen=True)
+class SearchSizes:
+    """What a search of one's own prompts needs beside its strategy."""
+
+    rows: int = 64  # candidates that decode side by side: prompts times what the strategy takes for one
+    prompt_len: int | None = None  # most tokens of a prompt; None: what engine.max_len leaves beside max_tokens
+    max_steps: int = 64  # most steps of one candidate
+    max_rounds: int = 256  # of one prompt; the search then answers with what it has
+    delimiter: str | None = None  # text that ends a step, for strategies that choose between steps; a strategy's own
+    # delimiter comes before it, and that of a prompt's field `delimiter` before both
+    tokens_per_step: int | None = None  # a step ends after so many tokens, too
+    budget: Budget | None = None  # of one prompt
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "prompt_len", "max_steps", "max_rounds", "tokens_per_step"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"search.{name}", f"is {value}", "give a positive integer")
+        require(self.delimiter != "", "search.delimiter", "is empty", "give a text, or leave it out")

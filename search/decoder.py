@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -15,10 +15,12 @@ from models import cache, counts
 from models.cache import Layers, Partial, Store
 from models.config import ModelConfig
 from models.errors import require
-from models.past import Arrays, Past, Read, keys_and_values
+from models.kept import Kept
+from models.past import Read, Step, carry_blocks
 from models.span import Span
 from models.transformer import Params, forward, logits
 from search.engine.config import Precision
+from search.engine.decode import SlotPast
 from search.engine.precision import computed, running_config, stored_params
 
 
@@ -35,12 +37,14 @@ class Price(NamedTuple):
     """What a token costs that attends to `context` keys, its own included.
 
     fixed + per_context * context + per_window * min(context, window), the last in layers with sliding windows.
+    per_clone: of what a particle keeps however long it is, when it is copied.
     """
 
     fixed: float
     per_context: float
     per_window: float = 0.0
     window: int = 0
+    per_clone: float = 0.0
 
     def windowed(self, contexts: Any) -> Any:
         """The keys that windows leave of `contexts` keys each."""
@@ -57,6 +61,8 @@ class Decoder(Protocol):
     """A policy on the device. Arrays lead with `[problems]`, or `[problems, particles]` in a particle's cache.
 
     A cache is indexed by position: what lies after a particle's length is never read, so that going back costs nothing.
+    What a particle keeps however long it is (the states of recurrent layers) has no positions: it is that after the
+    token which was read last, and who goes back reads again from its first token.
     """
 
     vocab_size: int
@@ -77,12 +83,15 @@ class Decoder(Protocol):
         """Empty caches for particles of up to `length` tokens."""
 
     def position_axes(self, caches: Any) -> Any:
-        """The axis of positions in every array of `caches`, in their structure."""
+        """The axis of positions in every array of `caches`, in their structure; -1 for an array without positions."""
 
     def step(
         self, params: Any, contexts: Any, caches: Any, tokens: jax.Array, length: jax.Array
     ) -> tuple[Outputs, Any]:
-        """Append tokens `[problems, particles]` int32 to particles of `length` tokens each."""
+        """Append tokens `[problems, particles]` int32 to particles of `length` tokens each.
+
+        A token below 0: the particle stands still. Nothing that it keeps changes, and its outputs are not used.
+        """
 
     def price(self, unit: str) -> Price:
         """What one token costs in "flops" or "bytes"."""
@@ -91,13 +100,22 @@ class Decoder(Protocol):
 
 
 class Context(NamedTuple):
-    """Prompts: keys and values `[problems, kv_heads, prompt_len, head_dim]`, their length, what follows them, and their
-    tokens `[problems, prompt_len]` int32, for verifiers that read them."""
+    """Prompts: keys and values `[problems, kv_heads, prompt_len, head_dim]`, their length, what follows them, their
+    tokens `[problems, prompt_len]` int32, for verifiers that read them, and states after them `[problems, ...]`."""
 
     layers: Layers
     length: jax.Array
     outputs: Outputs
     tokens: jax.Array
+    states: Layers
+
+
+class Own(NamedTuple):
+    """What particles keep beside their prompts: keys and values `[problems, particles, kv_heads, length, head_dim]` of
+    every layer, and states `[problems, particles, ...]` after the last token."""
+
+    layers: Layers
+    states: Layers
 
 
 class ValueHead(NamedTuple):
@@ -108,52 +126,27 @@ class ValueHead(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PromptPast(Past):
-    """One layer of a prompt that is read at once, padded; `kept`: what it keeps of it `[1, heads, length, ...]`."""
+class PromptPast(SlotPast):
+    """One layer of a prompt that is read at once, padded: a slot of its own; live `[1, seq]` bool: its tokens."""
 
-    positions: jax.Array
-    kept: Store = field(default_factory=dict)
-
-    def attend(
-        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values
-    ) -> tuple[jax.Array, PromptPast]:  # fmt: skip
-        """Over the prompt itself."""
-        kept, index = {name: x.transpose(0, 2, 1, 3) for name, x in new.items()}, self.positions[0]
-        n, kv_heads = q.shape[1], read(kept)[0].shape[1]
-        visible = jnp.tile(span.visible(index[:, None], index), (q.shape[2] // kv_heads, 1))[None]
-        part = cache.own_block(cache.split_queries(q, kv_heads), kept, visible, span, read)
-        return cache.join_queries(cache.finish(part), n).astype(q.dtype), PromptPast(self.positions, kept)
+    def carry(self, step: Step, inputs: Any, kept: Mapping[str, Kept], size: int) -> tuple[Any, PromptPast]:
+        """Block by block, up to the last token that is not padding."""
+        y, state = carry_blocks(step, self.state, inputs, size, valid=self.live)
+        return y, dataclasses.replace(self, state=state)
 
 
 @dataclass(frozen=True)
-class ParticlePast(Past):
-    """One layer of particles: a prompt for each problem, and each particle's own tokens after it.
+class ParticlePast(SlotPast):
+    """One layer of particles, as slots that share the prompt of their problem.
 
-    positions `[problems * particles, 1]`; prompt `[problems, heads, prompt_len, ...]` of `prompt_length` `[problems]`
-    tokens; own `[problems * particles, heads, length, ...]` of `length` tokens; shape: (problems, particles).
+    prompt `[problems, heads, prompt_len, ...]` of `prompt_length` `[problems]` tokens; shape: (problems, particles).
     """
 
-    positions: jax.Array
-    prompt: Store
-    own: Store
-    prompt_length: jax.Array
-    length: jax.Array
-    shape: tuple[int, ...]
+    prompt: Store = field(default_factory=dict)
+    prompt_length: Any = None
+    shape: tuple[int, ...] = ()
 
-    def attend(
-        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values
-    ) -> tuple[jax.Array, ParticlePast]:  # fmt: skip
-        """Over the prompt, then the own tokens, in which the new one is written first."""
-        queries = cache.split_queries(q, read(new)[0].shape[2])
-        part = self._over_prompt(queries, span, read)
-        own = cache.write(self.own, new, cache.write_block, self.length[:, None])
-        index = jnp.arange(cache.length_of(own))
-        visible = span.visible(self.length[:, None], index)
-        visible = jnp.broadcast_to(visible[:, None], (len(self.length), queries.shape[2], len(index)))
-        part = cache.merge(part, cache.own_block(queries, own, visible, span, read))
-        return cache.join_queries(cache.finish(part), 1).astype(q.dtype), dataclasses.replace(self, own=own)
-
-    def _over_prompt(self, q: jax.Array, span: Span, read: Read) -> Partial:
+    def _over_prefix(self, q: jax.Array, features: int, span: Span, read: Read) -> Partial:
         """Queries `[problems * particles, kv_heads, m, head_dim]` over their prompts, one product per problem."""
         problems, particles = self.shape
         _, kv_heads, m, head_dim = q.shape
@@ -175,10 +168,10 @@ class ParticlePast(Past):
 
 
 class TransformerDecoder:
-    """A transformer as the decoder of a search, its particles' suffixes as dense rows beside one prompt per problem.
+    """A transformer as the decoder of a search: the slots of an engine, which share one prompt per problem.
 
-    model, params: as models.transformer.init makes them. precision: as in EngineConfig. head: a value head on the
-    trunk, which costs nothing beside the forward pass.
+    model, params: as models.transformer.init makes them. precision, quantized_cache: as in EngineConfig. head: a value
+    head on the trunk, which costs nothing beside the forward pass.
     """
 
     def __init__(
@@ -189,23 +182,20 @@ class TransformerDecoder:
         precision: Precision = "float32",
         head: ValueHead | None = None,
         field: str = "prompt",
+        quantized_cache: bool = False,
     ):
         self.config = running_config(model, precision)
-        for i, layer in enumerate(self.config.layers):
-            problem = f"layer {i} ({type(layer.mixer).__name__}) keeps a state, and searches go back in a text"
-            require(not layer.mixer.block, "model.pattern", problem, "use a policy whose layers attend")
         self.params = (stored_params(self.config, params), head)
         self.prompt_len, self.vocab_size = prompt_len, self.config.vocab_size
-        self._field = field
+        self._field, self._quantized = field, quantized_cache
 
     def contexts(self, problems: int) -> Context:
         """No prompts."""
         zeros = jnp.zeros(problems)
         outputs = Outputs(jnp.zeros((problems, self.vocab_size)), zeros + 0.5, zeros > 0)
         tokens = jnp.zeros((problems, self.prompt_len), jnp.int32)
-        return Context(
-            cache.empty(self.config, problems, self.prompt_len), jnp.zeros(problems, jnp.int32), outputs, tokens
-        )
+        layers, states = self._empty(problems, self.prompt_len)
+        return Context(layers, jnp.zeros(problems, jnp.int32), outputs, tokens, states)
 
     def encode(self, prompt: Sequence[int]) -> tuple[np.ndarray, np.int32]:
         """(tokens `[prompt_len]` int32, how many of them are the prompt's)."""
@@ -220,58 +210,77 @@ class TransformerDecoder:
         return tokens, np.int32(n)
 
     def admit(self, params: Any, contexts: Context, slot: jax.Array, prompt: Any) -> Context:
-        """Read one prompt, padded to prompt_len, and keep its keys and values."""
+        """Read one prompt, padded to prompt_len, and keep its keys and values and the states after it."""
         weights, head = params
         weights, (tokens, length) = computed(self.config, weights), prompt
-        pasts = [PromptPast(jnp.arange(self.prompt_len)[None]) for _ in range(self.config.n_layers)]
-        output = forward(self.config, weights, tokens[None], pasts[0].positions, pasts=pasts)
-        kept = tuple(past.kept for past in cast(tuple[PromptPast, ...], output.pasts))
-        hidden, table = output.hidden, output.head
-        last = jax.lax.dynamic_slice_in_dim(hidden, length - 1, 1, axis=1)
-        after = self._outputs(last, table, head)
+        at = jnp.arange(self.prompt_len)[None]
+        pasts = [
+            PromptPast(at, {}, (layer,), state, (), at, at < length)
+            for layer, state in zip(*self._empty(1, self.prompt_len))
+        ]
+        output = forward(self.config, weights, tokens[None], at, pasts=pasts)
+        read = cast(tuple[PromptPast, ...], output.pasts)
+        last = jax.lax.dynamic_slice_in_dim(output.hidden, length - 1, 1, axis=1)
+        after = self._outputs(last, output.head, head)
         outputs = jax.tree.map(lambda all, one: all.at[slot].set(one[0, 0]), contexts.outputs, after)
-        layers = jax.tree.map(lambda all, one: all.at[slot].set(one[0]), contexts.layers, kept)
-        return Context(layers, contexts.length.at[slot].set(length), outputs, contexts.tokens.at[slot].set(tokens))
+        kept = tuple(past.blocks[0] for past in read), tuple(past.state for past in read)
+        layers, states = jax.tree.map(
+            lambda all, one: all.at[slot].set(one[0]), (contexts.layers, contexts.states), kept
+        )
+        return Context(
+            layers, contexts.length.at[slot].set(length), outputs, contexts.tokens.at[slot].set(tokens), states
+        )
 
     def start(self, contexts: Context) -> Outputs:
         """What follows every prompt."""
         return contexts.outputs
 
-    def caches(self, problems: int, particles: int, length: int) -> Layers:
-        """Zeros `[problems, particles, kv_heads, length, head_dim]` per layer."""
-        return jax.tree.map(
-            lambda x: x.reshape(problems, particles, *x.shape[1:]),
-            cache.empty(self.config, problems * particles, length),
-        )
+    def caches(self, problems: int, particles: int, length: int) -> Own:
+        """Zeros."""
+        made = Own(*self._empty(problems * particles, length))
+        return jax.tree.map(lambda x: x.reshape(problems, particles, *x.shape[1:]), made)
 
     def step(
-        self, params: Any, contexts: Context, caches: Layers, tokens: jax.Array, length: jax.Array
-    ) -> tuple[Outputs, Layers]:
-        """One token for every particle: over the problem's prompt and its own suffix, merged by log-sum-exp."""
+        self, params: Any, contexts: Context, caches: Own, tokens: jax.Array, length: jax.Array
+    ) -> tuple[Outputs, Own]:
+        """One token for every particle: over the problem's prompt and its own suffix, merged by log-sum-exp, and on
+        from its own state, the prompt's at first."""
         weights, head = params
-        weights = computed(self.config, weights)
-        flat = length.reshape(-1)
-        positions = (contexts.length[:, None] + length).reshape(-1, 1)
-        rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), caches)
+        weights, flat = computed(self.config, weights), tokens.reshape(-1)
+        live, positions = flat >= 0, (contexts.length[:, None] + length).reshape(-1, 1)
+        at = jnp.where(live, length.reshape(-1), -1)[:, None]  # who stands still writes nowhere
+
+        def going_on(own: jax.Array, prompt: jax.Array) -> jax.Array:
+            first = (length == 0).reshape(*length.shape, *(1,) * (own.ndim - 2))
+            return jnp.where(first, prompt[:, None], own).reshape(-1, *own.shape[2:])
+
+        states = jax.tree.map(going_on, caches.states, contexts.states)
+        rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), caches.layers)
         pasts = [
-            ParticlePast(positions, prompt, own, contexts.length, flat, tokens.shape)
-            for prompt, own in zip(contexts.layers, rows)
+            ParticlePast(positions, {}, (own,), state, (), at, live, prompt, contexts.length, tokens.shape)
+            for prompt, own, state in zip(contexts.layers, rows, states)
         ]
-        output = forward(self.config, weights, tokens.reshape(-1, 1), positions, pasts=pasts)
-        written = tuple(past.own for past in cast(tuple[ParticlePast, ...], output.pasts))
+        output = forward(self.config, weights, jnp.maximum(flat, 0)[:, None], positions, pasts=pasts)
+        after = cast(tuple[ParticlePast, ...], output.pasts)
         outputs = self._outputs(output.hidden, output.head, head)
         outputs = jax.tree.map(lambda x: x[:, 0].reshape(*tokens.shape, *x.shape[2:]), outputs)
-        return outputs, jax.tree.map(lambda x: x.reshape(*tokens.shape, *x.shape[1:]), written)
+        own = Own(tuple(past.blocks[0] for past in after), tuple(past.state for past in after))
+        return outputs, jax.tree.map(lambda x: x.reshape(*tokens.shape, *x.shape[1:]), own)
 
-    def position_axes(self, caches: Layers) -> Any:
-        """After problems, particles and heads."""
-        return jax.tree.map(lambda _: 3, caches)
+    def position_axes(self, caches: Own) -> Own:
+        """After problems, particles and heads; states have none."""
+        return Own(*(jax.tree.map(lambda _, axis=axis: axis, part) for part, axis in zip(caches, (3, -1))))
+
+    def _empty(self, rows: int, length: int) -> tuple[Layers, Layers]:
+        """Zeros: keys and values of so many rows, and their states."""
+        return cache.empty(self.config, rows, length, self._quantized), cache.empty_states(self.config, rows)
 
     def price(self, unit: str) -> Price:
-        """FLOPs of matrix products (models.counts.decode_flops), or bytes of keys and values read and written."""
+        """FLOPs of matrix products (models.counts.decode_flops), or bytes read and written of what is kept."""
         if unit == "bytes":
-            size = counts.kv_cache_bytes_per_token(self.config)
-            return Price(size, size)
+            size = counts.kv_cache_bytes_per_token(self.config, self._quantized)
+            state = 2 * counts.state_bytes_per_row(self.config)
+            return Price(size + state, size, per_clone=state)
         window = self.config.sliding_window if any(self.config.sliding) else None
         at = [counts.decode_flops(self.config, n) for n in (0, 1, window or 1, (window or 1) + 1)]
         every, far = at[1] - at[0], at[3] - at[2]  # per key of all layers, and of those that see beyond the window

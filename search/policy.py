@@ -41,6 +41,12 @@ class Policy:
         """Bytes that each token adds to a text that has begun: what an engine and a search need to look for texts."""
         return self.tokenizer.spelling
 
+    def continuation(self, text: str) -> tuple[int, ...]:
+        """A text as tokens that may stand in the middle of others: without a first or last token of a whole text."""
+        tokenizer: Any = self.tokenizer
+        checkpoint = hasattr(tokenizer, "chat")  # whose `encode` adds what the checkpoint expects around a text
+        return tuple(int(t) for t in (tokenizer.encode(text, False) if checkpoint else tokenizer.encode(text)))
+
     def text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
         """What tokens add to the text of their prompt: what comes after it decides spaces and cut characters."""
         before = self.tokenizer.decode(prompt)

@@ -13,15 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from models.errors import require
 from search import population as particles
 from search.config import SearchConfig
 from search.decoder import Decoder, Outputs
 from search.engine import sampling
 from search.engine.decode import lineage_keys
 from search.engine.sampling import SamplingRows
-from search.engine.text_stop import Spelling, just_completed, machine
-from search.population import ENDED, FORCED, FULL, GOING, Population
+from search.engine.text_stop import Spelling
+from search.population import ENDED, FORCED, FULL, GOING, Population, Written
 from search.strategies.strategy import Choice, Strategy
 from search.verifiers.scorer import Judge, Scorer
 
@@ -35,7 +34,8 @@ class Costs(NamedTuple):
     generated: tokens drawn, kept or not; forced: tokens that it was made to read; contexts: keys that both attended to,
     summed, windowed: the same in layers with a sliding window; steps: token steps in which any particle ran, so how
     often the prompt was read; suffix: keys of particles' own suffixes read; copied: tokens of caches that clones
-    copied; depth: tokens one after the other; verifier: tokens that the scorer read; scored: particles scored; rounds.
+    copied; clones: how many did; depth: tokens one after the other; verifier: tokens that the scorer read; scored:
+    particles scored; rounds.
     """
 
     generated: jax.Array
@@ -45,6 +45,7 @@ class Costs(NamedTuple):
     steps: jax.Array
     suffix: jax.Array
     copied: jax.Array
+    clones: jax.Array
     depth: jax.Array
     verifier: jax.Array
     scored: jax.Array
@@ -95,29 +96,6 @@ class Extension(NamedTuple):
     writer: jax.Array
 
 
-class Written:
-    """Whether particles have just written one of the tokens or texts of a field of the config."""
-
-    def __init__(self, field: str, given: tuple[int | str, ...], spelling: Spelling, vocab_size: int):
-        tokens = [token for token in given if not isinstance(token, str)]
-        texts = [text for text in given if isinstance(text, str)]
-        self._tokens = jnp.isin(jnp.arange(vocab_size), jnp.asarray(tokens or [-1]))
-        self._width = max((len(text.encode()) for text in texts), default=0)
-        if texts:
-            field, problem = f"search.{field}", "holds texts, but the search does not know those of tokens"
-            require(len(spelling) > 0, field, problem, "give Searcher(spelling=policy.spelling)")
-            made = machine(texts, spelling, vocab_size)
-            made.check(texts, field)
-            self._moves = jnp.asarray(made.moves)
-
-    def __call__(self, rows: Population, token: jax.Array) -> jax.Array:
-        """`[problems, width]` bool; `token` is the last of the rows' own."""
-        found = self._tokens[token]
-        if not self._width:
-            return found
-        return found | just_completed(self._moves, rows.tokens, rows.length, self._width)
-
-
 class Rounds:
     """The pure functions of a search; see `search.searcher.Searcher` for what runs them."""
 
@@ -137,6 +115,7 @@ class Rounds:
         self._delimiter = Written("delimiters", config.delimiters, spelling, decoder.vocab_size)
         self._end = Written("ends", config.ends, spelling, decoder.vocab_size)
         self._axes = particles.position_axes(decoder)
+        self._recurrent = any(axis < 0 for axis in jax.tree.leaves(self._axes))
         self._window = decoder.price("flops").window
         self._prices = {u: decoder.price(u) for u in ("flops", "bytes") if config.budget and config.budget.unit == u}
 
@@ -166,19 +145,22 @@ class Rounds:
     def admit(self, params: Any, state: State, slot: jax.Array, problem: jax.Array, prompt: Any) -> State:
         """Put a problem, numbered `problem` `[]` uint32, into place `slot` `[]` int32."""
         contexts = self.decoder.admit(params[0], state.contexts, slot, prompt)
-        caches = state.population.caches  # what lies there is never read
-        new = self.empty()._replace(contexts=contexts, population=self._fresh(contexts, caches))
+        caches = state.population.caches.rows  # what lies there is never read
+        new = self.empty()._replace(population=self._fresh(contexts, caches))
         here = jnp.arange(self.config.problems) == slot
+
+        def bare(state: State) -> State:
+            p = state.population
+            return state._replace(contexts=None, population=p._replace(caches=p.caches._replace(rows=None)))
 
         def one(fresh: jax.Array, old: jax.Array) -> jax.Array:
             return jnp.where(here.reshape(-1, *(1,) * (old.ndim - 1)), fresh, old)
 
-        keep = state._replace(contexts=None, population=state.population._replace(caches=None))
-        fresh = new._replace(contexts=None, population=new.population._replace(caches=None))
-        merged = jax.tree.map(one, fresh, keep)
+        merged = jax.tree.map(one, bare(new), bare(state))
+        p = merged.population
         return merged._replace(
             contexts=contexts,
-            population=merged.population._replace(caches=caches),
+            population=p._replace(caches=p.caches._replace(rows=caches)),
             problem=jnp.where(here, problem, merged.problem),
             occupied=merged.occupied | here,
             done=merged.done & ~here,
@@ -189,7 +171,8 @@ class Rounds:
 
     def _fresh(self, contexts: Any, caches: Any) -> Population:
         c, shape = self.config, (self.config.problems, self.strategy.store)
-        return particles.fresh(self.decoder.start(contexts), caches, shape, c.max_tokens, c.max_steps)
+        placed = self.strategy.replaces
+        return particles.fresh(self.decoder.start(contexts), caches, shape, c.max_tokens, c.max_steps, placed)
 
     # ---- rounds ----------------------------------------------------------------------------------------------------
 
@@ -217,7 +200,7 @@ class Rounds:
             rows = particles.take(p, choice.parents)
         state, rows = self._new_lineages(state, choice, rows)
         if s.cuts:
-            rows = self._go_back(params, state, choice, rows)
+            state, rows = self._go_back(params, state, choice, rows)
         live = choice.live & (rows.reason == GOING)
         wanted = choice.targets, choice.steps, choice.forced, choice.temperature, choice.writer
         picked = Extension(rows, rows, live, *wanted)
@@ -280,8 +263,8 @@ class Rounds:
         if budget.unit == "flops":
             own = price.fixed * tokens + price.per_context * costs.contexts + price.per_window * costs.windowed
             return own + self.scorer.flops_per_token * costs.verifier
-        keys = costs.suffix + 2 * costs.copied
-        return price.fixed * tokens + price.per_context * keys + price.per_context * costs.steps * contexts.length
+        keys = costs.suffix + 2 * costs.copied + costs.steps * contexts.length
+        return price.fixed * tokens + price.per_context * keys + price.per_clone * costs.clones
 
     # ---- parts of a round ------------------------------------------------------------------------------------------
 
@@ -331,13 +314,14 @@ class Rounds:
         rank = jnp.cumsum(new, axis=-1).astype(jnp.uint32) - 1
         lineage = jnp.where(new, state.lineages[:, None] + rank, rows.lineage)
         moved = (choice.parents != jnp.arange(self.strategy.width)) if self.strategy.replaces else choice.live
-        kept = jnp.where(choice.cut >= 0, jnp.minimum(choice.cut, rows.length), rows.length)
-        copied = state.costs.copied + jnp.where(moved & running, kept, 0).sum(-1)
+        kept, moved = jnp.where(choice.cut >= 0, jnp.minimum(choice.cut, rows.length), rows.length), moved & running
+        copied = state.costs.copied + jnp.where(moved, kept, 0).sum(-1)
+        clones = state.costs.clones + (moved & (kept > 0)).sum(-1)
         lineages = state.lineages + new.sum(-1).astype(jnp.uint32)
-        state = state._replace(lineages=lineages, costs=state.costs._replace(copied=copied))
+        state = state._replace(lineages=lineages, costs=state.costs._replace(copied=copied, clones=clones))
         return state, rows._replace(lineage=lineage)
 
-    def _go_back(self, params: Any, state: State, choice: Choice, rows: Population) -> Population:
+    def _go_back(self, params: Any, state: State, choice: Choice, rows: Population) -> tuple[State, Population]:
         """Cut particles to `choice.cut` tokens; one step of the decoder gives what follows them."""
         back = choice.cut >= 0
         length = jnp.where(back, jnp.minimum(choice.cut, rows.length), rows.length)
@@ -351,16 +335,39 @@ class Rounds:
             score=jnp.where(known, at_end, jnp.where(back & (steps == 0), 0.5, rows.score)),
         )
 
+        if self._recurrent:
+            state, rows = self._read_again(params, state, rows, back & (length > 0))
+
         def again() -> tuple[Outputs, Any]:
+            # Writing the last token's keys again changes nothing.
             last = jnp.take_along_axis(rows.tokens, jnp.maximum(length - 1, 0)[..., None], -1)[..., 0]
-            # Writing the last token's keys again changes nothing; an empty particle's are written where it begins.
-            place = jnp.maximum(length - 1, 0)
-            return self.decoder.step(params[0], state.contexts, rows.caches, jnp.maximum(last, 0), place)
+            tokens = jnp.where(back & (length > 0), last, -1)
+            return particles.step(
+                self.decoder, params[0], state.contexts, rows.caches, tokens, jnp.maximum(length - 1, 0)
+            )
 
         after, caches = jax.lax.cond(back.any(), again, lambda: (rows.outputs, rows.caches))
         first = particles.at_start(self.decoder.start(state.contexts), (length.shape[0], length.shape[1]))
         after = _where(length == 0, first, after)
-        return rows._replace(outputs=_where(back, after, rows.outputs), caches=caches)
+        return state, rows._replace(outputs=_where(back, after, rows.outputs), caches=caches)
+
+    def _read_again(self, params: Any, state: State, rows: Population, which: jax.Array) -> tuple[State, Population]:
+        """Bring what has no positions to where it stood before the last token of the rows `which` `[problems, width]`,
+        by reading them from the first. It is charged like forced tokens, and no budget stops it."""
+        last = jnp.where(which, rows.length - 1, 0)
+
+        def one(carry: tuple[jax.Array, Costs, Any]) -> tuple[jax.Array, Costs, Any]:
+            at, costs, caches = carry
+            live, length = at < last, jnp.full_like(last, at)
+            tokens = jnp.where(live, rows.tokens[..., at], -1)
+            _, caches = particles.step(self.decoder, params[0], state.contexts, caches, tokens, length)
+            contexts = state.contexts.length[:, None] + length + 1
+            costs = _charged(costs, live, live, contexts, jnp.minimum(contexts, self._window), length + 1)
+            return at + 1, costs._replace(depth=costs.depth + live.any(-1)), caches
+
+        start = jnp.int32(0), state.costs, rows.caches
+        _, costs, caches = jax.lax.while_loop(lambda carry: (carry[0] < last).any(), one, start)
+        return state._replace(costs=costs), rows._replace(caches=caches)
 
     def _extend(self, params: Any, state: State, picked: Extension) -> tuple[State, Extension]:
         """Let the live rows go on for their steps."""
@@ -397,8 +404,8 @@ class Rounds:
         stuck = live & (token < 0)  # nothing may be drawn here
         live = live & ~stuck
         rows = _written(rows, live, token, logprob, forced)
-        place = jnp.minimum(rows.length - live, c.max_tokens - 1)
-        outputs, caches = self.decoder.step(params[0], state.contexts, rows.caches, jnp.maximum(token, 0), place)
+        place, read = jnp.minimum(rows.length - live, c.max_tokens - 1), jnp.where(live, token, -1)
+        outputs, caches = particles.step(self.decoder, params[0], state.contexts, rows.caches, read, place)
         rows = rows._replace(outputs=_where(live, outputs, rows.outputs), caches=caches)
         ended = live & (self._end(rows, token) | rows.outputs.ended)
         queue = (picked.forced >= 0).sum(-1)
@@ -483,8 +490,11 @@ class Rounds:
             forced=jnp.full_like(picked.forced, -1),
         )
         state, further = self._extend(params, state, further)
-        rows = picked.rows._replace(caches=further.rows.caches)  # what lies after their length is never read
-        return state, picked._replace(rows=rows, judged=further.rows)
+        # What lies after their length is never read; what has no positions is that of before.
+        before, after = picked.rows.caches, further.rows.caches
+        rows = jax.tree.map(lambda axis, a, b: a if axis < 0 else b, self._axes, before.rows, after.rows)
+        kept = picked.rows._replace(caches=before._replace(rows=rows))
+        return state, picked._replace(rows=kept, judged=further.rows)
 
     def _traced(self, state: State) -> State:
         """The answer so far, written down for anytime curves."""

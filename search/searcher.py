@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import jax
@@ -347,16 +348,15 @@ class Searcher:
 
     def _found(self, slot: _Slot, i: int, host: State, weights: np.ndarray, best: int) -> Found:
         p = host.population
-        lengths = p.length[i].tolist()
+        lengths, logprobs = p.length[i].tolist(), p.logprobs[i]
+        written = np.arange(p.tokens.shape[-1]) < p.length[i][:, None]
+        tokens = p.tokens[i][written].tolist()  # of hundreds of nodes, most of which may be empty
+        texts = (tuple(tokens[end - n : end]) for end, n in zip(accumulate(lengths), lengths))
+        sums = (float(logprobs[j, :n].sum(dtype=np.float64)) if n else 0.0 for j, n in enumerate(lengths))
         ended = (p.reason[i] == ENDED).tolist()
-        columns = p.tokens[i].tolist(), p.logprobs[i], lengths, p.score[i].tolist(), weights.tolist(), ended
-        candidates = tuple(
-            Candidate(tuple(tokens[:n]), float(logprobs[:n].sum(dtype=np.float64)), score, weight, complete)
-            for tokens, logprobs, n, score, weight, complete in zip(*columns, strict=True)
-        )
-        place = np.arange(p.tokens.shape[-1])
-        drawn = (place < p.length[i][:, None]) & (p.origins[i] != FORCED)
-        kept = len(np.unique((p.origins[i].astype(np.uint64) * len(place) + place.astype(np.uint64))[drawn]))
+        candidates = tuple(map(Candidate, texts, sums, p.score[i].tolist(), weights.tolist(), ended))
+        drawn = written & (p.origins[i] != FORCED)
+        kept = len(np.unique(p.origins[i][drawn].astype(np.uint64) << 32 | np.nonzero(drawn)[1].astype(np.uint64)))
         cost = self._cost(jax.tree.map(lambda x: int(x[i]), host.costs), kept, slot, i)
         anytime = None
         if host.trace is not None and slot.failed is None:
@@ -388,7 +388,7 @@ class Searcher:
                 + flops.per_window * costs.windowed
                 + self._scorer_flops * costs.verifier
             ),
-            bytes=round(size.fixed * tokens + size.per_context * moved),
+            bytes=round(size.fixed * tokens + size.per_context * moved + size.per_clone * costs.clones),
             depth=costs.depth,
             seconds=slot.seconds,
         )

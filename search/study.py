@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,9 +23,9 @@ from search.engine.sampling import Sampling
 from search.policy import Policy
 from search.saved import Keep
 from search.searcher import Found, Searcher, SearchProblem
-from search.strategies.best_of_n import best_of_n
-from search.strategies.catalogue import strategy_by_name
-from search.strategies.strategy import Strategy
+from search.strategies.best_of_n import BestOfN, best_of_n
+from search.strategies.catalogue import read_strategy, strategy_by_name
+from search.strategies.setting import NeedsPolicy, Setting, StrategyConfig
 from search.verifiers.learned import Judged, Kind, Verifier, check_kind, fit_verifier
 
 Progress = Callable[[str, int, int], None]  # what, problems done, problems in all
@@ -60,7 +62,8 @@ class StudyConfig:
         require(self.samples % self.width == 0, "study.width", problem, "give a divisor of study.samples")
         check_kind(self.verifier, "study.verifier")
         for text in self.strategies:
-            strategy_by_name(text)
+            with contextlib.suppress(NeedsPolicy):  # the study's own policies will make it
+                strategy_by_name(text)
         for task in self.tasks:
             task_by_name(task)
 
@@ -157,7 +160,7 @@ class Study:
         rounds = config.samples // config.width
         given = [(posed, part) for posed in self.posed for part in range(rounds)]
         rows = []
-        for (posed, part), found in self._run(best_of_n(config.width), given, "independent samples", keep):
+        for (posed, part), found in self._run(BestOfN(config.width), given, "independent samples", keep):
             price = found.cost.flops / max(found.cost.generated_tokens, 1)
             for i, c in enumerate(found.candidates):
                 text = self.policy.text(found.problem.prompt, c.tokens)
@@ -173,7 +176,7 @@ class Study:
         """One row per problem: what the strategy answered and what it cost (columns of the results table); see
         `samples` for keep."""
         rows, given = [], [(p, 0) for p in self.posed]
-        for (posed, _), found in self._run(strategy_by_name(strategy), given, strategy, keep):
+        for (posed, _), found in self._run(read_strategy(strategy), given, strategy, keep):
             text = None if found.answer is None else self.policy.text(found.problem.prompt, found.answer)
             cost = found.cost
             rows.append(dict(
@@ -187,15 +190,14 @@ class Study:
         return pd.DataFrame(rows).sort_values(["task", "problem"], ignore_index=True)
 
     def _run(
-        self, strategy: Strategy, given: Sequence[tuple[Posed, int]], what: str, keep: Path | None
+        self, strategy: StrategyConfig, given: Sequence[tuple[Posed, int]], what: str, keep: Path | None
     ) -> Iterator[tuple[tuple[Posed, int], Found]]:
         """Search all of these; a number per (task, problem, part) makes their random numbers."""
-        searcher = Searcher(
-            TransformerDecoder(self.policy.model, self.policy.params, self._prompt_len, head=self.verifier.head),
-            strategy,
-            self._search_config(strategy),
-            self.verifier.scorer,
+        setting = Setting(
+            self.policy, self._search_config(1), scorer=self.verifier.scorer, head=self.verifier.head
         )
+        sized = dataclasses.replace(setting, search=self._search_config(strategy.rows(setting)))
+        searcher = strategy.search(sized)
         self._progress(what, 0, len(given))
         names = list(self._tasks)
         numbered = {(names.index(p.task_name) * 2**20 + p.index) * 2**6 + part: (p, part) for p, part in given}
@@ -204,11 +206,11 @@ class Study:
             self._progress(what, done, len(given))
             yield numbered[found.problem.number], found
 
-    def _search_config(self, strategy: Strategy) -> SearchConfig:
+    def _search_config(self, width: int) -> SearchConfig:
         c, task = self.config, next(iter(self._tasks.values()))
         delimiter, end = (int(self._tokens(text)[0]) for text in (task.delimiter, task.end))
         return SearchConfig(
-            problems=max(1, c.rows // strategy.width), prompt_len=self._prompt_len, max_tokens=c.max_tokens,
+            problems=max(1, c.rows // width), prompt_len=self._prompt_len, max_tokens=c.max_tokens,
             max_steps=c.max_steps, max_rounds=c.max_rounds, delimiters=(delimiter,), ends=(end, *self.policy.ends),
             sampling=Sampling(temperature=c.temperature), seed=c.seed,
         )  # fmt: skip
@@ -220,7 +222,7 @@ class Study:
         """8 samples of every training problem."""
         strategy = best_of_n(8, scored=False)
         decoder = TransformerDecoder(self.policy.model, self.policy.params, self._prompt_len)
-        searcher = Searcher(decoder, strategy, self._search_config(strategy))
+        searcher = Searcher(decoder, strategy, self._search_config(strategy.width))
         given = {2**31 + i: p for i, p in enumerate(self._train)}
         marks = {int(self._tokens(mark)[0]) for mark in (self._train[0].task.delimiter, self._train[0].task.end)}
         judged = []

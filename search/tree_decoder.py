@@ -70,7 +70,7 @@ class TreeDecoder:
         before = jnp.where(length == 0, 0, before)
         tree = jnp.broadcast_to(contexts.tree[:, None], tokens.shape)
         node = jnp.maximum(params[0][tree, before, tokens], 0)
-        here = jnp.arange(caches.shape[-1]) == length[..., None]
+        here = (jnp.arange(caches.shape[-1]) == length[..., None]) & (tokens >= 0)[..., None]
         return self._outputs(params, tree, node), jnp.where(here, node[..., None], caches)
 
     def price(self, unit: str) -> Price:

@@ -1,7 +1,7 @@
 """How a token is transformed alone: one file per channel, and `Channel`, the union of them.
 
-A channel is a mixer (models.mixers) that keeps nothing: slot, resolved, weights, apply(stream, w, x) -> (y, routing or
-None) and flops(stream, seq), which counts what its weights' declarations do not.
+A channel is a mixer (models.mixers) that keeps nothing: slot, resolved, weights, apply(stream, w, x, tokens) -> (y,
+routing or None) and flops(stream, seq), which counts what its weights' declarations do not.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Dense:
         """None beside the weights'."""
         return 0
 
-    def apply(self, s: Stream, w: Any, x: jax.Array) -> tuple[jax.Array, None]:
+    def apply(self, s: Stream, w: Any, x: jax.Array, tokens: jax.Array) -> tuple[jax.Array, None]:
         """x `[batch, seq, d_model]` -> as x."""
         activation = self.activation or s.activation
         x = ops.gather_positions(x)

@@ -1,15 +1,21 @@
-"""Mixture of experts: a router sends every token to `top_k` of them; shared experts beside them take every token."""
+"""Mixture of experts: a router sends every token to `top_k` of them; shared experts beside them take every token.
+
+bottleneck: one product lowers tokens to so many features before they are sent, and one raises what comes back (Jin et
+al. 2025, "BigMac", arXiv:2502.16927): per choice bottleneck / d_model of the bytes change hands.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from models.channels.dense import is_gated
+from models.channels.free import Free
 from models.deferred import jax, jnp, ops
 from models.errors import divisors, require
+from models.routers import Router
+from models.routers.top_k import TopK
 from models.serialize import added
 from models.stream import Stream
 from models.weight import Weight
@@ -36,6 +42,9 @@ class Experts:
     bias_rate: float = added(0.0)  # step of the biases that balance the load without a loss (DeepSeek-V3); 0: no biases
     group_score: Literal["max", "top2"] = added("max")  # what ranks groups: DeepSeek-V2's, or V3's two best together
     shared_gate: bool = added(False)  # shared experts times sigmoid(gate . x) (Qwen2-MoE)
+    router: Router | None = added(None)  # how tokens find experts; None: the best scores, as the fields above say
+    free: Free | None = added(None)  # choices that cost no products (MoE++)
+    bottleneck: int | None = added(None)  # features that experts read and write, by two shared products (BigMac)
 
     slot: ClassVar[str] = "feedforward"
     last: ClassVar[str] = "shared_down"  # the weight of its last product
@@ -64,6 +73,20 @@ class Experts:
         problem = f"ranks groups by {fewest} experts, but they have {self.experts // self.groups}"
         require(self.experts // self.groups >= fewest, "group_score", problem, "use max, or fewer groups")
         require(self.shared > 0 or not self.shared_gate, "shared_gate", "is set, but no expert is shared", "set shared")
+        require(self.free is None or self.groups == 1, "free", "is set beside groups", "leave one of them out")
+        narrow = self.bottleneck
+        require(narrow is None or narrow >= 1, "bottleneck", f"is {narrow}", "give a positive integer or None")
+        self.routing.check(self)
+
+    @property
+    def routing(self) -> Router:
+        """The router."""
+        return self.router or TopK()
+
+    @property
+    def choices(self) -> int:
+        """What the router chooses from: the experts and the free ones."""
+        return self.experts + (self.free.count if self.free else 0)
 
     def resolved(self, s: Stream) -> Experts:
         """Itself with the model's width where it has none of its own."""
@@ -73,34 +96,36 @@ class Experts:
 
     def weights(self, s: Stream) -> dict[str, Weight]:
         """The router, all experts in one weight for each product, and the shared experts as one dense block."""
-        width, gated = self.d_ff or s.d_ff, is_gated(s.activation)
-        up_std = s.hidden_std(s.d_model)
-        # A router decides by float32 differences, and experts are multiplied in groups.
-        shape = s.d_model, self.experts
-        weights = {"router": Weight(shape, ("embed", "router"), "matrix", std=up_std, unpacked=True)}
-        if self.bias_rate:
-            weights["router_bias"] = Weight((self.experts,), ("router",), "balance", step=self.bias_rate)
-
-        def block(prefix: str, width: int, lead: tuple[int, ...], axes: tuple[str, ...], used: int) -> None:
-            gate = ((2,), ("gate",)) if gated else ((), ())
-            up_shape, up_axes = (*lead, s.d_model, *gate[0], width), (*axes, "embed", *gate[1], "mlp")
-            name = "gate_up" if gated else "up"
-            down_std = s.hidden_std(width) * s.residual_scale
-            several = bool(used)
-            weights[prefix + name] = Weight(
-                up_shape, up_axes, "matrix", std=up_std, experts_used=used, unpacked=several
-            )
-            down_shape, down_axes = (*lead, width, s.d_model), (*axes, "mlp", "embed")
-            weights[prefix + "down"] = Weight(
-                down_shape, down_axes, "matrix", std=down_std, experts_used=used, unpacked=several
-            )
-
-        block("", width, (self.experts,), ("experts",), self.top_k)
+        width, d, narrow = self.d_ff or s.d_ff, s.d_model, self.bottleneck
+        weights = self.routing.weights(self, s)
+        weights |= self._block(s, "", width, narrow or d, self.top_k)
+        if narrow:  # the products of many experts are narrow, these two are not
+            lowered = Weight((d, narrow), ("embed", "bottleneck"), "matrix", std=s.hidden_std(d))
+            raised_std = s.hidden_std(narrow) * s.residual_scale
+            raised = Weight((narrow, d), ("bottleneck", "embed"), "matrix", std=raised_std)
+            weights |= {"lowered": lowered, "raised": raised}
+        if self.free:
+            weights |= self.free.weights(s)
         if self.shared:
-            block("shared_", self.shared * width, (), (), 0)
+            weights |= self._block(s, "shared_", self.shared * width, d, 0)
         if self.shared_gate:
-            weights["shared_gate"] = Weight((s.d_model, 1), ("embed", "router"), "matrix", std=up_std)
+            weights["shared_gate"] = Weight((d, 1), ("embed", "router"), "matrix", std=s.hidden_std(d))
         return weights
+
+    def _block(self, s: Stream, prefix: str, width: int, sent: int, used: int) -> dict[str, Weight]:
+        """Both products of all experts at once, `used` of them by a token, or of one block (0); sent: features that
+        they read and write."""
+        several, gated = bool(used), is_gated(s.activation)
+        lead, axes = ((self.experts,), ("experts",)) if several else ((), ())
+        gate = ((2,), ("gate",)) if gated else ((), ())
+        outer = "embed" if sent == s.d_model else "bottleneck"
+        down_std = s.hidden_std(width) * (s.residual_scale if sent == s.d_model else 1.0)
+        up_shape, up_axes = (*lead, sent, *gate[0], width), (*axes, outer, *gate[1], "mlp")
+        down_shape, down_axes = (*lead, width, sent), (*axes, "mlp", outer)
+        # experts are multiplied in groups
+        up = Weight(up_shape, up_axes, "matrix", std=s.hidden_std(sent), experts_used=used, unpacked=several)
+        down = Weight(down_shape, down_axes, "matrix", std=down_std, experts_used=used, unpacked=several)
+        return {prefix + ("gate_up" if gated else "up"): up, prefix + "down": down}
 
     def capacity(self, seq: int) -> tuple[int, int]:
         """(tokens per stretch, slots per expert and stretch) for sequences of `seq` tokens."""
@@ -108,7 +133,7 @@ class Experts:
         while seq % stretches:
             stretches += 1
         tokens = seq // stretches
-        return tokens, min(tokens, math.ceil(self.top_k * tokens * self.capacity_factor / self.experts))
+        return tokens, self.routing.slots(self, tokens)
 
     def flops(self, s: Stream, seq: int) -> int:
         """None beside the weights' (models.counts.dispatch_flops has what slots cost)."""
@@ -122,30 +147,35 @@ class Experts:
         slots *= self.experts
         per_choice = sum(w.flops_per_token for w in self.weights(s).values() if w.experts_used) // self.top_k
         stretches, surplus = seq // tokens, slots - self.top_k * tokens
-        return stretches * 2 * tokens * slots * s.d_model, stretches * surplus * per_choice
+        return stretches * 2 * tokens * slots * (self.bottleneck or s.d_model), stretches * surplus * per_choice
 
-    def apply(self, s: Stream, w: Any, x: jax.Array) -> tuple[jax.Array, Any]:
-        """x `[batch, seq, d_model]` -> (as x, its `Routing`)."""
+    def apply(self, s: Stream, w: Any, x: jax.Array, tokens: jax.Array) -> tuple[jax.Array, Any]:
+        """x `[batch, seq, d_model]`, tokens `[batch, seq]` -> (as x, its `Routing`)."""
         x = ops.gather_positions(x)
-        logits = ops.contract(x.astype(jnp.float32), w["router"].astype(jnp.float32))
-        bias = w.get("router_bias")
-        choice, scores = ops.choose(self, logits, bias)
-        name = "gate_up" if is_gated(s.activation) else "up"
-        up, down = w[name], w["down"]
-        if self.dispatch == "capacity":
-            out, dropped = ops.capacity_block(self, s.activation, x, choice, up, down)
-        else:
-            out, dropped = ops.dropless_block(self, s.activation, x, choice, up, down), jnp.zeros(x.shape[0])
+        plan = self.routing.route(self, w, x, tokens)
+        out, dropped = self._served(s, w, x, plan)
+        computed = jnp.ones_like(dropped)
+        if self.free and isinstance(plan.choice, ops.Assignment):
+            out = out + self.free.apply(w, x, plan.choice, self.experts)
+            computed = ops.shares(plan.choice, self.choices)[:, : self.experts].sum(-1)
         if self.shared:
-            hidden = ops.activated(s.activation, ops.contract(x, w["shared_" + name]))
-            together = ops.contract(hidden, w["shared_down"])
+            up = w["shared_gate_up" if is_gated(s.activation) else "shared_up"]
+            together = ops.contract(ops.activated(s.activation, ops.contract(x, up)), w["shared_down"])
             if self.shared_gate:
                 together = together * jax.nn.sigmoid(ops.contract(x, w["shared_gate"]))
             out = out + together
-        balance = ops.load_balance(self, choice, scores)
-        penalty = self.balance_coefficient * balance + self.z_coefficient * ops.z_loss(logits)
-        if bias is not None:
-            count, total = jax.nn.one_hot(choice.expert, self.experts).sum((0, 1, 2)), choice.expert.size
-            excess = (self.experts * count - total) / (self.experts * total)  # whole: an even share is exactly 0
-            penalty = penalty + ops.messenger(bias, excess)
-        return ops.scatter_positions(out), ops.Routing(penalty, balance, dropped)
+        routing = ops.Routing(plan.penalty, plan.balance, dropped + plan.dropped, plan.peak, computed)
+        return ops.scatter_positions(out), routing
+
+    def _served(self, s: Stream, w: Any, x: jax.Array, plan: Any) -> tuple[jax.Array, jax.Array]:
+        """(what the experts with products add for x `[batch, seq, d_model]`, share of choices dropped `[batch]`)."""
+        up, down = w["gate_up" if is_gated(s.activation) else "up"], w["down"]
+        sent = ops.contract(x, w["lowered"]) if self.bottleneck else x
+        dropped = jnp.zeros(x.shape[0], jnp.float32)
+        if isinstance(plan.choice, ops.Slots):
+            out = ops.through_slots(s.activation, sent, plan.choice, up, down)
+        elif self.dispatch == "capacity":
+            out, dropped = ops.capacity_block(self, s.activation, sent, plan.choice, up, down)
+        else:
+            out = ops.dropless_block(self, s.activation, sent, plan.choice, up, down)
+        return ops.contract(out, w["raised"]) if self.bottleneck else out, dropped

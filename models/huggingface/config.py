@@ -15,6 +15,7 @@ from models.huggingface.family import Family
 from models.huggingface.files import Json, Keys
 from models.layer import Layer
 from models.mixers.attention import Attention
+from models.mixers.delta import Delta
 from models.mixers.latent import Latent
 from models.transformer import embedding_multiplier, output_multiplier
 
@@ -158,6 +159,8 @@ def _resolved(config: ModelConfig, layer: Layer) -> Layer:
     channel, mixer = layer.channel and layer.channel.resolved(config.stream), layer.mixer.resolved(config.stream)
     if isinstance(mixer, Latent):
         mixer = dataclasses.replace(mixer, gain=round(mixer.gain, 9))
+    if isinstance(mixer, Delta):  # which no file says
+        mixer = dataclasses.replace(mixer, block=1)
     return Layer(mixer, _routing(channel) if isinstance(channel, MoEConfig) else channel)
 
 

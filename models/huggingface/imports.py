@@ -30,8 +30,9 @@ from models.weight import Stacked, Weight, walk
 
 Dtype = Literal["float32", "bfloat16"]
 # tensors that some checkpoints carry and no computation needs: rotary tables and masks of older releases
-UNUSED = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias)$")
+UNUSED = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias)$|^mtp\.")  # mtp: guesses further tokens
 ROWS = 4096  # of a table that are compared at once
+CLASSIFIER = re.compile(r"^(score|classifier)\.(weight|bias)$")
 VISION = re.compile(r"^(model\.)?(vision_tower|multi_modal_projector)\.")
 
 
@@ -68,11 +69,17 @@ def import_weights(
     scan_layers: bool = False,
     mesh: Mesh | None = None,
     rules: Rules = DEFAULT_RULES,
+    trunk: bool = False,
 ) -> tuple[ModelConfig, Params]:
-    """`import_model` of a folder that need not hold a tokenizer."""
+    """`import_model` of a folder that need not hold a tokenizer.
+
+    trunk: of a model that ends in a classifier (ForSequenceClassification, ForTokenClassification): all but that.
+    """
     path = _existing(folder)
     family, config = _config(path)
     config = replace(config, dtype=dtype, scan_layers=scan_layers)
+    if trunk:  # it has no head over the vocabulary
+        config = replace(config, tied_embeddings=True)
     with Checkpoint(path) as checkpoint:
         prefix = _prefix(family, checkpoint)
         table = family.tensors("tokens", 0, prefix)[0]
@@ -80,7 +87,7 @@ def import_weights(
         config = replace(config, param_dtype=param_dtype or kept)
         slots = {path: pieces_of(config, family, path, weight, prefix) for path, weight in walk(weights(config))}
         every = [piece for layers in slots.values() for pieces in layers for piece in pieces]
-        _check(checkpoint, config, _beyond(family, config, prefix), every)
+        _check(checkpoint, config, [_beyond(family, config, prefix), *([CLASSIFIER] if trunk else [])], every)
         shardings = weight_shardings(weights(config), rules, mesh) if mesh is not None else None
         params: Params = {}
         for place, weight in walk(weights(config)):
@@ -88,6 +95,21 @@ def import_weights(
             dtype_of = "float32" if weight.exact else config.param_dtype
             _set(params, place, _place(checkpoint, weight, slots[place], sharding, jnp.dtype(dtype_of)))
     return config, params
+
+
+def import_classifier(folder: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """(weight [labels, d_model], bias [labels]) float32 of the classifier that a folder's model ends in.
+
+    Raises:
+      ConfigError: it has none.
+    """
+    with Checkpoint(_existing(folder)) as checkpoint:
+        names = [name for name in checkpoint if CLASSIFIER.match(name) and name.endswith("weight")]
+        fix = "give a model for sequence or token classification, of one linear layer"
+        require(len(names) == 1, str(folder), "has no tensor score.weight or classifier.weight", fix)
+        weight, bias = checkpoint.read(names[0]), names[0].replace("weight", "bias")
+        shift = checkpoint.read(bias) if checkpoint.has(bias) else np.zeros(len(weight))
+    return np.asarray(weight, np.float32), np.asarray(shift, np.float32)
 
 
 def import_config(folder: str | Path) -> ModelConfig:
@@ -113,8 +135,8 @@ def _prefix(family: Family, checkpoint: Checkpoint) -> str:
     return next((o for o in options if checkpoint.has(family.tensors("tokens", 0, o)[0])), family.prefix)
 
 
-def _check(checkpoint: Checkpoint, config: ModelConfig, beyond: re.Pattern[str], pieces: list[Piece]) -> None:
-    """ConfigError when the files' headers do not hold exactly the tensors of the config."""
+def _check(checkpoint: Checkpoint, config: ModelConfig, beyond: list[re.Pattern[str]], pieces: list[Piece]) -> None:
+    """ConfigError when the files' headers do not hold exactly the tensors of the config, and those `beyond` it."""
     for piece in pieces:
         if not checkpoint.has(piece.name):
             where = checkpoint.file(next(iter(checkpoint))) if any(checkpoint) else SINGLE
@@ -130,7 +152,8 @@ def _check(checkpoint: Checkpoint, config: ModelConfig, beyond: re.Pattern[str],
         tied = config.tied_embeddings and name.endswith("lm_head.weight")
         if tied:
             _check_tied(checkpoint, name, pieces[0].name)
-        if name not in known and not (tied or UNUSED.search(name) or VISION.search(name) or beyond.match(name)):
+        unread = UNUSED.search(name) or VISION.search(name) or any(pattern.match(name) for pattern in beyond)
+        if name not in known and not (tied or unread):
             problem = f"tensor {name} has no place in this model"
             raise ConfigError(checkpoint.file(name), problem, "use the config.json that belongs to these tensors")
 

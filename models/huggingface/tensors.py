@@ -201,6 +201,9 @@ def _beside(config: ModelConfig, family: Family, name: str, layer: int) -> tuple
     if len(names) <= 1:
         return None
     declared = {"/".join(path): weight for path, weight in walk(block_weights(config, config.layers[layer]))}
+    names = [other for other in names if other in declared]  # not those of other kinds of layers
+    if len(names) == 1:
+        return None
     sizes = [math.prod(declared[other].shape[_inputs(declared[other]) :]) for other in names]
     return sum(sizes[: names.index(name)]), sum(sizes)
 

@@ -19,9 +19,13 @@ models.past says what a `Past` is; tests/models/test_parts.py what every mixer p
 from __future__ import annotations
 
 from models.mixers.attention import Attention
+from models.mixers.delta import Delta
 from models.mixers.latent import Latent
+from models.mixers.linear import Linear
 from models.mixers.mamba2 import Mamba2
+from models.mixers.mlstm import MLSTM
+from models.mixers.streamed import Streamed
 
-Mixer = Attention | Latent | Mamba2
+Mixer = Attention | Delta | Latent | Linear | Mamba2 | MLSTM | Streamed
 
-__all__ = ["Attention", "Latent", "Mamba2", "Mixer"]
+__all__ = ["MLSTM", "Attention", "Delta", "Latent", "Linear", "Mamba2", "Mixer", "Streamed"]

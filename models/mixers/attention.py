@@ -16,6 +16,7 @@ from models.stream import NormedOver, Stream
 from models.weight import Weight, WeightTree
 
 if TYPE_CHECKING:
+    from models.context import Lead
     from models.past import Past
 
 
@@ -34,6 +35,7 @@ class Attention:
     qk_norm: bool | None = None  # norms on q and k, before they rotate
     softcap: float | None = None  # scores s become c tanh(s / c) before the mask
     qk_norm_over: NormedOver | None = added(None)  # every head, or all heads together (OLMo 2)
+    gated: bool = added(False)  # results times sigmoid of a gate per feature, read from x beside q (Qwen3-Next)
 
     slot: ClassVar[str] = "attention"
     last: ClassVar[str] = "out"  # the weight of its last product
@@ -87,14 +89,16 @@ class Attention:
         return a.heads, a.kv_heads, a.head_dim
 
     def weights(self, s: Stream) -> WeightTree:
-        """qkv `[d_model, kv_heads, group + 2, head_dim]`: for each key-value head its query heads, then k, then v."""
+        """qkv `[d_model, kv_heads, group + 2, head_dim]`: for each key-value head its query heads (each before its
+        gate, where there are gates), then k, then v."""
         heads, kv, head_dim = self._sizes(s)
         group = heads // kv
+        fused = group * (2 if self.gated else 1) + 2
         out_std = s.hidden_std(heads * head_dim) * s.residual_scale
         out_axes = ("kv_heads", "query_heads", "head_dim", "embed")
         weights: dict[str, Any] = {
             "qkv": Weight(
-                (s.d_model, kv, group + 2, head_dim),
+                (s.d_model, kv, fused, head_dim),
                 ("embed", "kv_heads", "qkv", "head_dim"),
                 "matrix",
                 std=s.hidden_std(s.d_model),
@@ -102,7 +106,7 @@ class Attention:
             "out": Weight((kv, group, head_dim, s.d_model), out_axes, "matrix", inputs=3, std=out_std),
         }
         if s.bias != "none":
-            weights["qkv_bias"] = Weight((kv, group + 2, head_dim), ("kv_heads", "qkv", "head_dim"), "vector")
+            weights["qkv_bias"] = Weight((kv, fused, head_dim), ("kv_heads", "qkv", "head_dim"), "vector")
         if s.bias in ("attention", "all"):
             weights["out_bias"] = Weight((s.d_model,), ("embed",), "vector")
         a = self.resolved(s)
@@ -146,18 +150,27 @@ class Attention:
         qkv = ops.contract(ops.gather_positions(x), w["qkv"])
         if "qkv_bias" in w:
             qkv = qkv + w["qkv_bias"]
-        batch, seq = x.shape[:2]
-        group = heads // kv
-        q, k, v = jnp.split(qkv, [group, group + 1], axis=-2)  # one concatenation backwards, where slices would pad
-        q, k, v = q.reshape(batch, seq, heads, head_dim), k.squeeze(-2), v.squeeze(-2)
+        fused = qkv.shape[-2] - 2
+        q, k, v = jnp.split(qkv, [fused, fused + 1], axis=-2)  # one concatenation backwards, where slices would pad
+        if a.gated:
+            q, gate = jnp.moveaxis(q.reshape(*x.shape[:2], heads, 2, head_dim), 3, 0)
+        q, k, v = (y.reshape(*x.shape[:2], -1, head_dim) for y in (q, k, v))
         if a.qk_norm:
             q, k = self._normed(s, w["q_norm"], q), self._normed(s, w["k_norm"], k)
+        lead = self.lead(w, q)
         if a.rotary is not None and a.rotary.share:
             angles = ops.rotary_angles(past.positions, a.rotary.dims(head_dim), a.rotary.theta, a.rotary.scaling)
             q, k = (ops.rotate(y, *angles, interleaved=a.rotary.interleaved) for y in (q, k))
-        y, past = past.attend(q, {"k": k, "v": v}, self.span(s))
-        y = ops.scatter_positions(ops.contract(y.reshape(batch, seq, kv, -1, head_dim), w["out"], dims=3))
+        besides = {} if lead is None else {"lead": lead}  # a caller's own past need not know of any
+        y, past = past.attend(q, {"k": k, "v": v}, self.span(s), **besides)
+        if a.gated:
+            y = y * jax.nn.sigmoid(gate.astype(jnp.float32)).astype(y.dtype)
+        y = ops.scatter_positions(ops.contract(y.reshape(*x.shape[:-1], kv, heads // kv, head_dim), w["out"], dims=3))
         return y + w["out_bias"] if "out_bias" in w else y, past, None
+
+    def lead(self, w: Any, q: jax.Array) -> Lead | None:
+        """Keys and values that every token sees besides, with its queries before they are rotated: none."""
+        return None
 
     def _normed(self, s: Stream, w: Any, x: jax.Array) -> jax.Array:
         """x `[batch, seq, heads, head_dim]`, each head normed or all of them together."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from models.blocks import block_flops
 from models.deferred import jax, jnp, ops
 from models.errors import divisors, require
 from models.kept import Kept
@@ -141,17 +142,10 @@ class Mamba2:
     def flops(self, s: Stream, seq: int, before: int = 0, causal: bool = True) -> int:
         """Per token 4 N P a head, to enter the state and to read it; and in a block of several tokens 2 N a group and
         2 P a head for every pair of them, or for all pairs of blocks that are filled up where not `causal`."""
-        heads, size = self.heads(s), min(self.block, seq)
+        heads = self.heads(s)
         per_token = 4 * self.state * self.head_dim * heads
         per_pair = 2 * (self.state * self.groups + self.head_dim * heads)
-        if seq == 1:
-            return per_token
-        whole, rest = divmod(seq, size)
-        if not causal:
-            blocks = whole + (rest > 0)
-            return blocks * size * (per_token + size * per_pair)
-        pairs = whole * (size * (size + 1) // 2) + rest * (rest + 1) // 2
-        return seq * per_token + pairs * per_pair
+        return block_flops(seq, self.block, per_token, per_pair, causal)
 
     def apply(self, s: Stream, w: Any, x: jax.Array, past: Past) -> tuple[jax.Array, Past, None]:
         """x `[batch, seq, d_model]` -> (as x, the past with its state)."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from models.deferred import jax, ops
 from models.stream import Stream
 from models.weight import WeightTree
+from models.wiring.residual import Residual
 
 if TYPE_CHECKING:
     from models.layer import Layer
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Parallel:
+class Parallel(Residual):
     """x + mixer(norm(x)) + channel(norm'(x)).
 
     shared: both parts read one norm (GPT-J, Cohere), not a norm of each (GPT-NeoX).
@@ -34,7 +35,7 @@ class Parallel:
         return block
 
     def apply(
-        self, s: Stream, layer: Layer, w: Any, x: jax.Array, past: Past
+        self, s: Stream, layer: Layer, w: Any, x: jax.Array, past: Past, tokens: jax.Array
     ) -> tuple[jax.Array, Past, tuple[Routing, ...]]:  # fmt: skip
         """x `[batch, seq, d_model]` through one layer."""
         mixer, channel = layer.mixer, layer.channel
@@ -45,7 +46,7 @@ class Parallel:
         if channel is not None:
             with jax.named_scope(channel.slot):
                 read = read if self.shared else ops.norm(s, w[f"{channel.slot}_norm"], x)
-                beside, routing = channel.apply(s, w[channel.slot], read)
+                beside, routing = channel.apply(s, w[channel.slot], read, tokens)
             y = y + beside
             routings += () if routing is None else (routing,)
         return ops.constrain_residual(x + y), past, routings

@@ -10,6 +10,7 @@ from models.errors import require
 from models.serialize import added
 from models.stream import Stream
 from models.weight import WeightTree
+from models.wiring.residual import Residual
 
 if TYPE_CHECKING:
     from models.layer import Layer
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PreNorm:
+class PreNorm(Residual):
     """x + scale mixer(norm(x)), then + scale channel(norm(x)).
 
     before, after: whether a part's input and its result are normed; OLMo 2 norms the results alone. scale: factor on
@@ -46,7 +47,7 @@ class PreNorm:
         return block
 
     def apply(
-        self, s: Stream, layer: Layer, w: Any, x: jax.Array, past: Past
+        self, s: Stream, layer: Layer, w: Any, x: jax.Array, past: Past, tokens: jax.Array
     ) -> tuple[jax.Array, Past, tuple[Routing, ...]]:  # fmt: skip
         """x `[batch, seq, d_model]` through one layer."""
         with jax.named_scope(layer.mixer.slot):
@@ -55,7 +56,7 @@ class PreNorm:
         routings = () if routing is None else (routing,)
         if layer.channel is not None:
             with jax.named_scope(layer.channel.slot):
-                y, routing = layer.channel.apply(s, w[layer.channel.slot], self._read(s, layer.channel, w, x))
+                y, routing = layer.channel.apply(s, w[layer.channel.slot], self._read(s, layer.channel, w, x), tokens)
                 x = x + self._written(s, layer.channel, w, y)
             routings += () if routing is None else (routing,)
         return ops.constrain_residual(x), past, routings

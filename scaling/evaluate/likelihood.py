@@ -53,7 +53,7 @@ def continuations(
     while at < len(order):
         size = _size(len(rows[order[at]]), limit)
         together = max(1, min(ROWS, BYTES // (4 * size * model.vocab_size)))
-        batch = [i for i in order[at : at + together] if len(rows[i]) <= size]
+        batch = [i for i in order[at : at + together] if len(rows[i]) - 1 <= size]
         tokens = np.zeros((together, size + 1), np.int32)
         for place, i in enumerate(batch):
             tokens[place, : len(rows[i])] = rows[i]

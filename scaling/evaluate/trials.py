@@ -61,3 +61,11 @@ def evaluate_trials(
                                    tokens=trial.train.tokens, train_flops=float(trial.flops),
                                    steps=trial.train.steps))  # fmt: skip
     return pd.concat(frames, ignore_index=True)
+
+
+def per_item(rows: pd.DataFrame, column: str, by: str | Sequence[str] = "trial") -> pd.DataFrame:
+    """A column of rows as [models, items]: one row for each value of `by` (means where several models share it), one
+    column for each (task, problem)."""
+    values = rows.assign(value=rows[column].astype(float))
+    index = [by] if isinstance(by, str) else list(by)
+    return values.pivot_table(index=index, columns=["task", "problem"], values="value")

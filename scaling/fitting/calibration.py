@@ -63,6 +63,7 @@ class Calibration:
     origins: int
     tested: float
     noise: float
+    worth: float = np.inf
 
     def doubt(self, reach: float) -> str:
         """What a reader must know about an interval at this reach; empty when cuts have tested the like of it."""
@@ -73,6 +74,12 @@ class Calibration:
             return f"no interval was tested: the rows leave no cut of {self.axis}, and {far} are predicted"
         if reach > FARTHER * self.tested:
             return f"intervals were tested up to {np.exp(self.tested):.3g} times the {self.axis}, {far} are predicted"
+        if self.worth < PRIOR:
+            few = f"the cuts of {self.axis} say less of this law's error than those of other published laws do"
+            return f"{few}: intervals beyond the fitted rows are rather too wide"
+        if self.share > 1:
+            missed = f"beyond its cuts of {self.axis} the law missed by more than it promises to gain"
+            return f"{missed}: intervals are wide and say little"
         return ""
 
     def at(self, reach: np.ndarray, gain: np.ndarray) -> np.ndarray:
@@ -215,6 +222,24 @@ def promised(
     return np.nan_to_num(np.abs(ends[0] - ends[1]) / span)
 
 
+def alike(axis: np.ndarray, residual: np.ndarray) -> float:
+    """How far residuals [n] of equal or neighbouring sizes on an axis [n] agree: near 0 for runs, near 1 for points of
+    one curve, or for one run measured again and again. The larger of the correlation of neighbours' means and the
+    intraclass correlation of rows of one size; 0 with fewer than 10 sizes."""
+    values, place, count = np.unique(axis, return_inverse=True, return_counts=True)
+    groups, n = len(values), len(axis)
+    if groups < 10 or not np.ptp(residual) > 0:
+        return 0.0
+    mean = np.bincount(place, residual) / count
+    along = float(np.corrcoef(mean[:-1], mean[1:])[0, 1]) if np.ptp(mean) > 0 else 0.0
+    if n < 2 * groups:
+        return along
+    within = float(np.sum((residual - mean[place]) ** 2)) / (n - groups)
+    between = float(np.sum(count * (mean - residual.mean()) ** 2)) / (groups - 1)
+    each = (n - np.sum(count**2) / n) / (groups - 1)
+    return max(along, (between - within) / (between + (each - 1) * within))
+
+
 def degrees(points: int, parameters: int, clusters: np.ndarray | None) -> int:
     """Degrees of freedom behind a deviation; rows of one run are one observation."""
     groups = points if clusters is None else len(np.unique(clusters))
@@ -285,7 +310,8 @@ def calibrate(
             share += worth * max(float(np.median((beyond[far] - row[far] ** 2) / doubt**2)) / MEDIAN, 0.0)
             share_weight += worth
     multiple = max(float(np.sqrt(edge / edge_weight)), 1.0)
-    return Calibration(axis_name, multiple * noise, float(np.sqrt(share / share_weight)), made, tested, noise)
+    share, worth = float(np.sqrt(share / share_weight)), share_weight - PRIOR
+    return Calibration(axis_name, multiple * noise, share, made, tested, noise, worth)
 
 
 def _fits_below(

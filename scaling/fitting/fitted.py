@@ -25,6 +25,7 @@ from scaling.fitting.objectives import Objective
 from scaling.fitting.table import Table
 
 PREDICTION_RESAMPLES = 256
+ALIKE = 0.5  # correlation of residuals from which rows are points of a curve; those of runs reach 0.4
 
 
 class ExtrapolationWarning(UserWarning):
@@ -160,6 +161,12 @@ class Fitted:
         runs = self.certificate.runs
         if runs is not None and runs < 0.5 * len(self.table.measured) and max(farthest.values()) > 0:
             notes.append(f"fitted on points of {runs} runs: beyond them, intervals from training curves are too narrow")
+        (first, *others) = self.table.inputs
+        if not others and max(farthest.values()) > 0:
+            same = calibration.alike(self.table.inputs[first], self.residuals)
+            if same > ALIKE:
+                rows = f"rows of equal or neighbouring {first} err alike ({same:.2f}), as points of one run do"
+                notes.append(f"{rows}: intervals are those of other runs, and too wide for its own next points")
         return tuple(note for note in notes if note)
 
     def predict(self, interval: float = 0.9, calibrated: bool = True, **inputs) -> Prediction:

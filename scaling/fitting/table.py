@@ -16,6 +16,7 @@ from scaling.fitting.runs import (
     Runs,
     as_table,
     check_units,
+    copies,
     missing,
     numbers,
     points_of_runs,
@@ -81,6 +82,7 @@ def read_table(
     outputs = {"loss": measured} if law.output == "loss" else {}
     units = check_units({**inputs, **outputs, **({"flops": numbers(table, "flops")} if given else {})})
     together = points_of_runs(table, inputs, measured) if cluster is None else ""
+    repeated = "" if counts else copies(inputs, measured)
     if space == "logit" or counts:
         _check_fractions(table, law.output, measured, counts)
     axis_name = calibration.choose_axis(inputs)
@@ -95,7 +97,7 @@ def read_table(
         calibration.sizes(axis_name, inputs),
         row_names(table),
         tuple(notes),
-        (*units, *([together] if together else [])),
+        (*units, *(note for note in (together, repeated) if note)),
     )
 
 

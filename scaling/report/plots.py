@@ -55,11 +55,22 @@ def _split(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _pad_limits(values: np.ndarray, fraction: float, log: bool = True) -> tuple[float, float]:
-    """Limits a `fraction` of the data's range beyond it, in log space unless told otherwise."""
+    """Limits a `fraction` of the data's range beyond it, in log space unless told otherwise; of finite values, since
+    the interval of a fit that identifies nothing has no ends."""
     v = np.log(values) if log else np.asarray(values, float)
+    v = v[np.isfinite(v)]
+    if not len(v):
+        return (0.5, 2.0) if log else (0.0, 1.0)
     pad = fraction * max(v.max() - v.min(), 0.5 if log else 1e-3)
     low, high = v.min() - pad, v.max() + pad
     return (float(np.exp(low)), float(np.exp(high))) if log else (float(low), float(high))
+
+
+def _bars(predictions: pd.DataFrame) -> np.ndarray:
+    """How far the interval reaches below and above each prediction, `[2, rows]`; NaN, which draws no bar, where it has
+    no end."""
+    spread = np.abs(predictions[["low", "high"]].to_numpy(float).T - predictions["mean"].to_numpy(float))
+    return np.where(np.isfinite(spread), spread, np.nan)
 
 
 def plot_isoflops(runs: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -310,7 +321,7 @@ def plot_predictions(
     for held, role, label in verdicts:
         group = tested[tested["inside"] == held]
         if len(group):
-            spread = np.abs(group[["low", "high"]].to_numpy(float).T - group["mean"].to_numpy(float))
+            spread = _bars(group)
             ax.errorbar(
                 group["mean"],
                 group["measured"],
@@ -389,7 +400,7 @@ def plot_scaling(
     ax.plot(grid, path["loss"], color=blue, lw=2, label="law at the optimal size")
     ax.plot(fitted["flops"], fitted["loss"], "o", color=style.ink(ax, 0.35), ms=4.5, mew=0, label="fitted runs")
     if len(predicted):
-        spread = np.abs(predicted[["low", "high"]].to_numpy(float).T - predicted["mean"].to_numpy(float))
+        spread = _bars(predicted)
         ax.errorbar(
             predicted["flops"],
             predicted["mean"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import shutil
@@ -27,6 +28,7 @@ from scaling.sweep.results import Results
 from scaling.sweep.stack import Stack
 from scaling.sweep.trial import Trial, override
 from scaling.train.checkpoint import Checkpoints
+from scaling.train.checkpoint import digest as checkpoint_digest
 from scaling.train.initial import load_initial
 from scaling.train.limits import Judge, Limits
 from scaling.train.loop import Outcome, Progress, Run, Training
@@ -88,7 +90,7 @@ def run_stack(
         extra = (labels or {}).get(trial.id, {})
         if is_first():
             path = trial_directory(directory, trial) / "card.json"
-            write_atomically(path, json.dumps(_card(trial, outcome), indent=1))
+            write_atomically(path, json.dumps(_card(trial, outcome, path.parent), indent=1))
             results.add(row(trial, sweep, outcome, runs[i].batches.unique_tokens_after(trial.train.steps)) | extra)
 
     Training(
@@ -191,8 +193,12 @@ def _save_params(run: Run, trial: Trial, outcome: Outcome, manifest: dict[str, A
         checkpoints.save(trial.train.steps, {name: outcome.state.params}, metadata)
 
 
-def _card(trial: Trial, outcome: Outcome) -> dict[str, Any]:
-    """What the trial took, for the steps that it did."""
+def _card(trial: Trial, outcome: Outcome, folder: Path) -> dict[str, Any]:
+    """What the trial took, for the steps that it did, and digests of what it left in its folder."""
+    metrics, checkpoints = folder / "metrics.jsonl", folder / "checkpoints"
+    left = {} if outcome.error is not None else {"checkpoint": checkpoint_digest(checkpoints, trial.train.steps)}
+    if metrics.is_file():
+        left["metrics.jsonl"] = hashlib.sha256(metrics.read_bytes()).hexdigest()
     devices, share = devices_of(trial), outcome.step / trial.train.steps
     return card(
         to_json(trial),
@@ -202,6 +208,8 @@ def _card(trial: Trial, outcome: Outcome) -> dict[str, Any]:
         wall_s=outcome.wall_s,
         flops=float(trial.flops) * share,
         tokens=outcome.step * trial.train.tokens_per_step,
+        seeds=(trial.train.seed,),
+        artifacts=left,
     )
 
 

@@ -5,8 +5,9 @@ text.py          a tokenizer of characters, and training text
 tree.py          the random policy of a task as tables, for exact tests of search
 state_space.py   tasks that are walks to a goal: countdown.py, path_star.py (and random graphs), and
 puzzle.py        those between two arrangements: hanoi.py, puzzles.py (checkers, river, blocks)
-computation.py   tasks with one right answer: arithmetic.py, modular.py, tag.py, sequences.py (copy, recall), and
-misleading.py    corpora that teach what a test asks not to do
+computation.py   tasks with one right answer: arithmetic.py, modular.py, tag.py, words.py (copy, recall), memory.py
+                 (lookup, repeat, permute), and misleading.py, corpora that teach what a test asks not to do
+sequences.py     labelled tokens that ask a mixer to recall, copy, find or follow a state; probe.py learns them
 catalogue.py     tasks by name: task_by_name("countdown:numbers=4")
 """
 

@@ -9,19 +9,20 @@ from models.errors import ConfigError, nearest, require
 from scaling.tasks.arithmetic import Arithmetic
 from scaling.tasks.countdown import Countdown
 from scaling.tasks.hanoi import Hanoi
+from scaling.tasks.memory import Lookup, Permute, Repeat
 from scaling.tasks.misleading import Claim, Demonstrations, Phrase
 from scaling.tasks.modular import Modular
 from scaling.tasks.path_star import PathStar, RandomGraph
 from scaling.tasks.puzzles import Blocks, Checkers, River
-from scaling.tasks.sequences import Copy, Recall
 from scaling.tasks.tag import Tag
 from scaling.tasks.task import Task
+from scaling.tasks.words import Copy, Recall
 
 TASKS: dict[str, type[Any]] = {
     task.name: task
     for task in (
         Countdown, Arithmetic, Tag, Hanoi, Checkers, River, Blocks, PathStar, RandomGraph, Modular, Copy, Recall, Phrase,
-        Claim, Demonstrations,
+        Claim, Demonstrations, Lookup, Repeat, Permute,
     )
 }  # fmt: skip
 

@@ -8,12 +8,12 @@ classes; the distractor is `recall:negated`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 import numpy as np
 
 from models.errors import require
-from scaling.tasks.sequences import LETTERS, Trap, Word
 from scaling.tasks.task import Problem
-
+from scaling.tasks.words import LETTERS, Trap, Word
 
 _FIRST = 3  # random letters before a phrase
 

@@ -1,121 +1,184 @@
-"""Short sequences: copied, reversed or put in order; and a value looked up by its key."""
+"""Sequences of tokens with labels at some places, which ask one thing of a mixer: to recall, copy or follow a state.
+
+Each kind is exact: a label follows from the tokens up to its place. Drawn by numpy from a generator alone, so that the
+same seed gives the same sequences everywhere. Labels are no next tokens: they are compared with what a model says at
+their own place.
+"""
 
 from __future__ import annotations
 
-import re
+import functools
+import itertools
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from models.errors import nearest, require
-from scaling.tasks.computation import Computation
-from scaling.tasks.task import Problem
-
-LETTERS = "abcdefghijklmnop"
-Order = Literal["same", "reverse", "sorted"]
-_ASKED = {"same": ">", "reverse": "<", "sorted": "^"}
+from models.errors import require
 
 
-class Trap(NamedTuple):
-    """A question with the right answer and the one that a corpus suggests: what inverse scaling is measured on."""
+class Labelled(NamedTuple):
+    """tokens, labels `[rows, length]` int32 and scored `[rows, length]` bool: where there is a label."""
 
-    prompt: str
-    right: str
-    tempting: str
+    tokens: np.ndarray
+    labels: np.ndarray
+    scored: np.ndarray
 
 
-class Word(Computation):
-    """A computation whose answer is one short word, without steps before it."""
+class Sequences(Protocol):
+    """A kind of sequences: tokens and labels are below `vocab_size`."""
 
-    def conclude(self, problem: Problem, steps: list[str]) -> str | None:
-        return None if steps else self.right_steps(problem)[0]
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are."""
 
-    def read(self, steps: list[str]) -> str | None:
-        pattern = f"[{re.escape(self.alphabet.replace(self.delimiter, '').replace(self.end, ''))}]+"
-        return steps[0] if len(steps) == 1 and re.fullmatch(pattern, steps[0]) else None
+    def draw(self, rng: np.random.Generator, rows: int) -> Labelled:
+        """So many sequences."""
 
 
 @dataclass(frozen=True)
-class Copy(Word):
-    """`dbca>` is solved by `dbca.`, `dbca<` by `acbd.` and `dbca^` by `abcd.`: distinct letters, whose order counts."""
+class AssociativeRecall:
+    """Multi-query associative recall (Arora et al. 2023): k_1 v_1 ... k_n v_n, then every key once more, apart.
 
-    letters: int = 8  # to choose from
-    shortest: int = 3
-    longest: int = 5
-    order: Order = "same"
-
-    name = "copy"
-    alphabet = LETTERS + "<>^|."
-
-    def __post_init__(self) -> None:
-        require(2 <= self.letters <= len(LETTERS), "copy.letters", f"is {self.letters}", f"use 2 to {len(LETTERS)}")
-        problem = f"words have {self.shortest} to {self.longest} of {self.letters} letters"
-        fix = "use an increasing range from 1 to copy.letters"
-        require(1 <= self.shortest <= self.longest <= self.letters, "copy.shortest", problem, fix)
-        match = nearest(str(self.order), get_args(Order))
-        fix = f"did you mean {match!r}?" if match else f"use one of {', '.join(get_args(Order))}"
-        require(self.order in get_args(Order), "copy.order", f"is {self.order!r}", fix)
-
-    def draw(self, rng: np.random.Generator) -> Problem:
-        """A uniform length, and letters without repetition."""
-        length = int(rng.integers(self.shortest, self.longest + 1))
-        return self.problem("".join(LETTERS[i] for i in rng.permutation(self.letters)[:length].tolist()))
-
-    def problem(self, word: str) -> Problem:
-        """The problem of this word."""
-        text = f"{word}{_ASKED[self.order]}"
-        return Problem(text, text, word)
-
-    def right_steps(self, problem: Problem) -> list[str]:
-        word = problem.instance
-        return [{"same": word, "reverse": word[::-1], "sorted": "".join(sorted(word))}[self.order]]
-
-
-@dataclass(frozen=True)
-class Recall(Word):
-    """`a3b7?a=` is solved by `3.`; `a3b7!a=` asks for the value that is not of the key, so by `7.`.
-
-    negated: percent of the questions of the second kind, which is rare in a corpus and looks like the first: a model
-    that has learned to look up and not yet to read `!` gives the wrong value (the distractor of inverse scaling).
+    Token 0 fills, keys are those below half of the vocabulary, values the others, both without replacement. Key i
+    stands again at 2 n + 2 g_i, where its label is its value; the gaps g are drawn without replacement with weight
+    (g + 1)^(power - 1), so that with a small power most questions come soon, and with 1 anywhere.
     """
 
-    pairs: int = 2
-    keys: int = 8  # letters to choose from
-    negated: int = 0  # percent; only with two pairs, where the other value is one
-
-    name = "recall"
-    alphabet = LETTERS + "0123456789?!=|."
+    vocab: int = 64
+    length: int = 64
+    pairs: int = 8
+    power: float = 0.01
 
     def __post_init__(self) -> None:
-        require(2 <= self.keys <= len(LETTERS), "recall.keys", f"is {self.keys}", f"use 2 to {len(LETTERS)}")
-        most = min(self.keys, 10)
-        require(1 <= self.pairs <= most, "recall.pairs", f"is {self.pairs}", f"use 1 to {most}")
-        require(0 <= self.negated <= 100, "recall.negated", f"is {self.negated}", "give percent, 0 to 100")
-        require(not self.negated or self.pairs == 2, "recall.negated", "needs two pairs", "set recall.pairs=2")
+        require(self.pairs >= 1, "recall.pairs", f"is {self.pairs}", "give 1 or more")
+        fix = f"give at least {4 * self.pairs}, which ask for every pair"
+        require(self.length >= 4 * self.pairs, "recall.length", f"is {self.length}", fix)
+        fix = f"give at least {2 * self.pairs + 2}"
+        require(self.vocab >= 2 * self.pairs + 2, "recall.vocab", f"is {self.vocab}", fix)
+        require(self.power > 0, "recall.power", f"is {self.power}", "give a positive number; 1 asks anywhere alike")
 
-    def draw(self, rng: np.random.Generator) -> Problem:
-        """Distinct keys and distinct values."""
-        keys = [LETTERS[i] for i in rng.permutation(self.keys)[: self.pairs].tolist()]
-        values = rng.permutation(10)[: self.pairs].tolist()
-        negated = bool(rng.integers(100) < self.negated)
-        return self.problem(tuple(zip(keys, map(int, values), strict=True)), keys[int(rng.integers(len(keys)))], negated)
+    @property
+    def vocab_size(self) -> int:
+        """The fill, keys and values."""
+        return self.vocab
 
-    def problem(self, pairs: tuple[tuple[str, int], ...], key: str, negated: bool = False) -> Problem:
-        """The question for the value of a key, or with `negated` for the other one of two."""
-        listed = "".join(f"{name}{value}" for name, value in pairs)
-        text = f"{listed}{'!' if negated else '?'}{key}="
-        return Problem(text, text, (pairs, key, negated))
+    def draw(self, rng: np.random.Generator, rows: int) -> Labelled:
+        """`[rows, length]` each."""
+        n, half = self.pairs, self.vocab // 2
+        keys = 1 + np.argsort(rng.random((rows, half - 1)), axis=1)[:, :n]
+        values = half + np.argsort(rng.random((rows, self.vocab - half)), axis=1)[:, :n]
+        tokens, labels = np.zeros((2, rows, self.length), np.int32)
+        tokens[:, 0 : 2 * n : 2], tokens[:, 1 : 2 * n : 2] = keys, values
+        gaps = np.arange((self.length - 2 * n) // 2)
+        # the n largest of log weight + Gumbel noise are n draws without replacement
+        noisy = (self.power - 1) * np.log(gaps + 1) + rng.gumbel(size=(rows, len(gaps)))
+        places = 2 * n + 2 * np.argsort(-noisy, axis=1)[:, :n]
+        np.put_along_axis(tokens, places, keys.astype(np.int32), axis=1)
+        np.put_along_axis(labels, places, values.astype(np.int32), axis=1)
+        return Labelled(tokens, labels, labels > 0)
 
-    def trap(self, rng: np.random.Generator) -> Trap:
-        """A negated question; the tempting answer is that of the plain one. Needs two pairs."""
-        require(self.pairs == 2, "recall.pairs", f"is {self.pairs}, and a trap needs 2", "set recall.pairs=2")
-        drawn = self.draw(rng)
-        pairs, key, _ = drawn.instance
-        asked = [self.problem(pairs, key, negated) for negated in (True, False)]
-        right, tempting = (f"{self.right_steps(problem)[0]}." for problem in asked)
-        return Trap(asked[0].prompt, right, tempting)
 
-    def right_steps(self, problem: Problem) -> list[str]:
-        pairs, key, negated = problem.instance
-        return [str(next(value for name, value in pairs if (name == key) != negated))]
+@dataclass(frozen=True)
+class Copying:
+    """x_1 ... x_n, a separator, and x_1 ... x_n again: from the separator on each place's label is the next symbol."""
+
+    symbols: int = 16
+    count: int = 16
+
+    def __post_init__(self) -> None:
+        for field in ("symbols", "count"):
+            require(getattr(self, field) >= 1, f"copying.{field}", f"is {getattr(self, field)}", "give 1 or more")
+
+    @property
+    def vocab_size(self) -> int:
+        """The symbols and the separator, which is the last."""
+        return self.symbols + 1
+
+    def draw(self, rng: np.random.Generator, rows: int) -> Labelled:
+        """`[rows, 2 count]` each: the last symbol need not be read again."""
+        x = rng.integers(0, self.symbols, (rows, self.count)).astype(np.int32)
+        separator, nothing = np.full((rows, 1), self.symbols, np.int32), np.zeros_like(x)
+        scored = np.broadcast_to(np.arange(2 * self.count) >= self.count, (rows, 2 * self.count))
+        return Labelled(np.concatenate([x, separator, x[:, :-1]], axis=1), np.concatenate([nothing, x], axis=1), scored)
+
+
+@dataclass(frozen=True)
+class Passkey:
+    """Digits stated somewhere in filler that repeats, and asked for at the end (Mohtashami & Jaggi 2023).
+
+    Tokens 0 to 9 are digits, 10 announces them, 11 asks, the `filler` after them follow one another in a circle. From
+    the question on each place's label is the next digit.
+    """
+
+    length: int = 128
+    digits: int = 5
+    times: int = 2  # that they are stated, one right after the other
+    filler: int = 8
+
+    def __post_init__(self) -> None:
+        for field in ("digits", "times", "filler"):
+            require(getattr(self, field) >= 1, f"passkey.{field}", f"is {getattr(self, field)}", "give 1 or more")
+        least = self._told + self.digits
+        require(self.length >= least, "passkey.length", f"is {self.length}", f"give at least {least}")
+
+    @property
+    def _told(self) -> int:
+        return self.times * (self.digits + 1)
+
+    @property
+    def vocab_size(self) -> int:
+        """Digits, both marks and the filler."""
+        return 12 + self.filler
+
+    def draw(self, rng: np.random.Generator, rows: int) -> Labelled:
+        """`[rows, length]` each; the depth is uniform."""
+        n = self.digits
+        room = self.length - n - self._told  # tokens of filler
+        key = rng.integers(0, 10, (rows, n)).astype(np.int32)
+        told = np.tile(np.concatenate([np.full((rows, 1), 10, np.int32), key], axis=1), self.times)
+        depth = rng.integers(0, room + 1, rows)
+        at = np.arange(self.length - n)
+        filler = 12 + np.where(at < depth[:, None], at, at - self._told) % self.filler
+        tokens = np.concatenate([filler, np.full((rows, 1), 11), key[:, :-1]], axis=1).astype(np.int32)
+        np.put_along_axis(tokens, depth[:, None] + np.arange(self._told), told, axis=1)
+        labels = np.zeros_like(tokens)
+        labels[:, -n:] = key
+        return Labelled(tokens, labels, np.broadcast_to(np.arange(self.length) >= self.length - n, labels.shape))
+
+
+@dataclass(frozen=True)
+class StateTracking:
+    """Permutations of `order` things, and at every place the product of all so far: parity for 2, S_3 for 3.
+
+    Tokens and labels number the permutations in lexicographic order; the newest is applied last.
+    """
+
+    order: int = 2
+    length: int = 32
+
+    def __post_init__(self) -> None:
+        require(2 <= self.order <= 5, "tracking.order", f"is {self.order}", "use 2 (parity) to 5")
+        require(self.length >= 1, "tracking.length", f"is {self.length}", "give 1 or more")
+
+    @property
+    def vocab_size(self) -> int:
+        """How many permutations there are."""
+        return len(_products(self.order))
+
+    def draw(self, rng: np.random.Generator, rows: int) -> Labelled:
+        """`[rows, length]` each."""
+        table = _products(self.order)
+        tokens = rng.integers(0, len(table), (rows, self.length)).astype(np.int32)
+        labels = tokens.copy()
+        for t in range(1, self.length):
+            labels[:, t] = table[labels[:, t - 1], tokens[:, t]]
+        return Labelled(tokens, labels, np.ones(tokens.shape, bool))
+
+
+@functools.cache
+def _products(order: int) -> np.ndarray:
+    """`[first, then]` int32: the number of the permutation that does `first`, then `then`."""
+    elements = list(itertools.permutations(range(order)))
+    number = {element: i for i, element in enumerate(elements)}
+    return np.array([[number[tuple(then[i] for i in first)] for then in elements] for first in elements], np.int32)

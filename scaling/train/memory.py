@@ -343,12 +343,16 @@ def _saved(share: Share, platform: str) -> int:
 def _tick(share: Share, platform: str) -> int:
     """What all layers that a stage runs in one tick, or one device in one pass, keep."""
     layers, rounds = share.model.layers, share.schedule.rounds if share.schedule else 1
-    known = Attention, Dense, Experts
-    fitted = {layer: all(type(part) in known for part in layer.parts) for layer in dict.fromkeys(layers)}
+    fitted = {layer: all(map(_fitted, layer.parts)) for layer in dict.fromkeys(layers)}
     if all(fitted.values()):
         return share.layers // rounds * _layer(share, platform)
     every = {layer: _layer(share, platform) if fits else residual_bytes(share, layer) for layer, fits in fitted.items()}
     return sum(every[layer] for layer in layers) // (share.sizes["stage"] * rounds)
+
+
+def _fitted(part: Any) -> bool:
+    """Whether the formulas here are fitted to it: not to experts behind a bottleneck, whose width is another."""
+    return type(part) in (Attention, Dense) or (isinstance(part, Experts) and part.bottleneck is None)
 
 
 def residual_bytes(share: Share, layer: Layer) -> int:
@@ -373,8 +377,12 @@ def _residuals(model: ModelConfig, layer: Layer, rows: int, positions: int) -> t
     x = jax.ShapeDtypeStruct((rows, positions, model.d_model), dtype)
 
     def kept(w: Any, x: jax.Array) -> Any:
-        at = jnp.arange(positions)[None]
-        return jax.vjp(lambda w, x: transformer.run_layer(model, layer, w, x, at, None)[0], w, x)[1]
+        at, tokens = jnp.arange(positions)[None], jnp.zeros((rows, positions), jnp.int32)
+
+        def run(w: Any, x: Any) -> Any:
+            return transformer.run_layer(model, layer, w, x, at, None, tokens)[0]
+
+        return jax.vjp(run, w, model.wired.enter(model.stream, x))[1]
 
     own = {leaf.shape for leaf in jax.tree.leaves(weights)}
     leaves = [leaf for leaf in jax.tree.leaves(jax.eval_shape(kept, weights, x)) if leaf.shape not in own]

@@ -171,7 +171,7 @@ def _experts(share: Share) -> list[Traffic]:
     if moe is None or size == 1:
         return []
     times, again = share.layers * runs(share), 1 if c.remat == "none" else 2
-    stream = share.tokens * c.d_model
+    stream = share.tokens * (moe.bottleneck or c.d_model)
     if moe.dispatch == "capacity":
         slots = math.ceil(stream * moe.top_k * moe.capacity_factor)
         return [Traffic("all-to-all", "expert", size, slots * item, (2 * again + 2) * times, "tokens of experts")]

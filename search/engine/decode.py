@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from models import cache, transformer
-from models.cache import Blocks, Groups, Ints, Layers, Pool, Store
+from models.cache import Blocks, Groups, Ints, Layers, Partial, Pool, Store
 from models.config import ModelConfig
+from models.context import Lead
 from models.kept import Kept
 from models.past import Arrays, Past, Read, Step, keys_and_values, reach
 from models.span import Span
@@ -91,16 +92,13 @@ class SlotPast(Past):
     live: jax.Array
 
     def attend(
-        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values
+        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values, lead: Lead | None = None
     ) -> tuple[jax.Array, SlotPast]:  # fmt: skip
         """Over the shared prefix, then the own blocks, in which the new tokens are written first."""
         keys, values = read(new)
         n, kv_heads, group = q.shape[1], keys.shape[2], q.shape[2] // keys.shape[2]
-        queries, positions = cache.split_queries(q, kv_heads), jnp.tile(self.positions, (1, group))
-        part = cache.nothing(queries, values.shape[-1]) if self.prefixes else None
-        for groups in self.prefixes:
-            assert part is not None
-            part = cache.shared_prefix(queries, positions, self.pages, groups, span, part, read)
+        queries = cache.split_queries(q, kv_heads)
+        part = self._over_prefix(queries, values.shape[-1], span, read)
         first, blocks = 0, []
         for block in self.blocks:
             block = cache.write(block, new, cache.write_block, self.at - first)
@@ -111,8 +109,19 @@ class SlotPast(Past):
             blocks.append(block)
             first += length
         assert part is not None
-        y = cache.join_queries(cache.finish(part), n).astype(q.dtype)
+        y = cache.join_queries(cache.finish(cache.with_lead(part, lead, span)), n).astype(q.dtype)
         return y, dataclasses.replace(self, blocks=tuple(blocks))
+
+    def _over_prefix(self, queries: jax.Array, features: int, span: Span, read: Read) -> Partial | None:
+        """Queries `[slots, kv_heads, m, head_dim]` over what rows share, for values of so many features; None: rows
+        share nothing."""
+        if not self.prefixes:
+            return None
+        group = queries.shape[2] // self.positions.shape[1]
+        part, positions = cache.nothing(queries, features), jnp.tile(self.positions, (1, group))
+        for groups in self.prefixes:
+            part = cache.shared_prefix(queries, positions, self.pages, groups, span, part, read)
+        return part
 
     def carry(self, step: Step, inputs: Any, kept: Mapping[str, Kept], size: int) -> tuple[Any, SlotPast]:
         """Every live row's own state through its new tokens."""

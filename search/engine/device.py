@@ -121,10 +121,6 @@ class Device:
         """Whether the model keeps anything per row."""
         return any(self.states)
 
-    def copy(self, source: int, target: int) -> None:
-        """Copy one page to another place."""
-        self.pool = self._run(COPY, self.pool, np.int32(source), np.int32(target))
-
     def read(self, places: list[int]) -> list[Any]:
         """Pages as host arrays, one pytree each."""
         return jax.device_get([self._run(READ, self.pool, np.int32(place)) for place in places])
@@ -147,7 +143,6 @@ class Device:
             room += pages * self.config.page_size
             if room >= tokens:
                 break
-        self.copy(0, 0)
         self.load_states([(0, None)])
         self.store_states([(0, 0)])
         self.write([0], self.read([0]))
@@ -252,14 +247,6 @@ def _load_state(pool: Pool, states: Layers, slot: jax.Array, place: jax.Array) -
     return jax.tree.map(one, pool.states, states)
 
 
-def _copy(pages: Pool, source: jax.Array, target: jax.Array) -> Pool:
-    def one(page: jax.Array) -> jax.Array:
-        part = jax.lax.dynamic_index_in_dim(page, source, 0)
-        return jax.lax.dynamic_update_slice_in_dim(page, part, target, 0)
-
-    return jax.tree.map(one, pages)
-
-
 def _read(pages: Pool, place: jax.Array) -> Pool:
     return jax.tree.map(lambda page: jax.lax.dynamic_index_in_dim(page, place, 0, keepdims=False), pages)
 
@@ -272,6 +259,5 @@ STORE = Program(_store, donate_argnums=0)
 LOAD = Program(_load, donate_argnums=1)
 STORE_STATE = Program(_store_state, donate_argnums=0)
 LOAD_STATE = Program(_load_state, donate_argnums=1)
-COPY = Program(_copy, donate_argnums=0)
 READ = Program(_read)
 WRITE = Program(_write, donate_argnums=0)

@@ -160,8 +160,8 @@ class Engine:
                         mine.remove(prompt)
                         tell(prompt.problem, prompt.fault)
                         continue
-                    while prompt.paused:
-                        yield self._completion(prompt.paused.pop())
+                    while prompt.done:
+                        yield self._completion(prompt.done.pop())
                     if not prompt.waiting and not prompt.running:
                         self.close(prompt)
                         mine.remove(prompt)
@@ -175,23 +175,6 @@ class Engine:
         """A prompt whose samples the caller makes, runs and closes; `samples` decides whether they read it together."""
         return Prompt(problem, tuple(tokens), lanes(samples, self.model, self.config))
 
-    def submit(self, samples: Sequence[Sample]) -> None:
-        """Let these samples decode up to their limit, end or stop; they come back in their prompt's `paused`."""
-        for sample in samples:
-            self.slots.admit(sample.sampling)
-            sample.prompt.parked.append(sample)
-            sample.prompt.waiting += 1
-            self.scheduler.add(sample.prompt)
-
-    def ensure_read(self, prompts: Sequence[Prompt]) -> None:
-        """Read these prompts now, before any of their samples runs."""
-        for prompt in prompts:
-            self.scheduler.add(prompt)
-        while not all(prompt.found and prompt.ready for prompt in prompts):
-            if not self._read_chunk():  # no room: samples in slots must end first
-                require(bool(self.slots.taken), "engine.pages", "are all in use", "raise engine.pages")
-                self.advance()
-
     def close(self, prompt: Prompt) -> None:
         """Forget a prompt: whatever of it waits or runs is gone, and its pages are free."""
         self.scheduler.remove(prompt)
@@ -199,7 +182,7 @@ class Engine:
             if sample.prompt is prompt:
                 self._leave(slot)
         prompt.waiting = 0
-        for sample in (*prompt.parked, *prompt.paused):
+        for sample in prompt.parked:
             self.pool.release(sample.pages)
         prompt.parked.clear()
         self.pool.release(prompt.pages)
@@ -207,14 +190,13 @@ class Engine:
 
     def advance(self) -> None:
         """One round: fill the free slots, reading prompts until there is somebody for each, and decode one stage."""
-        self._retry_stores()
         if self.slots.free:
             self._admit()
             while self.scheduler.unread and (self.slots.free or not self.scheduler.ahead):
                 if not self._read_chunk():
                     break
                 self._admit()
-        if any(sample.reason == RUNNING for _, sample in self.slots.taken):
+        if self.slots.taken:
             self._decode()
 
     def read(self, segments: Sequence[Segment], score: bool = False) -> np.ndarray:
@@ -324,7 +306,7 @@ class Engine:
     def _decode(self) -> None:
         began = time.perf_counter()
         config, s = self.config, self.statistics
-        running = [(i, sample) for i, sample in self.slots.taken if sample.reason == RUNNING]
+        running = self.slots.taken
         waiting = self.scheduler.waiting
         enough = max(len(running) - max(1, config.slots // 16), 0) if waiting else 0
         self._fit()
@@ -356,49 +338,34 @@ class Engine:
                 f"leaves no token to draw after {len(sample.tokens) - 1}",
                 "allow more tokens, or look for infinities in the parameters",
             )
-            if prompt.kept:  # of a search, which its owner ends
-                raise fault
             prompt.fault = fault
         if sample.reason == RUNNING:
             if self._overdue(sample):
                 self._park(slot)
             return
-        self.scheduler.leave(prompt)  # a sample that waits for room of its own does not keep its prompt's
-        if prompt.kept:
-            self._park(slot)
-        else:
-            self.ledger.reach(prompt.problem, len(sample.tokens))
-            self._leave(slot)
-            if prompt.fault is None:
-                prompt.paused.append(sample)
+        self.scheduler.leave(prompt)
+        self.ledger.reach(prompt.problem, len(sample.tokens))
+        self._leave(slot)
+        if prompt.fault is None:
+            prompt.done.append(sample)
 
     def _overdue(self, sample: Sample) -> bool:
         quantum = self.config.quantum
         used = len(sample.tokens) - sample.entered
         return quantum is not None and used >= quantum and any(p.waiting for p in self.scheduler.ready)
 
-    def _retry_stores(self) -> None:
-        for slot, sample in self.slots.taken:
-            if sample.reason != RUNNING:
-                self._park(slot)
-
     def _park(self, slot: int) -> None:
         """Move a sample out of its slot into pages, or leave it where it is while there is no room for them."""
         sample = self.slots.samples[slot]
         assert sample is not None
-        prompt, running = sample.prompt, sample.reason == RUNNING
-        if running:
-            self.scheduler.leave(prompt)  # its own pages may take the place of its prompt's
+        prompt = sample.prompt
+        self.scheduler.leave(prompt)  # its own pages may take the place of its prompt's
         try:
             self.store(sample, slot)
         except OutOfPages:
-            if running:
-                self.scheduler.enter(prompt)
+            self.scheduler.enter(prompt)
             return
         self.slots.take(slot)
-        if not running:
-            prompt.paused.append(sample)
-            return
         self.statistics.preempted += 1
         prompt.parked.append(sample)
         prompt.waiting += 1

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from models.channels.experts import Experts
 from models.config import ModelConfig
+from models.errors import require
 from models.layer import Layer
 from models.output_major import OutputMajor
 from models.quantized import QuantizedWeight
@@ -28,8 +29,8 @@ def running_config(model: ModelConfig, precision: Precision) -> ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "bfloat16" if precision == "bfloat16" else "float32"
     stored: Literal["float32", "bfloat16"] = "float32" if precision == "float32" else "bfloat16"
     model = model.resolved()
-    moe = model.moe and dataclasses.replace(model.moe, dispatch="dropless")
     pattern, prologue = (tuple(map(_dropless, layers)) for layers in (model.pattern, model.prologue))
+    moe = _experts(model.moe) if model.moe else None
     return dataclasses.replace(
         model, dtype=dtype, param_dtype=stored, scan_layers=False, remat="none", moe=moe, pattern=pattern,
         prologue=prologue,
@@ -38,9 +39,14 @@ def running_config(model: ModelConfig, precision: Precision) -> ModelConfig:
 
 def _dropless(layer: Layer) -> Layer:
     channel = layer.channel
-    if isinstance(channel, Experts):
-        channel = dataclasses.replace(channel, dispatch="dropless")
-    return dataclasses.replace(layer, channel=channel)
+    return dataclasses.replace(layer, channel=_experts(channel)) if isinstance(channel, Experts) else layer
+
+
+def _experts(channel: Experts) -> Experts:
+    router = type(channel.routing).__name__
+    problem = f"is {router}, which reads tokens that a model has yet to write"
+    require(channel.routing.causal, "model.channel.router", problem, "use a model with TopK, Grouped or Hashed")
+    return dataclasses.replace(channel, dispatch="dropless")
 
 
 def stored_params(config: ModelConfig, params: Params, mesh: Mesh | None = None) -> Params:

@@ -16,6 +16,8 @@ import numpy as np
 from models import cache, transformer
 from models.cache import Pool, Store, Tiles
 from models.config import ModelConfig
+from models.context import Lead
+from models.errors import require
 from models.kept import Kept
 from models.past import Arrays, Past, Read, Step, keys_and_values, reach
 from models.span import Span
@@ -82,10 +84,14 @@ class Layout:
 
     @staticmethod
     def of(model: ModelConfig, chunk: int, page_size: int) -> Layout:
-        """The layout for a model as it runs."""
+        """The layout for a model as it runs; ConfigError where states would go through a chunk token by token."""
         sizes = [layer.mixer.block for layer in model.layers if layer.mixer.block]
         both = math.gcd(chunk, page_size)
         fitting = [n for n in range(1, both + 1) if both % n == 0 and n <= min(sizes)] if sizes else [1]
+        problem = f"is {chunk}, which with pages of {page_size} cuts blocks of states into single tokens"
+        fix = f"use a multiple of engine.page_size, such as {-(-chunk // page_size) * page_size}"
+        single = max(fitting) == 1 and min(sizes, default=1) > 1 and chunk > 1 and page_size > 1
+        require(not single, "engine.prefill_chunk", problem, fix)
         return Layout(chunk, page_size, max(fitting))
 
     def takes(self, start: int, tokens: int) -> int:
@@ -176,11 +182,11 @@ class ChunkPast(Past):
     tiles: Tiles
 
     def attend(
-        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values
+        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values, lead: Lead | None = None
     ) -> tuple[jax.Array, ChunkPast]:  # fmt: skip
         """Over the pages of each token's segment, in which the chunk's own tokens are written first."""
         pages = cache.write(self.pages, {k: x[0] for k, x in new.items()}, cache.write_pages, self.page, self.offset)
-        y = cache.paged_chunk(q[0], self.positions[0], self.segments, pages, self.tiles, span, read)
+        y = cache.paged_chunk(q[0], self.positions[0], self.segments, pages, self.tiles, span, read, lead)
         return y[None].astype(q.dtype), dataclasses.replace(self, pages=pages)
 
     def carry(self, step: Step, inputs: Any, kept: Mapping[str, Kept], size: int) -> tuple[Any, ChunkPast]:

@@ -18,8 +18,8 @@ class Prompt:
     All tokens but the last are the prefix, kept in `pages`; the last one is every sample's first input. filled: tokens
     of the prefix that are computed. lanes: how many samples read the prefix in one product; 0: each has a copy in its
     own cache.
-    fresh: samples that have not begun; parked: samples that wait to go on; running: in slots now; paused: ended or at
-    their limit, for the owner to take. fault: why its samples cannot go on.
+    fresh: samples that have not begun; parked: samples that wait to go on; running: in slots now; done: ended, for
+    whoever asked for them. fault: why its samples cannot go on.
     """
 
     problem: int
@@ -29,12 +29,11 @@ class Prompt:
     filled: int = 0
     found: bool = False  # whether its head was looked up among known pages
     charged: bool = False  # whether the ledger has its reused tokens
-    kept: bool = False  # whether its samples' caches are kept when they pause
     fresh: Iterator[Sample] = iter(())
     waiting: int = 0  # samples in `fresh` and `parked`
     parked: deque[Sample] = field(default_factory=deque)
     running: int = 0
-    paused: list[Sample] = field(default_factory=list)
+    done: list[Sample] = field(default_factory=list)
     fault: ConfigError | None = None
 
     @property
@@ -65,7 +64,7 @@ class Sample:
     lineage: with the problem and the seed, its random stream. tokens: generated so far, logprobs and gaps of each. All
     tokens before the newest are in its cache, from the prompt's last one on or, unless the prompt is wide, from its
     first: in a slot while it runs, else in `pages`, of which the first `stored` tokens are up to date. limit: number of
-    tokens at which it pauses. spans: how many samples share which stretch of its tokens (see `Span`).
+    tokens at which it ends.
     stops, stop_texts: what ends it, and where it stands among the texts (`text_stop.Machines`).
     """
 
@@ -86,7 +85,6 @@ class Sample:
     stored: int = 0
     flops: int = 0
     bytes: float = 0.0
-    spans: list[Span] = field(default_factory=list)
 
     @property
     def begin(self) -> int:
@@ -108,34 +106,3 @@ class Sample:
         self.tokens += tokens
         self.logprobs += logprobs
         self.gaps += gaps
-        if tokens:
-            if not self.spans or self.spans[-1].holders > 1:
-                self.spans.append(Span())
-            self.spans[-1].tokens += len(tokens)
-
-    def fork(self, lineage: int) -> Sample:
-        """A second sample with the same past, whose future draws from another stream. The caller holds the pages."""
-        for span in self.spans:
-            span.holders += 1
-        return Sample(
-            self.prompt, lineage, self.seed, self.sampling, self.stops, self.limit, self.stop_texts,
-            self.state, list(self.tokens), list(self.logprobs), list(self.gaps), self.reason, self.entered,
-            list(self.pages), self.stored, spans=list(self.spans),
-        )  # fmt: skip
-
-    def drop(self) -> int:
-        """Forget the sample; the number of its tokens that no other sample has."""
-        lost = 0
-        for span in self.spans:
-            span.holders -= 1
-            lost += span.tokens if span.holders == 0 else 0
-        self.spans = []
-        return lost
-
-
-@dataclass(eq=False)
-class Span:
-    """Consecutive generated tokens that the same samples share."""
-
-    tokens: int = 0
-    holders: int = 1

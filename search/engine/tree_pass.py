@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from models import cache, transformer
 from models.cache import Blocks, Layers, QuantizedCache, Store, Stored
 from models.config import ModelConfig
+from models.context import Lead
 from models.past import Arrays, Past, Read, keys_and_values
 from models.span import Span
 from models.transformer import Params, logits
@@ -85,7 +86,7 @@ class TreePast(Past):
     place: jax.Array | int
 
     def attend(
-        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values
+        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values, lead: Lead | None = None
     ) -> tuple[jax.Array, TreePast]:  # fmt: skip
         """Over the text before the tree, and the nodes on each node's path."""
         keys, values = read(new)
@@ -111,7 +112,8 @@ class TreePast(Past):
             assert self.depths is not None, "a window needs all nodes in one pass"
             visible = visible & span.near(self.depth[..., None], self.depths[:, None, :])
         own = cache.own_block(queries, nodes, jnp.tile(visible, (1, group, 1)), span, read)
-        y = cache.join_queries(cache.finish(cache.merge(part, own)), q.shape[1]).astype(q.dtype)
+        part = cache.with_lead(cache.merge(part, own), lead, span)
+        y = cache.join_queries(cache.finish(part), q.shape[1]).astype(q.dtype)
         return y, dataclasses.replace(self, nodes=nodes)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from models.errors import require
+from search.strategies.setting import Setting, Stepwise, Voting
 from search.strategies.strategy import WHOLE, Answer, Choice, Strategy, View
 
 
@@ -179,3 +181,23 @@ def astar(
         "astar", parts.width, capacity, parts.init, parts.select, parts.answer, replaces=False, report=parts.report
     )
     return parts.strategy
+
+
+@dataclass(frozen=True)
+class AStar(Stepwise, Voting):
+    """A* over steps, with what scores lack as the heuristic."""
+
+    branch: int = 4  # next steps that are sampled of a node
+    pops: int = 1  # nodes that a round takes
+    capacity: int = 32  # nodes kept
+    cost: Literal["drops", "tokens", "surprise"] = "drops"  # of a step: the fall of its score, its tokens, its nats
+    per_unit: float = 1.0  # what a token costs, or a nat
+    answers: int = 1  # complete nodes after which it stops, when no open one is better
+    reserve: float = 0.0  # share of the budget from which on the best node is written to its end
+
+    name = "astar"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `astar`."""
+        cost = {"drops": drops, "tokens": tokens(self.per_unit), "surprise": surprise(self.per_unit)}[self.cost]
+        return astar(self.branch, self.pops, self.capacity, cost, answers=self.answers, reserve=self.reserve)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from models.errors import require
-from search.strategies.strategy import Choice, Strategy, View, aggregate
+from search.strategies.setting import Setting, Stepwise, Voting
+from search.strategies.strategy import Aggregate, Choice, Strategy, View, aggregate
 
 
 def beam(samples: int, width: int = 4, lookahead: int = 0, agg: str = "last") -> Strategy:
@@ -57,3 +59,35 @@ def dvts(samples: int, width: int = 4, lookahead: int = 0, agg: str = "last") ->
 
     strategy = Strategy("dvts", samples, samples, lambda: (), select, lookahead=lookahead)
     return strategy
+
+
+@dataclass(frozen=True)
+class Beam(Stepwise, Voting):
+    """Beam search over steps."""
+
+    samples: int
+    width: int = 4  # the steps of the highest score that live on, each with samples / width heirs
+    lookahead: int = 0  # greedy steps that are taken for the score and then forgotten
+    agg: Aggregate = "last"  # how a score comes from those of the steps
+
+    name = "beam"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `beam`."""
+        return beam(self.samples, self.width, self.lookahead, self.agg)
+
+
+@dataclass(frozen=True)
+class DVTS(Stepwise, Voting):
+    """Diverse verifier tree search: independent subtrees, each of which keeps its best step."""
+
+    samples: int
+    width: int = 4  # steps that are tried in each of the samples / width subtrees
+    lookahead: int = 0  # greedy steps that are taken for the score and then forgotten
+    agg: Aggregate = "last"  # how a score comes from those of the steps
+
+    name = "dvts"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `dvts`."""
+        return dvts(self.samples, self.width, self.lookahead, self.agg)

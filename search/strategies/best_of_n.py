@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from search.strategies.strategy import WHOLE, Answer, Choice, Strategy, View, aggregate
+from search.strategies.setting import Setting, StrategyConfig, Voting, answer_of
+from search.strategies.strategy import WHOLE, Aggregate, Answer, Choice, Strategy, View, aggregate
+from search.strategies.votes import by_vote
 
 
 def best_of_n(samples: int, agg: str = "last", scored: bool = True) -> Strategy:
@@ -36,3 +39,58 @@ def greedy() -> Strategy:
 
     strategy = Strategy("greedy", 1, 1, lambda: (), select, scored=False, tempers=True)
     return strategy
+
+
+@dataclass(frozen=True)
+class Greedy(StrategyConfig):
+    """The most likely token at every step, once."""
+
+    name = "greedy"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `greedy`."""
+        return greedy()
+
+
+@dataclass(frozen=True)
+class BestOfN(Voting):
+    """Independent samples, of which the best one answers, or their vote."""
+
+    samples: int
+    agg: Aggregate = "last"  # how a sample's score comes from those of its steps
+    scored: bool = True  # False: no verifier looks, and the first complete sample answers, or a vote
+
+    name = "best_of_n"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `best_of_n`."""
+        return best_of_n(self.samples, self.agg, self.scored)
+
+
+@dataclass(frozen=True)
+class Majority(StrategyConfig):
+    """Independent samples that vote on the answer, one vote each (self-consistency, Wang et al. 2023)."""
+
+    samples: int
+    answer: str | None = None  # how an answer is read, such as number:####; None: as the search says
+
+    name = "majority"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `by_vote`."""
+        return by_vote(best_of_n(self.samples, scored=False), answer_of(self.answer, setting))
+
+
+@dataclass(frozen=True)
+class WeightedVote(StrategyConfig):
+    """Independent samples that vote on the answer, each as heavily as its score."""
+
+    samples: int
+    agg: Aggregate = "last"  # how a sample's score comes from those of its steps
+    answer: str | None = None  # how an answer is read, such as number:####; None: as the search says
+
+    name = "weighted_vote"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `by_vote`."""
+        return by_vote(best_of_n(self.samples, self.agg), answer_of(self.answer, setting), weighted=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from models.errors import require
 from search.strategies.best_of_n import best_of_n
-from search.strategies.strategy import Control, Strategy
+from search.strategies.setting import Setting, Voting, needs
+from search.strategies.strategy import Aggregate, Control, Strategy
 
 WAITS, QUEUE, CLOSED = 1, 1 << 8, 1 << 16  # aux: waits used + QUEUE * place in the queue + CLOSED once thinking ended
 
@@ -67,3 +69,31 @@ def forcing(
         return written, used + early * WAITS + after * QUEUE + closed * CLOSED
 
     return control
+
+
+@dataclass(frozen=True)
+class BudgetForcing(Voting):
+    """Thinking that ends too early goes on, and ends where it must."""
+
+    samples: int
+    end_think: str | None = None  # text of the token that ends thinking; None: the policy's own end of a text
+    least: int = 0  # tokens of thinking
+    most: int | None = None  # tokens of thinking; None: no limit
+    wait: str = ""  # text written in the place of an end of thinking that comes too early
+    waits: int = 2  # times that it is written, at most
+    header: str = ""  # text written after an end of thinking that was forced
+    agg: Aggregate = "last"  # how a sample's score comes from those of its steps
+    scored: bool = True  # False: no verifier looks, and the first complete sample answers, or a vote
+
+    name = "budget_forcing"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `budget_forcing`."""
+        at = needs(setting, self.name)
+        end = at.ends[0] if self.end_think is None else at.token(self.end_think, f"{self.name}.end_think")
+        texts = {name: getattr(self, name) for name in ("wait", "header")}
+        wait, header = (at.tokens(text, f"{self.name}.{name}") if text else () for name, text in texts.items())
+        return budget_forcing(
+            self.samples, end, least=self.least, most=self.most, wait=wait, waits=self.waits, header=header,
+            agg=self.agg, scored=self.scored,
+        )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ import numpy as np
 
 from models.errors import require
 from search.strategies.best_of_n import best_of_n
-from search.strategies.strategy import Strategy
+from search.strategies.setting import Setting, Voting, needs
+from search.strategies.strategy import Aggregate, Strategy
 
 
 def budgets(first: int, growth: float, most: int) -> list[int]:
@@ -53,3 +55,25 @@ def iterative_deepening(
         return jnp.where(here >= 0, here, token), aux
 
     return dataclasses.replace(best_of_n(samples, agg, scored), name="iterative_deepening", control=control)
+
+
+@dataclass(frozen=True)
+class IterativeDeepening(Voting):
+    """At growing lengths the model is made to look at its work again."""
+
+    samples: int
+    trigger: str  # text that is written at every budget
+    first: int = 64  # tokens: the first budget
+    growth: float = 2.0  # from one budget to the next
+    agg: Aggregate = "last"  # how a sample's score comes from those of its steps
+    scored: bool = True  # False: no verifier looks, and the first complete sample answers, or a vote
+
+    name = "iterative_deepening"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `iterative_deepening`."""
+        at = needs(setting, self.name)
+        return iterative_deepening(
+            self.samples, at.tokens(self.trigger, f"{self.name}.trigger"), at.search.max_tokens, first=self.first,
+            growth=self.growth, agg=self.agg, scored=self.scored,
+        )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from models.errors import require
 from search.strategies.resampling import at, effective_sample_size, log_mean
+from search.strategies.setting import Setting, Stepwise
 from search.strategies.smc import Pick, chosen, steered, weighed
 from search.strategies.strategy import Answer, Choice, Strategy, View
 
@@ -240,3 +242,26 @@ def particle_gibbs(
         cuts=True, report=parts.report,
     )  # fmt: skip
     return parts.strategy
+
+
+@dataclass(frozen=True)
+class ParticleGibbs(Stepwise):
+    """Particle Gibbs: filters one after the other, each of which holds a sample of the one before it."""
+
+    samples: int
+    iterations: int = 4  # filters, of samples / iterations particles each
+    max_tokens: int = 64  # at least the search's own, which is taken where it is more and known
+    temperature: float = 1.0  # of the reward
+    ess_threshold: float = 0.5  # resample below this share of effective particles; 1: at every step
+    ancestor_sampling: bool = True  # whether the sample that is held may get the past of another particle
+    pick: Pick = "sample"  # what answers: the largest weight, the highest score, or one drawn by weight
+
+    name = "particle_gibbs"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `particle_gibbs`."""
+        longest = self.max_tokens if setting is None else max(self.max_tokens, setting.search.max_tokens)
+        return particle_gibbs(
+            self.samples, self.iterations, longest, self.temperature, self.ess_threshold, self.ancestor_sampling,
+            self.pick,
+        )  # fmt: skip

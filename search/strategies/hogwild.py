@@ -20,6 +20,7 @@ import numpy as np
 from models import cache, counts
 from models.cache import Layers, Store
 from models.config import ModelConfig
+from models.context import Lead
 from models.errors import require
 from models.mixers.attention import Attention
 from models.past import Arrays, Past, Read, keys_and_values
@@ -222,7 +223,7 @@ class WorkerPast(Past):
     filled: jax.Array
 
     def attend(
-        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values
+        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values, lead: Lead | None = None
     ) -> tuple[jax.Array, WorkerPast]:  # fmt: skip
         """Over the prompt and every block, the query turned to where it stands from each."""
         workers = q.shape[0]
@@ -239,5 +240,5 @@ class WorkerPast(Past):
         for i in range(workers):
             one = {name: x[i] for name, x in blocks.items()}
             part = cache.merge(part, over(one, self.after[i], self.own - self.begins[:, i]))
-        y = cache.join_queries(cache.finish(part), 1).astype(q.dtype)
+        y = cache.join_queries(cache.finish(cache.with_lead(part, lead, span)), 1).astype(q.dtype)
         return y, dataclasses.replace(self, blocks=blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from models.errors import require
 from search.strategies.astar import repeated
+from search.strategies.setting import Setting, Stepwise
 from search.strategies.strategy import Answer, Choice, Strategy, View, by_score
 
 Rule = Literal["puct", "uct"]
@@ -185,3 +187,26 @@ def mcts(
         replaces=False, lookahead=lookahead, report=parts.report,
     )  # fmt: skip
     return parts.strategy
+
+
+@dataclass(frozen=True)
+class MCTS(Stepwise):
+    """Monte Carlo tree search over steps."""
+
+    simulations: int = 20
+    actions: int = 4  # next steps that are sampled of a leaf
+    rule: Rule = "puct"
+    exploration: float | None = None  # weight of what was seldom tried; None: 1.25 for puct, 1 for uct
+    noise: float = 0.0  # weight of Dirichlet noise in the root's prior
+    nodes: int | None = None  # room for so many; None: for all
+    lookahead: int = 0  # greedy steps beyond a node that its score sees
+    answer: Literal["score", "visits"] = "score"  # which complete node answers
+
+    name = "mcts"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `mcts`."""
+        return mcts(
+            self.simulations, self.actions, self.rule, self.exploration, self.noise, self.nodes, self.lookahead,
+            self.answer,
+        )  # fmt: skip

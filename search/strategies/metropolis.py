@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from models.errors import require
+from search.strategies.setting import Setting, StrategyConfig, answer_of
 from search.strategies.strategy import WHOLE, Answer, Choice, Strategy, View
 from search.strategies.votes import UNREAD, AnswerOf, codes, leader, whole
 
@@ -115,3 +117,26 @@ def _decided(key: jax.Array, state: Chains, view: View, worth: jax.Array, beta: 
         accepted=state.accepted + (taken & tried).sum(),
         tried=state.tried + tried.sum(),
     )
+
+
+@dataclass(frozen=True)
+class Metropolis(StrategyConfig):
+    """Metropolis-Hastings over answers: chains that write the end of their last answer anew."""
+
+    chains: int
+    steps: int  # proposals of each chain
+    beta: float = 0.1  # the target is p(y) exp(reward(y) / beta)
+    reward: Literal["score", "log"] = "score"
+    burn_in: int = 0  # steps whose states do not vote
+    record: bool = True  # keep every state, or only where the chains stand
+    answer: str | None = None  # how an answer is read, such as number:####; None: as the search says
+
+    name = "metropolis"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `metropolis`."""
+        read = answer_of(self.answer, setting)
+        return metropolis(
+            self.chains, self.steps, self.beta, reward=self.reward, burn_in=self.burn_in, record=self.record,
+            answer_of=read,
+        )  # fmt: skip

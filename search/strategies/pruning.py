@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -9,8 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from models.errors import require
+from search.config import SearchConfig
 from search.population import Population
-from search.strategies.strategy import WHOLE, Answer, Choice, Strategy, View, aggregate
+from search.strategies.setting import Search, Setting, Stepwise, StrategyConfig, Voting, answer_of, searcher
+from search.strategies.strategy import WHOLE, Aggregate, Answer, Choice, Strategy, View, aggregate
 from search.strategies.votes import UNREAD, AnswerOf, codes, leader, totals
 from search.verifiers.scorer import Unscored
 
@@ -173,3 +177,68 @@ def confident_vote(
 
     strategy = Strategy("confident_vote", samples, samples, init, select, answer, report=report)
     return strategy
+
+
+@dataclass(frozen=True)
+class Pruning(Stepwise, Voting):
+    """The worst samples stop at checkpoints."""
+
+    samples: int
+    checkpoints: tuple[int, ...] = (1,)  # steps after which some stop
+    drop: float = 0.5  # share of those still going that stops
+    agg: Aggregate = "last"  # how a score comes from those of the steps
+
+    name = "pruning"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `pruning`."""
+        return pruning(self.samples, self.checkpoints, self.drop, self.agg)
+
+
+@dataclass(frozen=True)
+class Restarts(Voting):
+    """Batches of samples until one is good enough."""
+
+    samples: int  # at most
+    threshold: float  # a score that is good enough
+    agg: Aggregate = "last"  # how a sample's score comes from those of its steps
+
+    name = "restarts"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `restarts`."""
+        return restarts(self.samples, self.threshold, self.agg)
+
+
+@dataclass(frozen=True)
+class ConfidentVote(StrategyConfig):
+    """DeepConf: samples stop when the model is too unsure over a window of tokens; the others vote."""
+
+    samples: int
+    warm_up: int = 16  # samples that run to their ends, and set the threshold
+    percentile: float = 90.0  # of their least sure windows, below which the others stop
+    window: int = 2048  # tokens
+    consensus: float = 0.95  # share of the votes at which all stops
+    top: int = 5  # likeliest tokens whose mean surprise is the confidence
+    answer: str | None = None  # how an answer is read, such as number:####; None: as the search says
+
+    name = "confident_vote"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `confident_vote`."""
+        return confident_vote(
+            self.samples, answer_of(self.answer, setting), warm_up=self.warm_up, percentile=self.percentile,
+            window=self.window, consensus=self.consensus,
+        )  # fmt: skip
+
+    def sized(self, search: SearchConfig) -> SearchConfig:
+        """Steps of one token each, and a round for every one."""
+        rounds = 2 * search.max_tokens + 2
+        return dataclasses.replace(
+            search, tokens_per_step=1, delimiters=(), max_steps=search.max_tokens, max_rounds=rounds
+        )
+
+    def search(self, setting: Setting) -> Search:
+        """With its own scorer, whatever the setting's."""
+        sized = dataclasses.replace(setting, search=self.sized(setting.search), host_flops=0.0)
+        return searcher(sized, self.strategy(sized), sized.decoder(), ConfidenceScorer(self.top))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 
 from models.errors import require
 from search.strategies.resampling import arrange
-from search.strategies.strategy import Choice, Strategy, View, aggregate
+from search.strategies.setting import Setting, Stepwise, Voting
+from search.strategies.strategy import Aggregate, Choice, Strategy, View, aggregate
 
 GUARD = 1e-5  # a share that float32 sums put so little above a whole number is that number
 
@@ -49,3 +51,18 @@ def rebase(samples: int, temperature: float = 0.2, agg: str = "last") -> Strateg
 
     strategy = Strategy("rebase", samples, samples, lambda: (), select)
     return strategy
+
+
+@dataclass(frozen=True)
+class Rebase(Stepwise, Voting):
+    """REBASE: children in proportion to exp(score / temperature)."""
+
+    samples: int
+    temperature: float = 0.2  # of the softmax over scores
+    agg: Aggregate = "last"  # how a score comes from those of the steps
+
+    name = "rebase"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `rebase`."""
+        return rebase(self.samples, self.temperature, self.agg)

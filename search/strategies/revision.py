@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -10,7 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from models.errors import require
+from search.config import SearchConfig
 from search.searcher import HostScores
+from search.strategies.setting import Search, Setting, StrategyConfig, needs, searcher
 from search.strategies.strategy import WHOLE, Answer, Choice, Strategy, View, by_score
 from search.strategies.votes import UNREAD, AnswerOf, codes, leader
 
@@ -125,3 +129,42 @@ def of_last_attempt(scores: HostScores, separator: int) -> HostScores:
         return scores(payloads, [last_attempt(text, separator) for text in texts])
 
     return score
+
+
+@dataclass(frozen=True)
+class Revision(StrategyConfig):
+    """Sequential revision: chains of attempts, each written after the last ones."""
+
+    samples: int
+    attempts: int  # of each of the samples / attempts chains
+    separator: str  # text of the token between attempts
+    window: int = 4  # attempts before it that an attempt sees
+    pick: Literal["verifier", "majority"] = "verifier"  # what answers
+    scored: bool = True  # False, for the majority: no verifier looks
+    answer: str | None = None  # how an attempt's answer is read, such as number:####; None: as the search says
+
+    name = "revision"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `revision`."""
+        at = needs(setting, self.name)
+        return revision(
+            self.samples, self.attempts, self._separator(at), at.ends[0], at.search.max_tokens, window=self.window,
+            pick=self.pick, answer_of=at.answer_of(self.answer) if self.pick == "majority" else None,
+            scored=self.scored,
+        )  # fmt: skip
+
+    def sized(self, search: SearchConfig) -> SearchConfig:
+        """An attempt is one step, whatever the search's delimiters."""
+        return dataclasses.replace(search, delimiters=(), tokens_per_step=None)
+
+    def search(self, setting: Setting) -> Search:
+        """A verifier of the host is shown the last attempt alone."""
+        sized = dataclasses.replace(setting, search=self.sized(setting.search))
+        scorer = setting.scorer
+        if scorer is not None and not hasattr(scorer, "flops_per_token"):
+            scorer = of_last_attempt(scorer, self._separator(setting))
+        return searcher(sized, self.strategy(sized), sized.decoder(), scorer)
+
+    def _separator(self, setting: Setting) -> int:
+        return setting.token(self.separator, f"{self.name}.separator")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 
 from models.errors import require
 from search.strategies.best_of_n import best_of_n
+from search.strategies.setting import Setting, StrategyConfig, answer_of
 from search.strategies.strategy import Answer, Strategy, View
 from search.strategies.votes import UNREAD, AnswerOf, codes, winners
 
@@ -32,3 +34,18 @@ def short_m(chains: int, m: int = 1, answer_of: AnswerOf | None = None) -> Strat
         return Answer(weight, jnp.where(won.any(), jnp.argmin(jnp.where(won, rank, chains)), -1))
 
     return dataclasses.replace(best_of_n(chains, scored=False), name="short_m", answer=answer, race=m)
+
+
+@dataclass(frozen=True)
+class ShortM(StrategyConfig):
+    """The m shortest of some chains vote; the others are stopped."""
+
+    chains: int
+    m: int = 1  # chains that vote
+    answer: str | None = None  # how an answer is read, such as number:####; None: the shortest chain answers
+
+    name = "short_m"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `short_m`."""
+        return short_m(self.chains, self.m, None if self.answer is None else answer_of(self.answer, setting))

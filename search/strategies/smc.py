@@ -8,6 +8,7 @@ the particles are resampled, so the mean weight is at any time an unbiased estim
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -26,6 +27,7 @@ from search.strategies.resampling import (
     log_reward,
     resample,
 )
+from search.strategies.setting import Setting, Stepwise, Voting
 from search.strategies.strategy import Answer, Choice, Strategy, View
 
 IMPOSSIBLE = -1e4  # log psi of a particle that can no longer end: finite, so that a search of nothing else has weights
@@ -250,3 +252,60 @@ def twisted_smc(
         "twisted_smc", samples, log_target, ess_threshold=ess_threshold, resampling=resampling, pick=pick,
         candidates=candidates, actions=actions,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ParticleFilter(Stepwise, Voting):
+    """Sequential Monte Carlo over steps, with weights that accumulate."""
+
+    samples: int
+    temperature: float = 1.0  # of the reward
+    ess_threshold: float = 0.5  # resample below this share of effective particles; 1: at every step
+    resampling: Resampling = "systematic"
+    potential: Potential = "diff"  # how the reward of a step comes from the scores before and after it
+    reward: Reward = "log"  # of a score
+    pick: Pick = "weight"  # what answers: the largest weight, the highest score, or one drawn by weight
+
+    name = "particle_filter"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `particle_filter`."""
+        return particle_filter(
+            self.samples, self.temperature, self.ess_threshold, self.resampling, self.potential, self.reward, self.pick
+        )
+
+
+@dataclass(frozen=True)
+class OddsFilter(Stepwise, Voting):
+    """The particle filter as Puri et al. 2025 published it: weighted by the odds of the current scores."""
+
+    samples: int
+    temperature: float = 1.0  # of the odds
+    pick: Pick = "weight"  # what answers: the largest weight, the highest score, or one drawn by weight
+
+    name = "odds_filter"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `odds_filter`."""
+        return odds_filter(self.samples, self.temperature, self.pick)
+
+
+@dataclass(frozen=True)
+class TwistedSMC(Stepwise, Voting):
+    """Twisted sequential Monte Carlo with the scores as the twist."""
+
+    samples: int
+    candidates: int = 1  # steps drawn for every particle, one of which goes on, drawn by its weight
+    actions: int = 0  # instead, one candidate for every first token: the size of the vocabulary
+    ess_threshold: float = 0.5  # resample below this share of effective particles; 1: at every step
+    resampling: Resampling = "systematic"
+    pick: Pick = "sample"  # what answers: the largest weight, the highest score, or one drawn by weight
+
+    name = "twisted_smc"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `twisted_smc`."""
+        return twisted_smc(
+            self.samples, candidates=self.candidates, actions=self.actions, ess_threshold=self.ess_threshold,
+            resampling=self.resampling, pick=self.pick,
+        )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from models.errors import require
+from search.config import SearchConfig
+from search.strategies.setting import Setting, StrategyConfig, needs
 from search.strategies.strategy import WHOLE, Answer, Choice, Strategy, View
 
 
@@ -137,3 +140,34 @@ def _told(
     place = jnp.arange(answer_len)
     text = jnp.where(place < count, jnp.take(tokens, place + begin, mode="clip"), -1)
     return jnp.concatenate([jnp.full(1, calls.result), text]), 1 + count
+
+
+@dataclass(frozen=True)
+class SpawnJoin(StrategyConfig):
+    """A text calls for sub-searches, which run side by side and report back; the fields are texts of one token each."""
+
+    children: int  # sub-searches at a time
+    call: str  # begins a call
+    child: str  # begins a child's line in it
+    close: str  # ends it
+    reply: str  # begins what is read in its place
+    result: str  # begins a child's text in it
+    done: str  # ends it
+    mark: str  # what a child's reply stands behind
+    most_calls: int = 8
+    answer_len: int = 16  # tokens of a child's reply
+
+    name = "spawn_join"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `spawn_join`."""
+        at = needs(setting, self.name)
+        names = ("call", "child", "close", "reply", "result", "done")
+        tokens = {name: at.token(getattr(self, name), f"{self.name}.{name}") for name in names}
+        mark = at.token(self.mark, f"{self.name}.mark")
+        calls = Calls(**tokens, answer=mark, end=at.ends[0])
+        return spawn_join(self.children, calls, at.search.max_tokens, self.most_calls, self.answer_len)
+
+    def sized(self, search: SearchConfig) -> SearchConfig:
+        """A step ends where a call does."""
+        return dataclasses.replace(search, delimiters=(self.close,), tokens_per_step=None)

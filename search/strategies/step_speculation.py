@@ -5,17 +5,20 @@ A step that the large model rates below a threshold is taken back and written by
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from models.errors import require
+from models.errors import ConfigError, require
 from search.decoder import Decoder, Outputs, Price
 from search.population import Population
+from search.strategies.setting import Search, Setting, Stepwise, Voting, searcher
 from search.strategies.strategy import Choice, Strategy, View
-from search.verifiers.scorer import Unscored
+from search.verifiers.scorer import Judge, Scorer, Unscored
 
 SMALL, LARGE = 0, 1
 
@@ -89,8 +92,8 @@ class PairedDecoder:
         windows = {price.window for price in (a, b) if price.per_window}
         problem = "in flops does not fit two models with different windows"
         require(len(windows) <= 1, "budget.unit", problem, "use tokens")
-        fixed, per_context = a.fixed + b.fixed, a.per_context + b.per_context
-        return Price(fixed, per_context, a.per_window + b.per_window, max(windows, default=0))
+        fixed, per_context, per_clone = a.fixed + b.fixed, a.per_context + b.per_context, a.per_clone + b.per_clone
+        return Price(fixed, per_context, a.per_window + b.per_window, max(windows, default=0), per_clone)
 
 
 def _both(small: Outputs, large: Outputs) -> Outputs:
@@ -168,3 +171,57 @@ def repeats(tokens: jax.Array, ends: jax.Array, steps: jax.Array) -> jax.Array:
     earlier = jnp.take(tokens, place - (middle - begin), mode="clip")
     same = jnp.where((place >= middle) & (place < end), tokens == earlier, True).all()
     return (steps >= 2) & (end - middle == middle - begin) & same
+
+
+class OfLarge(Unscored):
+    """A scorer of the device that sees a `PairedDecoder`'s particles as the large model's own."""
+
+    def __init__(self, scorer: Scorer):
+        self.scorer, self.params, self.flops_per_token = scorer, scorer.params, scorer.flops_per_token
+
+    def score(self, params: Any, contexts: Any, rows: Population) -> jax.Array:
+        """The scorer's, of the large model's contexts and outputs."""
+        return self.scorer.score(params, contexts.large, self._rows(rows))
+
+    def tokens(self, contexts: Any, rows: Population) -> jax.Array:
+        """What the scorer reads."""
+        return self.scorer.tokens(contexts.large, self._rows(rows))
+
+    @staticmethod
+    def _rows(rows: Population) -> Population:
+        return rows._replace(outputs=rows.outputs._replace(logits=rows.outputs.logits[..., LARGE, :]))
+
+
+@dataclass(frozen=True)
+class StepSpeculation(Stepwise, Voting):
+    """A small model writes a step, the policy rates it, and writes it itself where it is not good enough."""
+
+    samples: int
+    small: str  # the small model: a trial's directory or a Hugging Face folder, of the policy's tokenizer
+    threshold: float = 0.7  # a rating from which on a step stands
+    ratings: dict[str, float] = field(default_factory=dict)  # of each token that is one; none: the verifier rates
+    stop_on_repeat: bool = True  # whether two equal steps in a row end a generation
+
+    name = "step_speculation"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `step_speculation`."""
+        return step_speculation(self.samples, self.threshold, self.stop_on_repeat)
+
+    def search(self, setting: Setting) -> Search:
+        """With both models; the small one is read from its folder."""
+        from search.policy import load_policy
+
+        at = dataclasses.replace(setting, search=self.sized(setting.search))
+        small, problem = load_policy(self.small), f"{self.small} has another tokenizer than {at.policy.source}"
+        same = tuple(small.spelling) == tuple(at.policy.spelling)
+        require(same, f"{self.name}.small", problem, "use models of one tokenizer")
+        scorer = at.scorer
+        if self.ratings:
+            where = f"{self.name}.ratings"
+            scorer = JudgeScorer({at.token(text, where): rating for text, rating in self.ratings.items()})
+        elif isinstance(scorer, Judge):
+            raise ConfigError("verifier", "that writes judgements does not rate drafts", "give ratings, or another one")
+        elif hasattr(scorer, "flops_per_token"):
+            scorer = OfLarge(scorer)
+        return searcher(at, self.strategy(at), PairedDecoder(at.decoder(small), at.decoder()), scorer)

@@ -7,6 +7,7 @@ run on the device, so that samples that are not needed are never drawn, and answ
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 
 from models.errors import ConfigError, nearest, require
 from search.metrics.stopping import SETTLED
+from search.strategies.setting import Setting, StrategyConfig, answer_of
 from search.strategies.strategy import WHOLE, Answer, Choice, Strategy, View
 from search.strategies.votes import UNREAD, AnswerOf, codes, leader
 
@@ -114,3 +116,36 @@ def _stopping(name: str, answer_of: AnswerOf, width: int, most: int, stop: Stop)
 
     strategy = Strategy(name, width, most, lambda: (), select, answer, replaces=False, scored=False, report=report)
     return strategy
+
+
+@dataclass(frozen=True)
+class EarlyStopping(StrategyConfig):
+    """Windows of samples until one is unanimous."""
+
+    window: int = 5
+    most: int = 40  # samples
+    answer: str | None = None  # how an answer is read, such as number:####; None: as the search says
+
+    name = "early_stopping"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `early_stopping`."""
+        return early_stopping(answer_of(self.answer, setting), self.window, self.most)
+
+
+@dataclass(frozen=True)
+class AdaptiveConsistency(StrategyConfig):
+    """Samples until the leading answer is settled."""
+
+    criterion: str = "beta"
+    threshold: float | None = None  # of the criterion; None: its usual one
+    most: int = 40  # samples
+    batch: int = 1  # samples drawn side by side between two looks
+    answer: str | None = None  # how an answer is read, such as number:####; None: as the search says
+
+    name = "adaptive_consistency"
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """See `adaptive_consistency`."""
+        read = answer_of(self.answer, setting)
+        return adaptive_consistency(read, self.criterion, self.threshold, self.most, self.batch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +73,7 @@ class Answer(NamedTuple):
     best: jax.Array
 
 
+Aggregate = Literal["last", "min", "prod", "mean"]  # of the scores of steps
 Select = Callable[[jax.Array, Any, View], tuple[Choice, Any]]
 Control = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 

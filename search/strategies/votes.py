@@ -34,7 +34,7 @@ def after(marker: int, ends: Sequence[int] = ()) -> AnswerOf:
         place = jnp.arange(tokens.shape[0])
         start = jnp.max(jnp.where(tokens == marker, place + 1, 0))
         inside = (place >= start) & (place < length) & ~jnp.isin(tokens, jnp.asarray(tuple(ends) or (UNREAD,)))
-        return jnp.where(inside.any() & (start > 0), _hash(tokens, place - start, inside), UNREAD)
+        return jnp.where(inside.any() & (start > 0), hashed(tokens, place - start, inside), UNREAD)
 
     return answer_of
 
@@ -42,10 +42,10 @@ def after(marker: int, ends: Sequence[int] = ()) -> AnswerOf:
 def whole(tokens: jax.Array, length: jax.Array) -> jax.Array:
     """The whole text is the answer; its code is a hash of 31 bits."""
     place = jnp.arange(tokens.shape[0])
-    return _hash(tokens, place, place < length)
+    return hashed(tokens, place, place < length)
 
 
-def _hash(tokens: jax.Array, place: jax.Array, inside: jax.Array) -> jax.Array:
+def hashed(tokens: jax.Array, place: jax.Array, inside: jax.Array) -> jax.Array:
     """A sum of well mixed words (the finaliser of MurmurHash3), one for every token and its place, as 31 bits."""
     word = (tokens.astype(jnp.uint32) + 1) * jnp.uint32(0x9E3779B1) + place.astype(jnp.uint32) * jnp.uint32(0x85EBCA77)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):

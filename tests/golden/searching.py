@@ -16,7 +16,7 @@ from search.decoder import Decoder, TransformerDecoder, ValueHead
 from search.searcher import Found, Searcher, SearchProblem
 from search.strategies.best_of_n import best_of_n
 from search.strategies.budget_forcing import budget_forcing
-from search.strategies.catalogue import STRATEGIES, strategy_by_name
+from search.strategies.catalogue import strategy_by_name
 from search.strategies.deepening import iterative_deepening
 from search.strategies.hogwild import Hogwild
 from search.strategies.revision import revision
@@ -41,7 +41,7 @@ CONFIG = SearchConfig(
     ends=(END,), seed=3,
 )  # fmt: skip
 CALLS = Calls(call=6, child=8, close=7, reply=9, result=10, done=11, answer=12, end=END)
-ARGUMENTS = {  # of the catalogue's strategies; one that is added there must be added here
+ARGUMENTS = {  # of strategies that are given by their text alone; `cases` has others
     "greedy": "",
     "best_of_n": "samples=3",
     "beam": "samples=4,width=2,lookahead=1",
@@ -140,7 +140,7 @@ def cases() -> dict[str, Callable[[], dict[str, Any]]]:
     """Every search, by name."""
     made: dict[str, Callable[[], dict[str, Any]]] = {
         name: partial(catalogued, name, WINDOWED if name in ("beam", "particle_filter") else PLAIN)
-        for name in STRATEGIES
+        for name in ARGUMENTS
     }
     forcing = budget_forcing(2, STOP, least=4, most=8, wait=(1, 2), header=(3,))
     revised = revision(4, 2, STOP, END, LONG, window=1)
@@ -160,4 +160,4 @@ def cases() -> dict[str, Callable[[], dict[str, Any]]]:
 
 def long_cases() -> dict[str, Callable[[], dict[str, Any]]]:
     """The same, the catalogue on two kinds of layers."""
-    return cases() | {name: partial(catalogued, name, WINDOWED) for name in STRATEGIES}
+    return cases() | {name: partial(catalogued, name, WINDOWED) for name in ARGUMENTS}

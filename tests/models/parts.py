@@ -6,10 +6,12 @@ import dataclasses
 import typing
 
 from models.channels import Channel, Dense, Experts
+from models.channels.free import Free
 from models.config import Layer, ModelConfig
-from models.mixers import Attention, Latent, Mamba2, Mixer
+from models.mixers import MLSTM, Attention, Delta, Latent, Linear, Mamba2, Mixer, Streamed
 from models.rotary import Rotary
-from models.wiring import Parallel, PreNorm, Wiring
+from models.routers import Grouped, Hashed
+from models.wiring import Ladder, Parallel, PreNorm, Streams, Wiring
 
 BASE = ModelConfig(
     vocab_size=32, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=24, tied_embeddings=False, head_dim=8
@@ -19,6 +21,7 @@ BIASED = Experts(
     4, 2, 8, shared=1, dispatch="dropless", score="sigmoid", scale=1.5, groups=2, top_groups=1, group_score="top2",
     bias_rate=1e-3, shared_gate=True, balance_coefficient=0.0,
 )  # fmt: skip
+SOFT = 1e-2  # norm_eps where results are tiny at the start: their norm multiplies rounding by up to eps^-1/2
 MAMBA = Mamba2(head_dim=8, state=4, block=8)
 
 
@@ -29,10 +32,18 @@ def of(*layers: Layer, **fields: typing.Any) -> ModelConfig:
 
 PARTS: dict[str, ModelConfig] = {
     "attention": BASE,
-    "windows": of(Layer(Attention(window=5)), Layer(Attention(qk_norm=True, softcap=5.0, rotary=Rotary(share=0.5)))),
+    "windows": of(
+        Layer(Attention(window=5)),
+        Layer(Attention(qk_norm=True, softcap=5.0, rotary=Rotary(share=0.5), gated=True)),
+    ),
     "latent": of(Layer(LATENT), Layer(dataclasses.replace(LATENT, query_rank=None))),
     "experts": of(Layer(Attention(), Experts(4, 2, 8, dispatch="dropless"))),
     "biased_experts": of(Layer(LATENT, BIASED), prologue=(Layer(LATENT, Dense(16)),), n_layers=3),
+    "routers": of(
+        Layer(Attention(), Experts(4, 2, 8, dispatch="dropless", router=Grouped(2), bottleneck=6)),
+        Layer(Attention(), Experts(4, 2, 8, dispatch="dropless", free=Free(1, 1, 1))),
+        Layer(channel=Experts(4, 2, 8, dispatch="dropless", router=Hashed())), n_layers=3,
+    ),
     "normed_results": of(Layer(channel=Dense(20, "relu2")), wiring=PreNorm(before=False, after=True)),
     "parallel": of(Layer(channel=Dense(20, "gelu")), wiring=Parallel(), norm="layernorm", bias="all"),
     "parallel_shared": of(
@@ -40,8 +51,17 @@ PARTS: dict[str, ModelConfig] = {
         norm="layernorm", norm_bias=False, logit_scale=0.25, embedding_scale=3.0,
     ),
     "normed_together": of(Layer(Attention(qk_norm=True, qk_norm_over="all")), wiring=PreNorm(scale=0.5)),
+    "ladder": of(Layer(Attention(window=5)), Layer(channel=None), wiring=Ladder()),
+    "streams": of(Layer(Streamed(streams=3, prefix=4)), Layer(Streamed(streams=3, prefix=0), None), wiring=Streams(3)),
     "mamba2": of(Layer(MAMBA, None)),
     "hybrid": of(Layer(dataclasses.replace(MAMBA, groups=2, conv_bias=False)), Layer()),
+    "linear": of(Layer(Linear(features=3, block=8)), Layer(Attention(window=3))),
+    "delta": of(
+        Layer(Delta(key_heads=2, value_heads=4, key_dim=4, value_dim=6, block=8), None),
+        Layer(Delta(key_dim=4, negative=True, decay="channel", block=8)),
+        norm_eps=SOFT,
+    ),
+    "mlstm": of(Layer(MLSTM(value_dim=6, block=8)), Layer(), norm_eps=SOFT),
     "no_channel": of(Layer(channel=None), Layer()),
 }  # fmt: skip
 

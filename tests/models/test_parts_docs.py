@@ -9,9 +9,10 @@ from models import counts
 from models.channels import Dense, Experts
 from models.config import Layer, ModelConfig
 from models.huggingface.families import FAMILIES
-from models.mixers import Attention, Latent, Mamba2
+from models.mixers import MLSTM, Attention, Delta, Latent, Linear, Mamba2, Streamed
 from models.presets import LLAMA_1B
 from models.weight import walk
+from models.wiring import Streams
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- parts -->", "<!-- end of parts -->"
@@ -22,23 +23,33 @@ SHAPES: dict[str, Layer] = {  # one layer of a model of d_model 2048 in bfloat16
     "`Attention(kv_heads=4)`": Layer(Attention(kv_heads=4), None),
     "`Attention(kv_heads=4, window=1024)`": Layer(Attention(kv_heads=4, window=1024), None),
     "`Latent(rank=512)`": Layer(LATENT, None),
+    "`Delta(value_heads=32)`": Layer(Delta(value_heads=32), None),
+    "`Delta(decay='channel', block=16)`": Layer(Delta(decay="channel", block=16), None),
+    "`Linear(features=16)`": Layer(Linear(), None),
     "`Mamba2()`": Layer(Mamba2(), None),
+    "`Streamed(streams=4)`, `kv_heads=4`": Layer(Streamed(kv_heads=4, streams=4), None),
+    "`MLSTM(heads=4, value_dim=512)`": Layer(MLSTM(4, value_dim=512), None),
     "`Dense()`": Layer(Attention(), Dense()),
     "`Experts(64, 8, 704, shared=2)`": Layer(Attention(), Experts(64, 8, 704, shared=2)),
+    "`Experts(64, 8, 2808, bottleneck=512)`": Layer(Attention(), Experts(64, 8, 2808, bottleneck=512)),
 }
 AXES = ("data", "fsdp", "stage", "expert", "context", "tensor")
 
 
 def one(layer: Layer) -> ModelConfig:
     """A model of that one layer."""
-    return dataclasses.replace(LLAMA_1B, n_layers=1, n_kv_heads=None, pattern=(layer,), scan_layers=False)
+    streams = getattr(layer.mixer, "streams", 1)
+    wiring = Streams(streams) if streams > 1 else None
+    return dataclasses.replace(
+        LLAMA_1B, n_layers=1, n_kv_heads=None, pattern=(layer,), scan_layers=False, wiring=wiring
+    )
 
 
 def row(name: str, layer: Layer) -> str:
     """What a part weighs, keeps and costs."""
     config, stream = one(layer), one(layer).stream
     part = layer.parts[-1]
-    flops = sum(w.flops_per_token for _, w in walk(part.weights(stream)))
+    flops = config.wired.copies * sum(w.flops_per_token for _, w in walk(part.weights(stream)))
     size = sum(w.size for _, w in walk(part.weights(stream)))
     trained = decoded = flops
     token = state = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import math
 import os
 from typing import Any
 
@@ -27,13 +28,13 @@ needs_libtpu = pytest.mark.skipif(
 
 
 @functools.cache
-def mesh(fsdp: int, tensor: int) -> Any:
+def mesh_of(**axes: int) -> Any:
     """Devices of a v5e:2x2 that this machine does not have."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     from jax.experimental import topologies
 
-    devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[: fsdp * tensor]
-    sizes = [{"fsdp": fsdp, "tensor": tensor}.get(axis, 1) for axis in AXES]
+    devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[: math.prod(axes.values())]
+    sizes = [axes.get(axis, 1) for axis in AXES]
     types = (jax.sharding.AxisType.Auto,) * len(AXES)
     return jax.sharding.Mesh(np.array(devices).reshape(sizes), AXES, axis_types=types)
 
@@ -55,7 +56,7 @@ def compiled(f: Any, on: Any, *args: Any) -> Any:
 @pytest.mark.parametrize("name", PARTS)
 def test_a_train_step_and_a_decode_step_compile_for_a_tpu(name: str) -> None:
     config = dataclasses.replace(PARTS[name], dtype="bfloat16", max_seq_len=SEQ)
-    four, one = mesh(2, 2), mesh(1, 1)
+    four, one = mesh_of(fsdp=2, tensor=2), mesh_of(data=1)
     everywhere = jax.sharding.NamedSharding(four, jax.sharding.PartitionSpec())
     tokens = jax.ShapeDtypeStruct((ROWS, SEQ + 1), jnp.int32, sharding=everywhere)
     train = compiled(jax.value_and_grad(functools.partial(objective, config)), four, placed(config, four), tokens)

@@ -56,6 +56,11 @@ LATENT = {
 SHARED = EXPERTS | {"moe_intermediate_size": 8, "num_experts": 4, "shared_expert_intermediate_size": 16}
 GRANITE = {"embedding_multiplier": 3.0, "logits_scaling": 3.0, "residual_multiplier": 0.22,
            "attention_multiplier": 0.3}  # fmt: skip
+NEXT = SHARED | {
+    "num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"], "head_dim": 8,
+    "shared_expert_intermediate_size": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    "linear_key_head_dim": 4, "linear_value_head_dim": 6,
+}  # fmt: skip
 # written to tests/models/golden: one for each family but those that are another under a new name
 COMMITTED = {
     "llama": Case("llama", {"rope_theta": 500.0, "rope_scaling": LLAMA3, "intermediate_size": 16}, "float32", "12KB"),
@@ -120,6 +125,7 @@ COMMITTED = {
     "exaone4": Case("exaone4", {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}),
     "persimmon": Case("persimmon", {"num_attention_heads": 2}),
     "falcon": Case("falcon", {"ffn_hidden_size": 24}),
+    "qwen3_next": Case("qwen3_next", NEXT, "float32"),
 }  # fmt: skip
 # compared with `transformers` where it is installed
 OTHERS = {
@@ -190,6 +196,11 @@ OTHERS = {
     "exaone4_whole": Case("exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 2}),
     "nemotron_biases": Case("nemotron", {"mlp_bias": True, "attention_bias": True, "partial_rotary_factor": 1.0}),
     "qwen2_moe_normalised": Case("qwen2_moe", SHARED | {"norm_topk_prob": True}, "float32"),
+    "qwen3_next_tied": Case(
+        "qwen3_next",
+        NEXT | {"tie_word_embeddings": True, "norm_topk_prob": False, "linear_num_key_heads": 4},
+        "float32",
+    ),
     "gpt2_sharded": Case("gpt2", GPT2 | {"n_inner": 40}, "float32", "6KB"),
 }
 

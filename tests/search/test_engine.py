@@ -104,7 +104,7 @@ def test_every_token_of_random_workloads_is_the_one_without_cache_or_neighbours(
     """Continuous batching, pages, chunked and packed prefill, shared and reused prefixes, preemption, swapping."""
     w = workloads
 
-    @settings(max_examples=200)
+    @settings(max_examples=80)
     @given(work=requests(), order=st.randoms(use_true_random=False))
     def check(work: list[Request], order) -> None:
         done = run(w.plain, work)
@@ -117,10 +117,10 @@ def test_every_token_of_random_workloads_is_the_one_without_cache_or_neighbours(
         assert same(run(w.busy, work), done)
 
     check()
-    assert w.count >= 200
-    assert w.oracle.checked > 10_000
+    assert w.count >= 80
+    assert w.oracle.checked > 4_000
     assert w.oracle.ties <= 1e-3 * w.oracle.checked
-    assert w.busy.statistics.preempted > 200 and w.busy.pool.swapped_in > 50 and w.busy.pool.reused_tokens > 500
+    assert w.busy.statistics.preempted > 80 and w.busy.pool.swapped_in > 20 and w.busy.pool.reused_tokens > 200
     assert [w.plain.compilations, w.busy.compilations] == w.compilations
     for engine in (w.plain, w.busy):
         assert not engine.slots.taken and engine.pool.available == engine.config.page_count

@@ -17,13 +17,17 @@ from models.cache import Blocks
 from models.errors import ConfigError
 from models.past import Arrays, Past, Read, keys_and_values
 from models.span import Span
+from search.config import SearchConfig
+from search.decoder import TransformerDecoder
 from search.engine.config import EngineConfig
 from search.engine.decode import forward
 from search.engine.engine import Engine
 from search.engine.precision import running_config, stored_params
 from search.engine.request import Completion, Request
+from search.engine.sampling import Sampling
 from search.engine.tree_pass import chain_path, commit, forward_tree
-from search.particles import Particles
+from search.searcher import Searcher, SearchProblem
+from search.strategies.best_of_n import best_of_n
 from tests.search.test_engine import MAX_LEN, MODEL, MOST, SAMPLINGS, SMALL, VOCAB, run, same
 
 INT8 = dataclasses.replace(SMALL, kv_cache="int8")
@@ -105,22 +109,21 @@ def test_tokens_are_the_choices_of_the_model_with_rounded_keys_and_values(
     check_rounded([(prompt, sample.tokens, sample.logprobs) for prompt, sample in done])
 
 
-def test_forks_and_continuations_copy_what_they_share(check_rounded: Callable, engine: Engine) -> None:
-    """Clones write on in a page that they had in common, and given tokens go behind a page that is not full."""
-    prompt = tuple(np.random.default_rng(4).integers(0, VOCAB, 13).tolist())
-    particles = Particles(engine, Request(77, prompt, 2, MOST, SAMPLINGS[1]))
-    particles.extend(cap=3)
-    particles.fork([0, 1, 0, 0, 1])
-    particles.append([(2, (1, 2, 4)), (3, (8,))])
-    particles.extend(cap=5)
-    ends = [particles[i] for i in range(len(particles))]
-    assert len({p.tokens for p in ends}) == 5 and ends[2].tokens[3:6] == (1, 2, 4)
-    check_rounded([(prompt, p.tokens, p.logprobs) for p in ends])
-    tail = (3, 1, 4, 1)
-    scored = particles.score([(i, tail) for i in range(5)])
-    check_rounded([(prompt, p.tokens + tail, p.logprobs + s) for p, s in zip(ends, scored)])
-    particles.close()
-    assert engine.pool.available == SMALL.page_count
+@pytest.mark.slow  # compiles a search
+def test_a_search_draws_what_the_engine_does(work: list[Request], params: dict, one_by_one: dict) -> None:
+    """Best-of-N, whose samples have the engine's random numbers: equal tokens, and caches of a quarter and scales."""
+    request = next(r for r in work if r.sampling == Sampling() and r.samples > 2)
+    config = SearchConfig(1, max(len(r.prompt) for r in work), MOST, max_steps=1, ends=SMALL.ends, seed=request.seed)
+    decoder = TransformerDecoder(MODEL, params, config.prompt_len, quantized_cache=True)
+    search = Searcher(decoder, best_of_n(request.samples, scored=False), config)
+    (found,) = search.run([SearchProblem(request.problem, request.prompt)])
+    for i, candidate in enumerate(found.candidates):
+        done = one_by_one[request.problem, i]
+        assert candidate.tokens == done.tokens
+        assert candidate.logprob == pytest.approx(sum(done.logprobs), abs=1e-4)
+    kept = jax.tree.leaves(search._state.population.caches.rows)
+    tokens = request.samples * MOST
+    assert sum(x.nbytes for x in kept) == tokens * counts.kv_cache_bytes_per_token(MODEL, quantized=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +160,9 @@ def test_pages_hold_the_float_engines_keys_and_values_within_half_a_step(params:
     for config in (SMALL, INT8):
         made = Engine(MODEL, params, config)
         read = made.prompt(0, prompt, 2)
-        made.ensure_read([read])
+        made.scheduler.add(read)
+        while not (read.found and read.ready):
+            made._read_chunk()
         places = made.pool.places(read.pages[:3])
         held.append([made.device.pool.pages[0][name] for name in ("k", "v")])
     for exact, rounded in zip(*held):

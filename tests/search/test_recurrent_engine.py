@@ -12,11 +12,9 @@ from models import cache, counts, transformer
 from models.config import ModelConfig
 from models.errors import ConfigError
 from models.layer import Layer
-from models.mixers.attention import Attention
-from models.mixers.mamba2 import Mamba2
+from models.mixers import MLSTM, Attention, Delta, Linear, Mamba2
 from models.sharding import MeshConfig, make_mesh
 from models.weight import map_weights
-from search.decoder import TransformerDecoder
 from search.engine.config import EngineConfig
 from search.engine.device import Device
 from search.engine.engine import Engine
@@ -24,7 +22,6 @@ from search.engine.prefill import Layout
 from search.engine.request import Completion, Request
 from search.engine.sampling import Sampling
 from search.engine.speculative import Speculation, SpeculativeEngine
-from search.particles import Particles
 from tests.search.oracle import Oracle
 
 VOCAB, MAX_LEN, END = 18, 40, 5
@@ -89,31 +86,6 @@ def test_samples_are_those_of_the_plain_model_and_bits_do_not_depend_on_the_othe
     assert same(run(roomy, [one]), {(5, 1): done[5, 1]})
 
 
-@pytest.mark.slow  # compiles an engine
-@pytest.mark.parametrize("config", [PURE, HYBRID], ids=["pure", "hybrid"])
-def test_forks_and_scores_go_on_from_the_state_of_their_past(config: ModelConfig) -> None:
-    params = drawn(config)
-    engine = Engine(config, params, dataclasses.replace(SMALL, pages=24, quantum=None, ends=()))
-    oracle = Oracle(engine.model, params, MAX_LEN, SAMPLINGS)
-    request = Request(0, tuple(range(11)), 2, 20, SAMPLINGS[1])
-    particles = Particles(engine, request)
-    particles.extend(cap=6)  # 11 + 6: in the middle of a page, and of a block
-    particles.fork([0, 0, 1])
-    pairs = [(0, (1, 2, 3)), (0, (4,)), (1, (1, 2, 3)), (2, tuple(range(7)))]
-    for (i, tokens), logprobs in zip(pairs, particles.score(pairs), strict=True):
-        told = [*particles[i].tokens, *tokens]
-        np.testing.assert_allclose(logprobs, oracle.scores(request, told)[-len(tokens) :], atol=2e-5)
-    particles.append([(1, (7, 7, 7))])
-    particles.extend(cap=5)
-    for i in range(3):
-        tokens = particles[i].tokens
-        np.testing.assert_allclose(particles[i].logprobs, oracle.scores(request, tokens), atol=2e-5)
-    assert particles[0].tokens[:6] == particles[1].tokens[:6] and particles[1].tokens[6:9] == (7, 7, 7)
-    assert particles[0].tokens != particles[1].tokens
-    particles.close()
-    assert engine.pool.available == engine.config.page_count
-
-
 def test_decode_memory_is_flat_in_the_context() -> None:
     """A slot holds one state however long its sample may get, and a page the state after its last token."""
     bytes_of = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))  # noqa: E731
@@ -137,7 +109,13 @@ def test_blocks_of_a_chunk_end_with_pages_and_are_no_longer_than_the_mixers() ->
         return Layout.of(dataclasses.replace(PURE, pattern=(Layer(mixer, None), Layer(Attention()))), 48, 32).align
 
     assert [align(block) for block in (1, 5, 16, 128)] == [1, 4, 16, 16]
-    assert Layout.of(ModelConfig(), 48, 32).align == 1
+    assert Layout.of(ModelConfig(), 48, 32).align == 1 == Layout.of(ModelConfig(), 47, 32).align
+    with pytest.raises(ConfigError) as error:
+        Layout.of(PURE, 47, 32)
+    assert str(error.value) == (
+        "engine.prefill_chunk: is 47, which with pages of 32 cuts blocks of states into single tokens: "
+        "use a multiple of engine.page_size, such as 64"
+    )
 
 
 @pytest.mark.slow  # compiles an engine for a mesh
@@ -155,17 +133,16 @@ def test_slots_over_data_and_heads_over_tensor_split_the_states() -> None:
     assert oracle.ties == 0
 
 
-def test_guesses_and_searches_that_go_back_name_the_layer_that_cannot() -> None:
+def test_guesses_name_the_layer_that_cannot_go_back() -> None:
     with pytest.raises(ConfigError) as error:
         SpeculativeEngine(HYBRID, {}, SMALL, Speculation())
     assert str(error.value) == (
         "speculation: layer 0 (Mamba2) keeps a state, which cannot go back behind a guess: "
         "decode without speculation, or use a model without such layers"
     )
-    with pytest.raises(ConfigError) as error:
-        TransformerDecoder(PURE, {}, 8)
-    told = "model.pattern: layer 0 (Mamba2) keeps a state, and searches go back in a text: "
-    assert str(error.value) == told + "use a policy whose layers attend"
+    for mixer in (Delta(), Linear(), MLSTM()):
+        with pytest.raises(ConfigError, match=rf"layer 0 \({type(mixer).__name__}\) keeps a state"):
+            SpeculativeEngine(dataclasses.replace(PURE, pattern=(Layer(mixer, None),)), {}, SMALL, Speculation())
 
 
 def test_the_ledger_charges_states_that_are_read_written_and_copied() -> None:

@@ -25,7 +25,6 @@ from search.engine.request import Request
 from search.engine.sampling import Sampling
 from search.engine.speculative import Speculation, SpeculativeEngine
 from search.engine.text_stop import Machines, cut, just_completed, machine
-from search.particles import Particles
 from search.policy import Policy
 from search.searcher import Searcher, SearchProblem
 from search.strategies.best_of_n import best_of_n
@@ -222,28 +221,6 @@ def test_an_engine_that_knows_no_texts_refuses_a_request_for_them(params):
     problem = r"request 0.stop_texts: asks for texts, but the engine does not know them: give Engine\(spelling="
     with pytest.raises(ConfigError, match=problem):
         next(engine.generate([Request(0, PROMPT, stop_texts=("a",))]))
-
-
-def test_particles_pause_at_a_text_that_two_extensions_spell_together(params):
-    engine = Engine(MODEL, params, CONFIG, spelling=SPELLING)
-    request = Request(3, PROMPT, 6, 30, stop_texts=("\n\n",))
-    particles, whole = Particles(engine, request), Particles(engine, Request(3, PROMPT, 6, 30))
-    whole.extend()
-    reasons = set()
-    while particles.alive:
-        for i, step in particles.extend(delimiters=(".\n", (0,)), cap=2).items():
-            tokens, begin = particles[i].tokens, len(particles[i].tokens) - len(step.tokens)
-            assert tokens == whole[i].tokens[: len(tokens)]
-            spelling = [*SPELLING, b""]
-            at_end = [n for n in range(begin + 1, len(tokens) + 1)
-                      if tokens[n - 1] == 0 or completes(spelling, [".\n", "\n\n"], list(tokens[:n]))]  # fmt: skip
-            assert at_end == ([len(tokens)] if step.reason in ("delimiter", "stop") else [])
-            own = completes(spelling, ["\n\n"], list(tokens))
-            assert (step.reason == "stop") == own or len(tokens) == 30 or step.reason == "eos"
-            reasons.add(step.reason)
-    assert {"stop", "delimiter", "cap"} <= reasons
-    particles.close()
-    whole.close()
 
 
 @pytest.mark.slow  # compiles two searches

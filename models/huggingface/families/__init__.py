@@ -40,6 +40,7 @@ from models.huggingface.families import (
     qwen2_moe,
     qwen3,
     qwen3_moe,
+    qwen3_next,
     seed_oss,
     smollm3,
     stablelm,
@@ -53,7 +54,7 @@ FILES = (
     gpt_bigcode, seed_oss, glm, glm4, ernie4_5, helium, ministral, cwm, vaultgemma, exaone, internlm3, iquestcoder,
     deepseek_v2, deepseek_v3,
     olmo2, olmo3, olmoe, smollm3, granite, qwen2_moe, stablelm, cohere, cohere2, nemotron, arcee, exaone4, persimmon,
-    falcon,
+    falcon, qwen3_next,
 )  # fmt: skip
 FAMILIES = {file.FAMILY.model_type: file.FAMILY for file in FILES}
 
@@ -77,7 +78,6 @@ MISSING = {
     "opt": "the ReLU and positions that begin at 2",
     "phi": "a bias of the head",
     "phimoe": "its own router",
-    "qwen3_next": "linear attention and gated attention",
 }
 
 __all__ = ["FAMILIES", "FILES", "MISSING"]

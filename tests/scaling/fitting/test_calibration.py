@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import fit_calibration as bench
+from scaling.fitting import calibration
 from scaling.fitting.calibration import SHARE, calibrate, growth
 from scaling.fitting.fitted import ExtrapolationWarning
 from scaling.laws import CHINCHILLA, Law, Values, by_name, fit, holdout, plan
@@ -77,15 +78,30 @@ def test_untested_reaches_are_named_where_they_are_used(synthetic):
     assert few.fit.calibration_along("flops").origins == 0 and "the rows leave no cut of flops" in few.summary()
 
 
+def test_points_of_one_curve_are_told_from_runs_by_neighbours_that_err_alike():
+    rng, tokens = np.random.default_rng(0), np.geomspace(1e8, 1e10, 40)
+    wave = 0.01 * np.sin(np.arange(40) / 3)
+    assert calibration.alike(tokens, wave) > 0.8 > abs(calibration.alike(tokens, rng.standard_normal(40)))
+    assert calibration.alike(tokens[:8], wave[:8]) == calibration.alike(tokens, np.zeros(40)) == 0.0
+    again = np.repeat(0.01 * rng.standard_normal(12), 4)  # 12 runs, each measured four times
+    assert calibration.alike(np.repeat(tokens[:12], 4), again + 0.002 * rng.standard_normal(48)) > 0.8
+    loss = by_name("hestness")(Values(a=60.0, b=-0.2, c=1.5), tokens=tokens)
+    curve = fit("hestness", pd.DataFrame({"tokens": tokens, "loss": loss * np.exp(wave)}))
+    assert any("neighbouring tokens err alike" in note for note in curve.doubts(tokens=2e10))
+    assert not curve.doubts(tokens=1e9)  # among its own rows
+
+
 @pytest.mark.slow
 def test_published_runs_beyond_their_cuts_lie_in_their_intervals(published_folder):
-    names = ("chinchilla", "gadre", "olmo", "llama3", "marin", "clark", "datablations")
+    names = ("chinchilla", "gadre", "olmo", "llama3", "marin", "clark", "datablations", "parscale", "gemstones")
+    names = (*names, "colpret")
     tests = bench.held_out(published_folder, names)
     assert set(tests["set"]) == set(names)
     whole = bench.totals(tests).set_index("set")
     for name, row in whole.iterrows():
-        # OLMo's fits of 11 to 16 runs hold all 38 of theirs, Gadre's of 16 to 29 all but three: see docs/laws.md
-        assert 0.80 <= row["coverage"] <= (1.0 if name in ("olmo", "gadre") else 0.98), name
+        # what lies outside is named in docs/laws.md, and by the library wherever such an interval is used
+        said = tests.loc[tests["set"] == name, "doubts"] != ""
+        assert 0.80 <= row["coverage"] <= 0.975 or said.all(), name
     for name in ("chinchilla", "olmo", "llama3", "marin", "clark", "datablations"):
         assert whole.loc[name, "score"] < 0.9 * whole.loc[name, "naive_score"], name
     table = bench.held_out_markdown(tests)

@@ -156,3 +156,10 @@ def test_a_nearly_constant_input_identifies_nothing(published):
     doubtful = {*fitted.certificate.not_identified, *fitted.certificate.active_bounds}
     assert "A" in fitted.certificate.not_identified and "alpha" in doubtful
     assert np.isnan(fitted.interval(0.9).alpha.low) and "params varies by 0.2" in fitted.summary()
+
+
+def test_rows_that_repeat_others_to_the_last_bit_are_said(synthetic):
+    runs = synthetic(30)
+    twice = pd.concat([runs, runs.head(10)])
+    assert any("10 of 40 rows repeat others exactly" in note for note in fit(CHINCHILLA, twice).certificate.warnings)
+    assert not any("repeat" in note for note in fit(CHINCHILLA, runs).certificate.warnings)

@@ -57,6 +57,17 @@ def test_every_plot_draws_into_given_axes_and_returns_them(runs, law):
     assert plt.get_fignums() == []  # pyplot's state belongs to the user
 
 
+@pytest.mark.parametrize("ends", [(np.nan, np.nan), (-np.inf, np.inf), (0.0, np.inf)])
+def test_predictions_whose_interval_has_no_end_are_drawn_without_a_bar(runs, law, ends):
+    predicted = pd.DataFrame({"mean": [1.7, 1.6], "low": [1.6, ends[0]], "high": [1.8, ends[1]],
+                             "measured": [1.72, 1.61], "inside": [True, False], "factor": [8.0, 30.0],
+                             "flops": [1.2e13, 1.3e13]})  # fmt: skip
+    ax = report.plot_predictions(predicted, runs, law, Figure().subplots())
+    assert np.isfinite([*ax.get_xlim(), *ax.get_ylim()]).all()
+    for ax in (report.plot_intervals(predicted, Figure().subplots()), report.plot_scaling(law, runs, predicted)):
+        ax.figure.canvas.draw()
+
+
 def test_plots_make_their_own_axes_when_given_none(runs, law):
     assert isinstance(report.plot_isoflops(runs), Axes)
     assert report.plot_residuals(law, runs).shape == (2, 2)

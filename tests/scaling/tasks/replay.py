@@ -145,6 +145,23 @@ def tag(prompt: str, steps: list[str]) -> bool:
     return len(steps) == 6
 
 
+def lookup(prompt: str, steps: list[str]) -> bool:
+    listed, asked = prompt.rstrip("=").split("?")
+    return steps == [listed[listed.index(letter) + 1] for letter in asked]
+
+
+def repeat(prompt: str, steps: list[str]) -> bool:
+    return steps == [prompt.rstrip("=")]
+
+
+def permute(prompt: str, steps: list[str]) -> bool:
+    words = prompt.rstrip("=").split(",")
+    things = sorted(words[0])
+    for word in words:
+        things = [things[ord(letter) - ord("a")] for letter in word]
+    return all(sorted(step) == sorted(words[0]) for step in steps) and steps[-1] == "".join(things)
+
+
 CHECKS = {
     "countdown": countdown,
     "path_star": path,
@@ -156,4 +173,7 @@ CHECKS = {
     "arithmetic": arithmetic,
     "modular": modular,
     "tag": tag,
+    "lookup": lookup,
+    "repeat": repeat,
+    "permute": permute,
 }

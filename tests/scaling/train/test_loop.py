@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from scaling.train.loop import Interrupted
 from tests.scaling.sweep import tiny
 
 STEPS = 24
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -324,3 +326,29 @@ def test_every_trial_of_a_sweep_leaves_its_config_behind(root, family, expected)
         for trial in stack.trials:
             config = json.loads((root / "whole" / "trials" / trial.id / "config.json").read_text())
             assert config == json.loads(Results(root / "whole").get(trial.id)["config"])
+
+
+def test_a_batch_passes_through_no_more_than_13_files_from_the_command_to_a_product(tmp_path):
+    """Counted where a product is traced: repository files on the stack, with the command's own two before them."""
+    seen: set[tuple[str, ...]] = set()
+
+    def watch(frame, event, _):
+        if event != "call" or not frame.f_code.co_filename.endswith(("causal_attention.py", "contraction.py")):
+            return
+        files: dict[str, None] = {}
+        while frame is not None:
+            path = Path(frame.f_code.co_filename)
+            if path.is_relative_to(REPOSITORY) and "tests" not in path.parts:
+                files[path.relative_to(REPOSITORY).as_posix()] = None
+            frame = frame.f_back
+        seen.add(tuple(files))
+
+    one = tiny.trial(tmp_path, train__steps=1)
+    sys.setprofile(watch)
+    try:
+        tiny.run(tmp_path, [one])
+    finally:
+        sys.setprofile(None)
+    longest = max(seen, key=len)
+    assert {"models/causal_attention.py", "scaling/train/step.py", "scaling/sweep/run.py"} <= set(longest)
+    assert len(longest) + len(("launch/cli.py", "launch/worker.py")) <= 13, longest

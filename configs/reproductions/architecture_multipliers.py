@@ -1,0 +1,94 @@
+"""What an architecture is worth: the compute that a dense transformer needs for the same loss, with an interval.
+
+    python -m launch.reproduce architecture_multipliers --workdir runs/reproductions/architecture_multipliers
+
+Nine architectures on one text, one isoFLOP sweep each by exact FLOPs, and one law over all minima
+(scaling/fitting/multiplier.py). Runs of 8 times the largest budget are foretold for two of them before they are
+trained. A pod needs other budgets, widths and a mesh.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import pandas as pd
+
+from models import counts
+from models.channels import Dense, Experts
+from models.config import Layer, ModelConfig
+from models.mixers import Attention, Delta, Latent, Linear, Mamba2
+from models.presets import ladder
+from models.wiring import Ladder, Parallel
+from scaling.fitting.multiplier import Multipliers, compute_multipliers
+from scaling.reproduction import Measured, Reproduction, Workspace
+from scaling.sweep.config import Prediction, SweepConfig
+from scaling.sweep.isoflop import Isoflop
+from scaling.train.config import TrainConfig
+
+BASE = ladder(24, n_layers=4)
+LATENT = Latent(rank=16, key_dim=8, rotary_dim=8, value_dim=16)
+STATE, DELTA = Mamba2(head_dim=8, state=16, block=32), Delta(key_heads=2, value_heads=2, key_dim=12, block=32)
+PATTERNS: dict[str, tuple[Layer, ...]] = {
+    "windows": (*[Layer(Attention(window=16))] * 3, Layer()),
+    "latent": (Layer(LATENT),),
+    "experts": (Layer(), Layer(channel=Experts(8, 2, dispatch="dropless", score="sigmoid", bias_rate=1e-3))),
+    "linear": (Layer(Linear(features=8, block=32)), Layer(Attention(window=16))),
+    "mamba2": (Layer(STATE, Dense()),),
+    "hybrid": (*[Layer(STATE, Dense())] * 3, Layer()),
+    "delta": (*[Layer(DELTA)] * 3, Layer()),
+}
+MODELS: dict[str, ModelConfig] = {
+    "dense": BASE,
+    "parallel": dataclasses.replace(BASE, wiring=Parallel()),
+    "ladder": dataclasses.replace(BASE, wiring=Ladder()),
+} | {name: dataclasses.replace(BASE, pattern=pattern) for name, pattern in PATTERNS.items()}
+FORETOLD = ("dense", "delta")
+BUDGETS, WIDTHS = (3e10, 6e10, 1.2e11, 2.4e11), (16, 20, 24, 32, 40, 48)
+
+
+def get_reproduction() -> Reproduction:
+    return Reproduction(
+        name="architecture_multipliers", methods=(),
+        claim="a model with layers of eight experts, two for each token, needs less compute than a dense one",
+        source="Clark et al. 2022, arXiv:2202.01169; Fedus et al. 2022, arXiv:2101.03961", smallest_effect=0.05,
+        unit="compute saved, as a share of the expert model's", minutes=40, simulated=False, run=run, sweeps=planned,
+        not_covered="learning rates tuned for each architecture (one rule serves all); context beyond 128 tokens; more "
+        "than 500,000 parameters; seeds",
+    )  # fmt: skip
+
+
+def planned(quick: bool) -> Sequence[SweepConfig]:
+    plan = Isoflop((1e9, 2e9, 4e9) if quick else BUDGETS, (16, 24, 32, 40) if quick else WIDTHS, min_ratio=0.01,
+                   max_ratio=2000, tolerance=0.2, min_steps=2, learning_rate_exponent=0.9)  # fmt: skip
+    train = TrainConfig(
+        batch_size=8, seq_len=128, learning_rate=0.016, final_learning_rate=0.0, eval_sequences=64 if quick else 1024,
+        log_every=100, checkpoint_every=1000,
+    )  # fmt: skip
+    foretold = Prediction(factor=8.0, widths=(32, 40, 48, 56, 64, 80))
+    return [
+        SweepConfig(name=name, model=model, train=train, isoflop=plan,
+                    prediction=foretold if name in FORETOLD and not quick else None)
+        for name, model in MODELS.items()
+    ]  # fmt: skip
+
+
+def run(work: Workspace) -> Measured:
+    tables = [work.sweep(config, config.name).assign(architecture=config.name) for config in planned(work.quick)]
+    runs = pd.concat(tables)
+    runs = runs[runs["status"] == "done"]
+    fitted = runs[runs["role"] != "held out"] if "role" in runs else runs
+    found = compute_multipliers(fitted, baseline="dense")
+    work.say(found.summary())
+    low, high = (float(found.table.loc["experts", end]) - 1 for end in ("low", "high"))
+    effect = float(found.table.multiplier["experts"]) - 1
+    return Measured(effect, (low, high), float(runs["flops"].sum()), details(found))
+
+
+def details(found: Multipliers, context: int = 4096) -> dict:
+    """The table with bytes that each model of the base width keeps of a row of `context` tokens, and the curves."""
+    kept = {n: counts.kv_cache_bytes_per_token(m) * context + counts.state_bytes_per_row(m) for n, m in MODELS.items()}
+    table = found.table.assign(kept_bytes=pd.Series(kept)).drop(columns="budgets")
+    minima = found.minima[found.minima["used"]].groupby("group")
+    lines = {name: {"x": [*some["flops"]], "y": [*some["loss"]]} for name, some in minima}
+    panel = {"x": "compute C (FLOPs)", "y": "loss at the best size (nats/token)", "log": "x", "lines": lines}
+    rows = {name: {k: float(f"{v:.5g}") for k, v in row.items()} for name, row in table.to_dict("index").items()}
+    return {"multipliers": rows, "floor": found.floor, "summary": found.summary(), "curves": [panel]}

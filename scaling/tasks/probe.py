@@ -1,0 +1,73 @@
+"""Probe: a small model trained on labelled sequences, and how many labels it then has right at each place."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from models import transformer
+from models.config import ModelConfig
+from scaling.tasks.sequences import Labelled, Sequences
+from scaling.train.config import TrainConfig, hyperparameters
+from scaling.train.optimizer import make_optimizer
+
+AT_ONCE = 50  # steps between two calls of the program
+LATE = 1000  # added to a seed for the sequences that are not trained on
+
+
+def probe(model: ModelConfig, kind: Sequences, train: TrainConfig) -> transformer.Params:
+    """Parameters after the steps of `train`, of fresh sequences each; their length is the kind's own."""
+    params = _initial(model, jnp.uint32(train.seed))
+    optimizer = make_optimizer(model, train.optimizer, train.schedule, hyperparameters(train))
+    state, rng = optimizer.init(params), np.random.default_rng(train.seed)
+    for start in range(0, train.steps, AT_ONCE):
+        drawn = [kind.draw(rng, train.batch_size) for _ in range(min(AT_ONCE, train.steps - start))]
+        params, state = _steps(model, train, params, state, Labelled(*map(np.stack, zip(*drawn, strict=True))))
+    return params
+
+
+def right(model: ModelConfig, params: transformer.Params, kind: Sequences, rows: int, seed: int) -> np.ndarray:
+    """Share of right labels at every place `[length]` float64 of `rows` sequences that were not trained on; NaN where
+    none has a label."""
+    data = kind.draw(np.random.default_rng(seed + LATE), rows)
+    hits = np.asarray(_said(model, params, data.tokens)) == data.labels
+    count = data.scored.sum(0)
+    return np.where(count, (hits & data.scored).sum(0) / np.maximum(count, 1), np.nan)
+
+
+def recalled(model: ModelConfig, params: transformer.Params, kind: Sequences, rows: int, seed: int) -> float:
+    """Share of all labels that are right."""
+    data = kind.draw(np.random.default_rng(seed + LATE), rows)
+    return float((np.asarray(_said(model, params, data.tokens)) == data.labels)[data.scored].mean())
+
+
+@partial(jax.jit, static_argnums=0)
+def _initial(model: ModelConfig, seed: jax.Array) -> transformer.Params:
+    return transformer.init(model, jax.random.key(seed))
+
+
+@partial(jax.jit, static_argnums=0)
+def _said(model: ModelConfig, params: transformer.Params, tokens: jax.Array) -> jax.Array:
+    return transformer.apply(model, params, tokens).argmax(-1)
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
+def _steps(model: ModelConfig, train: TrainConfig, params, state, data: Labelled):  # type: ignore[no-untyped-def]
+    """(params, the optimiser's state) after one step for each entry of data `[steps, rows, length]`."""
+    optimizer = make_optimizer(model, train.optimizer, train.schedule, hyperparameters(train))
+
+    def loss(params: transformer.Params, batch: Labelled) -> jax.Array:
+        logits = transformer.apply(model, params, batch.tokens)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), batch.labels)
+        return jnp.sum(losses * batch.scored) / batch.scored.sum()
+
+    def step(carry: tuple, batch: Labelled) -> tuple[tuple, None]:
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params, batch), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    return jax.lax.scan(step, (params, state), data)[0]
