@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -38,9 +38,8 @@ class Adapted:
 
     def ready(self, base: Callable[[Any], Any], dtype: str) -> Adapted:
         """Itself with `base` applied to the frozen weight and the trained parts in the compute dtype."""
-        parts = ("down", "up", "gain_in", "gain_out", "squeeze", "expand")
-        cast = {name: None if x is None else x.astype(dtype) for name in parts for x in [getattr(self, name)]}
-        return replace(self, base=base(self.base), **cast)
+        parts = (self.down, self.up, self.gain_in, self.gain_out, self.squeeze, self.expand)
+        return Adapted(base(self.base), *(None if x is None else x.astype(dtype) for x in parts), scale=self.scale)
 
 
 def merged(w: Adapted) -> jax.Array:

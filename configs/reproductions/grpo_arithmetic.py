@@ -27,12 +27,12 @@ from scaling.train.state import TrainState
 from scaling.train.step import init_state, train_step
 from search.posttrain import PostTraining, Rollouts
 
-TASK, SEQ, GROUP, PROMPTS = Arithmetic(operation="add"), 10, 8, 32
+TASK, SEQ, GROUP, PROMPTS = Arithmetic(operation="add"), 10, 8, 64
 TOKENS = CharTokenizer.of(TASK)
 MODEL = ModelConfig(vocab_size=TOKENS.vocab_size, d_model=48, n_layers=2, n_heads=4).resolved()
 END = int(TOKENS.encode(TASK.end)[0])
 IMITATED = TrainConfig(
-    steps=700, batch_size=64, seq_len=SEQ, learning_rate=3e-3, weight_decay=0.0, objective=Completions()
+    steps=400, batch_size=64, seq_len=SEQ, learning_rate=3e-3, weight_decay=0.0, objective=Completions()
 )
 
 
@@ -103,7 +103,7 @@ def one(work: Workspace, seed: int, steps: int, imitation: int) -> dict:
 
 
 def run(work: Workspace) -> Measured:
-    seeds, steps, imitation = (2, 3, 50) if work.quick else (4, 150, IMITATED.steps)
+    seeds, steps, imitation = (2, 3, 50) if work.quick else (3, 200, IMITATED.steps)
     every = []
     for seed in range(seeds):
         work.say(f"seed {seed}: imitates, then practises")

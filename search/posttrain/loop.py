@@ -110,5 +110,5 @@ class PostTraining:
         return found.state
 
     def _metadata(self) -> dict[str, Any]:
-        books = dict(log_every=1, eval_every=0, checkpoint_every=0, keep_checkpoints=1)
-        return {"train": canonical(dataclasses.replace(self.train, **books)), "flops": self.flops}
+        same = dataclasses.replace(self.train, log_every=1, eval_every=0, checkpoint_every=0, keep_checkpoints=1)
+        return {"train": canonical(same), "flops": self.flops}

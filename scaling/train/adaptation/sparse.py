@@ -34,7 +34,8 @@ FIELD = "train.trains.names"
 class SparseLowRank(Adaptation):
     """SLTrain (Han et al. 2024): every hidden matrix is A B (alpha / rank) plus `density` of its entries, from scratch.
 
-    Where those entries lie is drawn once from the weight's name and is not trained. All other weights train too.
+    Where those entries lie is drawn once and is not trained. All other weights train too. Both A and B are drawn, so that
+    A B starts with the deviation of the matrix: two matrices in a row that start at 0 would have no gradient.
     """
 
     names: tuple[str, ...] = ("*/attention/*", "*/feedforward/*")  # patterns of the matrices' paths
@@ -60,9 +61,10 @@ class SparseLowRank(Adaptation):
 
     def _parts(self, weight: Weight) -> dict[str, Weight]:
         n, count = weight.inputs, round(self.density * weight.size)
-        down = Weight((*weight.shape[:n], self.rank), (*weight.axes[:n], "rank"), "matrix", inputs=n)
-        up = Weight((self.rank, *weight.shape[n:]), ("rank", *weight.axes[n:]), "matrix", std=0.0)
         std = weight.std if weight.std is not None else weight.fan_in**-0.5
+        start = std * (weight.fan_in / self.rank) ** 0.5 / (self.alpha / self.rank)
+        down = Weight((*weight.shape[:n], self.rank), (*weight.axes[:n], "rank"), "matrix", inputs=n)
+        up = Weight((self.rank, *weight.shape[n:]), ("rank", *weight.axes[n:]), "matrix", std=start)
         entries = Weight((count,), ("rank",), "vector", draw=partial(_normal, std))
         return {"down": down, "up": up} | ({"entries": entries} if count else {})
 

@@ -20,6 +20,7 @@ from models.errors import ConfigError
 from models.weight import walk
 from scaling.sweep.run import trial_directory
 from scaling.train.adaptation import Adaptation, Bottleneck, Everything, Gains, LowRank, Only, SparseLowRank
+from scaling.train.adaptation.adaptation import at
 from scaling.train.checkpoint import load_params
 from scaling.train.config import TrainConfig, hyperparameters
 from scaling.train.initial import load_initial
@@ -95,7 +96,7 @@ def test_the_gradient_of_a_low_rank_is_that_of_the_whole_matrix_seen_through_it(
     expected = full(way.merge(MODEL, trained, base_of(MODEL)), batch)
     assert float(found[0]) == pytest.approx(float(expected[0]), rel=1e-6)
     for path, scale in ((("block_0", "attention", "qkv"), 3.0), (("block_1", "feedforward", "down"), 2.0)):
-        d_whole, parts, got = (functools.reduce(lambda t, k: t[k], path, tree) for tree in (expected[1], trained, found[1]))
+        d_whole, parts, got = (at(tree, path) for tree in (expected[1], trained, found[1]))
         rank = parts["up"].shape[0]
         d_whole = np.asarray(d_whole).reshape(parts["down"].shape[0], -1)
         up, down = np.asarray(parts["up"]).reshape(rank, -1), np.asarray(parts["down"])
