@@ -18,7 +18,7 @@ from scaling.evaluate.measures.leakage import Overlap, planted_corpus, recall_an
 from scaling.evaluate.suites import suite
 from scaling.evaluate.trials import trial_subject
 from scaling.reproduction import Measured, Reproduction, Workspace, bootstrap_interval
-from scaling.sweep.config import SweepConfig
+from scaling.sweep.config import SweepConfig, Value
 from scaling.tasks import task_by_name
 from scaling.train.config import TrainConfig
 
@@ -38,8 +38,8 @@ def get_reproduction() -> Reproduction:
         smallest_effect=0.05,
         unit="accuracy of leaked items less that of their twins, less the same of a clean model",
         minutes=5,
-        not_covered="models of use and their benchmarks; leaks in other words, or read once (these small models need many repeats); the loss of other skills after training on "
-        "a benchmark",
+        not_covered="models of use and their benchmarks; leaks in other words, or read once (small models need many "
+        "repeats); the loss of other skills after training on a benchmark",
         simulated=False,
         run=run,
         sweeps=lambda quick: [plan(Path("corpora"), quick)],
@@ -49,7 +49,9 @@ def get_reproduction() -> Reproduction:
 def plan(folder: Path, quick: bool) -> SweepConfig:
     steps = 20 if quick else 1200
     conditions = (CONTROL, MAIN) if quick else CONDITIONS
-    points = [{"data.path": str(folder / corpus(*condition)), "train.seed": 0} for condition in conditions]
+    points: list[dict[str, Value]] = [
+        {"data.path": str(folder / corpus(*condition)), "train.seed": 0} for condition in conditions
+    ]
     points += [{"data.path": str(folder / corpus(*one)), "train.seed": 1} for one in (CONTROL, MAIN)]
     return SweepConfig(
         name="benchmark_leak",

@@ -21,14 +21,14 @@ def get_reproduction() -> Reproduction:
     return Reproduction(
         name="clustered_difficulty",
         methods=(129,),
-        claim="Forecasting by clusters of items of equal difficulty misses the scores of larger models by less than one "
-        "curve for the whole test",
+        claim="Forecasting by clusters of items of equal difficulty misses the scores of larger models by less than "
+        "one curve for the whole test",
         source="Xu et al. 2025, arXiv:2502.17262",
         smallest_effect=0.01,
         unit="mean absolute error of the direct curve less that of the chain",
         minutes=14,
-        not_covered="more than eightfold extrapolation; scores of sampled answers: the probability of the right choice is "
-        "their mean; the interval is over items, for these two ladders",
+        not_covered="more than eightfold extrapolation; scores of sampled answers: the probability of the right choice "
+        "is their mean; the interval is over items, for these two ladders",
         simulated=False,
         run=run,
         sweeps=lambda quick: [plan(quick)],

@@ -20,8 +20,8 @@ from scaling.tasks.task import Task
 TASKS: dict[str, type[Any]] = {
     task.name: task
     for task in (
-        Countdown, Arithmetic, Tag, Hanoi, Checkers, River, Blocks, PathStar, RandomGraph, Modular, Copy, Recall, Phrase,
-        Claim, Demonstrations,
+        Countdown, Arithmetic, Tag, Hanoi, Checkers, River, Blocks, PathStar, RandomGraph, Modular, Copy, Recall,
+        Phrase, Claim, Demonstrations,
     )
 }  # fmt: skip
 

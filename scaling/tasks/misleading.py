@@ -8,19 +8,19 @@ classes; the distractor is `recall:negated`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 import numpy as np
 
 from models.errors import require
 from scaling.tasks.sequences import LETTERS, Trap, Word
 from scaling.tasks.task import Problem
 
-
 _FIRST = 3  # random letters before a phrase
 
 
 @dataclass(frozen=True)
 class Phrase(Word):
-    """`kcb:dbca~` is solved by `dbca.`: copying, where most words are one of a few phrases, so that memory does as well.
+    """`kcb:dbca~` is solved by `dbca.`: copying, where most words are one of a few phrases: memory does as well.
 
     Random letters come first, or a corpus would hold each phrase once. The trap is a phrase with one letter changed,
     which memory changes back.
