@@ -44,7 +44,8 @@ class Finding:
 
     effect, interval, smallest_effect: in `unit`; NaN where nothing could be seen. methods: numbers of the published
     methods that the claim belongs to. minutes, flops: what it took, None where it is one of several findings of a run
-    that says so itself. simulated: no model was trained or sampled for it. not_covered: what the small form leaves out.
+    that says so itself. simulated: its numbers are those of a simulation, not of trained models. not_covered: what the
+    small form leaves out.
     """
 
     name: str
