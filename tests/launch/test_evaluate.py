@@ -175,3 +175,26 @@ def test_the_command_runs_in_a_process_of_its_own(trial: Path, tmp_path: Path) -
     done = commands.run("evaluate", f"--checkpoint={trial}", "--tasks=trap.recall:items=4", f"--out={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
     assert "4 items" in done.stdout
+
+
+def test_choices_of_a_checkpoint_folder_score_as_transformers_scores_them(tmp_path: Path) -> None:
+    """The whole command on the golden Llama: see tests/scaling/evaluate/write_choice_golden.py."""
+    from tests.launch.test_infer_huggingface import GOLDEN, with_tokenizer
+
+    folder = with_tokenizer(GOLDEN / "llama", tmp_path / "llama")
+    word = ["<unk>", "<s>", "</s>", "<user>", "<assistant>", *(f"w{i}" for i in range(5, 64))]
+    golden = commands.REPOSITORY / "tests" / "scaling" / "evaluate" / "golden" / "llama_choices.json"
+    written = json.loads(golden.read_text())
+    texts = [{
+        "prompt": " ".join(word[token] for token in item["context"][1:]), "format": "choice", "gold": [0],
+        "choices": [" ".join(word[token] for token in choice) for choice in item["choices"]], "delimiter": " ",
+    } for item in written]  # fmt: skip
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in texts))
+    assert run(folder, tmp_path / "out", tasks=str(tmp_path / "items.jsonl")) == 0
+    rows = pd.read_parquet(tmp_path / "out" / "items.parquet")
+    for kind in ("logprobs", "unconditional"):
+        for found, item in zip(rows[kind], written, strict=True):
+            assert found == pytest.approx(item[kind], abs=1e-4)
+    lengths = [np.array([len(choice) for choice in item["choices"]]) for item in written]
+    picks = [int(np.argmax(np.array(item["logprobs"]) / n)) == 0 for item, n in zip(written, lengths, strict=True)]
+    assert rows["correct_token"].tolist() == picks and rows["step"].isna().all()
