@@ -32,6 +32,7 @@ cli.DEFINE_integer("max_tokens", 64, "of a generated answer", flag_values=FLAGS)
 cli.DEFINE_float("interval", 0.9, "level of the intervals over items", flag_values=FLAGS)
 
 POLL_S = 0.5
+LEAST_CONTEXT = 127  # tokens of an engine's smallest size, less one
 SAVED = 75  # exit code after SIGTERM, with everything kept (EX_TEMPFAIL)
 SHOWN = ("accuracy", "kendall_tau", "exact_match", "brier", "gold_bits_per_byte")
 
@@ -124,12 +125,13 @@ def measure(evaluation: Evaluation, index: int, policy: Policy, chat: bool, max_
 
     cell, name = evaluation.cells[index], evaluation.names[evaluation.cells[index].suite]
     items = evaluation.items(index)
-    own = name.endswith(".jsonl")
+    own, shown = name.endswith(".jsonl"), subject(policy, chat)
     generate = None
     if any(item.format not in ("choice", "cloze") for item in items):
-        generate = generator(policy, max_tokens)
+        longest = max(len(shown.reader.question(item)[0]) for item in items)
+        generate = generator(policy, longest, max_tokens)
     extract, verify = (after_marker, None) if own else (whole, verifier(name))
-    rows = evaluate(subject(policy, chat), items, generate, verify, extract)
+    rows = evaluate(shown, items, generate, verify, extract)
     facts = model_facts(policy, cell.step)
     evaluation.write(index, table([facts | row for row in rows], MODEL_COLUMNS))
 
@@ -149,23 +151,25 @@ def subject(policy: Policy, chat: bool = False) -> Any:
     return Subject(policy.model, policy.params, document_reader(policy.tokenizer, packed))
 
 
-def generator(policy: Policy, max_tokens: int) -> Any:
-    """Greedy answers of a policy, from an engine that fits it; one per policy, as it compiles."""
+def generator(policy: Policy, longest: int, max_tokens: int) -> Any:
+    """Greedy answers to contexts of up to `longest` tokens, from an engine that fits them; the newest is kept."""
     from scaling.sweep.trial import override
     from search.answers import greedy_answers
     from search.engine.config import EngineConfig
 
-    if policy.digest not in _ENGINES:
-        config = EngineConfig(slots=16, max_len=2048, ends=policy.ends)
+    max_len = 1 << max(LEAST_CONTEXT, longest + max_tokens).bit_length()  # few sizes, as each compiles
+    key = f"{policy.digest} {max_len}"
+    if key not in _ENGINES:
+        config = EngineConfig(slots=16, max_len=max_len, ends=policy.ends)
         if policy.model.positions == "learned":
             config = override(config, {"max_len": min(config.max_len, policy.model.max_seq_len)})
         config.check(policy.model)
         _ENGINES.clear()
-        _ENGINES[policy.digest] = greedy_answers(policy, config, max_tokens)
-    return _ENGINES[policy.digest]
+        _ENGINES[key] = greedy_answers(policy, config, max_tokens)
+    return _ENGINES[key]
 
 
-_ENGINES: dict[str, Any] = {}  # digest of the policy -> its answers; one is held
+_ENGINES: dict[str, Any] = {}  # digest of the policy and size -> its answers; one is held
 
 
 def model_facts(policy: Policy, step: int | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import signal
 from pathlib import Path
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -157,10 +158,10 @@ def test_greedy_answers_are_the_likeliest_token_again_and_again(trial: Path, tmp
 
     subject, _ = trial_subject(trial)
     context = subject.reader.question(suite("generate.copy:items=20")[0])[0]
-    tokens, made = list(context), []
+    tokens, made, apply = list(context), [], jax.jit(transformer.apply, static_argnums=0)
     for _ in range(8):
-        logits = transformer.apply(subject.model, subject.params, np.asarray([tokens], np.int32))[0, -1]
-        made.append(int(np.argmax(logits)))
+        padded = np.pad(np.asarray([tokens], np.int32), ((0, 0), (0, 32 - len(tokens))))
+        made.append(int(np.argmax(apply(subject.model, subject.params, padded)[0, len(tokens) - 1])))
         tokens.append(made[-1])
         if made[-1] == 0:
             break
@@ -174,3 +175,26 @@ def test_the_command_runs_in_a_process_of_its_own(trial: Path, tmp_path: Path) -
     done = commands.run("evaluate", f"--checkpoint={trial}", "--tasks=trap.recall:items=4", f"--out={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
     assert "4 items" in done.stdout
+
+
+def test_choices_of_a_checkpoint_folder_score_as_transformers_scores_them(tmp_path: Path) -> None:
+    """The whole command on the golden Llama: see tests/scaling/evaluate/write_choice_golden.py."""
+    from tests.launch.test_infer_huggingface import GOLDEN, with_tokenizer
+
+    folder = with_tokenizer(GOLDEN / "llama", tmp_path / "llama")
+    word = ["<unk>", "<s>", "</s>", "<user>", "<assistant>", *(f"w{i}" for i in range(5, 64))]
+    golden = commands.REPOSITORY / "tests" / "scaling" / "evaluate" / "golden" / "llama_choices.json"
+    written = json.loads(golden.read_text())
+    texts = [{
+        "prompt": " ".join(word[token] for token in item["context"][1:]), "format": "choice", "gold": [0],
+        "choices": [" ".join(word[token] for token in choice) for choice in item["choices"]], "delimiter": " ",
+    } for item in written]  # fmt: skip
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in texts))
+    assert run(folder, tmp_path / "out", tasks=str(tmp_path / "items.jsonl")) == 0
+    rows = pd.read_parquet(tmp_path / "out" / "items.parquet")
+    for kind in ("logprobs", "unconditional"):
+        for found, item in zip(rows[kind], written, strict=True):
+            assert found == pytest.approx(item[kind], abs=1e-4)
+    lengths = [np.array([len(choice) for choice in item["choices"]]) for item in written]
+    picks = [int(np.argmax(np.array(item["logprobs"]) / n)) == 0 for item, n in zip(written, lengths, strict=True)]
+    assert rows["correct_token"].tolist() == picks and rows["step"].isna().all()

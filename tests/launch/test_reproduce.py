@@ -235,3 +235,23 @@ def test_a_dry_run_prices_every_sweep_and_writes_nothing(tmp_path: Path, capsys:
         assert "sweep         ladder" in out and "about 5 minutes" in out and not (tmp_path / "work").exists()
         flops.append(float(next(line for line in out.splitlines() if line.startswith("FLOPs")).split()[1]))
     assert flops[0] == pytest.approx(100 * flops[1])
+
+
+def test_a_shared_sweep_lies_beside_the_directories_of_all_that_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pandas as pd
+
+    import scaling
+    from launch import sweep
+    from scaling.sweep.config import SweepConfig
+
+    places: list[Path] = []
+    monkeypatch.setattr(sweep, "run_sweep", lambda config, path, where: places.append(path))
+    monkeypatch.setattr(scaling, "load", lambda path: pd.DataFrame({"wall_s": [1.0]}))
+    for name in ("one", "two"):
+        work = Directory(name, tmp_path / name, quick=False)
+        work.sweep(SweepConfig(), "ladder", shared=True)
+        work.sweep(SweepConfig(), "ladder")
+    shared = tmp_path / "_shared" / "sweeps" / "ladder"
+    assert places == [shared, tmp_path / "one/sweeps/ladder", shared, tmp_path / "two/sweeps/ladder"]
