@@ -76,7 +76,7 @@ def decoding(mixer: Mixer, quick: bool) -> dict[str, Any]:
     return found
 
 
-def learning(mixer: Mixer, quick: bool) -> list[float]:
+def learning(mixer: Any, quick: bool) -> list[float]:
     """Seconds of a sequence through the mixer and back, in its blocks and token by token."""
     import jax
     import jax.numpy as jnp

@@ -62,8 +62,8 @@ def run(work: Workspace) -> Measured:
         for name, (state, length) in TRAINED.items():
             make = partial(losses, state, length, seed, work.quick)
             found[name].append(work.keep(f"state{state}_length{length}_seed{seed}", make))
-            nats = np.array(found[name][-1])
-            work.say(f"{name}, seed {seed}: {nats[16:32].mean():.3f} nats at 16 to 32, {nats[128:].mean():.3f} later")
+            one = np.array(found[name][-1])
+            work.say(f"{name}, seed {seed}: {one[16:32].mean():.3f} nats at 16 to 32, {one[128:].mean():.3f} later")
     nats = {name: np.array(rows) for name, rows in found.items()}
     late, known = ({name: rows[:, part].mean(1) for name, rows in nats.items()}
                    for part in (slice(4 * SHORT, None), slice(SHORT // 2, SHORT)))  # fmt: skip
