@@ -1,4 +1,4 @@
-"""mLSTM decodes in time and memory that do not grow with the context, where attention's do; a minute on two cores.
+"""mLSTM decodes in time and memory that do not grow with the context, where attention's do; a few minutes on two cores.
 
     python -m launch.reproduce mlstm_decode --workdir runs/reproductions/mlstm_decode
 
