@@ -8,6 +8,7 @@ layer 1 is Taylor linear attention of 1 to 4 dims or a window of 8 to 64 keys, a
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def run(work: Workspace) -> Measured:
     table: dict[str, Any] = {}
     for family in (FEATURES, WINDOWS):
         for name, mixer in family.items():
-            table[name] = work.keep(name.replace(" ", "_"), lambda mixer=mixer: recalls(mixer, work.quick))
+            table[name] = work.keep(name.replace(" ", "_"), partial(recalls, mixer, work.quick))
             work.say(f"{name}: {state_bytes(mixer):,} bytes, recall {np.mean(table[name]):.3f}")
     slopes, lines = [], {}
     for label, family in (("Taylor linear attention", FEATURES), ("window", WINDOWS)):

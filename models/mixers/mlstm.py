@@ -24,7 +24,7 @@ LARGEST_CAP = 20.0  # e^20 x a million tokens, squared in the gradient, is still
 def forget_biases(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Biases of the forget gates at the start: 3 to 6 in even steps over the heads, `[heads]` float32: heads forget
     after 20 to 400 tokens."""
-    return jnp.linspace(3.0, 6.0, *shape)
+    return jnp.linspace(3.0, 6.0, shape[0])
 
 
 def input_biases(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ def _initial(model: ModelConfig, seed: jax.Array) -> transformer.Params:
 
 @partial(jax.jit, static_argnums=0)
 def _losses(model: ModelConfig, params: transformer.Params, data: Labelled) -> jax.Array:
-    logits = transformer.apply(model, params, data.tokens).astype(jnp.float32)
+    logits = transformer.apply(model, params, jnp.asarray(data.tokens)).astype(jnp.float32)
     return optax.softmax_cross_entropy_with_integer_labels(logits, data.labels)
 
 
@@ -68,7 +69,7 @@ def _said(model: ModelConfig, params: transformer.Params, tokens: jax.Array) -> 
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
-def _steps(model: ModelConfig, train: TrainConfig, params, state, data: Labelled):  # type: ignore[no-untyped-def]
+def _steps(model: ModelConfig, train: TrainConfig, params: Any, state: Any, data: Labelled) -> tuple[Any, Any]:
     """(params, the optimiser's state) after one step for each entry of data `[steps, rows, length]`."""
     optimizer = make_optimizer(model, train.optimizer, train.schedule, hyperparameters(train))
 
