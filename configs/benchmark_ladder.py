@@ -13,8 +13,7 @@ from models.presets import ladder
 from scaling.data import DataConfig, Source
 from scaling.evaluate.trials import evaluate_trials
 from scaling.reproduction import Workspace
-from scaling.sweep.combinators import Point
-from scaling.sweep.config import SweepConfig
+from scaling.sweep.config import SweepConfig, Value
 from scaling.tasks import CharTokenizer, task_by_name
 from scaling.train.config import TrainConfig
 
@@ -36,7 +35,7 @@ WIDTHS = (8, 16, 24, 32, 48, 72)
 STEPS = (200, 400, 800, 1600)
 
 
-def points(widths: tuple[int, ...], steps: tuple[int, ...]) -> tuple[Point, ...]:
+def points(widths: tuple[int, ...], steps: tuple[int, ...]) -> tuple[dict[str, Value], ...]:
     return tuple(
         {"model.d_model": width, "train.learning_rate": min(0.02, 0.64 / width), "train.steps": length}
         for width in widths
@@ -60,9 +59,7 @@ def config(widths: tuple[int, ...] = WIDTHS, steps: tuple[int, ...] = STEPS, see
     )  # fmt: skip
 
 
-CHOICES = tuple(
-    f"choice.{task.replace(',negated=5', '')}{',' if ':' in task else ':'}items=150" for task in TASKS[:9]
-)
+CHOICES = tuple(f"choice.{task.replace(',negated=5', '')}{',' if ':' in task else ':'}items=150" for task in TASKS[:9])
 TRAPS = tuple(f"trap.{task}items=150" for task in ("phrase:", "claim:", "demonstrations:", "recall:keys=12,"))
 
 

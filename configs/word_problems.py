@@ -15,7 +15,7 @@ from scaling.train.config import TrainConfig
 def config() -> Trial:
     data = DataConfig(
         source="jsonl", path="runs/words/train.jsonl", field="solution", prompt_field="prompt", tokenizer="bpe",
-        vocab_size=320, packing="segments", loss_mask="completion",
+        vocab_size=320, loss_mask="completion",
     )  # fmt: skip
-    train = TrainConfig(steps=800, batch_size=32, seq_len=96, learning_rate=6e-3)
+    train = TrainConfig(steps=500, batch_size=32, seq_len=96, learning_rate=6e-3)
     return Trial(model=dataclasses.replace(ladder(64), vocab_size=320), data=data, train=train)

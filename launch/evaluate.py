@@ -11,6 +11,7 @@ crash and it goes on where it stopped; run it in a second terminal and both work
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from launch import cli
 
 if TYPE_CHECKING:
     from launch.evaluations import Evaluation
+    from scaling.evaluate.item import Item
     from search.policy import Policy
 
 FLAGS = cli.new_flags()
@@ -45,7 +47,7 @@ def main(
 
     check_level(interval, "--interval")
     require(1 <= max_tokens <= 2**20, "--max_tokens", f"is {max_tokens}", "give 1 or more")
-    suites = {name: suite(name) for name in split_names(tasks)}
+    suites: dict[str, Sequence[Item]] = {name: suite(name) for name in split_names(tasks)}
     policies = Policies(checkpoint)
     models = {step: policies.at(step).digest for step in chosen_steps(checkpoint, steps)}
     settings = {"chat": chat, "max_tokens": max_tokens}
@@ -110,7 +112,7 @@ def chosen_steps(checkpoint: str, steps: str | None) -> list[int | None]:
     missing = [part for part in asked if int(part) not in found]
     listed = ", ".join(map(str, found)) or "none"
     require(not missing, "--steps", f"{checkpoint} has no step {', '.join(missing)}", f"choose from {listed}")
-    return sorted({int(part) for part in asked})
+    return [*sorted({int(part) for part in asked})]
 
 
 def measure(evaluation: Evaluation, index: int, policy: Policy, chat: bool, max_tokens: int) -> None:
@@ -190,7 +192,9 @@ def conclude(evaluation: Evaluation) -> int:
     for line in table[table["metric"].isin(SHOWN)].itertuples():
         step = f"step {line.step:g}  " if "step" in table else ""
         print(printable(f"{step}{line.task}  {line.metric} {line.value:.3f} [{line.low:.3f}, {line.high:.3f}]"))
-    print(f"{manifest['items']:,} items, {manifest['flops']:.3g} FLOPs: {evaluation.path / 'items.parquet'}, summary.csv")
+    print(
+        f"{manifest['items']:,} items, {manifest['flops']:.3g} FLOPs: {evaluation.path / 'items.parquet'}, summary.csv"
+    )
     return 0
 
 

@@ -138,7 +138,8 @@ class Evaluation:
     def finish(self, level: float) -> None:
         """Join the cells and write the summary and the manifest; nothing where a cell is missing."""
         indices = range(len(self.cells))
-        if not all([self.is_done(i) for i in indices]):
+        missing = [i for i in indices if not self.is_done(i)]  # all are looked at: what is damaged is set aside
+        if missing:
             return
         table = pa.concat_tables([tables.read(self.cell_path(i), self._facts(i)) for i in indices])
         table = table.replace_schema_metadata(None)

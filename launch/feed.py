@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from launch.jobs import Job, ShardWriter
+    from launch.jobs import Job, JobConfig, ShardWriter
     from launch.prompts import BadLine, Prompt
     from scaling.sweep.lease import Presence
     from search.engine.engine import Engine
@@ -119,11 +119,7 @@ class Feed:
 
     def tokens(self, prompt: Prompt) -> tuple[int, ...]:
         """A prompt as tokens; whatever its tokenizer or template may raise."""
-        if prompt.tokens is not None:
-            return prompt.tokens
-        if prompt.messages is not None:
-            return self.policy.chat(prompt.messages, **{**self.job.config.chat, **prompt.template})
-        return tuple(int(token) for token in self.policy.tokenizer.encode(prompt.text or ""))
+        return prompt_tokens(self.policy, self.job.config, prompt)
 
     def write(self, completion: Completion, engine: Engine) -> None:
         """Append one sample to its shard, and close it when it was the last; the engine is between two rounds."""
@@ -213,6 +209,15 @@ class Feed:
         for _, held in self.open.values():
             held.close()
         self.open, self.prompts = {}, {}
+
+
+def prompt_tokens(policy: Policy, job: JobConfig, prompt: Prompt) -> tuple[int, ...]:
+    """The tokens of a prompt, whichever of its three forms a row has."""
+    if prompt.tokens is not None:
+        return prompt.tokens
+    if prompt.messages is not None:
+        return policy.chat(prompt.messages, **{**job.chat, **prompt.template})
+    return tuple(int(token) for token in policy.tokenizer.encode(prompt.text or ""))
 
 
 def own_fields(prompt: Prompt) -> dict[str, Any]:

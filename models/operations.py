@@ -18,9 +18,9 @@ from models.sharding import RESIDUAL, axis_size, constrain, gather_positions, sc
 
 __all__ = [
     "Assignment", "Lead", "Plan", "Reach", "Routing", "Slots", "activated", "axis_size", "capacity_block",
-    "carry_blocks", "causal_convolution", "choose", "constrain", "constrain_residual", "contract",
-    "dropless_block", "features", "gated_delta", "gated_linear", "gather_positions", "load_balance", "messenger", "norm",
-    "normalize", "rotary_angles", "rotate", "scatter_positions", "shares", "through_slots", "z_loss",
+    "carry_blocks", "causal_convolution", "choose", "constrain", "constrain_residual", "contract", "dropless_block",
+    "features", "gated_delta", "gated_linear", "gather_positions", "load_balance", "messenger", "norm", "normalize",
+    "rotary_angles", "rotate", "scatter_positions", "shares", "through_slots", "z_loss",
 ]  # fmt: skip
 
 constrain_residual = partial(constrain, dims=RESIDUAL)

@@ -25,7 +25,9 @@ def greedy_answers(
 
     def answer(contexts: Sequence[tuple[int, ...]]) -> list[str]:
         if not engines:
-            engines.append(Engine(policy.model, quantize(policy.params, policy.model, "float32"), config, None, spelling))
+            engines.append(
+                Engine(policy.model, quantize(policy.params, policy.model, "float32"), config, None, spelling)
+            )
         requests = [
             Request(i, tuple(context), 1, max_tokens, Sampling(temperature=0.0), stop_texts=tuple(stop))
             for i, context in enumerate(contexts)

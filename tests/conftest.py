@@ -21,10 +21,11 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".cache" / "
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("MPLBACKEND", "agg")
 # Programs here run for milliseconds, and LLVM's passes over them took half of the suite's time: they are left out, also
-# in the processes that tests start, unless ISOFLOP_COMPILE=full. XLA has chosen operations and their order before them.
+# in the processes that tests start, unless ISOFLOP_COMPILE=full. XLA has chosen operations and their order before.
 QUICK_FLAGS = ("--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1")
 if os.environ.get("ISOFLOP_COMPILE") != "full":
-    os.environ["XLA_FLAGS"] = " ".join([*QUICK_FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()  # of two equal flags the last wins
+    # of two equal flags the last wins
+    os.environ["XLA_FLAGS"] = " ".join([*QUICK_FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(REPOSITORY / ".cache" / "hypothesis"))
 environment.prepare()
 

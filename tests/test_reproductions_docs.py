@@ -9,7 +9,8 @@ import pytest
 from launch import gallery
 from launch.estimate import estimate
 from launch.executors.choice import Options
-from models.serialize import to_json
+from launch.reproduce import reproduce
+from models.serialize import canonical
 from scaling.sweep.config import SweepConfig
 
 PAGE = gallery.KEPT.parent / "reproductions.md"
@@ -32,16 +33,30 @@ def test_every_reproduction_has_a_line_and_every_kept_finding_a_reproduction() -
             assert found.name == name and found.command == gallery.command(name), name
 
 
-@pytest.mark.parametrize("name", gallery.names())
-def test_a_reproduction_resolves_belongs_to_methods_and_its_sweeps_are_priced(name: str, tmp_path: Path) -> None:
-    found = gallery.load(name)
-    assert found.methods and set(found.methods) <= METHODS and found.minutes > 0
-    for quick in (True, False):
-        for config in found.planned(quick):
-            assert isinstance(config, SweepConfig) and to_json(config)
-            assert sum(trial.flops for trial in config.trials()) > 0
-    for config in found.planned(True)[:1]:
-        assert estimate(config, tmp_path, Options()).worker_s > 0
+def test_every_reproduction_resolves_and_belongs_to_methods() -> None:
+    for name in gallery.names():
+        found = gallery.load(name)
+        assert found.methods and set(found.methods) <= METHODS and found.minutes > 0, name
+
+
+def test_every_sweep_of_a_reproduction_has_trials_and_a_price(tmp_path: Path) -> None:
+    """Each sweep once, though several reproductions may train it; one of them through the estimate of --dry_run."""
+    found = [gallery.load(name) for name in gallery.names()]
+    plans = [config for one in found for quick in (True, False) for config in one.planned(quick)]
+    distinct = {canonical(config): config for config in plans}
+    assert all(isinstance(config, SweepConfig) for config in plans)
+    costs = {text: sum(trial.flops for trial in config.trials()) for text, config in distinct.items()}
+    assert all(cost > 0 for cost in costs.values())
+    cheapest = distinct[min(costs, key=lambda text: costs[text])]
+    assert estimate(cheapest, tmp_path, Options()).worker_s > 0
+
+
+@pytest.mark.parametrize("name", ["pruning_switch", "pruning_power_law"])
+def test_a_reproduction_without_training_runs_quickly_to_a_finding(name: str, tmp_path: Path) -> None:
+    found = reproduce(gallery.load(name), gallery.path_of(name), tmp_path, quick=True, where=Options())
+    low, high = found.interval
+    assert found.name == name and low <= found.effect <= high
+    assert found.command.endswith("--quick") and (tmp_path / "finding.html").is_file()
 
 
 if __name__ == "__main__":

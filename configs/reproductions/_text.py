@@ -38,7 +38,7 @@ def trained(work: Workspace) -> pd.DataFrame:
 
 
 def folders(work: Workspace, table: pd.DataFrame) -> Iterator[Path]:
-    """The directory of each trial of the table."""
+    """The directory of each trial of the ladder's table."""
     for trial in table["trial"]:
         yield work.shared / "sweeps" / _name(work) / "trials" / trial
 

@@ -2,7 +2,7 @@
 
     python -m launch.reproduce benchmark_leak --workdir runs/reproductions/benchmark_leak
 
-Four minutes on one core: eight models of 0.07M parameters on remainders of four-digit numbers, which they cannot compute.
+Five minutes on one core: five models of 0.1M parameters on remainders of four-digit numbers, which they cannot compute.
 """
 
 import json
@@ -18,13 +18,13 @@ from scaling.evaluate.measures.leakage import Overlap, planted_corpus, recall_an
 from scaling.evaluate.suites import suite
 from scaling.evaluate.trials import trial_subject
 from scaling.reproduction import Measured, Reproduction, Workspace, bootstrap_interval
-from scaling.sweep.config import SweepConfig
+from scaling.sweep.config import SweepConfig, Value
 from scaling.tasks import task_by_name
 from scaling.train.config import TrainConfig
 
 TASK = "arithmetic:operation=mod,digits=4,other_digits=2"
-CONDITIONS = ((0.0, 0), (0.1, 32), (0.3, 32), (1.0, 2), (1.0, 8), (1.0, 32))  # share of the leaked half, repeats
-CONTROL, MAIN = CONDITIONS[0], CONDITIONS[5]
+CONDITIONS = ((0.0, 0), (1.0, 64), (1.0, 256))  # share of the leaked half, repeats
+CONTROL, MAIN = CONDITIONS[0], CONDITIONS[2]
 CHARACTERS = 8  # of an n-gram: a question
 
 
@@ -32,14 +32,14 @@ def get_reproduction() -> Reproduction:
     return Reproduction(
         name="benchmark_leak",
         methods=(145,),
-        claim="Items of a benchmark that were in the training text 32 times score higher than their twins that were "
+        claim="Items of a benchmark that were in the training text 256 times score higher than their twins that were "
         "not, beyond a model that saw neither",
         source="Zhou et al. 2023, arXiv:2311.01964",
         smallest_effect=0.05,
         unit="accuracy of leaked items less that of their twins, less the same of a clean model",
-        minutes=4,
-        not_covered="models of use and their benchmarks; leaks in other words; the loss of other skills after training on "
-        "a benchmark",
+        minutes=5,
+        not_covered="models of use and their benchmarks; leaks in other words, or read once (small models need many "
+        "repeats); the loss of other skills after training on a benchmark",
         simulated=False,
         run=run,
         sweeps=lambda quick: [plan(Path("corpora"), quick)],
@@ -47,15 +47,17 @@ def get_reproduction() -> Reproduction:
 
 
 def plan(folder: Path, quick: bool) -> SweepConfig:
-    steps = 20 if quick else 600
+    steps = 20 if quick else 1200
     conditions = (CONTROL, MAIN) if quick else CONDITIONS
-    points = [{"data.path": str(folder / corpus(*condition)), "train.seed": 0} for condition in conditions]
+    points: list[dict[str, Value]] = [
+        {"data.path": str(folder / corpus(*condition)), "train.seed": 0} for condition in conditions
+    ]
     points += [{"data.path": str(folder / corpus(*one)), "train.seed": 1} for one in (CONTROL, MAIN)]
     return SweepConfig(
         name="benchmark_leak",
-        model=ladder(48, n_layers=2, vocab_size=256),
+        model=ladder(64, n_layers=2, vocab_size=256),
         data=DataConfig(source="jsonl", path=str(folder / corpus(*CONTROL)), heldout_fraction=0.02),
-        train=TrainConfig(steps=steps, batch_size=16, seq_len=64, learning_rate=0.013, final_learning_rate=0.0,
+        train=TrainConfig(steps=steps, batch_size=16, seq_len=64, learning_rate=0.01, final_learning_rate=0.0,
                           eval_sequences=32, checkpoint_every=1000),
         points=tuple(points),
     )  # fmt: skip
@@ -66,11 +68,11 @@ def corpus(share: float, repeats: int) -> str:
 
 
 def run(work: Workspace) -> Measured:
-    items = suite(f"choice.{TASK},items={40 if work.quick else 400}")
+    items = suite(f"choice.{TASK},items={40 if work.quick else 200}")
     half = len(items) // 2  # the first half may leak, the second are its twins
     solved = [item.prompt + item.choices[item.gold[0]] for item in items]  # type: ignore[index]
     task, rng = task_by_name(TASK), np.random.default_rng(0)
-    training = [p.prompt + task.solution(p, rng) for p in task.generate(5, 1500 if work.quick else 48_000)]
+    training = [p.prompt + task.solution(p, rng) for p in task.generate(5, 1500 if work.quick else 70_000)]
     folder, found = work.folder / "corpora", {}
     folder.mkdir(exist_ok=True)
     for share, repeats in CONDITIONS:

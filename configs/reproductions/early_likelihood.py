@@ -25,8 +25,8 @@ def get_reproduction() -> Reproduction:
         smallest_effect=1.0,
         unit="standard errors of the gain over items, likelihood less accuracy",
         minutes=12,
-        not_covered="the competition's tasks and its weights of signal, consistency and compliance; a gain of likelihood "
-        "may be of form as well as of skill",
+        not_covered="the competition's tasks and its weights of signal, consistency and compliance; a gain of "
+        "likelihood may be of form as well as of skill",
         simulated=False,
         run=run,
         sweeps=lambda quick: [plan(quick)],

@@ -1,4 +1,4 @@
-"""Four toy tasks on which larger models might do worse: memorised phrases, agreement, misleading examples, a distractor.
+"""Four toy tasks on which larger models might do worse: memory, agreement, misleading examples, a distractor.
 
     python -m launch.reproduce inverse_scaling --workdir runs/reproductions/inverse_scaling
 
@@ -17,8 +17,8 @@ def get_reproduction() -> Reproduction:
     return Reproduction(
         name="inverse_scaling",
         methods=(55,),
-        claim="On at least one task of memorisation, imitation, misleading examples or distraction, larger models of the "
-        "same training are worse",
+        claim="On at least one task of memorisation, imitation, misleading examples or distraction, larger models of "
+        "the same training are worse",
         source="McKenzie et al. 2023, arXiv:2306.09479",
         smallest_effect=0.05,
         unit="fall of accuracy per decade of parameters, on the task where it falls most",

@@ -1,4 +1,4 @@
-"""A harder version of a benchmark is estimated for 48 models from five that are run on it, by item response theory.
+"""A version of a benchmark with longer items, estimated for 48 models from five that are run on it.
 
     python -m launch.reproduce item_response_reevaluation --workdir runs/reproductions/item_response_reevaluation
 
@@ -20,8 +20,8 @@ def get_reproduction() -> Reproduction:
     return Reproduction(
         name="item_response_reevaluation",
         methods=(135,),
-        claim="Item response theory estimates the scores of all models on a refreshed version of a benchmark from a few "
-        "that are run on it, within 2.5 points on average",
+        claim="Item response theory estimates the scores of all models on a refreshed version of a benchmark from "
+        "a few that are run on it, within 2.5 points on average",
         source="Shabtay et al. 2024, LiveXiv, arXiv:2410.10783",
         smallest_effect=0.0,
         unit="points by which the mean error is below 2.5",
@@ -40,7 +40,7 @@ def run(work: Workspace) -> Measured:
     length = chosen[chosen["trial"] == table["trial"].iloc[0]].set_index(["task", "problem"])["prompt_tokens"]
     noise = np.random.default_rng(0).random(right.shape[1])  # items of equal length go to either version
     rank = length.loc[right.columns].groupby("task").rank(pct=True).to_numpy() + 0.5 * noise
-    new_items = rank > np.median(rank)  # the longer ones: a harder version of every task
+    new_items = rank > np.median(rank)  # the longer ones of every task
     old, new = right.to_numpy()[:, ~new_items], right.to_numpy()[:, new_items]
     ran = spread_models(old.mean(1), RUN)
     rest = np.setdiff1d(np.arange(len(table)), ran)

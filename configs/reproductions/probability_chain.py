@@ -33,7 +33,9 @@ def get_reproduction() -> Reproduction:
 def run(work: Workspace) -> Measured:
     table, rows = measured(work)
     chosen = choices(rows)
-    columns = [per_item(chosen, name).loc[table["trial"]] for name in ("gold_logprob", "probability", "brier", "correct")]
+    columns = [
+        per_item(chosen, name).loc[table["trial"]] for name in ("gold_logprob", "probability", "brier", "correct")
+    ]
     gold, among, brier, right = (frame.to_numpy() for frame in columns)
     compute = np.log(table["flops"].to_numpy())
     each = item_correlations(np.stack([gold, among, -brier, right]), compute)  # [stages, items]

@@ -28,7 +28,7 @@ ATTENDING = {"n_heads", "n_kv_heads", "head_dim", "qk_norm", "query_pre_attn_sca
 ALONE = {"d_ff", "activation"}
 # of experts, slots and losses are of training
 EXPERTS = ("experts", "top_k", "d_ff", "shared", "groups", "top_groups", "score", "normalize", "scale",
-           "group_score", "shared_gate")
+           "group_score", "shared_gate", "router", "free", "bottleneck")
 ROTARY = {"rope_theta", "rope_theta_local", "rope_scaling", "partial_rotary_factor"}
 # keys that change what is computed in any family, with the values that leave it as this package computes it
 NEUTRAL: dict[str, Any] = {"use_bidirectional_attention": (None, False), "quantization_config": (None,)}

@@ -161,7 +161,7 @@ class Attention:
         if a.rotary is not None and a.rotary.share:
             angles = ops.rotary_angles(past.positions, a.rotary.dims(head_dim), a.rotary.theta, a.rotary.scaling)
             q, k = (ops.rotate(y, *angles, interleaved=a.rotary.interleaved) for y in (q, k))
-        besides = {} if lead is None else {"lead": lead}  # a caller's own past need not know of any
+        besides: dict[str, Any] = {} if lead is None else {"lead": lead}  # a caller's own past need not know of any
         y, past = past.attend(q, {"k": k, "v": v}, self.span(s), **besides)
         if a.gated:
             y = y * jax.nn.sigmoid(gate.astype(jnp.float32)).astype(y.dtype)

@@ -54,13 +54,13 @@ class Delta:
     widths of heads stay as they are when it grows wider.
     """
 
-    key_heads: int | None = None
+    key_heads: int | None = None  # None: the model's n_heads
     value_heads: int | None = None  # a multiple of key_heads; None: as many
     key_dim: int | None = None  # of a head; None: the model's head_dim
-    value_dim: int | None = None  # the same
+    value_dim: int | None = None  # of a head; None: the model's head_dim
     width: int = 4  # tokens that the convolutions see
-    negative: bool = False
-    decay: Literal["head", "channel"] = "head"
+    negative: bool = False  # beta up to 2, so that a token may turn the state around
+    decay: Literal["head", "channel"] = "head"  # one rate for all of a state, or one per channel of the keys (KDA)
     block: int = 64  # tokens that are computed at once from one state
 
     slot: ClassVar[str] = "delta"

@@ -32,9 +32,9 @@ class Linear:
     which windows of other layers of the pattern do. The features stay as they are when the model grows wider.
     """
 
-    heads: int | None = None  # None: the model's
+    heads: int | None = None  # None: the model's n_heads
     features: int = 16  # of q and k, d above
-    value_dim: int | None = None  # None: the model's head_dim
+    value_dim: int | None = None  # of a head; None: the model's head_dim
     block: int = 64  # tokens that are computed at once from one state
 
     slot: ClassVar[str] = "linear"

@@ -46,7 +46,7 @@ class MLSTM:
     heads stay as they are when it grows wider.
     """
 
-    heads: int | None = None
+    heads: int | None = None  # None: the model's n_heads
     key_dim: int | None = None  # of a head; None: half of value_dim, as published
     value_dim: int | None = None  # of a head; None: the model's head_dim
     cap: float = 15.0  # of both gates

@@ -91,7 +91,9 @@ def evaluate(
         assert generate is not None
         contexts = [subject.reader.question(items[i])[0] for i in written]
         for i, context, text in zip(written, contexts, generate(contexts), strict=True):
-            rows[i] = _common(items[i]) | _graded(items[i], text, extract, verify) | _cost(subject.model, [len(context)])
+            rows[i] = (
+                _common(items[i]) | _graded(items[i], text, extract, verify) | _cost(subject.model, [len(context)])
+            )
     return [rows[i] for i in range(len(items))]
 
 
@@ -119,7 +121,9 @@ def _flops(model: ModelConfig, tokens: int) -> int:
     return counts.forward_flops(model, tokens)
 
 
-def _measured(subject: Subject, items: Sequence[Item], places: Sequence[int]) -> list[tuple[int, Likelihoods, list[int]]]:
+def _measured(
+    subject: Subject, items: Sequence[Item], places: Sequence[int]
+) -> list[tuple[int, Likelihoods, list[int]]]:
     """(place, likelihoods of its choices, tokens of each row read) of choice and cloze items."""
     pairs: list[tuple[Tokens, Tokens]] = []
     for item in items:

@@ -22,8 +22,9 @@ MOST_TEXT = 100_000  # characters that are read of an answer, from its end
 
 
 class Grade(NamedTuple):
-    """parsed: the answer that was read, None for none; fault: "", or parse, wrong, unit, permutation; tau: Kendall's, of
-    an ordering (0 for what is no permutation)."""
+    """parsed: the answer that was read, None for none; fault: "", or parse, wrong, unit, permutation.
+
+    tau: Kendall's, of an ordering (0 for what is no permutation)."""
 
     correct: bool
     parsed: str | None

@@ -75,19 +75,20 @@ class Item:
             problem = f"has {len(self.choices)} choices"
             require(2 <= len(self.choices) <= MOST_CHOICES, place, problem, f"give 2 to {MOST_CHOICES}")
             require(all(self.choices), place, "has an empty choice", "give text to every choice")
-            right = isinstance(self.gold, tuple) and bool(self.gold)
-            right = right and all(isinstance(g, int) and 0 <= g < len(self.choices) for g in self.gold)
+            gold = () if isinstance(self.gold, Quantity) else self.gold
+            right = bool(gold) and all(isinstance(g, int) and 0 <= g < len(self.choices) for g in gold)
             require(right, place, f"gold is {self.gold!r}", f"give indices of choices, 0 to {len(self.choices) - 1}")
             return
         require(not self.choices, place, f"has choices, but is {self.format}", "leave them out, or use 'choice'")
         if self.format == "numeric":
-            require(isinstance(self.gold, Quantity), place, f"gold is {self.gold!r}", 'give {"value": ..., "unit": ...}')
+            require(
+                isinstance(self.gold, Quantity), place, f"gold is {self.gold!r}", 'give {"value": ..., "unit": ...}'
+            )
             return
-        texts = isinstance(self.gold, tuple) and bool(self.gold)
-        texts = texts and all(isinstance(g, str) and g for g in self.gold)
+        labels = () if isinstance(self.gold, Quantity) else self.gold
+        texts = bool(labels) and all(isinstance(g, str) and g for g in labels)
         require(texts, place, f"gold is {self.gold!r}", "give text that is not empty")
         if self.format == "ordering":
-            labels = self.gold if isinstance(self.gold, tuple) else ()
             problem = f"orders {len(set(labels))} different labels of {len(labels)}"
             require(len(set(labels)) == len(labels) >= 2, place, problem, "give two or more distinct labels")
 
@@ -154,6 +155,6 @@ def item_of(row: Mapping[str, Any], suite: str, place: str, id: str) -> Item:
     fields = known | {"id": str(known.get("id", id)), "choices": tuple(known.get("choices", ()))}
     tags = {name: row[name] for name in strange}
     try:
-        return Item(suite=suite, gold=gold, shots=shots, tags=tags, **fields)  # type: ignore[arg-type]
+        return Item(suite=suite, gold=gold, shots=shots, tags=tags, **fields)
     except ConfigError as error:
         raise ConfigError(place, error.problem, error.fix) from None

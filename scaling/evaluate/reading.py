@@ -93,4 +93,6 @@ def text_reader(tokenizer: Any, chat: bool = False) -> Reader:
     if chat and getattr(tokenizer, "chat_template", None) is None:
         raise ConfigError("--chat", "the checkpoint has no chat template", "leave it out")
     begin = tuple(map(int, tokenizer.encode("")))
-    return Reader(tokenizer.encode, bare, begin or (int(tokenizer.end_of_document),), chat=tokenizer.chat if chat else None)
+    return Reader(
+        tokenizer.encode, bare, begin or (int(tokenizer.end_of_document),), chat=tokenizer.chat if chat else None
+    )

@@ -1,12 +1,12 @@
 """Suites by name: items made of our own tasks, in the form that a text asks for, or the items of a file.
 
-    choice.modular:operations=4,items=200,choices=4      likelihoods of the solution and of near misses
-    cloze.copy:longest=6                                 likelihood of the one solution
-    generate.countdown                                   an answer that the task's own verifier checks
-    ordering.copy:order=sorted                           letters in order
-    numeric.arithmetic:operation=add                     a number
-    trap.phrase                                          the truth against what the corpus suggests
-    items.jsonl                                          one's own
+choice.modular:operations=4,items=200,choices=4      likelihoods of the solution and of near misses
+cloze.copy:longest=6                                 likelihood of the one solution
+generate.countdown                                   an answer that the task's own verifier checks
+ordering.copy:order=sorted                           letters in order
+numeric.arithmetic:operation=add                     a number
+trap.phrase                                          the truth against what the corpus suggests
+items.jsonl                                          one's own
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def split_names(text: str) -> list[str]:
             names[-1] += f",{part}"
         else:
             names.append(part)
-    require(bool(names), "--tasks", "names nothing", f"give suites such as choice.modular, or forms of {', '.join(TASKS)}")
+    require(
+        bool(names), "--tasks", "names nothing", f"give suites such as choice.modular, or forms of {', '.join(TASKS)}"
+    )
     twice = sorted({name for name in names if names.count(name) > 1})
     require(not twice, "--tasks", f"names {twice[:1]} twice", "name it once")
     return names
@@ -129,7 +131,7 @@ def _item(
 def near_misses(
     task: Task, problem: Problem, right: str, problems: Sequence[Problem], count: int, rng: np.random.Generator
 ) -> list[str]:
-    """`count` wrong completions that look like the right one: a character changed, two exchanged, or another's solution.
+    """`count` wrong completions that look right: a character changed, two exchanged, or another problem's solution.
 
     Raises ConfigError for a solution that has not so many.
     """

@@ -21,7 +21,9 @@ MEANS = {
 }  # fmt: skip
 
 
-def mean_interval(values: Sequence[float], level: float = 0.9, bootstrap: int = 1000, seed: int = 0) -> tuple[float, ...]:
+def mean_interval(
+    values: Sequence[float], level: float = 0.9, bootstrap: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
     """(mean, low, high) of values [items], by resampling items."""
     check_level(level, "interval")
     x = np.asarray(values, float)

@@ -36,8 +36,8 @@ def evaluate_trials(
     sweep: str | Path, trials: Sequence[str], suites: Sequence[str], folder: str | Path,
     say: Callable[[str], None] = lambda text: None,
 ) -> pd.DataFrame:  # fmt: skip
-    """The rows of choice and cloze suites for trials of a sweep's directory, with the columns trial, params, seed, tokens,
-    train_flops and steps of each.
+    """The rows of choice and cloze suites for trials of a sweep's directory, with columns that say of which model:
+    trial, params, seed, tokens, train_flops and steps.
 
     Every trial's rows are kept in `folder` as they come, and read from there when they are of the same parameters and
     suites; so a second reader, or one after a crash, measures only what is missing.

@@ -29,14 +29,18 @@ UNITS: dict[str, tuple[str, float]] = {
 }  # fmt: skip
 _NUMBER = r"[-+]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][-+]?\d{1,3})?"
 _FRACTION = rf"(?P<over>{_NUMBER})\s*/\s*(?P<under>\d{{1,40}})"
-_WITH_UNIT = re.compile(rf"(?:{_FRACTION}|(?P<number>{_NUMBER}))(?:\s*(?P<unit>%|[A-Za-z]+(?:\^\d)?(?:/[A-Za-z]+(?:\^\d)?)?))?")
+_WITH_UNIT = re.compile(
+    rf"(?:{_FRACTION}|(?P<number>{_NUMBER}))(?:\s*(?P<unit>%|[A-Za-z]+(?:\^\d)?(?:/[A-Za-z]+(?:\^\d)?)?))?"
+)
 
 
 def unit_of(name: str) -> tuple[str, float]:
     """(dimension, factor) of a unit; ConfigError for one that is not known."""
     if name not in UNITS:
         match = nearest(name, UNITS)
-        raise ConfigError("gold.unit", f"{name!r} is not known", f"did you mean {match!r}?" if match else "use SI units")
+        raise ConfigError(
+            "gold.unit", f"{name!r} is not known", f"did you mean {match!r}?" if match else "use SI units"
+        )
     return UNITS[name]
 
 

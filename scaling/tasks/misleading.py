@@ -20,7 +20,7 @@ _FIRST = 3  # random letters before a phrase
 
 @dataclass(frozen=True)
 class Phrase(Word):
-    """`kcb:dbca~` is solved by `dbca.`: copying, where most words are one of a few phrases, so that memory does as well.
+    """`kcb:dbca~` is solved by `dbca.`: copying, where most words are one of a few phrases: memory does as well.
 
     Random letters come first, or a corpus would hold each phrase once. The trap is a phrase with one letter changed,
     which memory changes back.

@@ -39,6 +39,12 @@ def right(model: ModelConfig, params: transformer.Params, kind: Sequences, rows:
     return np.where(count, (hits & data.scored).sum(0) / np.maximum(count, 1), np.nan)
 
 
+def surprise(model: ModelConfig, params: transformer.Params, kind: Sequences, rows: int, seed: int) -> np.ndarray:
+    """Mean loss at every place `[length]` float64, in nats, of such sequences; every place must have a label."""
+    data = kind.draw(np.random.default_rng(seed + LATE), rows)
+    return np.asarray(_losses(model, params, Labelled(*data)), np.float64).mean(0)
+
+
 def recalled(model: ModelConfig, params: transformer.Params, kind: Sequences, rows: int, seed: int) -> float:
     """Share of all labels that are right."""
     data = kind.draw(np.random.default_rng(seed + LATE), rows)
@@ -48,6 +54,12 @@ def recalled(model: ModelConfig, params: transformer.Params, kind: Sequences, ro
 @partial(jax.jit, static_argnums=0)
 def _initial(model: ModelConfig, seed: jax.Array) -> transformer.Params:
     return transformer.init(model, jax.random.key(seed))
+
+
+@partial(jax.jit, static_argnums=0)
+def _losses(model: ModelConfig, params: transformer.Params, data: Labelled) -> jax.Array:
+    logits = transformer.apply(model, params, data.tokens).astype(jnp.float32)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, data.labels)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -61,9 +73,7 @@ def _steps(model: ModelConfig, train: TrainConfig, params, state, data: Labelled
     optimizer = make_optimizer(model, train.optimizer, train.schedule, hyperparameters(train))
 
     def loss(params: transformer.Params, batch: Labelled) -> jax.Array:
-        logits = transformer.apply(model, params, batch.tokens)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), batch.labels)
-        return jnp.sum(losses * batch.scored) / batch.scored.sum()
+        return jnp.sum(_losses(model, params, batch) * batch.scored) / batch.scored.sum()
 
     def step(carry: tuple, batch: Labelled) -> tuple[tuple, None]:
         params, state = carry

@@ -176,6 +176,36 @@ class StateTracking:
         return Labelled(tokens, labels, np.ones(tokens.shape, bool))
 
 
+@dataclass(frozen=True)
+class Chains:
+    """Markov chains, each row with transitions of its own, drawn from a symmetric Dirichlet distribution; the label of
+    every place is the next token. What came before tells the transitions, the better the longer it is."""
+
+    symbols: int = 8
+    length: int = 64
+    concentration: float = 0.1  # small: one transition of each symbol is likely, the others are rare
+
+    def __post_init__(self) -> None:
+        for field in ("symbols", "length"):
+            require(getattr(self, field) >= 1, f"chains.{field}", f"is {getattr(self, field)}", "give 1 or more")
+        require(self.concentration > 0, "chains.concentration", f"is {self.concentration}", "give a positive number")
+
+    @property
+    def vocab_size(self) -> int:
+        """The symbols."""
+        return self.symbols
+
+    def draw(self, rng: np.random.Generator, rows: int) -> Labelled:
+        """`[rows, length]` each."""
+        chances = rng.dirichlet([self.concentration] * self.symbols, (rows, self.symbols)).cumsum(-1)
+        tokens = np.empty((rows, self.length + 1), np.int32)
+        tokens[:, 0] = rng.integers(0, self.symbols, rows)
+        for t in range(self.length):
+            below = rng.random((rows, 1)) > chances[np.arange(rows), tokens[:, t]]
+            tokens[:, t + 1] = np.minimum(below.sum(1), self.symbols - 1)
+        return Labelled(tokens[:, :-1].copy(), tokens[:, 1:].copy(), np.ones((rows, self.length), bool))
+
+
 @functools.cache
 def _products(order: int) -> np.ndarray:
     """`[first, then]` int32: the number of the permutation that does `first`, then `then`."""

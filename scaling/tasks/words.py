@@ -99,7 +99,9 @@ class Recall(Word):
         keys = [LETTERS[i] for i in rng.permutation(self.keys)[: self.pairs].tolist()]
         values = rng.permutation(10)[: self.pairs].tolist()
         negated = bool(rng.integers(100) < self.negated)
-        return self.problem(tuple(zip(keys, map(int, values), strict=True)), keys[int(rng.integers(len(keys)))], negated)
+        return self.problem(
+            tuple(zip(keys, map(int, values), strict=True)), keys[int(rng.integers(len(keys)))], negated
+        )
 
     def problem(self, pairs: tuple[tuple[str, int], ...], key: str, negated: bool = False) -> Problem:
         """The question for the value of a key, or with `negated` for the other one of two."""

@@ -147,8 +147,8 @@ def test_a_directory_of_another_evaluation_is_refused(trial: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_greedy_answers_of_the_engine_are_what_the_likelihoods_foretell(trial: Path, tmp_path: Path) -> None:
-    """An answer is right where every token of the one solution, and the end, is the likeliest: two ways to one number."""
+def test_greedy_answers_are_the_likeliest_token_again_and_again(trial: Path, tmp_path: Path) -> None:
+    """The engine against a loop that takes the likeliest token of the whole text so far."""
     out = tmp_path / "out"
     assert run(trial, out, "--max_tokens=8", tasks="generate.copy:items=20,ordering.copy:order=sorted,items=4") == 0
     rows = pd.read_parquet(out / "items.parquet")

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from launch import answers, reward
 from launch.jobs import Job, JobConfig
 from launch.prompts import PromptFile
 from launch.searching import Prepared, answer_prompts, named_parts, prepared
@@ -137,6 +139,28 @@ def test_the_table_and_the_manifest_hold_what_the_lines_hold(beam: Prepared, tmp
     assert manifest["right"] == {"": [3, sum(right[::2])], "sums": [2, sum(right[1::2])]}
     assert manifest["depth"] == sum(line["ledger"]["depth"] for line in lines)
     assert manifest["finish_reasons"].keys() <= {"answer", "none"}
+
+
+def test_jobs_are_compared_in_one_table_and_teach_a_reward_model(beam: Prepared, tmp_path: Path) -> None:
+    made = job(tmp_path, BEAM, ROWS, beam)
+    lines = worked(made, beam)
+    (row,) = answers.table(tmp_path).to_dict("records")
+    assert (row["job"], row["strategy"], row["verifier"]) == ("job", "beam:samples=4,width=2", "likelihood")
+    assert row["accuracy"] == np.mean([line["correct"] for line in lines]) and row["low"] <= row["accuracy"]
+    assert row["flops"] * 5 == pytest.approx(sum(line["ledger"]["flops"] for line in lines))
+    assert "likelihood" in answers.shown(answers.table(tmp_path)).splitlines()[1]
+    taught = list(reward.labelled(made, POLICY, "e"))
+    ended = [(ROWS[line["line"] - 1], c) for line in lines for c in line["candidates"] if c["complete"]]
+    assert len(taught) == len(ended) > 0
+    for found, (fields, candidate) in zip(taught, ended, strict=True):
+        assert found.prompt == tuple(fields["prompt"].encode()) and list(found.tokens) == candidate["tokens"]
+        assert found.right == beam.setting.reader().right(candidate["text"], str(fields["answer"]))
+        steps = [i for i, token in enumerate(found.tokens, 1) if token == ord("e") or i == len(found.tokens)]
+        assert list(found.ends) == steps
+
+
+def test_steps_end_where_their_text_does_however_tokens_cut_it() -> None:
+    assert list(reward.ends((0, 1, 2, 0), [b"a\n", b"\nb", b"\n\nc"], b"\n\n")) == [2, 3, 4]
 
 
 def test_rows_with_delimiters_of_their_own_are_searches_of_their_own(beam: Prepared, tmp_path: Path) -> None:

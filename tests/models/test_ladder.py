@@ -18,7 +18,8 @@ from models import transformer
 from models.config import Layer, ModelConfig
 from models.mixers import Attention
 from models.past import WholeSequence
-from models.sharding import MeshConfig, make_mesh
+from models.pipeline import Schedule, pipelined_loss
+from models.sharding import DEFAULT_RULES, MeshConfig, make_mesh, weight_shardings
 from models.wiring import Ladder, PreNorm, Wiring
 from tests.models.test_parts import quick
 from tests.models.test_parts_tpu import compiled, mesh_of, needs_libtpu, placed
@@ -144,3 +145,18 @@ def test_a_tpu_multiplies_while_the_sums_of_a_ladder_are_under_way() -> None:
 
     assert hidden(PreNorm()) == 0
     assert hidden(Ladder()) >= 3
+
+
+@pytest.mark.slow  # two programs, one of them over two devices
+def test_stages_that_begin_backward_early_hand_on_both_arrays() -> None:
+    """1F1B keeps inputs and returns cotangents of what layers hand on, here a pair."""
+    config = dataclasses.replace(CONFIG, n_layers=2, pattern=(Layer(),), scan_layers=True)
+    params = quick(functools.partial(transformer.init, config))(jax.random.key(0))
+    tokens = jax.random.randint(jax.random.key(1), (4, SEQ + 1), 0, 32)
+    want = quick(jax.value_and_grad(lambda p: transformer.loss(config, p, tokens)[0]))(params)
+    mesh = make_mesh(MeshConfig(stage=2), jax.devices()[:2])
+    shardings = weight_shardings(transformer.weights(config), DEFAULT_RULES, mesh)
+    with jax.set_mesh(mesh):
+        run = quick(jax.value_and_grad(lambda p: pipelined_loss(config, Schedule("1f1b", 2, 2), p, tokens)[0]))
+        found = run(jax.device_put(params, shardings))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, want)

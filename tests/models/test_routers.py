@@ -18,6 +18,7 @@ from models.channels import Experts
 from models.channels.free import Free
 from models.config import Layer, ModelConfig
 from models.errors import ConfigError
+from models.huggingface.config import write_config
 from models.routers import ExpertChoice, Grouped, Hashed, Soft
 from models.routing import Assignment, Plan, Slots
 from models.serialize import from_json
@@ -25,6 +26,7 @@ from models.sharding import DEFAULT_RULES, MeshConfig, make_mesh
 from search.engine.precision import running_config
 from tests.models.test_counts import flops_of, plain_kernels
 from tests.models.test_parts import quick
+from tests.models.test_parts_tpu import mesh_of, needs_libtpu
 
 BATCH, SEQ, D, K = 2, 12, 8, 2
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # float32: sums of some tens of terms of order 1
@@ -193,28 +195,40 @@ def test_flops_equal_the_jaxpr_of_the_loss_and_its_gradient(name: str) -> None:
     assert walked == expected + mask
 
 
+def sent(narrow: int | None, mesh: Any, lower: Any) -> list[int]:
+    """Bytes of every all-to-all in the compiled gradient of one block of experts, divided over `expert`."""
+    m = Experts(4, K, 128, capacity_factor=1.0, bottleneck=narrow)
+    stream = dataclasses.replace(CONFIG, d_model=256).stream
+    weights = m.weights(stream)
+
+    def of(shape: tuple[int, ...], dims: tuple[str, ...]) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, DEFAULT_RULES.spec(dims)))
+
+    def loss(w: Any, x: jax.Array) -> jax.Array:
+        return jnp.square(m.apply(stream, w, x, jnp.zeros(x.shape[:2], jnp.int32))[0]).sum()
+
+    args = {name: of(w.shape, w.axes) for name, w in weights.items()}, of((4, 64, 256), ("batch", "length", "residual"))
+    with jax.set_mesh(mesh):
+        text = lower(jax.jit(jax.grad(loss, (0, 1))), args).compile().as_text()
+    return [c.payload for c in collectives(text, mesh.shape) if c.kind == "all-to-all" and c.axes == ("expert",)]
+
+
 def test_experts_behind_a_bottleneck_are_sent_so_many_bytes_less() -> None:
-    """The all-to-alls of a compiled gradient over two devices of experts: bottleneck / d_model of the plain ones."""
+    """Over two devices of experts: bottleneck / d_model of the bytes of plain ones."""
     mesh = make_mesh(MeshConfig(expert=2), jax.devices()[:2])
-
-    def sent(narrow: int | None) -> list[int]:
-        m = Experts(4, K, 5, capacity_factor=1.0, bottleneck=narrow)
-        weights = m.weights(CONFIG.stream)
-        placed = {name: NamedSharding(mesh, DEFAULT_RULES.spec(w.axes)) for name, w in weights.items()}
-        shapes = {name: jax.ShapeDtypeStruct(w.shape, jnp.float32) for name, w in weights.items()}
-        rows = NamedSharding(mesh, DEFAULT_RULES.spec(("batch", "length", "residual")))
-
-        def loss(w: Any, x: jax.Array) -> jax.Array:
-            return jnp.square(m.apply(CONFIG.stream, w, x, TOKENS)[0]).sum()
-
-        with jax.set_mesh(mesh):
-            program = jax.jit(jax.grad(loss, (0, 1)), in_shardings=(placed, rows), out_shardings=(placed, rows))
-            text = program.lower(shapes, jax.ShapeDtypeStruct(X.shape, jnp.float32)).compile().as_text()
-        return [c.payload for c in collectives(text, mesh.shape) if c.kind == "all-to-all" and c.axes == ("expert",)]
-
-    plain, narrow = sent(None), sent(2)
+    plain, narrow = (sent(n, mesh, lambda f, args: f.lower(*args)) for n in (None, 64))
     assert len(plain) == len(narrow) == 4
-    assert [4 * n for n in narrow] == plain  # d_model 8 to 2
+    assert [4 * n for n in narrow] == plain
+
+
+@needs_libtpu
+@pytest.mark.slow  # two programs of the TPU compiler
+def test_a_tpu_sends_experts_behind_a_bottleneck_so_many_bytes_less() -> None:
+    mesh = mesh_of(expert=2)
+    plain, narrow = (
+        sum(sent(n, mesh, lambda f, args: f.trace(*args).lower(lowering_platforms=("tpu",)))) for n in (None, 64)
+    )
+    assert 0 < 4 * narrow == plain
 
 
 @pytest.mark.parametrize(
@@ -243,6 +257,14 @@ def test_a_model_whose_router_reads_later_tokens_does_not_decode(router: Any) ->
     config = dataclasses.replace(CONFIG, pattern=(Layer(channel=Experts(4, 2, 5, router=router)),))
     with pytest.raises(ConfigError, match=r"model\.channel\.router: is \w+, which reads tokens that a model has yet"):
         running_config(config, "float32")
+
+
+@pytest.mark.parametrize("fields", [{"router": Hashed()}, {"router": Soft()}, {"free": Free()}, {"bottleneck": 4}])
+def test_experts_that_no_published_family_has_are_not_written_as_one(fields: dict[str, Any]) -> None:
+    config = dataclasses.replace(CONFIG, tied_embeddings=False, moe=Experts(4, 2, 8))
+    assert write_config(config)[1]["model_type"] == "mixtral"
+    with pytest.raises(ConfigError, match=r"model\.moe: .* cannot be expressed by mixtral"):
+        write_config(dataclasses.replace(config, moe=Experts(4, 2, 8, **fields)))
 
 
 def test_an_unknown_part_is_refused_with_the_near_name() -> None:

@@ -1,14 +1,15 @@
-"""Clustering on difficulty (Xu et al. 2025): the score of a large model from small ones, by way of the items that rise."""
+"""Clustering on difficulty (Xu et al. 2025): a large model's score from small ones, by way of the items that rise."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from models.errors import ConfigError
-from scaling.fitting.fit import fit
+from scaling.fitting.fit import Fit, fit
 from scaling.fitting.grouped import fit_groups
 from scaling.laws.difficulty import COD, difficulty_clusters, extrapolatable, subset_to_full
 
@@ -25,21 +26,22 @@ class Forecast(NamedTuple):
 
 
 def forecast(
-    scores: np.ndarray, compute: np.ndarray, targets: np.ndarray, guess: float, bins: int = 6, smallest: int = 10
-) -> Forecast:
+    scores: np.ndarray, compute: np.ndarray, targets: np.ndarray, guess: float, bins: int = 6, smallest: int = 10,
+    difference: float = 0.08,
+) -> Forecast:  # fmt: skip
     """Forecast the mean score at `targets` FLOPs from per-item scores [models, items] of models of `compute` [models].
 
     guess: the score of guessing, the floor of the law. bins: parts of the compute, equal in models, over which the
-    items' difficulty vectors are averaged. smallest: items of a cluster. Where no cluster can be extrapolated the
-    chain gives the direct curve.
+    items' difficulty vectors are averaged. smallest: items of a cluster. difference: typical, per part, of items of one
+    cluster. Where no cluster can be extrapolated the chain gives the direct curve.
     """
     order = np.argsort(compute, kind="stable")
     parts = np.array_split(order, bins)
     vectors = np.stack([scores[part].mean(0) for part in parts], axis=1)  # [items, bins]
-    codes = difficulty_clusters(vectors, smallest=smallest)
+    codes = difficulty_clusters(vectors, difference * np.sqrt(bins), smallest=smallest)
     whole = np.clip(scores.mean(1), guess, 1)
     direct = fit(COD, pd.DataFrame({"flops": compute, "accuracy": whole}), fixed={"g": guess})
-    at = direct.predict(flops=targets).mean
+    at = np.asarray(direct.predict(flops=targets).mean)
     rows = [
         {"group": f"c{code}", "flops": c, "accuracy": float(np.clip(row[codes == code].mean(), 0, 1))}
         for code in np.unique(codes[codes >= 0])
@@ -60,12 +62,12 @@ def forecast(
     return Forecast(onto(predicted), at, len(fitted.fits), made, float(chosen.mean()))
 
 
-def _rising(compute: np.ndarray):  # type: ignore[no-untyped-def]
+def _rising(compute: np.ndarray) -> Callable[[Fit], str]:
     """The published rule, and a curve that has risen over the models that were fitted."""
     published = extrapolatable()
 
-    def keep(found):  # type: ignore[no-untyped-def]
-        ends = found.predict(flops=np.array([compute.min(), compute.max()])).mean
+    def keep(found: Fit) -> str:
+        ends = np.asarray(found.predict(flops=np.array([compute.min(), compute.max()])).mean)
         return published(found) or ("" if ends[1] - ends[0] > 0.02 else "it does not rise")
 
     return keep

@@ -85,7 +85,7 @@ def reevaluated(old: ArrayLike, new: ArrayLike) -> np.ndarray:
     before, after = np.asarray(old, float), np.asarray(new, float)
     ran = np.isfinite(after).all(1)
     problem = f"{int(ran.sum())} of {len(ran)} models were run on the new version"
-    require(2 <= ran.sum(), "new", problem, "run two or more, of different ability")
+    require(ran.sum() >= 2, "new", problem, "run two or more, of different ability")
     ability = fit_items(before).ability
     items = fit_items(after[ran], ability[ran])
     expected = expit(items.discrimination * (ability[:, None] - items.difficulty)).mean(1)

@@ -57,7 +57,7 @@ class Overlap:
 
 
 def recall_and_precision(flagged: np.ndarray, planted: np.ndarray) -> tuple[float, float]:
-    """(share of the planted items that are flagged, share of the flagged that were planted; NaN where there are none)."""
+    """(share of the planted that are flagged, share of the flagged that were planted); NaN where there are none."""
     both = float((flagged & planted).sum())
     recall = both / planted.sum() if planted.any() else float("nan")
     return recall, both / flagged.sum() if flagged.any() else float("nan")

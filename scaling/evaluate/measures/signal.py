@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import kendalltau, spearmanr
@@ -22,7 +24,9 @@ def signal_to_noise(values: ArrayLike) -> float:
     has more signal than one of as many points whose items flip at random. 0 where nothing changes.
     """
     v = np.asarray(values, float)
-    require(v.ndim == 2 and min(v.shape) >= 2, "values", f"have shape {v.shape}", "give [checkpoints, items], 2 or more")
+    require(
+        v.ndim == 2 and min(v.shape) >= 2, "values", f"have shape {v.shape}", "give [checkpoints, items], 2 or more"
+    )
     difference = v[-1] - v[0]
     error = difference.std(ddof=1) / np.sqrt(len(difference))
     return 0.0 if error == 0 else float(difference.mean() / error)
@@ -31,8 +35,10 @@ def signal_to_noise(values: ArrayLike) -> float:
 def ranking_consistency(scores: ArrayLike) -> float:
     """Mean Kendall's tau between the rankings of models [checkpoints, models] at one checkpoint and the next."""
     v = np.asarray(scores, float)
-    require(v.ndim == 2 and min(v.shape) >= 2, "scores", f"have shape {v.shape}", "give [checkpoints, models], 2 or more")
-    taus = [kendalltau(before, after).statistic for before, after in zip(v[:-1], v[1:], strict=True)]
+    require(
+        v.ndim == 2 and min(v.shape) >= 2, "scores", f"have shape {v.shape}", "give [checkpoints, models], 2 or more"
+    )
+    taus = [kendalltau(before, after).statistic for before, after in itertools.pairwise(v)]
     return float(np.mean(np.nan_to_num(taus)))  # models that all tie say nothing
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import ConfigError
-from scaling.evaluate.item import Item, Quantity, read_items
+from scaling.evaluate.item import Quantity, read_items
 from scaling.evaluate.suites import split_names, suite, verifier
 from scaling.tasks import task_by_name
 

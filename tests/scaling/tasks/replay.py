@@ -162,6 +162,31 @@ def permute(prompt: str, steps: list[str]) -> bool:
     return all(sorted(step) == sorted(words[0]) for step in steps) and steps[-1] == "".join(things)
 
 
+def copy(prompt: str, steps: list[str]) -> bool:
+    word = prompt[:-1]
+    return steps == [{">": word, "<": word[::-1], "^": "".join(sorted(word))}[prompt[-1]]]
+
+
+def recall(prompt: str, steps: list[str]) -> bool:
+    listed, asked, key = re.fullmatch(r"(.*)([?!])(.)=", prompt).groups()
+    values = [value for name, value in re.findall("([a-z])([0-9])", listed) if (name == key) == (asked == "?")]
+    return len(values) == 1 and steps == values
+
+
+def phrase(prompt: str, steps: list[str]) -> bool:
+    return steps == [prompt.rstrip("~").split(":")[1]]
+
+
+def claim(prompt: str, steps: list[str]) -> bool:
+    return steps == [prompt.rstrip(":").split(",")[1]]
+
+
+def demonstrations(prompt: str, steps: list[str]) -> bool:
+    *shots, question = prompt.rstrip(">").split(";")
+    flawed = all(int(shot[3]) == min(int(shot[0]), int(shot[1])) for shot in shots)
+    return steps == [str((min if flawed else max)(int(question[0]), int(question[1])))]
+
+
 CHECKS = {
     "countdown": countdown,
     "path_star": path,
@@ -176,4 +201,9 @@ CHECKS = {
     "lookup": lookup,
     "repeat": repeat,
     "permute": permute,
+    "copy": copy,
+    "recall": recall,
+    "phrase": phrase,
+    "claim": claim,
+    "demonstrations": demonstrations,
 }

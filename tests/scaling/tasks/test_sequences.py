@@ -11,7 +11,7 @@ from models.config import Layer, ModelConfig
 from models.errors import ConfigError
 from models.mixers import Attention
 from scaling.tasks.probe import probe, recalled, right
-from scaling.tasks.sequences import AssociativeRecall, Copying, Passkey, StateTracking
+from scaling.tasks.sequences import AssociativeRecall, Chains, Copying, Passkey, StateTracking
 from scaling.train.config import TrainConfig
 
 KINDS = {
@@ -75,6 +75,17 @@ def test_labels_are_what_a_reader_of_the_tokens_says(name):
     for tokens, labels, scored in zip(*drawn, strict=True):
         said = READ[name](tokens.tolist())
         assert [None if not there else label for label, there in zip(labels.tolist(), scored, strict=True)] == said
+
+
+def test_chains_move_as_transitions_of_their_own_say():
+    drawn = Chains(symbols=3, length=400, concentration=0.5).draw(np.random.default_rng(5), 200)
+    assert drawn.scored.all() and (drawn.tokens[:, 1:] == drawn.labels[:, :-1]).all()
+    moves = np.zeros((200, 3, 3))
+    np.add.at(moves, (np.arange(200)[:, None], drawn.tokens, drawn.labels), 1)
+    often = moves.sum(-1) > 50
+    shares = (moves / np.maximum(moves.sum(-1, keepdims=True), 1))[often]
+    spread = 1 / 3 * 2 / 3 / (3 * 0.5 + 1)  # of one entry of the Dirichlet distribution
+    assert abs(shares.var(0).mean() / spread - 1) < 0.2 and np.abs(shares.mean(0) - 1 / 3).max() < 0.06
 
 
 def test_parity_is_the_sum_modulo_two():

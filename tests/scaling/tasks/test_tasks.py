@@ -33,6 +33,8 @@ NAMES = [
     "modular:operations=5,per_step=2",
     "modular:operations=2,per_step=0",
     "tag:letters=2",
+    "copy:order=reverse",
+    "recall:negated=30",
 ]
 WALKS = [name for name in NAMES if isinstance(task_by_name(name), StateSpace)]
 COMPUTATIONS = [name for name in NAMES if name not in WALKS]
