@@ -75,10 +75,14 @@ class Finding:
         """Whether the claim holds here."""
         return decide(self.interval, self.smallest_effect)
 
+    def numbers(self, digits: int = 3) -> str:
+        """Effect and interval."""
+        effect, low, high = (f"{value:.{digits}g}" for value in (self.effect, *self.interval))
+        return f"{effect} [{low}, {high}]"
+
     def seen(self, digits: int = 3) -> str:
         """Effect, interval and unit in one phrase."""
-        effect, low, high = (f"{value:.{digits}g}" for value in (self.effect, *self.interval))
-        return f"{effect} [{low}, {high}] {self.unit}"
+        return f"{self.numbers(digits)} {self.unit}"
 
     def to_json(self) -> dict[str, Any]:
         """The finding with the names that docs/reproductions.md promises; null for what is not known."""
