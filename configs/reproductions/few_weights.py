@@ -10,13 +10,14 @@ from models.config import ModelConfig
 from models.weight import walk
 from scaling.data import DataConfig
 from scaling.reproduction import Measured, Reproduction, Workspace, t_interval
+from scaling.sweep.combinators import grid
 from scaling.sweep.config import SweepConfig
-from scaling.train.adaptation import Bottleneck, Everything, Gains, LowRank, Only
+from scaling.train.adaptation import AnyAdaptation, Bottleneck, Everything, Gains, LowRank, Only
 from scaling.train.config import TrainConfig
 
 MODEL = ModelConfig(d_model=48, n_layers=2, n_heads=4, bias="all", norm="layernorm", activation="gelu")
 TUNED = DataConfig(source="task", path="arithmetic:operation=add,digits=2,other_digits=2,examples=20000")
-WAYS = {
+WAYS: dict[str, AnyAdaptation] = {
     "everything": Everything(),
     "low rank 4": LowRank(rank=4, alpha=8.0),
     "adapters 8": Bottleneck(width=8),
@@ -54,7 +55,7 @@ def tuned(name: str, start: str, quick: bool) -> SweepConfig:
         steps=20 if quick else 120, batch_size=8, seq_len=32, schedule="cosine", trains=WAYS[name], init_from=start,
         log_every=40, checkpoint_every=0, weight_decay=0.0,
     )  # fmt: skip
-    points = tuple({"train.learning_rate": rate} for rate in RATES)
+    points = tuple(grid({"train.learning_rate": RATES}))
     return SweepConfig(model=MODEL, data=TUNED, train=train, points=points, seeds=2 if quick else 4, workers=1)
 
 

@@ -34,8 +34,8 @@ FIELD = "train.trains.names"
 class SparseLowRank(Adaptation):
     """SLTrain (Han et al. 2024): every hidden matrix is A B (alpha / rank) plus `density` of its entries, from scratch.
 
-    Where those entries lie is drawn once and is not trained. All other weights train too. Both A and B are drawn, so that
-    A B starts with the deviation of the matrix: two matrices in a row that start at 0 would have no gradient.
+    Where those entries lie is drawn once and is not trained. All other weights train too. Both A and B are drawn, so
+    that A B starts with the deviation of the matrix: two matrices in a row that start at 0 would have no gradient.
     """
 
     names: tuple[str, ...] = ("*/attention/*", "*/feedforward/*")  # patterns of the matrices' paths
