@@ -339,12 +339,11 @@ class Rounds:
             state, rows = self._read_again(params, state, rows, back & (length > 0))
 
         def again() -> tuple[Outputs, Any]:
-            # Writing the last token's keys again changes nothing.
-            last = jnp.take_along_axis(rows.tokens, jnp.maximum(length - 1, 0)[..., None], -1)[..., 0]
-            tokens = jnp.where(back & (length > 0), last, -1)
-            return particles.step(
-                self.decoder, params[0], state.contexts, rows.caches, tokens, jnp.maximum(length - 1, 0)
-            )
+            # Reading the last token again changes nothing that has a position; a state would read it twice.
+            place = jnp.maximum(length - 1, 0)
+            last = jnp.maximum(jnp.take_along_axis(rows.tokens, place[..., None], -1)[..., 0], 0)
+            tokens = jnp.where(back & (length > 0), last, -1) if self._recurrent else last
+            return particles.step(self.decoder, params[0], state.contexts, rows.caches, tokens, place)
 
         after, caches = jax.lax.cond(back.any(), again, lambda: (rows.outputs, rows.caches))
         first = particles.at_start(self.decoder.start(state.contexts), (length.shape[0], length.shape[1]))
