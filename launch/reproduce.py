@@ -11,6 +11,7 @@ the training would cost; --keep also writes the finding to docs/reproductions/.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ cli.DEFINE_bool("quick", False, "Show the mechanism in seconds; decides nothing.
 cli.DEFINE_bool("dry_run", False, "Say what it would train and cost, and end.", flag_values=FLAGS)
 cli.DEFINE_bool("keep", False, "Also write the finding to docs/reproductions/.", flag_values=FLAGS)
 choice.define_flags(FLAGS)
+
+WIDE = 200  # characters of a line where nobody's terminal says how many fit
 
 
 def main(name: str, workdir: str, quick: bool, dry_run: bool, keep: bool, **flags: Any) -> int:
@@ -114,17 +117,18 @@ def show(as_json: bool) -> int:
         return 0
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("reproduction", "k", "verdict", "effect [interval]", "minutes", "claim"):
-        table.add_column(name, justify="right" if name == "minutes" else "left")
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    for name in ("reproduction", "k", "verdict", r"effect \[interval]", "minutes"):
+        table.add_column(name, justify="right" if name == "minutes" else "left", no_wrap=True)
+    table.add_column("claim", no_wrap=True, ratio=1)  # as much as there is room for
     for entry in found:
         r, one = entry.reproduction, next(iter(entry.findings), None)
         minutes = r.minutes if one is None or one.minutes is None else one.minutes
-        verdict, seen = ("not run", "") if one is None else (one.verdict, one.seen())
-        table.add_row(r.name, ", ".join(map(str, r.methods)), verdict, seen, f"{minutes:.2g}", r.claim)
-    console = Console()
-    console.print(table, markup=False)
+        verdict, seen = ("not run", "") if one is None else (one.verdict, one.numbers())
+        table.add_row(r.name, ", ".join(map(str, r.methods)), verdict, Text(seen), f"{minutes:.2g}", Text(r.claim))
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
     return 0
 
 

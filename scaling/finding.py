@@ -44,7 +44,8 @@ class Finding:
 
     effect, interval, smallest_effect: in `unit`; NaN where nothing could be seen. methods: numbers of the published
     methods that the claim belongs to. minutes, flops: what it took, None where it is one of several findings of a run
-    that says so itself. simulated: no model was trained or sampled for it. not_covered: what the small form leaves out.
+    that says so itself. simulated: its numbers are those of a simulation, not of trained models. not_covered: what the
+    small form leaves out.
     """
 
     name: str
@@ -75,10 +76,14 @@ class Finding:
         """Whether the claim holds here."""
         return decide(self.interval, self.smallest_effect)
 
+    def numbers(self, digits: int = 3) -> str:
+        """Effect and interval."""
+        effect, low, high = (f"{value:.{digits}g}" for value in (self.effect, *self.interval))
+        return f"{effect} [{low}, {high}]"
+
     def seen(self, digits: int = 3) -> str:
         """Effect, interval and unit in one phrase."""
-        effect, low, high = (f"{value:.{digits}g}" for value in (self.effect, *self.interval))
-        return f"{effect} [{low}, {high}] {self.unit}"
+        return f"{self.numbers(digits)} {self.unit}"
 
     def to_json(self) -> dict[str, Any]:
         """The finding with the names that docs/reproductions.md promises; null for what is not known."""

@@ -84,8 +84,8 @@ class Reproduction:
     """A claim and its experiment.
 
     methods: numbers of the published methods that it belongs to. smallest_effect: the least that would matter, in
-    `unit`, settled beforehand. minutes: on two cores. simulated: nothing is trained. sweeps: what `run` trains, or a
-    function of `quick` that gives it, so that --dry_run can say what it costs.
+    `unit`, settled beforehand. minutes: on two cores. simulated: its numbers are those of a simulation. sweeps: what
+    `run` trains, or a function of `quick` that gives it, so that --dry_run can say what it costs.
     """
 
     name: str

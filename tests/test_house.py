@@ -202,7 +202,8 @@ def test_every_command_shows_its_help_without_importing_jax() -> None:
 
 
 def config_files() -> list[str]:
-    return [place(path) for path in sources("configs") if path.stem != "__init__"]
+    """All but those of an underscore, which hold what several share."""
+    return [place(path) for path in sources("configs") if not path.stem.startswith("_")]
 
 
 def test_every_shipped_config_says_what_it_does_and_has_a_config_function() -> None:

@@ -26,7 +26,7 @@ def ladder(quick: bool = False) -> SweepConfig:
         train=TrainConfig(
             steps=steps, batch_size=16, seq_len=64, final_learning_rate=0.0, eval_sequences=256, log_every=500,
         ),
-        points=tuple(product(points, seeds(repeats))),
+        points=tuple(map(dict, product(points, seeds(repeats)))),
         stack_size=2,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ import pandas as pd
 from configs.reproductions._text import folders, ladder, trained
 from scaling.evaluate.completion import completions, token_rates
 from scaling.reproduction import Measured, Reproduction, Workspace, t_interval
-from scaling.sweep.combinators import product, seeds
+from scaling.sweep.combinators import Point, product, seeds
 from scaling.sweep.config import SweepConfig
 from search.policy import load_policy
 
@@ -43,13 +43,13 @@ def get_reproduction() -> Reproduction:
 def recipes(quick: bool) -> SweepConfig:
     """Generations 0 and 2 at two widths, with the ladder's own seeds."""
     base = ladder(quick)
-    points = [
+    points: list[Point] = [
         {"model.d_model": width, "train.learning_rate": 0.4 / width} | recipe
         for recipe in RECIPES.values()
         for width in WIDTHS
     ]
-    points = list(product(points, seeds(1 if quick else 2)))
-    return dataclasses.replace(base, name="recipes", points=tuple(points))
+    repeated = product(points, seeds(1 if quick else 2))
+    return dataclasses.replace(base, name="recipes", points=tuple(map(dict, repeated)))
 
 
 def run(work: Workspace) -> Measured:

@@ -33,9 +33,7 @@ def get_reproduction() -> Reproduction:
 
 
 def run(work: Workspace) -> Measured:
-    loads, shares, seeds = LOADS, SHARES, range(16)
-    if work.quick:
-        loads, shares, seeds = (2.0, 8.0), (1.0, 0.25), range(4)
+    loads, shares, seeds = ((2.0, 8.0), (1.0, 0.25), range(4)) if work.quick else (LOADS, SHARES, range(16))
     found = work.keep("errors", lambda: [
         [[Teacher(DIM, seed).pruned_error(round(load * DIM), share, "hard") for share in shares] for load in loads]
         for seed in seeds

@@ -8,11 +8,12 @@ Seconds on one core. At 8 kept examples per dimension the hard fifth of a set te
 import numpy as np
 
 from scaling.data.select import Teacher
+from scaling.data.select.pruning import Rule
 from scaling.reproduction import Measured, Reproduction, Workspace, bootstrap_interval
 
 DIM, SHARE = 50, 0.2
 LOADS = (0.5, 1.0, 2.0, 4.0, 8.0)  # kept examples per dimension; the ends are what the claim is about
-RULES = ("hard", "easy", "random")
+RULES: tuple[Rule, ...] = ("hard", "easy", "random")
 
 
 def get_reproduction() -> Reproduction:

@@ -45,7 +45,8 @@ def plan(quick: bool, steps: int, points: tuple[Point, ...] = ()) -> SweepConfig
         learning_rate=0.02, eval_sequences=16, log_every=1, checkpoint_every=0,
     )  # fmt: skip
     seeds = 1 if points else 2 if quick else 8
-    return SweepConfig(name=f"resume_{steps}", model=ladder(16, n_layers=2), train=train, points=points, seeds=seeds)
+    varied = tuple(map(dict, points))
+    return SweepConfig(name=f"resume_{steps}", model=ladder(16, n_layers=2), train=train, points=varied, seeds=seeds)
 
 
 def run(work: Workspace) -> Measured:

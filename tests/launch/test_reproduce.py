@@ -6,6 +6,7 @@ import json
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from launch import cli, gallery, reproduce
@@ -14,6 +15,7 @@ from launch.workspace import Directory
 from models.errors import ConfigError
 from scaling import finding
 from scaling.finding import Finding
+from scaling.reproduction import bootstrap_interval, given_table, t_interval
 
 COIN = '''
 """A coin: python -m launch.reproduce coin.py --workdir runs/coin"""
@@ -175,6 +177,36 @@ def test_what_is_kept_comes_back_as_json_at_once_and_what_is_no_json_is_refused(
         work.keep("rate", lambda: float("nan"))
     with pytest.raises(ConfigError, match="which names no file"):
         work.keep("../rate", lambda: 1)
+
+
+def test_what_another_reproduction_trained_counts_once_among_the_minutes(tmp_path: Path) -> None:
+    work = Directory("coin", tmp_path, False, Options())
+    work.tick(trained="ladder", seconds=600.0)
+    work.tick(trained="ladder", seconds=600.0)
+    again = Directory("coin", tmp_path, False, Options())
+    again.tick(trained="ladder", seconds=600.0)
+    assert 600 <= again.seconds < 660
+
+
+def test_a_given_table_that_is_not_there_is_asked_for_with_its_origin(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ISOFLOP_DATA", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"has no scaling/x.csv: set it to a folder .* \(runs of somebody\)"):
+        given_table("scaling/x.csv", "runs of somebody")
+    (tmp_path / "scaling").mkdir()
+    (tmp_path / "scaling" / "x.csv").write_text("a,b\n1,2\n")
+    assert given_table("scaling/x.csv", "runs of somebody").to_dict("list") == {"a": [1], "b": [2]}
+
+
+def test_intervals_of_repetitions_and_of_resampled_rows_cover_the_mean_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    held = [low <= 1.0 <= high for low, high in (t_interval(rng.normal(1.0, 2.0, 5)) for _ in range(400))]
+    assert np.mean(held) == pytest.approx(0.9, abs=4 * np.sqrt(0.9 * 0.1 / 400))
+    low, high = bootstrap_interval(rng.normal(1.0, 2.0, 400))
+    assert low < 1.0 < high and high - low == pytest.approx(2 * 1.645 * 2.0 / 20, rel=0.15)
+    with pytest.raises(ConfigError, match="repeat with at least two seeds"):
+        t_interval([1.0])
 
 
 SWEEP = textwrap.dedent("""
