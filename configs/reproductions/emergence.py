@@ -34,9 +34,9 @@ def get_reproduction() -> Reproduction:
         unit="doublings of the score per doubling of size, exact match less edit accuracy",
         minutes=14,
         not_covered="arithmetic by large models, vision; sizes above 130 thousand parameters. A model without a match "
-        "counts as half a match, which makes exact match less sharp than it is. The task was chosen after a first one, the "
-        "next eight bytes of held-out text, where the two scores grew alike (0.00 [-0.02, 0.02] over 3.6 to 33 thousand "
-        "parameters): its items are runs of spaces that every size completes, or out of reach of all",
+        "counts as half a match, which makes exact match less sharp than it is. The task was chosen after a first one, "
+        "the next eight bytes of held-out text, where the two scores grew alike (0.00 [-0.02, 0.02] over 3.6 to 33 "
+        "thousand parameters): its items are runs of spaces that every size completes, or out of reach of all",
         simulated=False,
         run=run,
         sweeps=lambda quick: (plan(quick),),
