@@ -32,9 +32,9 @@ def get_reproduction() -> Reproduction:
         source="Chen et al. 2024, Stuffed Mamba: state collapse and state capacity of RNN-based long-context modeling",
         smallest_effect=0.05, unit="nats/token at positions 128 to 256, the smallest of the three differences",
         minutes=20,
-        not_covered="states above 64 and runs above 300 steps, after which context is still used little; as many long "
-        "sequences as short ones, so that the third difference also pays for fewer of them; language, "
-        "passkeys, and forgetting added to pretrained models", simulated=False, run=run,
+        not_covered="states above 64 and runs above 300 steps, after which context is still used little; long "
+        "sequences beyond the tokens of the short ones, so that the third difference also pays for fewer of them; "
+        "language, passkeys, and forgetting added to pretrained models", simulated=False, run=run,
     )  # fmt: skip
 
 
