@@ -38,8 +38,12 @@ class Adapted:
 
     def ready(self, base: Callable[[Any], Any], dtype: str) -> Adapted:
         """Itself with `base` applied to the frozen weight and the trained parts in the compute dtype."""
-        parts = (self.down, self.up, self.gain_in, self.gain_out, self.squeeze, self.expand)
-        return Adapted(base(self.base), *(None if x is None else x.astype(dtype) for x in parts), scale=self.scale)
+
+        def cast(x: Any) -> Any:
+            return None if x is None else x.astype(dtype)
+
+        gains, bottleneck = (cast(self.gain_in), cast(self.gain_out)), (cast(self.squeeze), cast(self.expand))
+        return Adapted(base(self.base), cast(self.down), cast(self.up), *gains, *bottleneck, self.scale)
 
 
 def merged(w: Adapted) -> jax.Array:

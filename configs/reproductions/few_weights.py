@@ -10,8 +10,7 @@ from models.config import ModelConfig
 from models.weight import walk
 from scaling.data import DataConfig
 from scaling.reproduction import Measured, Reproduction, Workspace, t_interval
-from scaling.sweep.combinators import grid
-from scaling.sweep.config import SweepConfig
+from scaling.sweep.config import SweepConfig, Value
 from scaling.train.adaptation import AnyAdaptation, Bottleneck, Everything, Gains, LowRank, Only
 from scaling.train.config import TrainConfig
 
@@ -55,7 +54,7 @@ def tuned(name: str, start: str, quick: bool) -> SweepConfig:
         steps=20 if quick else 120, batch_size=8, seq_len=32, schedule="cosine", trains=WAYS[name], init_from=start,
         log_every=40, checkpoint_every=0, weight_decay=0.0,
     )  # fmt: skip
-    points = tuple(grid({"train.learning_rate": RATES}))
+    points: tuple[dict[str, Value], ...] = tuple({"train.learning_rate": rate} for rate in RATES)
     return SweepConfig(model=MODEL, data=TUNED, train=train, points=points, seeds=2 if quick else 4, workers=1)
 
 

@@ -11,8 +11,7 @@ from models.config import ModelConfig
 from models.weight import walk
 from scaling.data import DataConfig
 from scaling.reproduction import Measured, Reproduction, Workspace, t_interval
-from scaling.sweep.combinators import grid
-from scaling.sweep.config import SweepConfig
+from scaling.sweep.config import SweepConfig, Value
 from scaling.train.adaptation import AnyAdaptation, Everything, SparseLowRank
 from scaling.train.config import TrainConfig
 
@@ -46,8 +45,8 @@ def sweep(name: str, quick: bool) -> SweepConfig:
         steps=20 if quick else 300, batch_size=16, seq_len=64, log_every=100, weight_decay=0.0,
         trains=ARMS[name], checkpoint_every=0,
     )  # fmt: skip
-    points = grid({"train.learning_rate": RATES})
-    return SweepConfig(model=MODEL, data=DataConfig(), train=train, points=tuple(points), seeds=4, workers=1)
+    points: tuple[dict[str, Value], ...] = tuple({"train.learning_rate": rate} for rate in RATES)
+    return SweepConfig(model=MODEL, data=DataConfig(), train=train, points=points, seeds=4, workers=1)
 
 
 def run(work: Workspace) -> Measured:
