@@ -6,6 +6,9 @@ A prompt line is {"prompt": "text"} or {"tokens": [1, 2]}, with an optional "id"
 --out/manifest.json the totals. Run the same command again after a crash and it goes on where it stopped; run it in a
 second terminal and both work on the job. --workers 4, or --executor slurm or ray, lets workers do it; more may join at
 any time. A line that cannot be used is reported at the end and stops nothing else.
+
+--strategy beam:samples=16,width=4 --verifier likelihood makes one search of every prompt instead, and one line of what
+it found: docs/inference.md.
 """
 
 from __future__ import annotations
