@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 
 from models.config import ModelConfig
 from search.config import SearchConfig
@@ -141,6 +142,7 @@ def same(found: list[tuple[tuple[int, ...], float]], want: list[Text]) -> None:
     np.testing.assert_allclose([logprob for _, logprob in found], [text.logprob for text in want], rtol=3e-6)
 
 
+@pytest.mark.slow  # compiles a search and an engine
 def test_samples_of_searches_and_of_the_engine_are_those_that_numpy_draws() -> None:
     want = {p: [longer(p, Text((), 0.0, i), MOST) for i in range(6)] for p in PROBLEMS}
     assert any(text.tokens[-1] == END for texts in want.values() for text in texts)  # not all of one length
@@ -154,6 +156,7 @@ def test_samples_of_searches_and_of_the_engine_are_those_that_numpy_draws() -> N
         same([(done.tokens, sum(done.logprobs))], [want[done.problem][done.sample]])
 
 
+@pytest.mark.slow  # compiles a search
 def test_a_beam_is_the_one_that_numpy_draws() -> None:
     """The first heir of a text goes on with its lineage, the others begin new ones, in order."""
     decoder = TransformerDecoder(MODEL, parameters(), CONFIG.prompt_len)
