@@ -39,7 +39,8 @@ def get_reproduction() -> Reproduction:
         unit="accuracy of leaked items less that of their twins, less the same of a clean model",
         minutes=5,
         not_covered="models of use and their benchmarks; leaks in other words, or read once (small models need many "
-        "repeats); the loss of other skills after training on a benchmark",
+        "repeats); the loss of other skills after training on a benchmark; the dose (256 repeats) was raised after "
+        "32 and 64 repeats left the interval on both sides",
         simulated=False,
         run=run,
         sweeps=lambda quick: [plan(Path("corpora"), quick)],

@@ -27,8 +27,9 @@ def get_reproduction() -> Reproduction:
         smallest_effect=0.01,
         unit="mean absolute error of the direct curve less that of the chain",
         minutes=14,
-        not_covered="more than eightfold extrapolation; scores of sampled answers: the probability of the right choice "
-        "is their mean; the interval is over items, for these two ladders",
+        not_covered="more than eightfold extrapolation; scores of sampled answers: the probability of the right "
+        "choice is their mean; the interval is over items, for these two ladders; the radius of clusters and the cut "
+        "were settled on this ladder, so that the finding is exploratory until a fresh one repeats it",
         simulated=False,
         run=run,
         sweeps=lambda quick: [plan(quick)],

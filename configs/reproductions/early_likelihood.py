@@ -26,7 +26,7 @@ def get_reproduction() -> Reproduction:
         unit="standard errors of the gain over items, likelihood less accuracy",
         minutes=12,
         not_covered="the competition's tasks and its weights of signal, consistency and compliance; a gain of "
-        "likelihood may be of form as well as of skill",
+        "likelihood may be of form as well as of skill; scores of this ladder were seen before the claim was written",
         simulated=False,
         run=run,
         sweeps=lambda quick: [plan(quick)],

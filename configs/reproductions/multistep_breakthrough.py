@@ -27,8 +27,9 @@ def get_reproduction() -> Reproduction:
         smallest_effect=0.03,
         unit="linearity of the single step less that of the whole, mean over tasks and lengths of training",
         minutes=12,
-        not_covered="tasks of knowledge against tasks of several steps; breakthroughness itself (details), which over "
-        "six sizes also calls a curve that ends early a breakthrough",
+        not_covered="tasks of knowledge against tasks of several steps; breakthroughness itself (details), which "
+        "over six sizes also calls a curve that ends early a breakthrough; linearity was made the measure after both "
+        "were seen",
         simulated=False,
         run=run,
         sweeps=lambda quick: [plan(quick)],
