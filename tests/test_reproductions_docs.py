@@ -33,10 +33,11 @@ def test_every_reproduction_has_a_line_and_every_kept_finding_a_reproduction() -
             assert found.name == name and found.command == gallery.command(name), name
 
 
-def test_every_reproduction_resolves_and_belongs_to_methods() -> None:
+def test_every_reproduction_resolves_and_names_no_method_that_is_not_listed() -> None:
+    """A claim may belong to none of the numbered methods; what it names is among them."""
     for name in gallery.names():
         found = gallery.load(name)
-        assert found.methods and set(found.methods) <= METHODS and found.minutes > 0, name
+        assert set(found.methods) <= METHODS and found.minutes > 0, name
 
 
 def test_every_sweep_of_a_reproduction_has_trials_and_a_price(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ OBJECTIVES: dict[str, Objective] = {
     "distillation": Distillation(teacher="there", divergence="reverse", temperature=1.5, share=0.7),
     "dpo": Preference(smoothing=0.1, beta=0.5, reference="there"),
     "coverage": Coverage(samples=16),
-    "grpo": PolicyGradient(group=3, kl=0.1, kl_estimate="k3", reference="there", temperature=0.7, mask_truncated=True),
+    "grpo": PolicyGradient(group=3, kl=0.02, kl_estimate="k3", reference="there", temperature=0.8, mask_truncated=True),
     "dapo": PolicyGradient(group=3, normalize="token", clip_high=0.28, old="batch", correction="truncate"),
 }
 
