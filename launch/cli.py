@@ -180,6 +180,7 @@ def parse(
         fields = [name for cls in classes for name in overrides.field_names(cls)]
         meant = [name for name in fields if name.rpartition(".")[2] == error.flagname]
         if meant:
+            meant.sort(key=lambda name: name.count("."))  # what people mean lies near the top
             fix = " or ".join(f"--{_OVERRIDES}{name}=VALUE" for name in meant[:3])
             raise UsageError(f"--{error.flagname}", "is a field of the config", f"give {fix}") from None
         guess = nearest(error.flagname, flag_values)

@@ -210,9 +210,9 @@ def read_worker(path: Path) -> Worker | None:
 
 
 def read_workers(directory: Path) -> list[Worker]:
-    """Every process that ever worked on a directory (`.leases` of it), oldest first."""
+    """Every process that ever worked on a directory (`.leases` of it), oldest first, by name within a clock tick."""
     found = [read_worker(path) for path in (directory / "workers").glob("*")]
-    return sorted((worker for worker in found if worker is not None), key=lambda worker: worker.started)
+    return sorted((worker for worker in found if worker is not None), key=lambda worker: (worker.started, worker.name))
 
 
 def is_dead(path: Path, worker: Worker) -> bool | None:

@@ -24,6 +24,7 @@ from scaling.data import DataConfig, Source
 from scaling.sweep.combinators import grid
 from scaling.sweep.config import SweepConfig
 from scaling.sweep.trial import BOOKKEEPING, Trial, override
+from scaling.train.adaptation import LowRank
 from scaling.train.config import TrainConfig
 from scaling.train.objectives import Completions
 
@@ -54,6 +55,7 @@ OTHER = {  # for fields whose other values must fit the rest of the config
     "train.accumulate": 2,
     "train.zero": 2,
     "train.objective": Completions(),
+    "train.trains": LowRank(),
 }
 
 

@@ -343,7 +343,7 @@ def test_a_batch_passes_through_no_more_than_13_files_from_the_command_to_a_prod
             frame = frame.f_back
         seen.add(tuple(files))
 
-    one = tiny.trial(tmp_path, train__steps=1)
+    one = tiny.trial(tmp_path, train__steps=1, model__d_ff=24)  # a shape that no other test has compiled
     sys.setprofile(watch)
     try:
         tiny.run(tmp_path, [one])
