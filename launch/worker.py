@@ -39,11 +39,11 @@ DISK_FULL, SAVED = distributed.DISK_FULL, distributed.SAVED
 
 
 def main(workdir: str, name: str, launcher: int, profile: str, **group: Any) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")  # before imports that set up their own
+    logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells there of every array that it writes
     from scaling.sweep.directory import RunDirectory
 
     alone = StopRequest(launcher)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells there of every array that it writes
     if (Path(workdir) / "job.json").exists():
         from launch.infer import help_with
 

@@ -18,7 +18,6 @@ from models.errors import require
 from models.serialize import from_json
 from models.sharding import DEFAULT_RULES, weight_shardings
 from scaling import kept
-from scaling.train.initial import check_initial, load_initial
 from scaling.train.objectives.objective import Frozen, Objective
 
 FIX = "give the directory of a finished trial, as in runs/x/trials/0123456789ab, or a folder of a Hugging Face model"
@@ -50,6 +49,8 @@ def load_frozen(
 
     paths: where each lies, as the working directory sees it.
     """
+    from scaling.train.initial import load_initial  # which imports orbax, and configs that name no model need none
+
     models, digests = {}, {}
     for name, config in frozen_configs(objective, model, paths).items():
         field, path = f"train.objective.{name}", paths[name]
@@ -93,6 +94,8 @@ def _config(path: str, field: str) -> ModelConfig:
         from models.huggingface import import_config
 
         return import_config(path).resolved()
+    from scaling.train.initial import check_initial
+
     written = _written(path, field)
     require("model" in written, field, f"{path} is no trial and no model", FIX)
     config = from_json(ModelConfig, written["model"], "model").resolved()

@@ -24,7 +24,7 @@ from scaling.data import DataConfig, Source
 from scaling.sweep.combinators import grid
 from scaling.sweep.config import SweepConfig
 from scaling.sweep.trial import BOOKKEEPING, Trial, override
-from scaling.train.adaptation import LowRank
+from scaling.train.adaptation import SparseLowRank
 from scaling.train.config import TrainConfig
 from scaling.train.objectives import Completions
 
@@ -55,7 +55,7 @@ OTHER = {  # for fields whose other values must fit the rest of the config
     "train.accumulate": 2,
     "train.zero": 2,
     "train.objective": Completions(),
-    "train.trains": LowRank(),
+    "train.trains": SparseLowRank(),
 }
 
 
