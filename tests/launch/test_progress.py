@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import infer
+from launch.feed import Feed
 from launch.jobs import Job, JobConfig
 from launch.progress import JobDisplay, SweepDisplay
 from launch.prompts import PromptFile
@@ -46,7 +46,7 @@ def test_what_a_job_took_is_no_less_than_nothing(tmp_path: Path, monkeypatch: py
     job = Job.open(tmp_path / "out", JobConfig(), PromptFile(tmp_path / "p.jsonl"), "model")
     clocks, told = Clocks(monkeypatch), []
     monkeypatch.setattr(job, "write_progress", lambda name, state, last: told.append(state))
-    feed = infer.Feed.__new__(infer.Feed)
+    feed = Feed.__new__(Feed)
     feed.job, feed.drawn, feed.presence = job, {"samples": 1}, type("Presence", (), {"name": "0"})()
     feed.begin = feed.reported = time.monotonic()
     clocks.later(7)
