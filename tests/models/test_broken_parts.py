@@ -59,24 +59,24 @@ class Numbered(Dense):
 
     traced: ClassVar[Any] = itertools.count(1)
 
-    def apply(self, s: Any, w: Any, x: jax.Array) -> Any:
-        y, aux = super().apply(s, w, x)
+    def apply(self, s: Any, w: Any, x: jax.Array, tokens: Any) -> Any:
+        y, aux = super().apply(s, w, x, tokens)
         return y * next(self.traced), aux
 
 
 class Coarse(Dense):
     """Rounds bfloat16 to a few steps."""
 
-    def apply(self, s: Any, w: Any, x: jax.Array) -> Any:
-        y, aux = super().apply(s, w, x)
+    def apply(self, s: Any, w: Any, x: jax.Array, tokens: Any) -> Any:
+        y, aux = super().apply(s, w, x, tokens)
         return (jnp.round(y * 2) / 2 if x.dtype == jnp.bfloat16 else y), aux
 
 
 class Summed(Dense):
     """Adds up over the rows of the batch."""
 
-    def apply(self, s: Any, w: Any, x: jax.Array) -> Any:
-        return super().apply(s, w, x + x.sum(0, keepdims=True))
+    def apply(self, s: Any, w: Any, x: jax.Array, tokens: Any) -> Any:
+        return super().apply(s, w, x + x.sum(0, keepdims=True), tokens)
 
 
 class Unscaled(Dense):
