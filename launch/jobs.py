@@ -108,7 +108,6 @@ class JobConfig:
         require(self.samples == 1, "samples", f"{only}: the strategy says how many it takes", fix)
         require(self.speculate == "none", "speculate", only, fix)
         require(not self.prompt_logprobs, "prompt_logprobs", only, fix)
-        require(self.engine.kv_cache == "compute", "engine.kv_cache", only, fix)
         shared = self.mesh.sizes["data"] == 1 or self.mesh.sizes["tensor"] == 1
         require(shared, "mesh", "splits prompts and the model at once", "use mesh.data or mesh.tensor for a search")
 

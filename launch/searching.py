@@ -119,8 +119,9 @@ def prepared(config: JobConfig, policy: Policy, alone: bool = True) -> Prepared 
     search = _search_config(config, policy)
     judging = Judging(None) if config.verifier is None else config.verifier.judging(policy, search, config.answer)
     setting = Setting(
-        policy, search, config.answer, judging.scorer, judging.head, judging.host_flops, mesh, config.engine.precision
-    )
+        policy, search, config.answer, judging.scorer, judging.head, judging.host_flops, mesh, config.engine.precision,
+        config.engine.quantized_cache,
+    )  # fmt: skip
     shards = config.mesh.sizes["data"]
     problems = max(1, config.search.rows // config.strategy.rows(setting) // shards) * shards
     setting = dataclasses.replace(setting, search=dataclasses.replace(search, problems=problems))

@@ -43,7 +43,8 @@ class Setting:
     """One policy and one search of it.
 
     search: sizes, seed, limits; what ends a step and a generation. answer: how answers are read (`answers.reader`).
-    scorer, head, host_flops: of the verifier, as `Searcher` and its decoder take them.
+    scorer, head, host_flops: of the verifier, as `Searcher` and its decoder take them. quantized_cache: keys and values
+    in int8, of every model that draws.
     """
 
     policy: Policy
@@ -54,6 +55,7 @@ class Setting:
     host_flops: float = 0.0
     mesh: Mesh | None = None
     precision: Precision = "float32"
+    quantized_cache: bool = False
 
     def decoder(self, policy: Policy | None = None) -> Decoder:
         """The policy as what draws a search's tokens, or another one beside it."""
@@ -61,7 +63,10 @@ class Setting:
             policy, head = self.policy, self.head
         else:
             head = None
-        return TransformerDecoder(policy.model, policy.params, self.search.prompt_len, self.precision, head)
+        return TransformerDecoder(
+            policy.model, policy.params, self.search.prompt_len, self.precision, head,
+            quantized_cache=self.quantized_cache,
+        )  # fmt: skip
 
     def tokens(self, text: str, field: str) -> tuple[int, ...]:
         """A text as tokens that may stand in the middle of others."""

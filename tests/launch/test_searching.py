@@ -217,6 +217,16 @@ def test_several_devices_write_the_lines_of_one(whole: list[dict[str, Any]], tmp
     assert [line["candidates"] for line in found] == [line["candidates"] for line in whole if "error" not in line]
 
 
+def test_an_int8_cache_of_the_engine_is_that_of_the_search() -> None:
+    search = prepared(dataclasses.replace(BEAM, engine=dataclasses.replace(BEAM.engine, kv_cache="int8")), POLICY)
+    plain = prepared(BEAM, POLICY)
+    assert search is not None and plain is not None
+    for found, kind in ((search, np.int8), (plain, np.float32)):
+        kept = found.setting.decoder().caches(1, 2, 8)
+        assert np.dtype(kind) in {leaf.dtype for leaf in jax.tree.leaves(kept)}
+        assert (np.dtype(np.int8) in {leaf.dtype for leaf in jax.tree.leaves(kept)}) == (kind is np.int8)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -225,7 +235,6 @@ def test_several_devices_write_the_lines_of_one(whole: list[dict[str, Any]], tmp
         ({"samples": 3}, "samples: is of samples, and this job searches"),
         ({"answer": "nmber"}, "answer: 'nmber' is no way of reading answers: did you mean 'number'"),
         ({"max_tokens": 40}, "engine.max_len: leaves no room for a prompt"),
-        ({"engine": EngineConfig(kv_cache="int8")}, "engine.kv_cache: is of samples"),
         ({"verifier": UserFunction("nowhere.py")}, "verifier.file: nowhere.py: no such file"),
         ({"strategy": Beam(5, 2)}, "width: is 2, which does not divide samples=5"),
     ],
