@@ -130,15 +130,18 @@ def test_packed_chunks_over_pages_score_as_the_whole_sequences(name: str) -> Non
 def test_packed_documents_are_separate_ones_in_values_and_gradients(name: str) -> None:
     config, params, tokens, _ = made(name)
     config = dataclasses.replace(config, prologue=config.prologue)
-    row = jnp.concatenate([tokens[0, :10], tokens[1, :14]])[None]
-    segments = jnp.asarray([[0] * 10 + [1] * 14])
+    documents = tokens[:, : SEQ // ROWS]  # 12 tokens each: no whole block of any part
+    segments = jnp.repeat(jnp.arange(ROWS), SEQ // ROWS)[None]
+
     # positions count from the row's start, which rotary scores do not notice
-    packed = quick(jax.value_and_grad(lambda p: transformer.loss(config, p, row, segments=segments)[0]))(params)
+    def packed(p):
+        return transformer.loss(config, p, documents.reshape(1, SEQ), segments=segments)[0]
 
     def separate(p):
-        return sum(transformer.loss(config, p, part)[0] for part in (row[:, :10], row[:, 10:]))
+        return transformer.loss(config, p, documents)[0]
 
-    assert_close(packed, quick(jax.value_and_grad(separate))(params), rtol=1e-4, atol=1e-4)
+    found, want = (quick(jax.value_and_grad(f))(params) for f in (packed, separate))
+    assert_close(found, want, rtol=1e-4, atol=1e-4)
 
 
 @EVERY
