@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -178,7 +179,7 @@ class ModelConfig:
         """Whether the feed-forward block multiplies by a gate (SwiGLU, GeGLU)."""
         return is_gated(self.activation)
 
-    @property
+    @functools.cached_property
     def stream(self) -> Stream:
         """What the parts of a layer are told of the model."""
         rotary = Rotary(self.rope_theta, self.rope_scaling, self.partial_rotary_factor)
@@ -196,7 +197,7 @@ class ModelConfig:
             dtype=self.dtype, param_dtype=self.param_dtype,
         )  # fmt: skip
 
-    @property
+    @functools.cached_property
     def period(self) -> tuple[Layer, ...]:
         """The layers that repeat after the prologue: `pattern`, or what the other fields say."""
         if self.pattern:
@@ -212,7 +213,7 @@ class ModelConfig:
         layers = tuple(kinds[kind] for kind in self.layer_types)
         return layers[:1] if len(set(layers)) == 1 else layers
 
-    @property
+    @functools.cached_property
     def layers(self) -> tuple[Layer, ...]:
         """Every layer in order."""
         period, rest = self.period, self.n_layers - len(self.prologue)
@@ -246,6 +247,10 @@ class ModelConfig:
 
     def resolved(self) -> ModelConfig:
         """The same config with every derived field filled in (idempotent)."""
+        return self._resolved
+
+    @functools.cached_property
+    def _resolved(self) -> ModelConfig:
         stream = self.stream
         return dataclasses.replace(
             self,

@@ -7,6 +7,8 @@ query-key pairs for T positions. Document masks are ignored: a masked run counts
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from typing import Literal
 
 import jax.numpy as jnp
@@ -50,7 +52,8 @@ def attention_flops(config: ModelConfig, seq_len: int, causal: bool = True) -> i
     In a layer with a sliding window position t attends to min(t, window) keys. causal=False counts the dense
     seq_len^2 pairs that a kernel without block skipping computes, whatever the window.
     """
-    return sum(_layer_flops(config, layer, seq_len, causal) for layer in config.layers)
+    kinds = Counter(config.layers)
+    return sum(count * _layer_flops(config, layer, seq_len, causal) for layer, count in kinds.items())
 
 
 def _layer_flops(config: ModelConfig, layer: Layer, seq_len: int, causal: bool = True) -> int:
@@ -128,8 +131,8 @@ def prefill_flops(config: ModelConfig, prompt_len: int, scored: int = 1) -> int:
 
 def decode_flops(config: ModelConfig, context_len: int) -> int:
     """FLOPs of one generated token that attends to `context_len` keys, its own included."""
-    stream = config.stream
-    past = sum(layer.mixer.flops(stream, 1, context_len - 1) for layer in config.layers)
+    stream, kinds = config.stream, Counter(config.layers)
+    past = sum(count * layer.mixer.flops(stream, 1, context_len - 1) for layer, count in kinds.items())
     return _block_flops(config) + _head_flops(config) + past
 
 
@@ -160,6 +163,7 @@ def state_bytes_per_row(config: ModelConfig) -> int:
     return sum(k.bytes(config.dtype) for layer in cache.kept(config.resolved(), "row") for k in layer.values())
 
 
+@functools.lru_cache(maxsize=256)
 def _block_flops(config: ModelConfig) -> int:
     """Forward FLOPs of all weights but the head's for one token."""
     copies = config.wired.copies
