@@ -113,7 +113,9 @@ _CHILDREN: dict[int, subprocess.Popen[str]] = {}  # process that asks -> the one
 
 
 def _ask(order: str) -> dict[str, str]:
-    child = _CHILDREN.get(os.getpid()) or _start()
+    child = _CHILDREN.get(os.getpid())
+    if child is None or child.poll() is not None:  # whatever ended it between two orders is no fault of this one
+        child = _start()
     assert child.stdin is not None and child.stdout is not None
     try:
         child.stdin.write(order + "\n")
@@ -141,8 +143,15 @@ def _start() -> subprocess.Popen[str]:
     )  # fmt: skip
     _CHILDREN.clear()  # those of a process that forked us are not ours
     _CHILDREN[os.getpid()] = child
-    atexit.register(_end, child)
+    atexit.register(_leave, os.getpid())
     return child
+
+
+def _leave(owner: int) -> None:
+    """At the end of a process: its own renderer ends, not that of the process that forked it."""
+    child = _CHILDREN.pop(owner, None)
+    if child is not None and os.getpid() == owner:
+        _end(child)
 
 
 def _end(child: subprocess.Popen[str]) -> None:

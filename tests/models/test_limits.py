@@ -21,8 +21,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jinja2", reason="chat templates need jinja2, which the core install leaves out")
     for name, value in (("SECONDS", 1), ("MEMORY", 2**28), ("CHARACTERS", 2**16)):
         monkeypatch.setattr(limits, f"TEMPLATE_{name}", value)
-    for child in limits._CHILDREN.values():
-        limits._end(child)
     monkeypatch.setattr(limits, "_CHILDREN", {})
 
 
@@ -33,6 +31,14 @@ def test_a_template_renders_what_jinja_renders(small: None) -> None:
     found = limits.render(source, VALUES | {"x": "é"})
     assert found == '<user>hé!|[{"role": "user", "content": "hé"}]"\\u00e9"'
     assert limits.render("{{ '\ud800' }}\n{{ a }}", {"a": "\n"}) == "\ud800\n\n"
+
+
+def test_a_template_renders_though_the_process_of_the_last_one_was_ended(small: None) -> None:
+    assert limits.render("{{ 1 }}", {}) == "1"
+    (child,) = limits._CHILDREN.values()
+    child.kill()
+    child.wait()
+    assert limits.render("{{ 2 }}", {}) == "2"
 
 
 @pytest.mark.parametrize(
