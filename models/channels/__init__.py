@@ -1,7 +1,8 @@
 """How a token is transformed alone: one file per channel, and `Channel`, the union of them.
 
 A channel is a mixer (models.mixers) that keeps nothing: slot, resolved, weights, apply(stream, w, x, tokens) -> (y,
-routing or None) and flops(stream, seq), which counts what its weights' declarations do not.
+routing or None), flops(stream, seq), which counts what its weights' declarations do not, hidden(stream), the features
+between its products that one token passes through, and exchanged(stream, tokens, devices), what it sends.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from models.channels.exchanged import Exchanged
 from models.deferred import jax, ops
 from models.errors import require
 from models.stream import Activation, Stream
@@ -45,6 +46,14 @@ class Dense:
                 weights["up_bias"] = Weight((d.d_ff,), ("mlp",), "vector")
             weights["down_bias"] = Weight((s.d_model,), ("embed",), "vector")
         return weights
+
+    def hidden(self, s: Stream) -> int:
+        """d_ff."""
+        return self.d_ff or s.d_ff
+
+    def exchanged(self, s: Stream, tokens: int, devices: int) -> tuple[Exchanged, ...]:
+        """Nothing."""
+        return ()
 
     def flops(self, s: Stream, seq: int) -> int:
         """None beside the weights'."""

@@ -7,10 +7,12 @@ al. 2025, "BigMac", arXiv:2502.16927): per choice bottleneck / d_model of the by
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from models.channels.dense import is_gated
+from models.channels.exchanged import Exchanged
 from models.channels.free import Free
 from models.deferred import jax, jnp, ops
 from models.errors import divisors, require
@@ -126,6 +128,26 @@ class Experts:
         up = Weight(up_shape, up_axes, "matrix", std=s.hidden_std(sent), experts_used=used, unpacked=several)
         down = Weight(down_shape, down_axes, "matrix", std=down_std, experts_used=used, unpacked=several)
         return {prefix + ("gate_up" if gated else "up"): up, prefix + "down": down}
+
+    @property
+    def visits(self) -> float:
+        """Experts that one token passes through, shared ones beside and slots that stay empty included."""
+        return self.top_k * (self.capacity_factor if self.dispatch == "capacity" else 1) + self.shared
+
+    def hidden(self, s: Stream) -> int:
+        """The widths of all experts that a token visits."""
+        return math.ceil(self.visits * (self.d_ff or s.d_ff))
+
+    def exchanged(self, s: Stream, tokens: int, devices: int) -> tuple[Exchanged, ...]:
+        """Slots to their experts and back, or where groups are ragged all tokens to all and their results back."""
+        stream = tokens * (self.bottleneck or s.d_model)
+        if self.dispatch == "capacity":
+            slots = math.ceil(stream * self.top_k * self.capacity_factor)
+            return (Exchanged("all-to-all", slots, 2, "tokens of experts"),)
+        return (
+            Exchanged("all-gather", devices * stream, 1, "tokens of experts"),
+            Exchanged("reduce-scatter", devices * stream, 1, "results of experts"),
+        )
 
     def capacity(self, seq: int) -> tuple[int, int]:
         """(tokens per stretch, slots per expert and stretch) for sequences of `seq` tokens."""

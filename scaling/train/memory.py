@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +31,7 @@ from models.sharding import DEFAULT_RULES, MeshConfig, mesh_axes, state_specs
 from models.splash_attention import block_size
 from models.weight import Weight, map_weights, walk
 from scaling.train.config import TrainConfig
+from scaling.train.layers import Widths, widths
 
 Path = tuple[str, ...]
 FLOAT32 = 4
@@ -48,8 +50,7 @@ class Share:
     sizes: mesh axis -> devices, as the step runs on them (ZeRO below stage 3 moves `fsdp` into `data`).
     rows: sequences of one pass; passes: forward passes per step (accumulation x micro-batches of a pipeline).
     positions: of each sequence inside a block; residual: of the residual stream between blocks.
-    heads, kv_heads, vocab: as split by `tensor`; hidden: features of the feed-forward block for each token, over all
-    experts that it visits. layers: of one pipeline stage.
+    vocab: as split by `tensor`. layers: of one pipeline stage.
     """
 
     model: ModelConfig
@@ -59,17 +60,13 @@ class Share:
     passes: int
     positions: int
     residual: int
-    heads: int
-    kv_heads: int
     vocab: int
-    hidden: int
     layers: int
 
     @classmethod
     def of(cls, model: ModelConfig, train: TrainConfig, mesh: MeshConfig) -> Share:
         """The share of one device of a resolved mesh that divides the model and the batch."""
         c, sizes = model.resolved(), zero_sizes(mesh, train.zero)
-        assert c.n_kv_heads and c.d_ff
         tensor, context = sizes["tensor"], sizes["context"]
         micro = schedule.microbatches if (schedule := _schedule(train, sizes)) else 1
         rows = train.batch_size // train.accumulate // micro
@@ -82,10 +79,7 @@ class Share:
             passes=train.accumulate * micro,
             positions=positions,
             residual=positions // tensor if positions % tensor == 0 else positions,
-            heads=c.n_heads // tensor,
-            kv_heads=c.n_kv_heads // tensor,
             vocab=c.vocab_size // tensor,
-            hidden=_hidden(c) // tensor,
             layers=c.n_layers // sizes["stage"],
         )
 
@@ -109,31 +103,18 @@ class Share:
         """Bytes of a number in the compute dtype."""
         return jnp.dtype(self.model.dtype).itemsize
 
-    @property
-    def attention(self) -> int:
-        """Features of all queries of a token; keys and values have `kv_heads` of `heads` of them each."""
-        assert self.model.head_dim
-        return self.heads * self.model.head_dim
+    @functools.cached_property
+    def kinds(self) -> tuple[tuple[Layer, int], ...]:
+        """(layer, how many like it a stage has), in the order in which they first come."""
+        return tuple((layer, n // self.sizes["stage"]) for layer, n in Counter(self.model.layers).items())
 
-    @property
-    def key_values(self) -> int:
-        """Features of all keys of a token."""
-        assert self.model.head_dim
-        return self.kv_heads * self.model.head_dim
+    def widths(self, layer: Layer) -> Widths:
+        """Of one layer, as split by `tensor`."""
+        return Widths(*(width // self.sizes["tensor"] for width in astuple(widths(self.model, layer))))
 
 
 def _schedule(train: TrainConfig, sizes: Mapping[str, int]) -> Schedule | None:
     return train.schedule_over(sizes["stage"]) if sizes["stage"] > 1 else None
-
-
-def _hidden(config: ModelConfig) -> int:
-    """Feed-forward features computed for one token: of all experts that it is sent to, empty slots included."""
-    assert config.d_ff
-    moe = next((part for part in config.layers[-1].parts if isinstance(part, Experts)), None)
-    if moe is None:
-        return config.d_ff
-    slots = moe.top_k * (moe.capacity_factor if moe.dispatch == "capacity" else 1)
-    return math.ceil((slots + moe.shared) * (moe.d_ff or config.d_ff))
 
 
 def zero_sizes(mesh: MeshConfig, zero: int) -> dict[str, int]:
@@ -305,20 +286,19 @@ def gathered_bytes(share: Share, weights: Iterable[Weight]) -> int:
     return total
 
 
-def block_weights(share: Share) -> list[Weight]:
-    """The matrices of one block, of the last layer's kind."""
-    parts, stream = share.model.layers[-1].parts, share.model.stream
-    return [w for part in parts for _, w in walk(part.weights(stream)) if w.role == "matrix"]
+def block_weights(share: Share, layer: Layer) -> list[Weight]:
+    """The matrices of one layer."""
+    return [w for part in layer.parts for _, w in walk(part.weights(share.model.stream)) if w.role == "matrix"]
 
 
-def _layer(share: Share, platform: str) -> int:
+def _layer(share: Share, layer: Layer, platform: str) -> int:
     """Activations that one layer keeps of one pass from the forward to the backward pass."""
-    c, tokens, item = share.model, share.tokens, share.itemsize
-    assert c.head_dim
-    padded = -(-c.head_dim // LANES) * LANES / c.head_dim if platform == "tpu" else 1  # heads lie last
-    queries, keys, hidden = share.attention, 2 * share.key_values, _gates(c) * share.hidden
+    c, tokens, item, widths = share.model, share.tokens, share.itemsize, share.widths(layer)
+    head = widths.queries // widths.heads if widths.heads else LANES
+    padded = -(-head // LANES) * LANES / head if platform == "tpu" else 1  # heads lie last
+    queries, keys, hidden = widths.queries, widths.keys, _gates(c) * widths.hidden
     products = tokens * (padded * (queries + keys) + hidden) + share.stream
-    everything = tokens * (queries + padded * (2 * queries + keys) + 3 * hidden + 2 * share.heads) + 3 * share.stream
+    everything = tokens * (queries + padded * (2 * queries + keys) + 3 * hidden + 2 * widths.heads) + 3 * share.stream
     if share.sizes["tensor"] > 1:  # what both products read is gathered over positions
         everything += 2 * tokens * c.d_model - share.stream
     extra = {"full": 0, "offload": 0, "dots": products, "none": everything}[c.remat]
@@ -342,12 +322,12 @@ def _saved(share: Share, platform: str) -> int:
 
 def _tick(share: Share, platform: str) -> int:
     """What all layers that a stage runs in one tick, or one device in one pass, keep."""
-    layers, rounds = share.model.layers, share.schedule.rounds if share.schedule else 1
-    fitted = {layer: all(map(_fitted, layer.parts)) for layer in dict.fromkeys(layers)}
-    if all(fitted.values()):
-        return share.layers // rounds * _layer(share, platform)
-    every = {layer: _layer(share, platform) if fits else residual_bytes(share, layer) for layer, fits in fitted.items()}
-    return sum(every[layer] for layer in layers) // (share.sizes["stage"] * rounds)
+    rounds = share.schedule.rounds if share.schedule else 1
+    total = 0
+    for layer, count in share.kinds:
+        fitted = all(map(_fitted, layer.parts))
+        total += count * (_layer(share, layer, platform) if fitted else residual_bytes(share, layer))
+    return total // rounds
 
 
 def _fitted(part: Any) -> bool:
@@ -430,16 +410,21 @@ def _loss(share: Share, platform: str) -> int:
 
 
 def _block(share: Share, platform: str) -> int:
-    """One block's backward pass: gathered weights, activations computed again, a gradient before it is scattered."""
+    """The largest layer's backward pass: gathered weights, activations computed again, a gradient before it is
+    scattered."""
+    read = _tick(share, platform) if share.schedule and share.schedule.kind != "1f1b" else 0  # from those of all ticks
+    return max(_backward(share, layer, platform) for layer, _ in share.kinds) + read
+
+
+def _backward(share: Share, layer: Layer, platform: str) -> int:
     c, tokens, item, fsdp = share.model, share.tokens, share.itemsize, share.sizes["fsdp"]
-    parts = block_weights(share)
+    parts, widths = block_weights(share, layer), share.widths(layer)
     gathered = gathered_bytes(share, parts) if fsdp > 1 else 0
-    hidden = (HIDDEN_COPIES if c.gated else HIDDEN_COPIES - 2) * share.hidden
-    stream = STREAM_COPIES * c.d_model + 2 * share.attention + 2 * share.key_values
+    hidden = (HIDDEN_COPIES if c.gated else HIDDEN_COPIES - 2) * widths.hidden
+    stream = STREAM_COPIES * c.d_model + 2 * widths.queries + widths.keys
     largest = max(gathered_bytes(share, [w]) for w in parts) * FLOAT32 // item
     reduced = RING_SHARDS * largest // fsdp if _in_rings(share) else largest + largest // fsdp
-    read = _tick(share, platform) if share.schedule and share.schedule.kind != "1f1b" else 0  # from those of all ticks
-    return (hidden + stream) * tokens * item + _scores(share, platform) + gathered + reduced + read
+    return (hidden + stream) * tokens * item + _scores(share, widths, platform) + gathered + reduced
 
 
 def _forward(share: Share, platform: str) -> int:
@@ -452,18 +437,18 @@ def _forward(share: Share, platform: str) -> int:
     schedule = share.schedule
     if schedule is None or schedule.kind == "1f1b":
         return 0
-    parts = block_weights(share)
     once = schedule.kind == "gpipe" and share.sizes["fsdp"] > 1
-    gathered = share.layers * gathered_bytes(share, parts) if once else 0
-    return gathered + _tick(share, platform) + _gates(share.model) * share.hidden * share.tokens * share.itemsize
+    gathered = sum(n * gathered_bytes(share, block_weights(share, layer)) for layer, n in share.kinds) if once else 0
+    hidden = max(share.widths(layer).hidden for layer, _ in share.kinds)
+    return gathered + _tick(share, platform) + _gates(share.model) * hidden * share.tokens * share.itemsize
 
 
-def _scores(share: Share, platform: str) -> int:
+def _scores(share: Share, widths: Widths, platform: str) -> int:
     """What attention keeps of its scores: row sums in the splash kernel, whole squares where nothing fuses them."""
     split = share.sizes["context"] > 1
     if platform == "tpu" and block_size(share.positions) and not (split and share.model.context == "ring"):
-        return FLOAT32 * LANES * share.tokens * share.heads
+        return FLOAT32 * LANES * share.tokens * widths.heads
     if platform == "gpu" and not split:
-        return FLOAT32 * share.tokens * share.heads
+        return FLOAT32 * share.tokens * widths.heads
     keys = share.positions if share.model.context == "ring" else share.train.seq_len
-    return SCORES * share.tokens * share.heads * keys
+    return SCORES * share.tokens * widths.heads * keys

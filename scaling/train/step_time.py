@@ -12,6 +12,7 @@ from models.devices import Device
 from models.sharding import AXES, MeshConfig
 from models.weight import walk
 from scaling.train.config import TrainConfig
+from scaling.train.layers import Widths
 from scaling.train.memory import FLOAT32, Share, block_weights, gathered_bytes, local_bytes, specs_by_path
 from scaling.train.traffic import Traffic, expected_traffic, runs
 
@@ -50,8 +51,8 @@ def estimate_step(
     devices = math.prod(mesh.sizes.values()) // mesh.trial
     tokens = train.tokens_per_step
     products = executed_flops(share, tokens) / devices / (device.flops * device.efficiency)
-    parts = block_weights(share)
-    weights = 3 * share.layers * share.passes * gathered_bytes(share, parts)
+    once = sum(n * gathered_bytes(share, block_weights(share, layer)) for layer, n in share.kinds)
+    weights = 3 * share.passes * once
     compute = max(products, _over(weights, device.bandwidth))
     stages = share.sizes["stage"]
     idle = train.schedule_over(stages).bubble if stages > 1 else 0.0
@@ -91,14 +92,18 @@ def elementwise_bytes(share: Share, fused: bool) -> int:
 
     fused: whether a kernel of the platform keeps the scores of divided positions; those of a ring never are.
     """
+    return sum(n * _elementwise(share, share.widths(layer), fused) for layer, n in share.kinds) * runs(share)
+
+
+def _elementwise(share: Share, widths: Widths, fused: bool) -> int:
     c, tokens = share.model, share.tokens
-    block = HIDDEN_PASSES * tokens * share.hidden + STREAM_PASSES * share.stream
-    block += HEAD_PASSES * tokens * (share.attention + 2 * share.key_values)
+    block = HIDDEN_PASSES * tokens * widths.hidden + STREAM_PASSES * share.stream
+    block += HEAD_PASSES * tokens * (widths.queries + widths.keys)
     total = 3 * block * share.itemsize
     if share.sizes["context"] > 1 and not (fused and c.context == "gather"):
         again = 3 if c.remat == "none" else 4  # forwards, once more for the backward pass, and that
-        total += again * SCORE_PASSES * FLOAT32 * tokens * share.heads * share.train.seq_len
-    return total * share.layers * runs(share)
+        total += again * SCORE_PASSES * FLOAT32 * tokens * widths.heads * share.train.seq_len
+    return total
 
 
 def _over(amount: float, rate: float) -> float:

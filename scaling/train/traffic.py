@@ -8,22 +8,23 @@ of products in float32, as they leave the multiplication.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models import transformer
-from models.channels.experts import Experts
 from models.config import ModelConfig
+from models.layer import Layer
 from models.sharding import DEFAULT_RULES, MeshConfig
 from models.weight import walk
 from scaling.train.config import TrainConfig
 from scaling.train.memory import FLOAT32, Share, gathered_bytes, local_bytes, specs_by_path
 
 FACTORS = {"all-reduce": 2.0}  # a ring reduces and gathers
-# Per block, in units of the positions' features: gathers before the two column-parallel products and their mirror
-# images backwards, scatters after the two row-parallel ones; recomputing a block repeats all but its last scatter.
-TENSOR_GATHERS = {"none": 4, "dots": 6, "offload": 6, "full": 6}
-TENSOR_SCATTERS = {"none": 4, "dots": 4, "offload": 4, "full": 5}
+# Per part of a layer, in units of the positions' features: a gather before its column-parallel product and the mirror
+# image backwards, a scatter after its row-parallel one; recomputing a layer repeats all but the layer's last scatter.
+TENSOR_GATHERS = {"none": 2, "dots": 3, "offload": 3, "full": 3}
+TENSOR_SCATTERS = {"none": 2, "dots": 2, "offload": 2, "full": 3}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,11 @@ def expected_traffic(model: ModelConfig, train: TrainConfig, mesh: MeshConfig) -
     """Every collective of one step and device that moves more than a few numbers; the mesh is resolved and legal."""
     share = Share.of(model, train, mesh)
     parts = _parameters, _replicas, _tensor, _context, _experts, _pipeline
-    return [traffic for part in parts for traffic in part(share) if traffic.group > 1 and traffic.bytes > 0]
+    times = Counter[Traffic]()  # layers of two kinds may send the same
+    for traffic in (traffic for part in parts for traffic in part(share)):
+        times[replace(traffic, times=0)] += traffic.times
+    found = [replace(traffic, times=many) for traffic, many in times.items()]
+    return [traffic for traffic in found if traffic.group > 1 and traffic.bytes > 0]
 
 
 def runs(share: Share) -> int:
@@ -76,17 +81,21 @@ def _parameters(share: Share) -> list[Traffic]:
     if size == 1:
         return []
     reduced = _joined((*_copies(share), "fsdp"), share)  # over copies of the model in the same stroke
-    declared = [w for _, w in walk(transformer.block_weights(c, c.layers[-1]))]
-    weights = [w for w in declared if "fsdp" in str(DEFAULT_RULES.spec(w.axes))]
-    block, times = gathered_bytes(share, weights), share.layers * runs(share)
-    gradient = block * FLOAT32 // share.itemsize
+    three = share.sizes["stage"] > 1 and share.train.schedule_over(share.sizes["stage"]).kind == "1f1b"
+    found = []
+    for layer, count in share.kinds:
+        declared = [w for _, w in walk(transformer.block_weights(c, layer))]
+        weights = [w for w in declared if "fsdp" in str(DEFAULT_RULES.spec(w.axes))]
+        block, times, many = gathered_bytes(share, weights), count * runs(share), len(weights)
+        gradient = block * FLOAT32 // share.itemsize
+        found += [
+            Traffic("all-gather", "fsdp", size, block, (3 if three else 2) * times, "parameters of blocks", True, many),
+            Traffic("reduce-scatter", *reduced, gradient, times, "gradients of blocks", True, many),
+        ]
     head = share.vocab * c.d_model
     stream = share.tokens * c.d_model * share.itemsize
-    many = len(weights)
-    three = share.sizes["stage"] > 1 and share.train.schedule_over(share.sizes["stage"]).kind == "1f1b"
     return [
-        Traffic("all-gather", "fsdp", size, block, (3 if three else 2) * times, "parameters of blocks", True, many),
-        Traffic("reduce-scatter", *reduced, gradient, times, "gradients of blocks", True, many),
+        *found,
         Traffic("all-gather", "fsdp", size, head * share.itemsize, share.passes, "head", True),
         Traffic("reduce-scatter", *reduced, head * FLOAT32, share.passes, "gradient of the head", True),
         Traffic("all-to-all", "fsdp", size, stream, 2 * share.passes, "token embeddings and their gradients"),
@@ -133,12 +142,12 @@ def _tensor(share: Share) -> list[Traffic]:
     size, c = share.sizes["tensor"], share.model
     whole = share.tokens * c.d_model
     gathered, scattered = whole * share.itemsize, whole * FLOAT32
-    times = share.layers * runs(share)
+    parts = sum(count * len(layer.parts) for layer, count in share.kinds)
+    scatters = TENSOR_SCATTERS[c.remat] * parts - (share.layers if c.remat == "full" else 0)
     return [
-        Traffic("all-gather", "tensor", size, gathered, TENSOR_GATHERS[c.remat] * times, "positions of blocks"),
-        Traffic(
-            "reduce-scatter", "tensor", size, scattered, TENSOR_SCATTERS[c.remat] * times, "partial sums of blocks"
-        ),
+        Traffic("all-gather", "tensor", size, gathered, TENSOR_GATHERS[c.remat] * parts * runs(share),
+                "positions of blocks"),
+        Traffic("reduce-scatter", "tensor", size, scattered, scatters * runs(share), "partial sums of blocks"),
         Traffic("all-gather", "tensor", size, gathered, 2 * share.passes, "positions of head and table"),
         Traffic("reduce-scatter", "tensor", size, gathered, share.passes, "token embeddings"),
         Traffic("reduce-scatter", "tensor", size, scattered, share.passes, "gradient of the hidden states"),
@@ -147,12 +156,14 @@ def _tensor(share: Share) -> list[Traffic]:
 
 def _context(share: Share) -> list[Traffic]:
     """Keys and values gathered, or sent round, and their gradients brought back."""
-    size, c, item = share.sizes["context"], share.model, share.itemsize
-    times = share.layers * runs(share)
-    again = 1 if c.remat == "none" else 2
-    keys = share.rows * share.positions * 2 * share.key_values
-    if c.context == "ring":
-        steps = size - 1
+    return [traffic for layer, count in share.kinds for traffic in _keys(share, layer, count * runs(share))]
+
+
+def _keys(share: Share, layer: Layer, times: int) -> list[Traffic]:
+    """Of one kind of layer, which runs `times` per step."""
+    size, item, again = share.sizes["context"], share.itemsize, 1 if share.model.remat == "none" else 2
+    keys, steps = share.tokens * share.widths(layer).keys, size - 1
+    if share.model.context == "ring":
         return [
             Traffic("collective-permute", "context", size, keys * item, again * steps * times, "keys and values"),
             Traffic("collective-permute", "context", size, keys * item, size * times, "keys and values, backwards"),
@@ -166,19 +177,13 @@ def _context(share: Share) -> list[Traffic]:
 
 def _experts(share: Share) -> list[Traffic]:
     """Tokens on their way to their experts and back."""
-    size, c, item = share.sizes["expert"], share.model, share.itemsize
-    moe = next((part for part in c.layers[-1].parts if isinstance(part, Experts)), None)
-    if moe is None or size == 1:
-        return []
-    times, again = share.layers * runs(share), 1 if c.remat == "none" else 2
-    stream = share.tokens * (moe.bottleneck or c.d_model)
-    if moe.dispatch == "capacity":
-        slots = math.ceil(stream * moe.top_k * moe.capacity_factor)
-        return [Traffic("all-to-all", "expert", size, slots * item, (2 * again + 2) * times, "tokens of experts")]
+    size, again = share.sizes["expert"], 1 if share.model.remat == "none" else 2
     return [
-        Traffic("all-gather", "expert", size, size * stream * item, (again + 1) * times, "tokens of experts"),
-        Traffic("reduce-scatter", "expert", size, size * stream * item, (again + 1) * times, "results of experts"),
-    ]
+        Traffic(one.kind, "expert", size, one.elements * share.itemsize, (again + 1) * one.times * count * runs(share),
+                one.purpose)
+        for layer, count in share.kinds if layer.channel
+        for one in layer.channel.exchanged(share.model.stream, share.tokens, size)
+    ]  # fmt: skip
 
 
 def _pipeline(share: Share) -> list[Traffic]:

@@ -186,7 +186,7 @@ def test_layers_of_other_parts_are_measured_by_what_their_vjp_keeps():
     train, mesh = TrainConfig(batch_size=8, seq_len=256), MeshConfig(fsdp=2)
     model = dataclasses.replace(presets.LLAMA_1B, n_layers=4)
     share = memory.Share.of(model, train, mesh)
-    fitted = memory._layer(share, "cpu")
+    fitted = memory._layer(share, share.model.layers[0], "cpu")
     assert memory.residual_bytes(share, model.layers[0]) == pytest.approx(fitted, rel=0.004)
     mixed = dataclasses.replace(model, pattern=(Layer(Mamba2()), Layer(Attention())))
     other = memory.Share.of(mixed, train, mesh)
