@@ -11,7 +11,7 @@ from typing import Literal
 
 from models.channels.dense import Dense, is_gated
 from models.channels.experts import Experts
-from models.errors import ConfigError, divisors, require
+from models.errors import ConfigError, divisors, require, require_sizes
 from models.layer import Layer, Repeats
 from models.mixers.attention import Attention
 from models.rotary import RopeScaling, Rotary
@@ -22,7 +22,7 @@ from models.wiring.prenorm import PreNorm
 
 MoEConfig = Experts  # what `model.moe` is
 
-LARGEST, DEEPEST = 2**24, 2**12  # of any width and of the depth: beyond them a number is a slip
+DEEPEST = 2**12  # layers: beyond them a number is a slip
 
 __all__ = ["Layer", "MoEConfig", "ModelConfig", "RopeScaling", "Rotary"]
 
@@ -91,15 +91,14 @@ class ModelConfig:
     logit_scale: float | None = added(None)  # factor on the logits, before their soft-cap (Cohere; Granite: 1 / it)
 
     def __post_init__(self) -> None:
+        require_sizes(self, "model")
         for field in ("vocab_size", "d_model", "n_layers", "n_heads", "max_seq_len"):
             value = getattr(self, field)
             require(value >= 1, f"model.{field}", f"is {value}", "give a positive integer")
-            require(value <= LARGEST, f"model.{field}", f"is {value}", f"give at most {LARGEST}")
         require(self.n_layers <= DEEPEST, "model.n_layers", f"is {self.n_layers}", f"give at most {DEEPEST}")
         for field in ("n_kv_heads", "head_dim", "d_ff", "mup_base_width", "mup_base_head_dim", "sliding_window"):
             value = getattr(self, field)
             require(value is None or value >= 1, f"model.{field}", f"is {value}", "give a positive integer or None")
-            require((value or 0) <= LARGEST, f"model.{field}", f"is {value}", f"give at most {LARGEST}")
         require(
             self.head_dim is not None or self.d_model % self.n_heads == 0,
             "model.n_heads",

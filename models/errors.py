@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import math
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
+
+LARGEST_SIZE = 2**24  # of any width, count or length in a model: beyond it a number is a slip
 
 
 class ConfigError(ValueError):
@@ -48,6 +53,20 @@ def require(condition: bool, field: str, problem: str, fix: str) -> None:
         raise ConfigError(field, problem, fix)
 
 
+def require_sizes(part: Any, place: str = "") -> None:
+    """ConfigError for an integer field of a config or of the configs in it that is beyond any size there is: before
+    anything is counted up to it."""
+    if dataclasses.is_dataclass(part):
+        for field in dataclasses.fields(part):
+            require_sizes(getattr(part, field.name), f"{place}.{field.name}" if place else field.name)
+    elif isinstance(part, tuple):
+        for one in part:
+            require_sizes(one, place)
+    elif isinstance(part, int) and abs(part) > LARGEST_SIZE:
+        raise ConfigError(place, f"is {part}", f"give at most {LARGEST_SIZE}")
+
+
 def divisors(n: int) -> list[int]:
     """All divisors of n, ascending."""
-    return [k for k in range(1, n + 1) if n % k == 0]
+    low = [k for k in range(1, math.isqrt(n) + 1) if n % k == 0]
+    return low + [n // k for k in reversed(low) if k * k != n]

@@ -20,7 +20,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from models.errors import ConfigError, require
+from models.errors import ConfigError, require, require_sizes
 from models.platform import on_cpu
 from models.weight import Weight, WeightTree, map_weights, walk
 
@@ -43,6 +43,7 @@ class MeshConfig:
     tensor: int = 1
 
     def __post_init__(self) -> None:
+        require_sizes(self, "mesh")
         sizes = self.sizes
         for axis, size in sizes.items():
             fix = "give a positive integer, or -1 for the rest"

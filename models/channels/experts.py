@@ -15,7 +15,7 @@ from models.channels.dense import is_gated
 from models.channels.exchanged import Exchanged
 from models.channels.free import Free
 from models.deferred import jax, jnp, ops
-from models.errors import divisors, require
+from models.errors import divisors, require, require_sizes
 from models.routers import Router
 from models.routers.top_k import TopK
 from models.serialize import added
@@ -53,6 +53,7 @@ class Experts:
     undivided: ClassVar[tuple[str, ...]] = ()  # mesh axes that cannot divide it
 
     def __post_init__(self) -> None:
+        require_sizes(self)
         for field in ("experts", "top_k", "capacity_tokens", "groups", "top_groups"):
             value = getattr(self, field)
             require(value >= 1, field, f"is {value}", "give a positive integer")

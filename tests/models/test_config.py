@@ -11,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import presets
-from models.config import ModelConfig, RopeScaling, divisors
-from models.errors import ConfigError, nearest
+from models.channels import Experts
+from models.config import Layer, ModelConfig, RopeScaling
+from models.errors import ConfigError, divisors, nearest
+from models.mixers import Mamba2
 from models.serialize import canonical, digest, from_json
+from models.sharding import MeshConfig
 from tests.models.parts import PARTS
 
 
@@ -169,3 +172,26 @@ def test_a_wiring_that_was_the_only_one_keeps_its_id_and_every_wiring_comes_back
     assert digest(normed) == "0383f73688a08e3fb4a6bc0ae20f11649d5d16fbf04c6d04fd6c776d5ea25ff0"
     for config in (normed, parallel):
         assert from_json(ModelConfig, json.loads(canonical(config))) == config
+
+
+HUGE = 10**18
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: ModelConfig(d_model=HUGE), "model.d_model"),
+        (lambda: Experts(experts=HUGE), "experts"),
+        (lambda: Experts(capacity_tokens=HUGE), "capacity_tokens"),
+        (lambda: ModelConfig(pattern=(Layer(Mamba2(state=HUGE)),)), "model.pattern.mixer.state"),
+        (lambda: MeshConfig(tensor=HUGE), "mesh.tensor"),
+    ],
+)
+def test_a_size_that_no_model_has_is_refused_before_anything_counts_up_to_it(make, field):
+    with pytest.raises(ConfigError, match=rf"^{field}: is {HUGE}: give at most 16777216$"):
+        make()
+
+
+@pytest.mark.parametrize("n", [1, 2, 12, 36, 97, 2**16])
+def test_divisors_are_all_of_them(n):
+    assert divisors(n) == [k for k in range(1, n + 1) if n % k == 0]
