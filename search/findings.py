@@ -75,21 +75,26 @@ class Findings:
         cells = self.table.assign(cell=[
             f"{row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in self.table.itertuples()
         ])  # fmt: skip
-        for (task, params), group in cells.groupby(["task", "params"], sort=False):
+        for (task, params, policy), group in cells.groupby(["task", "params", "policy"], sort=False):
             wide = group.pivot(index="strategy", columns="budget", values="cell").reindex(group["strategy"].unique())
             wide.columns = [f"{budget:.2g}" for budget in wide.columns]
-            parts.append(f"**{task}, {params:,} parameters**\n\n{_shown(wide.fillna('').reset_index())}\n")
+            parts.append(f"**{task}, {self._named(params, policy)}**\n\n{_shown(wide.fillna('').reset_index())}\n")
         return "\n".join([*parts, "## Against the literature\n", *(f.markdown() for f in self.found)])
 
     def summary(self) -> str:
         """A line per task and policy with the leading strategy at the largest budget, and a line per finding."""
         lines = []
         real = self.table[self.table["strategy"] != "coverage"]
-        for (task, params), group in real.groupby(["task", "params"], sort=False):
+        for (task, params, policy), group in real.groupby(["task", "params", "policy"], sort=False):
             best = group.sort_values(["budget", "accuracy"]).iloc[-1]
             found = f"{best['accuracy']:.2f} [{best['low']:.2f}, {best['high']:.2f}] {best['strategy']}"
-            lines.append(f"{task}, {params:,} parameters, {best['budget']:.2g} FLOPs per problem: {found}")
+            lines.append(f"{task}, {self._named(params, policy)}, {best['budget']:.2g} FLOPs per problem: {found}")
         return "\n".join([*lines, "", "Against the literature", *(f"  {f.title}: {f.share}" for f in self.found)])
+
+    def _named(self, params: int, policy: str) -> str:
+        """What a policy is called: its size, and its name beside others of that size."""
+        alone = self.table.loc[self.table["params"] == params, "policy"].nunique() == 1
+        return f"{params:,} parameters" + ("" if alone else f" ({policy})")
 
     def to_json(self) -> str:
         """The findings without the table, for `from_json`."""
