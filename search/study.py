@@ -121,6 +121,11 @@ class Posed:
     problem: Problem
     index: int
 
+    @property
+    def level(self) -> float:
+        """Its difficulty in a task that mixes several; otherwise NaN."""
+        return self.task.level(self.problem)
+
 
 class Study:
     """One policy's part of a study."""
@@ -172,7 +177,7 @@ class Study:
             for i, c in enumerate(found.candidates):
                 text = self.policy.text(found.problem.prompt, c.tokens)
                 rows.append(dict(
-                    task=posed.task_name, problem=posed.index, sample=part * config.width + i,
+                    task=posed.task_name, problem=posed.index, level=posed.level, sample=part * config.width + i,
                     correct=float(c.complete and posed.task.verify(posed.problem, text)),
                     score=c.score if c.complete else 0.0, answer=posed.task.answer(text) if c.complete else None,
                     generated_tokens=len(c.tokens), flops=price * len(c.tokens),
@@ -187,7 +192,8 @@ class Study:
             text = None if found.answer is None else self.policy.text(found.problem.prompt, found.answer)
             cost = found.cost
             rows.append(dict(
-                task=posed.task_name, problem=posed.index, strategy=strategy.partition(":")[0], size=strategy,
+                task=posed.task_name, problem=posed.index, level=posed.level,
+                strategy=strategy.partition(":")[0], size=strategy,
                 correct=float(text is not None and posed.task.verify(posed.problem, text)),
                 score=0.0 if found.best is None else found.candidates[found.best].score,
                 prompt_tokens=cost.prompt_tokens, generated_tokens=cost.generated_tokens,
