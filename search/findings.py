@@ -212,7 +212,8 @@ def ceiling(samples: pd.DataFrame) -> Direction:
                 zip(KEYS[1:], key[1:]), false_positives=rate, accuracy=last["accuracy"], predicted=last["predicted"],
                 ceiling=found.ceiling, best_k=found.best_k, predicted_best_k=found.predicted_best_k,
             ))  # fmt: skip
-    out = pd.DataFrame(seen)
+    columns = ["false_positives", "accuracy", "predicted", "ceiling", "best_k", "predicted_best_k"]
+    out = pd.DataFrame(seen, columns=[*KEYS[1:], *columns])  # which nobody fills where no sample is right
     claim = (
         "A false-positive rate puts the predicted ceiling on accuracy (within 2 points) and makes the best number of "
         "attempts finite when a wrong answer costs as much as a right one gains"
@@ -300,7 +301,8 @@ def noise(samples: pd.DataFrame) -> Direction:
             seen.append(dict(zip(KEYS[1:], key[1:]), sigma=sigma, mode=np.mean(best), sampled=np.mean(drawn)))
     out = pd.DataFrame(seen)
     out["sampled_minus_mode"] = out["sampled"] - out["mode"]
-    ends = out.groupby(KEYS[1:], sort=False)["sampled_minus_mode"].agg(["first", "last"])
+    gains = out.groupby([*KEYS[1:], "sigma"], sort=False)["sampled_minus_mode"].mean()  # over policies of one size
+    ends = gains.groupby(KEYS[1:], sort=False).agg(["first", "last"])
     claim = "Sampling in proportion to the reward gains on taking the best as the reward gets noisier"
     return Direction(
         "Noisy rewards",

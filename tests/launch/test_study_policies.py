@@ -104,10 +104,11 @@ class Drawn:
     """Stands for `search.study.Study`: samples and searches of no model, and which weights were asked for."""
 
     asked: ClassVar[list[str]] = []
+    share = 0.5  # of the samples, that are right
 
     def __init__(self, policy: Any, config: StudyConfig, progress: Any):
         self.asked.append(policy.digest)
-        self.right = np.random.default_rng(len(policy.source)).random((config.problems, config.samples)) < 0.5
+        self.right = np.random.default_rng(len(policy.source)).random((config.problems, config.samples)) < self.share
 
     def samples(self, keep: Path) -> pd.DataFrame:
         problem, sample = np.indices(self.right.shape).reshape(2, -1)
@@ -232,10 +233,24 @@ def test_the_command_line_says_which_exist_and_which_will_be_trained(
     assert code == 2 and err.count("\n") == 1 and f"has policy {new.id}, which policies would train again" in err
 
 
+def test_a_policy_that_is_never_right_gives_a_table_too(here: Path, tmp_path: Path, drawn, monkeypatch) -> None:
+    monkeypatch.setattr(Drawn, "share", 0.0)
+    config = SearchSweepConfig(policies=None, existing=(str(here / "lone"),), study=STUDY, budgets=2)
+    assert search.run_study(config, tmp_path / "study") == 0 and len(drawn) == 1
+    assert (pd.read_csv(tmp_path / "study" / "table.csv")["accuracy"] == 0).all()
+
+
 @pytest.mark.slow
 def test_a_model_of_others_is_searched_with_its_own_tokens(here: Path, tmp_path: Path) -> None:
-    config = SearchSweepConfig(policies=None, existing=(str(here / "model"),), study=STUDY, budgets=2)
+    """On a task that mixes difficulties: every row says its problem's."""
+    mixed = "modular:modulus=5,operations=1/2"
+    config = SearchSweepConfig(
+        policies=None, existing=(str(here / "model"),), study=dataclasses.replace(STUDY, tasks=(mixed,)), budgets=2
+    )
     assert search.run_study(config, tmp_path / "study") == 0
     rows = pd.read_parquet(tmp_path / "study" / "results.parquet")
     assert rows["policy"].nunique() == 1 and (rows["flops"] > 0).all()
-    assert TASK in (tmp_path / "study" / "report.html").read_text()
+    task = task_by_name(mixed)
+    levels = [task.level(problem) for problem in task.generate(0, 5, "test")]
+    assert set(levels) == {1.0, 2.0} and rows["level"].tolist() == [levels[problem] for problem in rows["problem"]]
+    assert mixed in (tmp_path / "study" / "report.html").read_text()
