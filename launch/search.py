@@ -52,13 +52,13 @@ def rehearse(config: SearchSweepConfig, path: Path) -> int:
 
     config.check()
     for policy in given_policies(config, path):
-        print(printable(f"exists       {policy.name}  {policy.params:>13,} parameters  {policy.folder}"))
+        print(printable(f"exists        {policy.name}  {policy.params:>13,} parameters  {policy.folder}"))
     if config.policies is None:
         return 0
     trained, results = config.policies.anchored(Path.cwd()), RunDirectory(path / "policies").results
     for trial in trained.trials():
         state = "exists" if results.has(trial.id) else "to be trained"
-        print(printable(f"{state:<13}{trial.id}  {counts.params(trial.model):>13,} parameters  {path / 'policies'}"))
+        print(printable(f"{state:<14}{trial.id}  {counts.params(trial.model):>13,} parameters  {path / 'policies'}"))
     environment.limit_threads(trained.threads)
     return sweep.rehearse(config.policies, path / "policies", Options())
 
