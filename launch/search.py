@@ -2,12 +2,18 @@
 
     python -m launch.search --config configs/search_quickstart.py --workdir runs/search
 
-Running it again continues where it stopped; what is finished is kept, and only the tables are made again.
+Running it again continues where it stopped; what is finished is kept, and only the tables are made again. Policies that
+exist, such as a ladder that another study trained, are searched as they are:
+
+    ... --config.policies=none --config.existing=runs/search/policies,models/mine
+
+--dry_run says which policies exist, which will be trained, and what that would cost.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +22,13 @@ from launch import cli
 if TYPE_CHECKING:
     import pandas as pd
 
+    from search.existing import Existing
     from search.study import SearchSweepConfig
 
 PER_SEARCH = 150_000  # parameters whose work takes as long as what a search costs beside them, on a CPU
 FLAGS = cli.new_flags(config=True)
 cli.DEFINE_string("workdir", None, "run directory: made, or continued", flag_values=FLAGS, required=True)
+cli.DEFINE_bool("dry_run", False, "Say which policies exist, what the others would cost, and end.", flag_values=FLAGS)
 
 
 def kinds() -> tuple[type, ...]:
@@ -29,8 +37,44 @@ def kinds() -> tuple[type, ...]:
     return (SearchSweepConfig,)
 
 
-def main(config: SearchSweepConfig, workdir: str, **_: Any) -> int:
-    return run_study(config, Path(workdir))
+def main(config: SearchSweepConfig, workdir: str, dry_run: bool) -> int:
+    return rehearse(config, Path(workdir)) if dry_run else run_study(config, Path(workdir))
+
+
+def rehearse(config: SearchSweepConfig, path: Path) -> int:
+    """Print which policies exist and which will be trained, and what the training would cost; writes nothing but the
+    cache of tokens."""
+    from launch import environment, sweep
+    from launch.executors.choice import Options
+    from models import counts
+    from models.errors import printable
+    from scaling.sweep.directory import RunDirectory
+
+    config.check()
+    for policy in given_policies(config, path):
+        print(printable(f"exists        {policy.name}  {policy.params:>13,} parameters  {policy.folder}"))
+    if config.policies is None:
+        return 0
+    trained, results = config.policies.anchored(Path.cwd()), RunDirectory(path / "policies").results
+    for trial in trained.trials():
+        state = "exists" if results.has(trial.id) else "to be trained"
+        print(printable(f"{state:<14}{trial.id}  {counts.params(trial.model):>13,} parameters  {path / 'policies'}"))
+    environment.limit_threads(trained.threads)
+    return sweep.rehearse(config.policies, path / "policies", Options())
+
+
+def given_policies(config: SearchSweepConfig, path: Path) -> list[Existing]:
+    """The policies that exist before the study, none of which it would train again, nor changed since it began."""
+    from models.errors import require
+    from search.existing import FIELD, MANIFEST, existing_policies, hold
+
+    found = existing_policies(config.existing, config.study.tasks)
+    trained = config.policies.anchored(Path.cwd()).trials() if config.policies else []
+    twice = {trial.id for trial in trained} & {policy.name for policy in found}
+    problem = f"has policy {min(twice, default='')}, which policies would train again"
+    require(not twice, FIELD, problem, "leave it out of one of the two")
+    hold(path / MANIFEST, found, write=False)
+    return found
 
 
 def run_study(config: SearchSweepConfig, path: Path) -> int:
@@ -41,14 +85,20 @@ def run_study(config: SearchSweepConfig, path: Path) -> int:
     from scaling import tables
     from scaling.kept import write_atomically
     from scaling.sweep.directory import RunDirectory
+    from search.existing import MANIFEST, describe, finished, hold
     from search.findings import find
 
     config.check()
-    path.mkdir(parents=True, exist_ok=True)
+    given = given_policies(config, path)
+    (path / "policies").mkdir(parents=True, exist_ok=True)
     _claim(path / "study.json", to_json(config))
     with RunDirectory(path).locked():
-        failed = run_sweep(config.policies, path / "policies")
-        samples, searches = _search_all(config, path)
+        hold(path / MANIFEST, given)
+        failed = run_sweep(config.policies, path / "policies") if config.policies else 0
+        trained = [describe(folder, config.study.tasks) for folder in finished(RunDirectory(path / "policies"))]
+        policies = sorted([*given, *trained], key=lambda policy: (policy.params, policy.name))
+        hold(path / MANIFEST, policies)
+        samples, searches = _search_all(config, path, policies)
     rows, table, findings = find(samples, searches, config.budgets, config.budget_factor)
     write_atomically(path / "results.parquet", tables.parquet(rows))
     write_atomically(path / "table.csv", table.to_csv(index=False))
@@ -72,12 +122,17 @@ def _claim(file: Path, resolved: Any) -> None:
 
     text = json.dumps(resolved, indent=2, sort_keys=True)
     kept.create(file, text)
-    changed = differences(kept.read(file, {"name": str, "study": dict}), json.loads(text))
+    before, now = kept.read(file, {"name": str, "study": dict}), json.loads(text)
+    for written in (before, now):
+        written.pop("existing", None)  # where policies lie; the manifest says which they are
+    changed = differences(before, now)
     problem = f"holds another study ({'; '.join(changed[:3])})"
     require(not changed, str(file.parent), problem, "give another --workdir, or what it was started with")
 
 
-def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _search_all(
+    config: SearchSweepConfig, path: Path, policies: Sequence[Existing]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Every policy's samples and searches, each part read where it is already there."""
     import pandas as pd
 
@@ -85,16 +140,12 @@ def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd
     from launch.snapshot import SearchPulse
     from scaling import tables
     from scaling.kept import write_atomically
-    from scaling.sweep.directory import RunDirectory
-    from search.policy import load_policy
     from search.study import Study
 
-    results = RunDirectory(path / "policies").results.frame()
-    done = results[results["status"] == "done"].sort_values("params")
     parts = ["samples", *config.study.strategies]
     cells = {
-        (trial, params, part): path / "cells" / f"{trial}-{_safe(part)}.parquet"
-        for trial, params in zip(done["trial"], done["params"], strict=True)
+        (policy.name, policy.params, part): path / "cells" / f"{policy.name}-{_safe(part)}.parquet"
+        for policy in policies
         for part in parts
     }
     facts = {cell: cell_facts(config, cell[0], cell[2]) for cell in cells}
@@ -107,15 +158,14 @@ def _search_all(config: SearchSweepConfig, path: Path) -> tuple[pd.DataFrame, pd
             display.update(done / total)
             pulse.tell(done / total)
 
-        for trial, params in zip(done["trial"], done["params"], strict=True):
-            todo = {cell: file for cell, file in cells.items() if cell[0] == trial and not file.exists()}
+        for policy in policies:
+            todo = {cell: file for cell, file in cells.items() if cell[0] == policy.name and not file.exists()}
             if not todo:
                 continue
-            policy = load_policy(path / "policies" / "trials" / trial)
-            study = Study(policy, config.study, progress)
+            study = Study(policy.load(), config.study, progress)
             for cell, file in todo.items():
                 part = cell[2]
-                display.start(cell, f"{part}, policy of {params:,} parameters")
+                display.start(cell, f"{part}, policy of {policy.params:,} parameters")
                 state = file.with_suffix(".state")  # of a part that a kill may interrupt
                 found = study.samples(state) if part == "samples" else study.search(part, state)
                 write_atomically(file, tables.parquet(found, facts[cell]))

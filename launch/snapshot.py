@@ -163,7 +163,9 @@ def _study(path: Path) -> Snapshot:
     study = kept.read(path / "study.json", _STUDY)
     trained = path / "policies"
     policies = _sweep(RunDirectory(trained)) if (trained / "config.json").exists() else None
-    searches = len(policies.trials if policies else ()) * (1 + len(study["study"]["strategies"]))
+    known = set(kept.read_or_none(path / "policies.json", dict) or {}) - {kept.SEAL}
+    names = known | {trial.trial for trial in (policies.trials if policies else ())}
+    searches = len(names) * (1 + len(study["study"]["strategies"]))
     done: float = len(list((path / "cells").glob("*.parquet")))
     finished, rate = (path / "findings.json").exists() and done >= searches, 0.0
     file = path / SearchPulse.NAME

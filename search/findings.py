@@ -75,21 +75,26 @@ class Findings:
         cells = self.table.assign(cell=[
             f"{row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in self.table.itertuples()
         ])  # fmt: skip
-        for (task, params), group in cells.groupby(["task", "params"], sort=False):
+        for (task, params, policy), group in cells.groupby(["task", "params", "policy"], sort=False):
             wide = group.pivot(index="strategy", columns="budget", values="cell").reindex(group["strategy"].unique())
             wide.columns = [f"{budget:.2g}" for budget in wide.columns]
-            parts.append(f"**{task}, {params:,} parameters**\n\n{_shown(wide.fillna('').reset_index())}\n")
+            parts.append(f"**{task}, {self._named(params, policy)}**\n\n{_shown(wide.fillna('').reset_index())}\n")
         return "\n".join([*parts, "## Against the literature\n", *(f.markdown() for f in self.found)])
 
     def summary(self) -> str:
         """A line per task and policy with the leading strategy at the largest budget, and a line per finding."""
         lines = []
         real = self.table[self.table["strategy"] != "coverage"]
-        for (task, params), group in real.groupby(["task", "params"], sort=False):
+        for (task, params, policy), group in real.groupby(["task", "params", "policy"], sort=False):
             best = group.sort_values(["budget", "accuracy"]).iloc[-1]
             found = f"{best['accuracy']:.2f} [{best['low']:.2f}, {best['high']:.2f}] {best['strategy']}"
-            lines.append(f"{task}, {params:,} parameters, {best['budget']:.2g} FLOPs per problem: {found}")
+            lines.append(f"{task}, {self._named(params, policy)}, {best['budget']:.2g} FLOPs per problem: {found}")
         return "\n".join([*lines, "", "Against the literature", *(f"  {f.title}: {f.share}" for f in self.found)])
+
+    def _named(self, params: int, policy: str) -> str:
+        """What a policy is called: its size, and its name beside others of that size."""
+        alone = self.table.loc[self.table["params"] == params, "policy"].nunique() == 1
+        return f"{params:,} parameters" + ("" if alone else f" ({policy})")
 
     def to_json(self) -> str:
         """The findings without the table, for `from_json`."""
@@ -207,7 +212,8 @@ def ceiling(samples: pd.DataFrame) -> Direction:
                 zip(KEYS[1:], key[1:]), false_positives=rate, accuracy=last["accuracy"], predicted=last["predicted"],
                 ceiling=found.ceiling, best_k=found.best_k, predicted_best_k=found.predicted_best_k,
             ))  # fmt: skip
-    out = pd.DataFrame(seen)
+    columns = ["false_positives", "accuracy", "predicted", "ceiling", "best_k", "predicted_best_k"]
+    out = pd.DataFrame(seen, columns=[*KEYS[1:], *columns])  # which nobody fills where no sample is right
     claim = (
         "A false-positive rate puts the predicted ceiling on accuracy (within 2 points) and makes the best number of "
         "attempts finite when a wrong answer costs as much as a right one gains"
@@ -295,7 +301,8 @@ def noise(samples: pd.DataFrame) -> Direction:
             seen.append(dict(zip(KEYS[1:], key[1:]), sigma=sigma, mode=np.mean(best), sampled=np.mean(drawn)))
     out = pd.DataFrame(seen)
     out["sampled_minus_mode"] = out["sampled"] - out["mode"]
-    ends = out.groupby(KEYS[1:], sort=False)["sampled_minus_mode"].agg(["first", "last"])
+    gains = out.groupby([*KEYS[1:], "sigma"], sort=False)["sampled_minus_mode"].mean()  # over policies of one size
+    ends = gains.groupby(KEYS[1:], sort=False).agg(["first", "last"])
     claim = "Sampling in proportion to the reward gains on taking the best as the reward gets noisier"
     return Direction(
         "Noisy rewards",

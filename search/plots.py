@@ -24,7 +24,7 @@ def drawings(table: pd.DataFrame) -> dict[str, Drawing]:
     """The figures of a study's table: one per task with a panel per policy, and one that compares the policies."""
     found = {}
     for i, (task, group) in enumerate(table.groupby("task", sort=False)):
-        panels = group["params"].nunique()
+        panels = len(_policies(group))
         alt = f"Accuracy of every strategy on {task} against FLOPs per problem, one panel per policy."
         size = (max(2.9 * min(panels, 4), 5.8) + 2.0, 4.3 * -(-panels // 4))
         found[f"strategies-{i + 1}"] = Drawing(f"strategies-{i + 1}", alt, size, partial(plot_strategies, group))
@@ -37,12 +37,12 @@ def drawings(table: pd.DataFrame) -> dict[str, Drawing]:
 
 def plot_strategies(table: pd.DataFrame, figure: Figure) -> None:
     """Accuracy of every strategy against FLOPs per problem on one task, one panel per policy."""
-    sizes = sorted(table["params"].unique())
-    columns = min(len(sizes), 4)
-    axes = figure.subplots(-(-len(sizes) // columns), columns, sharex=True, sharey=True, squeeze=False)
+    policies = _policies(table)
+    columns = min(len(policies), 4)
+    axes = figure.subplots(-(-len(policies) // columns), columns, sharex=True, sharey=True, squeeze=False)
     names = list(dict.fromkeys(table["strategy"]))
-    for axis, params in zip(axes.flat, sizes):
-        for strategy, mine in table[table["params"] == params].groupby("strategy", sort=False):
+    for axis, (params, policy) in zip(axes.flat, policies):
+        for strategy, mine in table[table["policy"] == policy].groupby("strategy", sort=False):
             mine = mine.sort_values("budget")
             axis.plot(mine["budget"], mine["accuracy"], **_look(axis, str(strategy), names))
         _finish(axis, f"{numbers.count(params)} parameters")
@@ -58,9 +58,9 @@ def plot_policies(table: pd.DataFrame, figure: Figure, without: Sequence[str] = 
     axes = figure.subplots(-(-len(tasks) // columns), columns, sharex=True, sharey=True, squeeze=False)
     sizes = sorted(table["params"].unique())
     for axis, task in zip(axes.flat, tasks):
-        for i, params in enumerate(sizes):
-            mine = table[(table["task"] == task) & (table["params"] == params)]
-            colour = style.ramp(axis)(i / max(len(sizes) - 1, 1))
+        for params, policy in _policies(table[table["task"] == task]):
+            mine = table[(table["task"] == task) & (table["policy"] == policy)]
+            colour = style.ramp(axis)(sizes.index(params) / max(len(sizes) - 1, 1))
             real = mine[~mine["strategy"].isin(without)]
             best = real.loc[real.groupby("budget")["accuracy"].idxmax()].sort_values("budget")
             axis.plot(best["budget"], best["accuracy"], color=colour, marker="o", ms=3.5)
@@ -78,6 +78,11 @@ def plot_policies(table: pd.DataFrame, figure: Figure, without: Sequence[str] = 
     handles.append(Line2D([], [], color=style.ink(axes[0, 0]), ls="--", lw=1, label="coverage"))
     figure.legend(handles=handles, loc="outside right center", title="parameters")
     _label(axes)
+
+
+def _policies(table: pd.DataFrame) -> list[tuple[int, str]]:
+    """(parameters, name) of every policy, by size."""
+    return sorted(set(zip(table["params"], table["policy"], strict=True)))
 
 
 def _look(axis: Axes, name: str, names: Sequence[str]) -> dict:

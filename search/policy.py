@@ -18,7 +18,10 @@ from models.sharding import DEFAULT_RULES, weight_shardings
 from scaling import kept
 from scaling.data import DataConfig, Tokenizer, check_vocabulary, tokenizer_of
 from scaling.sweep.parameters import check_parameters
-from scaling.train.initial import load_initial
+from scaling.sweep.trial import Trial
+from scaling.tasks import Task
+from scaling.train.checkpoint import digest as checkpoint_digest
+from scaling.train.initial import check_initial, load_initial
 from search.engine.placement import rules_for
 
 FIELD = "--checkpoint"
@@ -42,10 +45,8 @@ class Policy:
         return self.tokenizer.spelling
 
     def continuation(self, text: str) -> tuple[int, ...]:
-        """A text as tokens that may stand in the middle of others: without a first or last token of a whole text."""
-        tokenizer: Any = self.tokenizer
-        checkpoint = hasattr(tokenizer, "chat")  # whose `encode` adds what the checkpoint expects around a text
-        return tuple(int(t) for t in (tokenizer.encode(text, False) if checkpoint else tokenizer.encode(text)))
+        """See the function."""
+        return continuation(self.tokenizer, text)
 
     def text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
         """What tokens add to the text of their prompt: what comes after it decides spaces and cut characters."""
@@ -66,6 +67,62 @@ class Policy:
         return tuple(int(token) for token in chat(messages, **values))
 
 
+@dataclass(frozen=True)
+class Description:
+    """What a policy is, as far as can be said without reading its weights."""
+
+    trial: str | None  # id; None: a Hugging Face folder
+    model: ModelConfig
+    tokenizer: Tokenizer
+    digest: str  # what `Policy.digest` will be
+    source: str  # the directory
+
+
+def continuation(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """A text as tokens that may stand in the middle of others: without a first or last token of a whole text."""
+    checkpoint = hasattr(tokenizer, "chat")  # whose `encode` adds what the checkpoint expects around a text
+    return tuple(int(t) for t in (tokenizer.encode(text, False) if checkpoint else tokenizer.encode(text)))
+
+
+def describe_policy(directory: str | Path) -> Description:
+    """What `load_policy` would load; ConfigError as there, except for weights that are damaged."""
+    path, written = _written(directory)
+    if _is_hugging_face(written):
+        from models.huggingface import import_config
+        from models.huggingface.tokenizer import load_checkpoint_tokenizer
+
+        tokenizer: Any = load_checkpoint_tokenizer(path)
+        return Description(None, import_config(path), tokenizer, _folder_digest(path), str(path))
+    model, own = _of_trial(written)
+    check_initial(path, model, FIELD)
+    check_parameters(path, FIELD)
+    trial = from_json(Trial, written).id
+    return Description(trial, model, own, checkpoint_digest(path / "checkpoints"), str(path))
+
+
+def check_writes(model: ModelConfig, tokenizer: Any, source: str, task: Task, name: str) -> None:
+    """ConfigError when a policy cannot write a task's characters, or reads them as something else.
+
+    source: what the policy is called. name: of the task, as text.
+    """
+    fix = f"train it on this task (data.source=task, data.path={name!r}, data.tokenizer=characters)"
+    lost = [character for character in sorted(set(task.alphabet)) if not _writes(tokenizer, character)]
+    require(not lost, "tasks", f"{source} does not know the characters of {name!r} ({''.join(lost[:5])})", fix)
+    whole = _writes(tokenizer, task.alphabet)
+    require(whole, "tasks", f"{source} does not give back the texts of {name!r} from its tokens", fix)
+    single = all(len(continuation(tokenizer, mark)) == 1 for mark in (task.delimiter, task.end))
+    require(single, "tasks", f"{source} has no single tokens for the ends of steps of {name!r}", fix)
+    require(model.vocab_size >= tokenizer.vocab_size, "tasks", f"{source} is damaged", "train it again")
+
+
+def _writes(tokenizer: Any, text: str) -> bool:
+    """Whether a text comes back from its tokens, blanks at its ends aside, which some tokenizers add."""
+    try:
+        return tokenizer.decode(continuation(tokenizer, text)).strip() == text.strip()
+    except ConfigError:
+        return False
+
+
 def load_policy(directory: str | Path, mesh: Mesh | None = None, step: int | None = None) -> Policy:
     """A trial's directory (runs/x/trials/0123456789ab) or a local folder of a Hugging Face model.
 
@@ -76,23 +133,39 @@ def load_policy(directory: str | Path, mesh: Mesh | None = None, step: int | Non
       ConfigError: neither; missing, unknown or damaged tensors; no tokenizer; a mesh that does not divide the model; no
         such step.
     """
+    path, written = _written(directory)
+    if _is_hugging_face(written):
+        require(step is None, FIELD, f"{directory} has no steps", "name no step of a Hugging Face model")
+        return _hugging_face(path, mesh)
+    return _trial(path, written, mesh, step)
+
+
+def _written(directory: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The directory of a policy and its config.json; ConfigError when it is none."""
     path = Path(directory)
     fix = "give the directory of a trial, as in runs/x/trials/0123456789ab, or a folder of a Hugging Face model"
     require(path.is_dir(), FIELD, f"{directory} is no directory", fix)
     config = path / "config.json"
     require(config.is_file(), FIELD, f"{directory} has no config.json", fix)
     written = kept.read(config, dict, "copy the model again")
-    if "model_type" in written or "architectures" in written:
-        require(step is None, FIELD, f"{directory} has no steps", "name no step of a Hugging Face model")
-        return _hugging_face(path, mesh)
-    require("model" in written and "data" in written, FIELD, f"{directory} is no trial and no model", fix)
-    return _trial(path, written, mesh, step)
+    ours = "model" in written and "data" in written
+    require(ours or _is_hugging_face(written), FIELD, f"{directory} is no trial and no model", fix)
+    return path, written
 
 
-def _trial(path: Path, written: dict[str, Any], mesh: Mesh | None, step: int | None) -> Policy:
+def _is_hugging_face(written: Mapping[str, Any]) -> bool:
+    return "model_type" in written or "architectures" in written
+
+
+def _of_trial(written: Mapping[str, Any]) -> tuple[ModelConfig, Tokenizer]:
     model = from_json(ModelConfig, written["model"], "model")
     tokenizer = tokenizer_of(from_json(DataConfig, written["data"], "data"))
     check_vocabulary(model.vocab_size, tokenizer.vocab_size)
+    return model, tokenizer
+
+
+def _trial(path: Path, written: dict[str, Any], mesh: Mesh | None, step: int | None) -> Policy:
+    model, tokenizer = _of_trial(written)
     shardings = None
     if mesh is not None:
         shardings = weight_shardings(transformer.weights(model), rules_for(model, mesh.shape), mesh)
@@ -106,8 +179,13 @@ def _hugging_face(path: Path, mesh: Mesh | None) -> Policy:
 
     rules = DEFAULT_RULES if mesh is None else rules_for(import_config(path), mesh.shape)
     model, params, tokenizer = import_model(path, mesh=mesh, rules=rules)
+    return Policy(model, params, tokenizer, tokenizer.ends, _folder_digest(path), str(path), model.max_seq_len)
+
+
+def _folder_digest(path: Path) -> str:
+    """sha256 of a Hugging Face folder's config and weights."""
     total = hashlib.sha256()
     for file in sorted([path / "config.json", *path.glob("*.safetensors")]):
         with open(file, "rb") as f:
             total.update(file.name.encode() + hashlib.file_digest(f, "sha256").digest())
-    return Policy(model, params, tokenizer, tokenizer.ends, total.hexdigest(), str(path), model.max_seq_len)
+    return total.hexdigest()

@@ -51,7 +51,7 @@ def _read_table(file: Path) -> pd.DataFrame:
     except (ValueError, OverflowError) as error:
         raise ConfigError(str(file), f"is damaged ({str(error).splitlines()[0]})", fix) from None
     numeric = {name for name in NUMBERS if name in rows and pd.api.types.is_numeric_dtype(rows[name])}
-    missing = sorted(({"task", "strategy"} - set(rows.columns)) | (set(NUMBERS) - numeric))
+    missing = sorted(({"policy", "task", "strategy"} - set(rows.columns)) | (set(NUMBERS) - numeric))
     require(not missing, str(file), f"is damaged (its {missing and missing[0]} is missing or no number)", fix)
     return rows
 
@@ -60,7 +60,7 @@ def _sections(findings: Findings, pictures: Mapping[str, Picture]) -> list[Secti
     rows = findings.table
     tasks = list(dict.fromkeys(rows["task"]))
     policies = paragraph(
-        f"{numbers.plural(rows['params'].nunique(), 'policy', 'policies')}, {numbers.plural(len(tasks), 'task')}, "
+        f"{numbers.plural(rows['policy'].nunique(), 'policy', 'policies')}, {numbers.plural(len(tasks), 'task')}, "
         f"{numbers.plural(rows['strategy'].nunique(), 'strategy', 'strategies')}, "
         f"{numbers.plural(rows['budget'].nunique(), 'budget')} from {numbers.scientific(rows['budget'].min(), 2)} to "
         f"{numbers.scientific(rows['budget'].max(), 2)} FLOPs per problem, what a search threw away included."

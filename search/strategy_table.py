@@ -32,13 +32,17 @@ def strategy_rows(samples: pd.DataFrame, searches: pd.DataFrame, budgets: Sequen
     """One row per policy, task, strategy, budget and problem: `correct`, an expectation, and `flops` spent, a mean.
 
     samples, searches: as `Study` gives them, with columns `policy` and `params`. A budget below a strategy's cheapest
-    size has no rows.
+    size has no rows. `level`, the difficulty of a problem of a mixed task, is kept, so that rows can be binned by it.
     """
     parts = [part for _, group in samples.groupby(KEYS, sort=False) for part in _sampled(group, budgets)]
     parts += [
         part for _, group in searches.groupby([*KEYS, "strategy"], sort=False) for part in _searched(group, budgets)
     ]
-    return pd.concat(parts, ignore_index=True)
+    rows = pd.concat(parts, ignore_index=True)
+    if "level" in samples.columns:
+        levels = samples.drop_duplicates(["task", "problem"])[["task", "problem", "level"]]
+        rows = rows.merge(levels, on=["task", "problem"], how="left")
+    return rows
 
 
 def strategy_table(rows: pd.DataFrame, interval: float = 0.9, bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:

@@ -12,15 +12,16 @@ from pathlib import Path
 import pandas as pd
 
 from models import counts
-from models.config import ModelConfig
 from models.errors import ConfigError, require
+from models.serialize import added
 from scaling.sweep.config import SweepConfig
-from scaling.tasks import CharTokenizer, Problem, Task, task_by_name
+from scaling.tasks import Problem, Task, task_by_name
 from scaling.tasks.text import TaskText
+from scaling.typed import typed
 from search.config import SearchConfig
 from search.decoder import TransformerDecoder
 from search.engine.sampling import Sampling
-from search.policy import Policy
+from search.policy import Policy, check_writes
 from search.saved import Keep
 from search.searcher import Found, Searcher, SearchProblem
 from search.strategies.best_of_n import BestOfN, best_of_n
@@ -33,7 +34,7 @@ Progress = Callable[[str, int, int], None]  # what, problems done, problems in a
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """Which tasks, which strategies, how many problems; the policies come from a sweep.
+    """Which tasks, which strategies, how many problems; see `SearchSweepConfig` for the policies.
 
     strategies: as `strategy_by_name` reads them, several sizes of one name being one family. samples: independent ones
     per problem, from which best-of-N, the votes and coverage follow for every smaller number at once.
@@ -74,15 +75,19 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class SearchSweepConfig:
-    """A study: the policies, which a sweep trains on the tasks, and what is searched with them."""
+    """A study: the policies, which exist or which a sweep trains on the tasks, and what is searched with them."""
 
     name: str = "search"
-    policies: SweepConfig = field(default_factory=SweepConfig)
+    policies: SweepConfig | None = field(default_factory=SweepConfig)  # trained for this study; None: none is
+    existing: tuple[str, ...] = added(())  # trials, finished sweeps and Hugging Face folders, searched as they are
     study: StudyConfig = field(default_factory=StudyConfig)
     budgets: int = 6  # FLOPs per problem, from one sample of the cheapest policy on
     budget_factor: float = 4.0
 
     def __post_init__(self) -> None:
+        typed(self)
+        fix = "name a trial, a finished sweep or a model's folder in existing, or give a sweep"
+        require(self.policies is not None or bool(self.existing), "policies", "is none, and none exist", fix)
         require(self.budgets >= 1, "budgets", f"is {self.budgets}", "give a positive number")
         require(self.budget_factor > 1, "budget_factor", f"is {self.budget_factor}", "give a number above 1")
 
@@ -95,6 +100,8 @@ class SearchSweepConfig:
             self.study.problem_sets()
         except ConfigError as error:
             raise ConfigError("study.problems", error.problem, error.fix) from None
+        if self.policies is None:
+            return
         mixture = self.policies.data.mixture
         if self.policies.data.tokenizer != "characters" or any(source.source != "task" for source in mixture):
             return
@@ -114,6 +121,11 @@ class Posed:
     problem: Problem
     index: int
 
+    @property
+    def level(self) -> float:
+        """Its difficulty in a task that mixes several; otherwise NaN."""
+        return self.task.level(self.problem)
+
 
 class Study:
     """One policy's part of a study."""
@@ -123,7 +135,7 @@ class Study:
         self._progress = progress or (lambda what, done, total: None)
         self._tasks = {text: task_by_name(text) for text in config.tasks}
         for text, task in self._tasks.items():
-            check_vocabulary(policy, task, text)
+            check_writes(policy.model, policy.tokenizer, policy.source, task, text)
         self.posed = [
             Posed(text, self._tasks[text], problem, i)
             for text, problems in config.problem_sets().items()
@@ -165,7 +177,7 @@ class Study:
             for i, c in enumerate(found.candidates):
                 text = self.policy.text(found.problem.prompt, c.tokens)
                 rows.append(dict(
-                    task=posed.task_name, problem=posed.index, sample=part * config.width + i,
+                    task=posed.task_name, problem=posed.index, level=posed.level, sample=part * config.width + i,
                     correct=float(c.complete and posed.task.verify(posed.problem, text)),
                     score=c.score if c.complete else 0.0, answer=posed.task.answer(text) if c.complete else None,
                     generated_tokens=len(c.tokens), flops=price * len(c.tokens),
@@ -180,7 +192,8 @@ class Study:
             text = None if found.answer is None else self.policy.text(found.problem.prompt, found.answer)
             cost = found.cost
             rows.append(dict(
-                task=posed.task_name, problem=posed.index, strategy=strategy.partition(":")[0], size=strategy,
+                task=posed.task_name, problem=posed.index, level=posed.level,
+                strategy=strategy.partition(":")[0], size=strategy,
                 correct=float(text is not None and posed.task.verify(posed.problem, text)),
                 score=0.0 if found.best is None else found.candidates[found.best].score,
                 prompt_tokens=cost.prompt_tokens, generated_tokens=cost.generated_tokens,
@@ -193,9 +206,7 @@ class Study:
         self, strategy: StrategyConfig, given: Sequence[tuple[Posed, int]], what: str, keep: Path | None
     ) -> Iterator[tuple[tuple[Posed, int], Found]]:
         """Search all of these; a number per (task, problem, part) makes their random numbers."""
-        setting = Setting(
-            self.policy, self._search_config(1), scorer=self.verifier.scorer, head=self.verifier.head
-        )
+        setting = Setting(self.policy, self._search_config(1), scorer=self.verifier.scorer, head=self.verifier.head)
         sized = dataclasses.replace(setting, search=self._search_config(strategy.rows(setting)))
         searcher = strategy.search(sized)
         self._progress(what, 0, len(given))
@@ -208,7 +219,7 @@ class Study:
 
     def _search_config(self, width: int) -> SearchConfig:
         c, task = self.config, next(iter(self._tasks.values()))
-        delimiter, end = (int(self._tokens(text)[0]) for text in (task.delimiter, task.end))
+        delimiter, end = (self.policy.continuation(text)[0] for text in (task.delimiter, task.end))
         return SearchConfig(
             problems=max(1, c.rows // width), prompt_len=self._prompt_len, max_tokens=c.max_tokens,
             max_steps=c.max_steps, max_rounds=c.max_rounds, delimiters=(delimiter,), ends=(end, *self.policy.ends),
@@ -224,7 +235,8 @@ class Study:
         decoder = TransformerDecoder(self.policy.model, self.policy.params, self._prompt_len)
         searcher = Searcher(decoder, strategy, self._search_config(strategy.width))
         given = {2**31 + i: p for i, p in enumerate(self._train)}
-        marks = {int(self._tokens(mark)[0]) for mark in (self._train[0].task.delimiter, self._train[0].task.end)}
+        task = self._train[0].task
+        marks = {self.policy.continuation(mark)[0] for mark in (task.delimiter, task.end)}
         judged = []
         for found in searcher.run(SearchProblem(n, self._tokens(p.problem.prompt)) for n, p in given.items()):
             task, problem = given[found.problem.number].task, given[found.problem.number].problem
@@ -235,16 +247,3 @@ class Study:
                 rewards = partial(task.step_rewards, problem, text)
                 judged.append(Judged(found.problem.prompt, tuple(c.tokens), right, ends, rewards))
         return judged
-
-
-def check_vocabulary(policy: Policy, task: Task, name: str) -> None:
-    """Raise ConfigError when the policy cannot write the task's characters, or reads them as something else."""
-    model: ModelConfig = policy.model
-    tokenizer = policy.tokenizer
-    fix = f"train it on this task (data.source=task, data.path={name!r}, data.tokenizer=characters)"
-    problem = f"{policy.source} does not know the characters of {name!r}"
-    if isinstance(tokenizer, CharTokenizer):
-        require(set(task.alphabet) <= set(tokenizer.alphabet), "tasks", problem, fix)
-    single = all(len(tokenizer.encode(mark)) == 1 for mark in (task.delimiter, task.end))
-    require(single, "tasks", f"{policy.source} has no single tokens for the ends of steps of {name!r}", fix)
-    require(model.vocab_size >= tokenizer.vocab_size, "tasks", f"{policy.source} is damaged", "train it again")

@@ -37,6 +37,7 @@ class Countdown(StateSpace):
 
     name = "countdown"
     alphabet = "0123456789+-*/=:,>|."
+    shown = ("numbers", "largest", "smallest_target", "largest_target")
 
     def __post_init__(self) -> None:
         require(2 <= self.numbers <= 5, "countdown.numbers", f"is {self.numbers}", "use 2 to 5")

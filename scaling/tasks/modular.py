@@ -28,6 +28,7 @@ class Modular(Computation):
 
     name = "modular"
     alphabet = "0123456789+-*=:|."
+    shown = ("modulus", "operations")
 
     def __post_init__(self) -> None:
         require(2 <= self.modulus <= 1000, "modular.modulus", f"is {self.modulus}", "use 2 to 1000")

@@ -37,6 +37,7 @@ class Task(abc.ABC):
     alphabet: ClassVar[str]  # every character of prompts and completions, at most 40
     delimiter: ClassVar[str] = "|"
     end: ClassVar[str] = "."
+    shown: ClassVar[tuple[str, ...]] = ()  # knobs whose value a prompt shows; a mixture tells the others
 
     @abc.abstractmethod
     def draw(self, rng: np.random.Generator) -> Problem | None:
@@ -66,6 +67,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def value(self, problem: Problem, prefix: str) -> float:
         """The probability that the uniformly random legal policy, going on from `prefix`, ends right; exact."""
+
+    def level(self, problem: Problem) -> float:
+        """The difficulty that the problem was drawn at, where the task mixes several (mixed.py); otherwise NaN."""
+        return float("nan")
 
     def solvable(self, problem: Problem, prefix: str = "") -> bool:
         """Whether some legal continuation ends right."""

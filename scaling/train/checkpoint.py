@@ -268,12 +268,20 @@ def table(directory: str | Path, step: int | None = None, subtree: str = "") -> 
         raise _refused(root, step, damage) from None
 
 
-def digest(directory: str | Path, step: int) -> str:
+def digest(directory: str | Path, step: int | None = None) -> str:
     """sha256 of what a step holds: its leaves' names, shapes and dtypes, and the hashes of its files.
 
-    Reads the manifest only, so it says what was written; a load just before has verified it.
+    Reads the manifest only, so it says what was written; a load just before has verified it. step: default the newest.
+    Raises NoCheckpoint.
     """
-    found = manifest.read(Path(directory).absolute() / str(step))
+    root = Path(directory).absolute()
+    step = max(_steps(root), default=None) if step is None else step
+    if step is None:
+        raise _nothing_in(root)
+    try:
+        found = manifest.read(root / str(step))
+    except Damaged as damage:
+        raise _refused(root, step, damage) from None
     lines = sorted(f"{name} {leaf}" for name, leaf in found.leaves.items())
     return hashlib.sha256(json.dumps([lines, sorted(c.sha256 for c in found.files.values())]).encode()).hexdigest()
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.errors import ConfigError, require
-from scaling.fitting.runs import Runs, load, missing
+from models.errors import ConfigError, nearest, require
+from search.metrics.recorded import sample_rows
 
 Ragged = Sequence[Any] | np.ndarray  # one row of values per problem; rows may differ in length
 INVALID = -1  # code of an answer that could not be read: it never votes and its score is zero
@@ -70,25 +70,26 @@ class Samples:
         return Samples(**rows, problems=names)
 
     @staticmethod
-    def from_table(runs: Runs, columns: Mapping[str, str] | None = None) -> Samples:
-        """Samples from a table with one row per sample: `problem`, `correct`, and what there is of `score`, `answer`,
+    def from_table(runs: Any, columns: Mapping[str, str] | None = None) -> Samples:
+        """Samples from what was recorded: `problem`, `correct`, and what there is of `score`, `answer`,
         `generated_tokens` and `accepted`.
 
-        runs: DataFrame, columns, or a path (.jsonl, .csv, .parquet). columns: our field -> the table's name, as
+        runs: DataFrame, columns, or a path (.jsonl, .json, .csv, .parquet), with one row per sample, or one per problem
+        with lists in it; or nested lists of verdicts. See recorded.py. columns: our field -> the table's name, as
         {"tokens": "length"}. Problems keep the order of their first row. Raises ConfigError for a missing column.
         """
-        table = load(runs) if not isinstance(runs, pd.DataFrame | Mapping) else pd.DataFrame(runs)
-        names = {"problem": "problem", **COLUMNS, **(columns or {})}
-        for field, name in names.items():
-            wanted = field in ("problem", "correct") or field in (columns or {})
-            if name not in table.columns and wanted:
-                missing(name, table.columns)
-        groups = table.groupby(names["problem"], sort=False).indices
-        order = list(dict.fromkeys(table[names["problem"]]))
+        own = {"problem": "problem", **COLUMNS}
+        for field in columns or {}:
+            near = nearest(field, own)
+            fix = f"did you mean {near!r}?" if near else f"use {', '.join(own)}"
+            require(field in own, "columns", f"{field!r} is no field of samples", fix)
+        table = sample_rows(runs, own | dict(columns or {}), columns or {})
+        groups = table.groupby("problem", sort=False).indices
+        order = list(dict.fromkeys(table["problem"]))
         given = {
-            field: [table[names[field]].to_numpy()[groups[problem]] for problem in order]
+            field: [table[field].to_numpy()[groups[problem]] for problem in order]
             for field in FIELDS
-            if names[field] in table.columns
+            if field in table.columns
         }
         return Samples.of(**given, problems=order)
 
