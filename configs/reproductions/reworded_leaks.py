@@ -22,13 +22,15 @@ def get_reproduction() -> Reproduction:
     return Reproduction(
         name="reworded_leaks",
         methods=(261,),
-        claim="Searching by meaning on top of n-grams cleans a training set of leaked problems better than n-grams alone",
+        claim="Searching by meaning on top of n-grams cleans a training set of leaked problems better than n-grams "
+        "alone",
         source="He et al. 2025, arXiv:2504.11456, section 2 (decontamination)",
         smallest_effect=0.1,
         unit="F1 of finding leaked items, both searches less n-grams alone",
         minutes=2,
         not_covered="a trained embedding and a judging model (weighted words without their strongest "
-        "directions stand for both; with these directions, the first form tried, rewordings stay hidden: see words); leaks with other numbers or "
+        "directions stand for both; with these directions, the first form tried, rewordings stay hidden: see "
+        "words); leaks with other numbers or "
         "in another language; the filter by difficulty; training on the cleaned set",
         simulated=True,
         run=run,
@@ -40,7 +42,8 @@ def run(work: Workspace) -> Measured:
     found = work.keep("found", lambda: [searched(seed, 200 if work.quick else 2000) for seed in seeds])
     gain = np.array([one["f1"]["both"] - one["f1"]["n-grams"] for one in found])
     means = {key: {way: float(np.mean([one[key][way] for one in found])) for way in WAYS} for key in found[0]}
-    return Measured(float(gain.mean()), t_interval(gain), 0.0, {"means over corpora": means, "gain by corpus": list(gain)})
+    details = {"means over corpora": means, "gain by corpus": list(gain)}
+    return Measured(float(gain.mean()), t_interval(gain), 0.0, details)
 
 
 def searched(seed: int, size: int) -> JSON:

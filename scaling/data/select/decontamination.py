@@ -18,7 +18,6 @@ from scipy.sparse.linalg import svds
 from models.errors import require
 from scaling.evaluate.measures.leakage import words
 
-
 _AT_ONCE = 256  # texts whose similarities with all documents are in memory together
 
 
@@ -27,8 +26,8 @@ class Neighbours:
     """Texts as unit vectors of their words, each weighted by how few of the texts have it.
 
     places: word -> column; weights `[words]` float64: 1 + log((1 + texts) / (1 + texts that have it)), which an unknown
-    word has as if none did; vectors: `[texts, words]`, sparse; form: `[words, top]` orthonormal, the directions along which
-    the vectors are longest together and that no similarity reads.
+    word has as if none did; vectors: `[texts, words]`, sparse; form: `[words, top]` orthonormal, the directions along
+    which the vectors are longest together and that no similarity reads.
     """
 
     places: dict[str, int]
@@ -63,7 +62,7 @@ class Neighbours:
         return found
 
     def _apart(self, vectors: scipy.sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-        """(each vector's part along the form `[texts, top]`, the length of the rest of it `[texts]`, not below 1e-9)."""
+        """(each vector's part along the form `[texts, top]`, the length of the rest `[texts]`, not below 1e-9)."""
         along = vectors @ self.form
         return along, np.sqrt((1 - (along**2).sum(axis=1)).clip(1e-18))
 
