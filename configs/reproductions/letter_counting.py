@@ -33,7 +33,7 @@ def get_reproduction() -> Reproduction:
         smallest_effect=0.1,
         unit="accuracy of spelling less that of a direct answer, of the tokenizer where it gains less",
         minutes=8,
-        not_covered="words of a language and merges trained on them; pretrained models that are asked without training; "
+        not_covered="words of a language and merges trained on them; pretrained models asked without training; "
         "equal compute (a spelled word has more labels a step); longer training, after which a direct answer may "
         "catch up",
         simulated=False,

@@ -1,4 +1,4 @@
-"""Letters: how often a letter is in a word that is read letter by letter or in pieces; said at once or spelled first."""
+"""Letters: how often a letter is in a word that is read in letters or in pieces; said at once or spelled first."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from scaling.tasks.sequences import Labelled
 class LetterCount:
     """The pieces of a word, the letter that is asked for, a mark; then its count, or each letter with the count so far.
 
-    Letter l is token l, count c token `letters` + c, the mark the next after all counts. `piece` letters in a row are one
-    token after the mark: a tokenizer that does not show letters. Letters are tokens of one piece where `piece` is 1, and
-    not the tokens of the answer, so that both tokenizers must be learned to be spelled. Counts are uniform in 0 to
-    `length`: no count is a better guess than another.
+    Letter l is token l, count c token `letters` + c, the mark the next after all counts. `piece` letters in a row are
+    one token beyond the mark, whose letters are not shown; also where `piece` is 1, so that spelling must be learned
+    alike for both. Counts are uniform in 0 to `length`: no count is a better guess than another.
     """
 
     letters: int = 6
