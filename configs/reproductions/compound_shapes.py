@@ -6,6 +6,7 @@ A minute on one core: counts of FLOPs and of the shapes that JAX keeps; nothing 
 """
 
 import itertools
+from typing import Literal
 
 import numpy as np
 
@@ -40,7 +41,8 @@ def get_reproduction() -> Reproduction:
 
 def bases(quick: bool) -> list[tuple[ModelConfig, int]]:
     """Small transformers of several proportions, with the length of their sequences."""
-    shapes = itertools.product((2, 4), (4, 8), (64, 256), ("gelu", "swiglu"))
+    activations: tuple[Literal["gelu", "swiglu"], ...] = ("gelu", "swiglu")
+    shapes = itertools.product((2, 4), (4, 8), (64, 256), activations)
     found = [(ModelConfig(256, d_model=32 * heads, n_layers=layers, n_heads=heads, activation=activation), length)
              for layers, heads, length, activation in shapes]  # fmt: skip
     return found[:2] if quick else found
