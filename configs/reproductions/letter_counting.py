@@ -3,6 +3,7 @@
     python -m launch.reproduce letter_counting --workdir runs/reproductions/letter_counting
 
 Four minutes on one core: models of 0.1M parameters learn to count a letter in words of eight, at once or by spelling.
+Trained on the task, they count at once (1.00 of letters, 0.97 of pairs): spelling has little left to lift.
 """
 
 from __future__ import annotations
