@@ -16,7 +16,7 @@ def text(kind: Sum, tokens: list[int]) -> str:
     return " ".join(signs.get(token, f"{token:0{kind.group}}") for token in tokens)
 
 
-@pytest.mark.parametrize(("group", "decimals", "reverse"), itertools.product([1, 2], [0, 2], [False, True]))
+@pytest.mark.parametrize(("group", "decimals", "reverse"), [*itertools.product([1, 2], [0, 2], [False, True])])
 def test_the_labels_spell_the_sum_of_the_numbers_that_the_tokens_spell(
     group: int, decimals: int, reverse: bool
 ) -> None:
