@@ -52,6 +52,17 @@ def recalled(model: ModelConfig, params: transformer.Params, kind: Sequences, ro
     return float((np.asarray(_said(model, params, data.tokens)) == data.labels)[data.scored].mean())
 
 
+def written(model: ModelConfig, params: transformer.Params, tokens: np.ndarray, start: int) -> np.ndarray:
+    """What a model says at every place from `start` on `[rows, length - start]`, where it reads what it said itself in
+    place of the later tokens `[rows, length]`."""
+    given, said = tokens.copy(), []
+    for place in range(start, tokens.shape[1]):
+        said.append(np.asarray(_said(model, params, given))[:, place])
+        if place + 1 < tokens.shape[1]:
+            given[:, place + 1] = said[-1]
+    return np.stack(said, axis=1)
+
+
 @partial(jax.jit, static_argnums=0)
 def _initial(model: ModelConfig, seed: jax.Array) -> transformer.Params:
     return transformer.init(model, jax.random.key(seed))

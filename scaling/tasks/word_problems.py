@@ -53,6 +53,19 @@ def word_problems(seed: int, count: int, split: Split = "test", largest: int = 2
     return list(found.values())
 
 
+def reworded(problem: WordProblem, rng: np.random.Generator) -> str:
+    """The same question with the same numbers about another person, in other words, ended by a line feed."""
+    first, second = (line.split() for line in problem.solution.splitlines()[:2])
+    name, what = problem.question.split(" ", 1)[0], problem.question.split(". ", 1)[0].rsplit(" ", 1)[1]
+    who = str(rng.choice([one for one in _WHO if one != name]))
+    changes = []
+    for when, step in (("at noon", first), ("in the evening", second)):
+        options = ("come in", "are received") if step[1] == "+" else ("go out", "are handed on")
+        changes.append(f"{step[2]} {rng.choice(options)} {when}")
+    start = f"In the morning {first[0]} {what} lie on the table of {who}; {changes[0]} and {changes[1]}."
+    return f"{start} Find the number of {what} at night.\n"
+
+
 def _drawn(rng: np.random.Generator, largest: int) -> WordProblem:
     """A problem of either side; no step ends below 0."""
     who, what = (options[int(rng.integers(len(options)))] for options in (_WHO, _WHAT))

@@ -1,5 +1,6 @@
 """Which examples to train on: scores of difficulty, and what is kept by them."""
 
+from scaling.data.select.decontamination import Neighbours as Neighbours  # texts that say the same in other words
 from scaling.data.select.perceptron import Teacher as Teacher  # a world in which the best selection is known
 from scaling.data.select.perceptron import max_margin as max_margin  # its student
 from scaling.data.select.prototypes import prototype_distances as prototype_distances  # difficulty without labels
