@@ -70,8 +70,8 @@ def reproduce(reproduction: Reproduction, file: Path, path: Path, quick: bool, w
     from launch.workspace import Directory
     from scaling import finding
     from scaling.report.claim import write_page
+    from scaling.sweep.card import git_commit
     from scaling.sweep.directory import RunDirectory
-    from scaling.sweep.heldout import git_commit
 
     work = Directory(reproduction.name, path, quick, where)
     work.claim(file)

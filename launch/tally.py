@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from scipy.stats import norm
-
 
 class Tally:
     """right: task ("": prompts that name none) -> (prompts with an answer to compare with, those answered rightly)."""
@@ -24,6 +22,8 @@ class Tally:
 
 def wilson(right: int, count: int, interval: float = 0.9) -> tuple[float, float]:
     """The interval of a share by Wilson's score (1927); (0, 1) of nothing."""
+    from scipy.stats import norm  # most of a second of import, which jobs without answers need not spend
+
     if count == 0:
         return 0.0, 1.0
     z, share = float(norm.ppf(0.5 + interval / 2)), right / count

@@ -7,15 +7,17 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models.errors import ConfigError, require
 from scaling import kept
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LARGEST = 2 * 2**30  # bytes of a table in memory, whatever its file takes: compression and repetition hide its size
 FACTS = b"isoflop"  # key of the file's metadata under which it says what it is
@@ -26,7 +28,7 @@ def parquet(table: pa.Table | pd.DataFrame, facts: Mapping[str, Any] | None = No
 
     facts: what it is (JSON), which `read` compares, so that no other table is taken for it.
     """
-    if isinstance(table, pd.DataFrame):
+    if not isinstance(table, pa.Table):
         table = pa.Table.from_pandas(table)
     if facts is not None:
         said = {FACTS: json.dumps(dict(facts) | {"rows": table.num_rows}, sort_keys=True).encode()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -184,6 +185,8 @@ def register(laws: Iterable[Law]) -> None:
 
 def by_name(name: str) -> Law:
     """The law of that name; ConfigError listing all of them when there is none."""
+    if name not in _KNOWN:
+        importlib.import_module("scaling.laws")  # the catalogue, which registers itself
     if name not in _KNOWN:
         near = nearest(name, _KNOWN)
         hint = f"did you mean {near!r}? " if near else ""

@@ -11,6 +11,7 @@ import functools
 import os
 import platform
 import re
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -18,7 +19,6 @@ from typing import Any
 
 from models.errors import require
 from scaling import kept
-from scaling.sweep.heldout import git_commit
 
 WATTS = {"a100": 400.0, "h100": 700.0, "h200": 700.0, "b200": 1000.0, "v4": 192.0}  # board power, data sheets; v4: the
 # mean that Jouppi et al. 2023 measured. Other TPUs: not published.
@@ -121,6 +121,15 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def git_commit() -> str | None:
+    """The commit of the working directory, None outside a repository."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
 
 
 @functools.cache

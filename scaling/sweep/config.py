@@ -10,7 +10,6 @@ from models.config import ModelConfig
 from models.errors import ConfigError, require
 from models.sharding import MeshConfig
 from scaling.data import DataConfig
-from scaling.laws import by_name
 from scaling.sweep.combinators import MOST_TRIALS, Point, check_size, product, seeds
 from scaling.sweep.isoflop import Isoflop, plan_isoflop
 from scaling.sweep.queue import check_priorities
@@ -45,6 +44,8 @@ class Prediction:
             require(1 <= width <= WIDTH, "prediction.widths", f"has {width}", f"give widths from 1 to {WIDTH:,}")
         require(self.factor > 0, "prediction.factor", f"is {self.factor}", "give a positive multiple, such as 8")
         require(0 < self.interval < 1, "prediction.interval", f"is {self.interval}", "give a level such as 0.9")
+        from scaling.laws import by_name  # laws and fits are a second of import, which a worker need not spend
+
         by_name(self.law)
         require(self.bootstrap >= 0, "prediction.bootstrap", f"is {self.bootstrap}", "give a number of resamples")
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from models import counts
 from models.errors import ConfigError, require
 from models.serialize import to_json
-from scaling import laws
 from scaling.kept import write_atomically
+from scaling.sweep.card import git_commit
 from scaling.sweep.config import SweepConfig
 from scaling.sweep.directory import RunDirectory
 from scaling.sweep.isoflop import Isoflop, at_budget
 from scaling.sweep.trial import Trial, override
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scaling import laws
 
 
 def check_prediction(config: SweepConfig, trials: Sequence[Trial]) -> None:
@@ -28,6 +30,8 @@ def check_prediction(config: SweepConfig, trials: Sequence[Trial]) -> None:
     The law must want only what trials have, have no more parameters than there are distinct runs, and see every one of
     its inputs vary; and a candidate must reach the compute of the held-out run.
     """
+    from scaling import laws
+
     assert config.prediction is not None
     law = laws.by_name(config.prediction.law)
     have = [law_inputs(trial) for trial in trials]
@@ -62,6 +66,8 @@ def candidates(config: SweepConfig) -> list[Trial]:
 
 def heldout_trial(config: SweepConfig, directory: RunDirectory) -> tuple[laws.Fit, Trial]:
     """Fit the law on the finished trials and choose the held-out shape that it likes best; writes fit.json."""
+    from scaling import laws  # a second of import, which a sweep that predicts nothing need not spend
+
     assert config.prediction is not None
     plan = config.prediction
     runs = fitted_runs(directory)
@@ -133,12 +139,3 @@ def predict(config: SweepConfig, fit: laws.Fit, trial: Trial, directory: RunDire
         "fitted_on": len(fit.table.measured),
         "key": _key(config, fitted_runs(directory)),
     } | ({"late": True} if directory.results.has(trial.id) else {})
-
-
-def git_commit() -> str | None:
-    """The commit of the working directory, None outside a repository."""
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -7,13 +7,15 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 
 from models.errors import ConfigError
 from scaling import kept, tables
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # name -> (unit or meaning, Arrow type); free columns follow, in alphabetical order
 COLUMNS: dict[str, tuple[str, pa.DataType]] = {

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.errors import ConfigError, nearest, require
-from search.metrics.stopping import SETTLED
 from search.strategies.setting import Setting, StrategyConfig, answer_of
 from search.strategies.strategy import WHOLE, Answer, Choice, Strategy, View
 from search.strategies.votes import UNREAD, AnswerOf, codes, leader
@@ -52,6 +51,8 @@ def adaptive_consistency(
 
     criterion: as in `search.metrics.adaptive_consistency`. batch: samples drawn side by side between two looks.
     """
+    from search.metrics.stopping import SETTLED  # metrics and laws are a second of import that no other strategy needs
+
     if criterion not in SETTLED:
         near = nearest(criterion, SETTLED)
         fix = f"did you mean {near!r}?" if near else f"use one of {', '.join(SETTLED)}"

@@ -26,7 +26,8 @@ MAMBA = Mamba2(head_dim=8, state=4, block=8)
 
 
 def of(*layers: Layer, **fields: typing.Any) -> ModelConfig:
-    """The base model with these layers as its pattern."""
+    """The base model with these layers as its pattern, each once."""
+    fields.setdefault("n_layers", len(layers))
     return dataclasses.replace(BASE, pattern=layers, **fields)
 
 
@@ -38,11 +39,11 @@ PARTS: dict[str, ModelConfig] = {
     ),
     "latent": of(Layer(LATENT), Layer(dataclasses.replace(LATENT, query_rank=None))),
     "experts": of(Layer(Attention(), Experts(4, 2, 8, dispatch="dropless"))),
-    "biased_experts": of(Layer(LATENT, BIASED), prologue=(Layer(LATENT, Dense(16)),), n_layers=3),
+    "biased_experts": of(Layer(LATENT, BIASED), prologue=(Layer(LATENT, Dense(16)),), n_layers=2),
     "routers": of(
         Layer(Attention(), Experts(4, 2, 8, dispatch="dropless", router=Grouped(2), bottleneck=6)),
         Layer(Attention(), Experts(4, 2, 8, dispatch="dropless", free=Free(1, 1, 1))),
-        Layer(channel=Experts(4, 2, 8, dispatch="dropless", router=Hashed())), n_layers=3,
+        Layer(channel=Experts(4, 2, 8, dispatch="dropless", router=Hashed())),
     ),
     "normed_results": of(Layer(channel=Dense(20, "relu2")), wiring=PreNorm(before=False, after=True)),
     "parallel": of(Layer(channel=Dense(20, "gelu")), wiring=Parallel(), norm="layernorm", bias="all"),
@@ -77,3 +78,19 @@ def covered() -> tuple[set[type], set[type]]:
     for config in PARTS.values():
         here |= {type(part) for layer in config.layers for part in layer.parts} | {type(config.wired)}
     return members(Mixer) | members(Channel) | members(Wiring), here
+
+
+def firsts() -> dict[str, ModelConfig]:
+    """The first model of each part, whole where its wiring is new and otherwise of its first layer alone.
+
+    For what the layers' stacking decides and no setting of a part: scans and stages.
+    """
+    found: dict[str, ModelConfig] = {}
+    seen: set[type] = set()
+    for name, config in PARTS.items():
+        here = {type(part) for layer in config.layers for part in layer.parts} | {type(config.wired)}
+        if here - seen:
+            layers = config.period[: None if type(config.wired) not in seen else 1]
+            found[name] = dataclasses.replace(config, pattern=layers, n_layers=len(layers))
+        seen |= here
+    return found

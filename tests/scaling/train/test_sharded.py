@@ -57,7 +57,6 @@ CASES = [
     ("ring", "data=2,context=2,tensor=2", {"zero": 1}),
     ("ring", "stage=2,context=4", {}),
     ("dense", "trial=2,data=2,tensor=2", {}),
-    ("capacity", "expert=4,data=2", {}),
     ("dropless", "expert=4,data=2", {}),
     ("capacity", "stage=2,expert=2,fsdp=2", {}),
     ("dropless", "stage=2,expert=2,tensor=2", {"pipeline": "gpipe"}),
