@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import typing
 
-from models.channels import Channel, Dense, Experts
+from models.channels import Channel, Dense, Experts, Ternary
 from models.channels.free import Free
 from models.config import Layer, ModelConfig
-from models.mixers import MLSTM, Attention, Delta, Latent, Linear, Mamba2, Mixer, Streamed
+from models.mixers import MLGRU, MLSTM, Attention, Delta, Latent, Linear, Mamba2, Mixer, Streamed
 from models.rotary import Rotary
 from models.routers import Grouped, Hashed
 from models.wiring import Ladder, Parallel, PreNorm, Streams, Wiring
@@ -61,7 +61,7 @@ PARTS: dict[str, ModelConfig] = {
         Layer(Delta(key_dim=4, negative=True, decay="channel", block=8)),
         norm_eps=SOFT,
     ),
-    "mlstm": of(Layer(MLSTM(value_dim=6, block=8)), Layer(), norm_eps=SOFT),
+    "mlstm": of(Layer(MLGRU(least=0.1, block=8), Ternary(20)), Layer(MLSTM(value_dim=6, block=8)), norm_eps=SOFT),
     "no_channel": of(Layer(channel=None), Layer()),
 }  # fmt: skip
 
