@@ -4,11 +4,11 @@
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
-from models import counts
 from models.channels import Ternary
 from models.config import Layer, ModelConfig
 from models.mixers import MLGRU
@@ -65,27 +65,14 @@ def run(work: Workspace) -> Measured:
 
 def packing(work: Workspace, config: SweepConfig) -> JSON:
     """Bytes of the ternary weights of one trained model, packed and in bfloat16."""
-    from models import ternary
+    from models import ternary, transformer
 
     params, packed, half, zeros = arms.trained(work, config)[0], 0, 0, []
-    for weight, x in zip(counts.declarations(config.model), leaves(config.model, params), strict=True):
+    for path, weight in walk(transformer.weights(config.model)):
         if weight.role == "matrix":
-            signs = np.asarray(ternary.trits(x)[0])
+            signs = np.asarray(ternary.trits(functools.reduce(dict.__getitem__, path, params))[0])
             held = ternary.pack(signs)
             assert np.array_equal(ternary.unpack(held, signs.shape), signs)
             packed, half = packed + held.nbytes + 4, half + 2 * signs.size  # four bytes of scale
-            zeros.append(float(np.mean(signs == 0)))
+            zeros.append(round(float(np.mean(signs == 0)), 3))
     return {"packed bytes": packed, "bfloat16 bytes": half, "times smaller": half / packed, "share of zeros": zeros}
-
-
-def leaves(model: ModelConfig, params: dict) -> list:
-    """The arrays of the declared weights, in their order."""
-    from models import transformer
-
-    def at(path: tuple[str, ...]) -> object:
-        node = params
-        for name in path:
-            node = node[name]
-        return node
-
-    return [at(path) for path, _ in walk(transformer.weights(model))]
