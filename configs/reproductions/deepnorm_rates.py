@@ -17,7 +17,7 @@ from scaling.train.config import TrainConfig
 RATES = {"low": 2e-3, "high": 1.6e-2}
 MODEL = ModelConfig(d_model=32, n_layers=12, n_heads=4, norm="layernorm", scan_layers=True)
 WIRED = {
-    "post-norm": dataclasses.replace(MODEL, wiring=DeepNorm(alpha=1.0, beta=1.0)),
+    "post_norm": dataclasses.replace(MODEL, wiring=DeepNorm(alpha=1.0, beta=1.0)),
     "deepnorm": dataclasses.replace(MODEL, wiring=DeepNorm(), embedding_gradient=0.1),
 }
 
@@ -51,6 +51,6 @@ def planned(quick: bool) -> Sequence[SweepConfig]:
 
 def run(work: Workspace) -> Measured:
     low, high = (arms.train(work, base(rate, work.quick), models(name)) for name, rate in RATES.items())
-    above = high.losses["post-norm_high"] - high.losses["deepnorm_high"]
+    above = high.losses["post_norm_high"] - high.losses["deepnorm_high"]
     both = arms.Arms(low.losses | high.losses, low.flops + high.flops)
     return Measured(float(above.mean()), t_interval(above), both.flops, both.details())
