@@ -26,8 +26,10 @@ def get_reproduction() -> Reproduction:
         name="matmul_free", methods=(52,), smallest_effect=0.0, minutes=8,
         claim="the loss of MLGRU and gated layers of ternary weights comes nearer to a transformer's as both grow",
         source="Zhu et al. 2024, arXiv:2406.02528", unit="percentage points by which the excess of loss at width 128 "
-        "lies below that at width 32", not_covered="widths above 128, two layers and 300 steps; learning rates other "
-        "than one of each model; embeddings are neither rounded nor packed", simulated=False, run=run, sweeps=planned,
+        "lies below that at width 32", not_covered="widths above 128, two layers and 300 steps, after which there "
+        "is no gap to narrow: the ternary model's loss is 7.1 and 5.9 % below the transformer's at widths 32 and 128; "
+        "learning rates other than one of each model; embeddings are neither rounded nor packed",
+        simulated=False, run=run, sweeps=planned,
     )  # fmt: skip
 
 
