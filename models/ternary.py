@@ -65,8 +65,8 @@ _product.defvjp(_forward, _backward)
 def pack(signs: np.ndarray) -> np.ndarray:
     """Weights of -1, 0 and 1 of any shape, five in a byte, row by row: `[ceil(size / 5)]` uint8."""
     digits = np.asarray(signs).astype(np.int64).ravel() + 1
-    digits = np.pad(digits, (0, -len(digits) % TRITS), constant_values=1).reshape(-1, TRITS)
-    return (digits @ 3 ** np.arange(TRITS)).astype(np.uint8)
+    filled = np.pad(digits, (0, -len(digits) % TRITS), constant_values=1)
+    return (filled.reshape(-1, TRITS) @ 3 ** np.arange(TRITS)).astype(np.uint8)
 
 
 def unpack(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
