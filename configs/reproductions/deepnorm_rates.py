@@ -27,7 +27,7 @@ def get_reproduction() -> Reproduction:
         claim="at a learning rate of 2e-3 12 layers of post-norm do not train, and DeepNorm with a tenth of the "
         "embedding's gradient does", source="Zeng et al. 2022, GLM-130B, arXiv:2210.02414",
         unit="nats/token that post-norm's loss lies above DeepNorm's",
-        not_covered="other rates: at 1.6e-2 four of five runs of DeepNorm stay at post-norm's loss too, and at 5e-4 200 "
+        not_covered="other rates: at 1.6e-2 four of five runs of DeepNorm stay at post-norm's too, and at 5e-4 200 "
         "steps bring neither further; float16 and its loss scaling (all is float32); the two remedies apart from each "
         "other; filling in blanks as the objective; 4-bit weights; more than 12 layers of width 32 and 200 steps",
         simulated=False, run=run, sweeps=planned,
