@@ -89,6 +89,7 @@ class ModelConfig:
     qk_norm_over: NormedOver = added("head")  # what qk_norm norms: every head, or all heads together (OLMo 2)
     embedding_scale: float | None = added(None)  # factor on the token embeddings (Granite)
     logit_scale: float | None = added(None)  # factor on the logits, before their soft-cap (Cohere; Granite: 1 / it)
+    embedding_gradient: float = added(1.0)  # factor on the token table's gradient, tied logits included (GLM-130B: 0.1)
 
     def __post_init__(self) -> None:
         require_sizes(self, "model")
@@ -116,6 +117,8 @@ class ModelConfig:
         for field in (*optional.split(), "logit_scale"):
             value = getattr(self, field)
             require(value is None or value > 0, f"model.{field}", f"is {value}", fix)
+        share = self.embedding_gradient
+        require(0 < share <= 1, "model.embedding_gradient", f"is {share}", "give a share in (0, 1]")
         require(self.norm_eps > 0, "model.norm_eps", f"is {self.norm_eps}", "give a positive number such as 1e-5")
         require(self.rope_theta > 0, "model.rope_theta", f"is {self.rope_theta}", "give a positive number such as 1e4")
 

@@ -109,6 +109,22 @@ def gated_delta(
     return y.swapaxes(1, 2), after + entering.swapaxes(2, 3) @ v
 
 
+def gated_sum(state: jax.Array, share: jax.Array, enters: jax.Array, reach: Reach) -> tuple[jax.Array, jax.Array]:
+    """One block of h_t = share_t h_{t-1} + enters_t, feature by feature: (h of every token, the h that goes out).
+
+    state `[rows, width]`, share and enters `[rows, size, width]`, all float32. Computed as a tree of log2 size levels.
+    """
+    share = _where(reach.valid, _where(_lagged(reach, 1), share, 0), 1)
+    enters = _where(reach.valid, enters, 0)
+    enters = enters.at[:, 0].add(share[:, 0] * state)
+
+    def join(a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return a[0] * b[0], b[0] * a[1] + b[1]
+
+    h = jax.lax.associative_scan(join, (share, enters), axis=1)[1]
+    return h, h[:, -1]
+
+
 def _decayed_pairs(a: jax.Array, b: jax.Array, total: jax.Array, within: jax.Array) -> jax.Array:
     """sum_k a_ik b_jk e^(G_ik - G_jk) where `within` `[rows, size, size]`, else 0: `[rows, heads, size, size]`.
 

@@ -220,6 +220,7 @@ def embed(config: ModelConfig, params: Params, tokens: jax.Array, positions: jax
         # Over `fsdp` each device looks up its features of the whole group's tokens, and embeddings and their gradients
         # change hands: far fewer bytes than a table that is gathered whole and a gradient of all of its rows.
         x = constrain(lookup(table.astype(dtype), constrain(tokens, LOOKUP[:2]), dtype), LOOKUP)
+    x = shrunk(c, x)
     if c.scale_embeddings or c.embedding_scale is not None:
         x = x * jnp.asarray(embedding_multiplier(c), x.dtype)
     if c.positions == "learned":
@@ -239,7 +240,16 @@ def unembed(config: ModelConfig, params: Params, x: Any) -> tuple[jax.Array, Any
     x = relayout(x, HEAD, RESIDUAL)
     if c.mup_base_width or c.logit_scale is not None:
         x = x * jnp.asarray(output_multiplier(c), x.dtype)
-    return x, w[name].T if c.tied_embeddings else w[name]
+    return x, shrunk(c, w[name]).T if c.tied_embeddings else w[name]
+
+
+def shrunk(config: ModelConfig, x: Any) -> Any:
+    """x of the token table itself, whose gradient is `embedding_gradient` times what it would be: alpha x + (1 - alpha)
+    stop_gradient(x) (Zeng et al. 2022, GLM-130B, section 3.2), so written that x stays as it is to the last bit."""
+    if config.embedding_gradient == 1:
+        return x
+    rest = jnp.asarray(1 - config.embedding_gradient, x.dtype)
+    return x + rest * (jax.lax.stop_gradient(x) - x)
 
 
 def run_layers(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from models.channels.dense import Dense
 from models.channels.experts import Experts
+from models.channels.ternary import Ternary
 
-Channel = Dense | Experts
+Channel = Dense | Experts | Ternary
 
-__all__ = ["Channel", "Dense", "Experts"]
+__all__ = ["Channel", "Dense", "Experts", "Ternary"]

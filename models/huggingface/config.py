@@ -20,7 +20,8 @@ from models.mixers.latent import Latent
 from models.transformer import embedding_multiplier, output_multiplier
 
 # ModelConfig fields that say how to compute, not what: a checkpoint has none of them
-NUMERICS = {"dtype", "param_dtype", "scan_layers", "remat", "context", "init_std", "mup_base_head_dim"}
+NUMERICS = {"dtype", "param_dtype", "scan_layers", "remat", "context", "init_std", "mup_base_head_dim",
+            "embedding_gradient"}  # fmt: skip
 # model types that see and read, with the text model that is meant where theirs is not named
 SEEING = {"gemma3": "gemma3_text"}
 # fields that say something of layers that attend, and of those that transform tokens alone

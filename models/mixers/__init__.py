@@ -23,9 +23,10 @@ from models.mixers.delta import Delta
 from models.mixers.latent import Latent
 from models.mixers.linear import Linear
 from models.mixers.mamba2 import Mamba2
+from models.mixers.mlgru import MLGRU
 from models.mixers.mlstm import MLSTM
 from models.mixers.streamed import Streamed
 
-Mixer = Attention | Delta | Latent | Linear | Mamba2 | MLSTM | Streamed
+Mixer = Attention | Delta | Latent | Linear | Mamba2 | MLGRU | MLSTM | Streamed
 
-__all__ = ["MLSTM", "Attention", "Delta", "Latent", "Linear", "Mamba2", "Mixer", "Streamed"]
+__all__ = ["MLGRU", "MLSTM", "Attention", "Delta", "Latent", "Linear", "Mamba2", "Mixer", "Streamed"]

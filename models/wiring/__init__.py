@@ -8,11 +8,12 @@ are the ids `[batch, seq]` int32 that the model reads. What layers hand on is a 
 
 from __future__ import annotations
 
+from models.wiring.deepnorm import DeepNorm
 from models.wiring.ladder import Ladder
 from models.wiring.parallel import Parallel
 from models.wiring.prenorm import PreNorm
 from models.wiring.streams import Streams
 
-Wiring = PreNorm | Parallel | Ladder | Streams
+Wiring = PreNorm | Parallel | Ladder | Streams | DeepNorm
 
-__all__ = ["Ladder", "Parallel", "PreNorm", "Streams", "Wiring"]
+__all__ = ["DeepNorm", "Ladder", "Parallel", "PreNorm", "Streams", "Wiring"]

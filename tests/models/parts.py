@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import typing
 
-from models.channels import Channel, Dense, Experts
+from models.channels import Channel, Dense, Experts, Ternary
 from models.channels.free import Free
 from models.config import Layer, ModelConfig
-from models.mixers import MLSTM, Attention, Delta, Latent, Linear, Mamba2, Mixer, Streamed
+from models.mixers import MLGRU, MLSTM, Attention, Delta, Latent, Linear, Mamba2, Mixer, Streamed
 from models.rotary import Rotary
 from models.routers import Grouped, Hashed
-from models.wiring import Ladder, Parallel, PreNorm, Streams, Wiring
+from models.wiring import DeepNorm, Ladder, Parallel, PreNorm, Streams, Wiring
 
 BASE = ModelConfig(
     vocab_size=32, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=24, tied_embeddings=False, head_dim=8
@@ -62,8 +62,8 @@ PARTS: dict[str, ModelConfig] = {
         Layer(Delta(key_dim=4, negative=True, decay="channel", block=8)),
         norm_eps=SOFT,
     ),
-    "mlstm": of(Layer(MLSTM(value_dim=6, block=8)), Layer(), norm_eps=SOFT),
-    "no_channel": of(Layer(channel=None), Layer()),
+    "mlstm": of(Layer(MLGRU(least=0.1, block=8), Ternary(20)), Layer(MLSTM(value_dim=6, block=8)), norm_eps=SOFT),
+    "no_channel": of(Layer(channel=None), Layer(), wiring=DeepNorm(), embedding_gradient=0.1),
 }  # fmt: skip
 
 

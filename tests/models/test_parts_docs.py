@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 
 from models import counts
-from models.channels import Dense, Experts
+from models.channels import Dense, Experts, Ternary
 from models.config import Layer, ModelConfig
 from models.huggingface.families import FAMILIES
-from models.mixers import MLSTM, Attention, Delta, Latent, Linear, Mamba2, Streamed
+from models.mixers import MLGRU, MLSTM, Attention, Delta, Latent, Linear, Mamba2, Streamed
 from models.presets import LLAMA_1B
 from models.weight import walk
 from models.wiring import Streams
@@ -28,8 +28,10 @@ SHAPES: dict[str, Layer] = {  # one layer of a model of d_model 2048 in bfloat16
     "`Linear(features=16)`": Layer(Linear(), None),
     "`Mamba2()`": Layer(Mamba2(), None),
     "`Streamed(streams=4)`, `kv_heads=4`": Layer(Streamed(kv_heads=4, streams=4), None),
+    "`MLGRU()`": Layer(MLGRU(), None),
     "`MLSTM(heads=4, value_dim=512)`": Layer(MLSTM(4, value_dim=512), None),
     "`Dense()`": Layer(Attention(), Dense()),
+    "`Ternary()`": Layer(Attention(), Ternary()),
     "`Experts(64, 8, 704, shared=2)`": Layer(Attention(), Experts(64, 8, 704, shared=2)),
     "`Experts(64, 8, 2808, bottleneck=512)`": Layer(Attention(), Experts(64, 8, 2808, bottleneck=512)),
 }
