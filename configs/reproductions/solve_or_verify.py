@@ -19,8 +19,7 @@ def get_reproduction() -> Reproduction:
     return Reproduction(
         name="solve_or_verify",
         methods=(164,),
-        claim="Of a budget C = S (1 + V), the best number of solutions grows faster with C than that of verdicts, after "
-        "votes alone were better at small budgets",
+        claim="Of a budget C = S (1 + V), the best number of solutions grows faster with C than that of verdicts",
         source="Singhi et al. 2025, When to solve, when to verify, arXiv:2504.01005",
         smallest_effect=0.05,
         unit="exponent of S* less that of V*",
