@@ -22,15 +22,15 @@ def get_reproduction() -> Reproduction:
     return Reproduction(
         name="proxy_overoptimisation",
         methods=(184,),
-        claim="Where best-of over-optimises a proxy reward, Metropolis-Hastings on its tempered posterior does not: with "
-        "16 times the budget best-of falls behind it",
+        claim="Where best-of over-optimises a proxy reward, Metropolis-Hastings on its tempered posterior does not: "
+        "with 16 times the budget best-of falls behind it",
         source="Faria et al. 2025, Sample, don't search (QAlign), arXiv:2504.03790",
         smallest_effect=0.02,
         unit="accuracy, the lesser of: lead of the chain's vote over best-of-256 at equal tokens; growth of that lead "
         "from 16 samples",
         minutes=2,
-        not_covered="language models and learned rewards: the proxy is the truth with Student's t errors of two degrees "
-        "of freedom. Under normal errors (details) best-of does not over-optimise on such trees",
+        not_covered="language models and learned rewards: the proxy is the truth with Student's t errors of two "
+        "degrees of freedom. Under normal errors (details) best-of does not over-optimise on such trees",
         simulated=True,
         run=run,
     )
@@ -54,7 +54,7 @@ def run(work: Workspace) -> Measured:
     sizes = SAMPLES[:2] if work.quick else SAMPLES
 
     def measure() -> dict:
-        out: dict = {proxy: {"best of": [], "chain": []} for proxy in PROXIES} | {"tokens": {"best of": [], "chain": []}}
+        out: dict = {kind: {"best of": [], "chain": []} for kind in (*PROXIES, "tokens")}
         for samples in sizes:
             steps = round(samples * PER_SAMPLE)
             ways = {"best of": (best_of_n(samples), judged), "chain": (metropolis(1, steps, BETA), voted)}

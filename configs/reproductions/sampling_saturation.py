@@ -26,8 +26,8 @@ def get_reproduction() -> Reproduction:
         smallest_effect=-0.5,
         unit="doublings between the law's point and the true one, negative, mean over sets of problems",
         minutes=1,
-        not_covered="trained policies; rethinking, the sequential half, which has the same law; the law is fitted to 1 to "
-        "32 samples and not to all",
+        not_covered="trained policies; rethinking, the sequential half, which has the same law; the law is fitted to 1 "
+        "to 32 samples and not to all",
         simulated=True,
         run=run,
     )
@@ -35,7 +35,7 @@ def get_reproduction() -> Reproduction:
 
 def run(work: Workspace) -> Measured:
     sets, problems = (2, 60) if work.quick else (SETS, PROBLEMS)
-    task = Countdown()
+    task = Countdown(largest=99, smallest_target=10, largest_target=100)
 
     def measure() -> list[list[float]]:
         given = task.generate(0, sets * problems, "test")

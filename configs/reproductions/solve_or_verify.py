@@ -24,8 +24,8 @@ def get_reproduction() -> Reproduction:
         smallest_effect=0.05,
         unit="exponent of S* less that of V*",
         minutes=2,
-        not_covered="trained judges and language models: pass rates are Beta(0.6, 1.2), a solution's chance of a yes is "
-        "Beta with mean 0.7 when it is right and 0.35 when wrong, so that some wrong ones always convince",
+        not_covered="trained judges and language models: pass rates are Beta(0.6, 1.2), a solution's chance of a yes "
+        "is Beta with mean 0.7 when it is right and 0.35 when wrong, so that some wrong ones always convince",
         simulated=True,
         run=run,
     )
