@@ -29,8 +29,8 @@ def get_reproduction() -> Reproduction:
         unit="share of the gain of 16 samples over one that is kept, the lesser of pruning's and of growing batches'",
         minutes=2,
         not_covered="language models that evaluate themselves: the evaluation is the exact chance of success with "
-        "noise of 2 nats on its log-odds. Sizes were settled after a trial on 250 other problems; 750 problems could not "
-        "tell, and were made 4000",
+        "noise of 2 nats on its log-odds. Sizes were settled after a trial on 250 other problems; 750 problems could "
+        "not tell, and were made 4000",
         simulated=True,
         run=run,
     )
