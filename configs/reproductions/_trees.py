@@ -34,14 +34,11 @@ class Forest:
     log_prob: np.ndarray
     value: np.ndarray
 
-    def blurred(self, noise: float, seed: int = 1, tails: float = np.inf) -> np.ndarray:
-        """What a reward model says of every node, `[trees, nodes]`; tails: degrees of freedom of Student's t in place
-        of normal errors."""
+    def blurred(self, noise: float, seed: int = 1) -> np.ndarray:
+        """What a reward model says of every node, `[trees, nodes]`."""
         value = np.clip(self.value, SURE, 1 - SURE)
         logit = np.log(value / (1 - value))
-        rng = np.random.default_rng(seed)
-        error = rng.standard_normal(value.shape) if np.isinf(tails) else rng.standard_t(tails, value.shape)
-        return 1 / (1 + np.exp(np.clip(-logit - noise * error, -30, 30)))
+        return 1 / (1 + np.exp(-logit - noise * np.random.default_rng(seed).standard_normal(value.shape)))
 
     def leaf(self, tokens: tuple[int, ...]) -> int:
         """The node at the end of a chain."""
