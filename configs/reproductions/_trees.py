@@ -71,9 +71,11 @@ def searched(
     budget: the most tokens, drawn or scored, of one problem."""
     count = len(scores)
     decoder = TreeDecoder(np.broadcast_to(trees.child, (count, NODES, ACTIONS)), trees.log_prob, scores)
-    sizes = dict(problems=min(count, 125), prompt_len=1, max_tokens=DEPTH, max_steps=DEPTH, max_rounds=rounds)
-    most = None if budget is None else Budget(budget)
-    search = Searcher(decoder, strategy, SearchConfig(**sizes, tokens_per_step=1, budget=most), ValueScorer())
+    config = SearchConfig(
+        problems=min(count, 125), prompt_len=1, max_tokens=DEPTH, max_steps=DEPTH, max_rounds=rounds,
+        tokens_per_step=1, budget=None if budget is None else Budget(budget),
+    )  # fmt: skip
+    search = Searcher(decoder, strategy, config, ValueScorer())
     return sorted(search.run(SearchProblem(i, i) for i in range(count)), key=lambda one: one.problem.number)
 
 

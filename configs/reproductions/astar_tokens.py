@@ -37,7 +37,7 @@ def run(work: Workspace) -> Measured:
     trees = forest(60 if work.quick else 750, seed=1)
 
     def measure() -> dict:
-        out = {}
+        out: dict = {}
         for name, (make, args, budget) in WAYS.items():
             found = [searched(trees, trees.blurred(noise), make(*args), budget=budget) for noise in NOISES]
             tokens = [float(np.mean([one.cost.generated_tokens for one in f])) for f in found]

@@ -40,7 +40,7 @@ def run(work: Workspace) -> Measured:
     trees = forest(60 if work.quick else 750, seed=1)
 
     def measure() -> dict:
-        out = {}
+        out: dict = {}
         for name, make in RIVALS.items():
             found = [searched(trees, trees.blurred(noise), make()) for noise in NOISES]
             out[name] = [judged(trees, one) for one in found]

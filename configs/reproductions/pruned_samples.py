@@ -40,7 +40,7 @@ def run(work: Workspace) -> Measured:
     trees = forest(60 if work.quick else 4000, seed=1)
 
     def measure() -> dict:
-        out = {}
+        out: dict = {}
         for name, make in WAYS.items():
             found = searched(trees, trees.blurred(NOISE), make())
             tokens = [one.cost.generated_tokens for one in found]
