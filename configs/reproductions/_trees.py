@@ -64,7 +64,7 @@ def forest(trees: int, seed: int = 0) -> Forest:
 
 
 def searched(
-    trees: Forest, scores: np.ndarray, strategy: Strategy, *, budget: int | None = None, rounds: int = 64
+    trees: Forest, scores: np.ndarray, strategy: Strategy, *, budget: int | None = None
 ) -> list[Found]:
     """One search of every problem, in their order, with these `scores` `[trees, nodes]` of nodes; a step is a token.
 
@@ -72,7 +72,7 @@ def searched(
     count = len(scores)
     decoder = TreeDecoder(np.broadcast_to(trees.child, (count, NODES, ACTIONS)), trees.log_prob, scores)
     config = SearchConfig(
-        problems=min(count, 125), prompt_len=1, max_tokens=DEPTH, max_steps=DEPTH, max_rounds=rounds,
+        problems=min(count, 125), prompt_len=1, max_tokens=DEPTH, max_steps=DEPTH, max_rounds=64,
         tokens_per_step=1, budget=None if budget is None else Budget(budget),
     )  # fmt: skip
     search = Searcher(decoder, strategy, config, ValueScorer())
