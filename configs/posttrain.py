@@ -1,0 +1,22 @@
+"""GRPO on sums of two two-digit numbers, from a policy that has read solved ones.
+
+    python -m launch.train --config configs/sums.py --workdir runs/sums
+    python -m launch.posttrain --config configs/posttrain.py --policies runs/sums --workdir runs/sums_practised
+"""
+
+from scaling.train.config import TrainConfig
+from scaling.train.objectives import PolicyGradient
+from search.posttrain import MeasureConfig, PostTrainConfig, RolloutConfig
+
+
+def config() -> PostTrainConfig:
+    return PostTrainConfig(
+        name="sums",
+        task="arithmetic:operation=add",
+        train=TrainConfig(
+            steps=150, batch_size=64, seq_len=10, learning_rate=1e-3, schedule="constant", warmup_steps=5,
+            weight_decay=0.0, objective=PolicyGradient(group=8), log_every=25, checkpoint_every=50,
+        ),
+        rollouts=RolloutConfig(problems=3000),
+        measure=MeasureConfig(problems=300, samples=16),
+    )  # fmt: skip
