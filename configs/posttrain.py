@@ -1,6 +1,6 @@
 """GRPO on sums of two two-digit numbers, from a policy that has read solved ones.
 
-    python -m launch.train --config configs/sums.py --workdir runs/sums
+    python -m launch.sweep --config configs/sums.py --workdir runs/sums
     python -m launch.posttrain --config configs/posttrain.py --policies runs/sums --workdir runs/sums_practised
 """
 
@@ -14,8 +14,8 @@ def config() -> PostTrainConfig:
         name="sums",
         task="arithmetic:operation=add",
         train=TrainConfig(
-            steps=150, batch_size=64, seq_len=10, learning_rate=1e-3, schedule="constant", warmup_steps=5,
-            weight_decay=0.0, objective=PolicyGradient(group=8), log_every=25, checkpoint_every=50,
+            steps=80, batch_size=64, seq_len=10, learning_rate=1e-3, schedule="constant", warmup_steps=5,
+            weight_decay=0.0, objective=PolicyGradient(group=8), log_every=20, checkpoint_every=40,
         ),
         rollouts=RolloutConfig(problems=3000),
         measure=MeasureConfig(problems=300, samples=16),

@@ -3,8 +3,8 @@
     python -m launch.posttrain --config configs/posttrain.py --config.train.init_from=runs/x/trials/ID --workdir runs/rl
 
 --policies runs/x takes every finished trial of a sweep as a starting policy, one run each; other policies may be added
-to the same --workdir later, and share its tables, results.parquet and accuracy.parquet, and its report. Running it again
-continues where it stopped, with the same bits; --dry_run says what it would cost.
+to the same --workdir later, and share its tables, results.parquet and accuracy.parquet, and its report. Running it
+again continues where it stopped, with the same bits; --dry_run says what it would cost.
 """
 
 from __future__ import annotations
@@ -103,11 +103,12 @@ def run(trial: PostTrial, stop: Callable[[], bool]) -> dict[str, Any]:
 
 def told_prices(trials: list[PostTrial]) -> int:
     """Print what every run costs, in FLOPs."""
+    from models import counts
     from models.errors import printable
     from scaling.report.numbers import count
-    from models import counts
 
-    print(f"{'trial':14}{'params':>8}{'pre-train':>11}{'rollouts':>11}{'reference':>11}{'updates':>11}{'measure':>11}  policy")
+    columns = "".join(f"{name:>11}" for name in ("pre-train", "rollouts", "reference", "updates", "measure"))
+    print(f"{'trial':14}{'params':>8}{columns}  policy")
     for trial in trials:
         p = trial.price()
         spent = "".join(f"{x:>11.3g}" for x in (p.pretrain, p.rollout, p.reference, p.update, p.measure))

@@ -66,7 +66,7 @@ class PostTrainConfig:
     # batch_size prompts; init_from: the starting policy, a trial's directory or a Hugging Face folder
     rollouts: RolloutConfig = field(default_factory=RolloutConfig)  # what is drawn
     measure: MeasureConfig = field(default_factory=MeasureConfig)  # what is measured
-    pretrain_tokens: int | None = None  # that a Hugging Face policy had read, to count its FLOPs; a trial says it itself
+    pretrain_tokens: int | None = None  # that a Hugging Face policy had read, for its FLOPs; a trial says it itself
     threads: int = 1  # CPU threads
 
     def __post_init__(self) -> None:

@@ -25,7 +25,6 @@ from scaling.train.step import init_state, train_step
 from search.posttrain.config import RolloutConfig, batch_shapes, refuse_changed
 from search.posttrain.rollouts import Rollouts
 
-
 Measured = tuple[dict[str, float], float]  # columns of a metric row, and the FLOPs that they took
 
 

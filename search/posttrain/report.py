@@ -30,8 +30,8 @@ def is_posttraining(directory: Path) -> bool:
 def accuracy_table(directory: Path) -> pd.DataFrame:
     """One row for each measurement of a finished run and number k of samples that vote.
 
-    Columns: trial, policy, params, stage, step, samples, accuracy, low, high; and in FLOPs pretrain, posttrain (rollouts
-    and reference passes included), inference (of the problems that are served), total, their sum.
+    Columns: trial, policy, params, stage, step, samples, accuracy, low, high; and in FLOPs pretrain, posttrain (with
+    rollouts and reference passes), inference (of the problems that are served), total, their sum.
     """
     rows: list[dict[str, Any]] = []
     for trial in Results(directory).frame().to_dict("records"):
@@ -76,8 +76,8 @@ def sections(found: pd.DataFrame, runs: pd.DataFrame, pictures: Mapping[str, Pic
     served = json.loads(runs["config"].iloc[0])["measure"]["served"]
     caption = (
         f"Every point is a policy, before or after it practised, whose answer is the majority of k samples. Total: "
-        f"pre-training, post-training with its rollouts, and the inference of {served:,} problems. Line: the best accuracy "
-        "that the measured points reach for so many FLOPs. Bars: 90 % intervals over problems."
+        f"pre-training, post-training with its rollouts, and the inference of {served:,} problems. Line: the best "
+        "accuracy that the measured points reach for so many FLOPs. Bars: 90 % intervals over problems."
     )
     best = total_compute.frontier(found)
     points: list[dict[str, object]] = [
@@ -98,7 +98,7 @@ def sections(found: pd.DataFrame, runs: pd.DataFrame, pictures: Mapping[str, Pic
         for r in runs.itertuples()
     ]  # fmt: skip
     note = paragraph(
-        "Gap: the mean absolute difference of a token's log-probability between sampler and trainer, of the worst update.",
+        "Gap: mean absolute difference of a token's log-probability between sampler and trainer, of the worst update.",
         class_="note",
     )
     return [
