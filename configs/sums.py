@@ -7,7 +7,6 @@ A minute on one core.
 
 from models.config import ModelConfig
 from scaling.data import DataConfig
-from scaling.sweep.combinators import grid
 from scaling.sweep.config import SweepConfig
 from scaling.tasks import CharTokenizer, task_by_name
 from scaling.train.config import TrainConfig
@@ -30,6 +29,6 @@ def config() -> SweepConfig:
             steps=400, batch_size=64, seq_len=10, learning_rate=3e-3, weight_decay=0.0, eval_sequences=64,
             objective=Completions(),
         ),
-        points=tuple(grid({"model.d_model": [24, 40, 64]})),
+        points=tuple({"model.d_model": width} for width in (24, 40, 64)),
         stack_size=1,
     )  # fmt: skip

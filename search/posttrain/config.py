@@ -56,14 +56,19 @@ class MeasureConfig:
         require(0 <= self.seed < 2**32, "measure.seed", f"is {self.seed}", "give an integer in [0, 2^32)")
 
 
+def grpo() -> TrainConfig:
+    """Training with the objective of GRPO."""
+    return TrainConfig(objective=PolicyGradient())
+
+
 @dataclass(frozen=True)
 class PostTrainConfig:
     """One post-training run: a policy (`train.init_from`) that practises a task with a verifier."""
 
     name: str = "posttrain"  # of the runs in a results table
     task: str = "arithmetic:operation=add"  # one of scaling.tasks, whose verifier gives the reward
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(objective=PolicyGradient()))  # steps are updates,
-    # batch_size prompts; init_from: the starting policy, a trial's directory or a Hugging Face folder
+    train: TrainConfig = field(default_factory=grpo)  # with GRPO's objective; steps are updates, batch_size prompts;
+    # init_from: the starting policy, a trial's directory or a Hugging Face folder
     rollouts: RolloutConfig = field(default_factory=RolloutConfig)  # what is drawn
     measure: MeasureConfig = field(default_factory=MeasureConfig)  # what is measured
     pretrain_tokens: int | None = None  # that a Hugging Face policy had read, for its FLOPs; a trial says it itself

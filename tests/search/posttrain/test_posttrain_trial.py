@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from launch import cli, posttrain
+from launch import cli, posttrain, status
+from launch.snapshot import snapshot
 from models import counts, transformer
 from models.config import ModelConfig
 from models.errors import ConfigError
@@ -277,6 +278,8 @@ def test_the_command_prices_refuses_and_says_where_the_figure_is(
     out = capsys.readouterr().out
     assert "gap of the sampler at most" in out and "report.html" in out
     assert (quiet(root) / "figures" / "total_compute.png").is_file()
+    told = status.text(snapshot(quiet(root)))
+    assert "(post-training): 100.0% of 3 updates" in told and config_of(root).id in told and "finished" in told
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
     assert command(f"--config={file}", f"--workdir={tmp_path / 'full'}") == 2
