@@ -14,7 +14,7 @@ def config() -> PostTrainConfig:
         name="sums",
         task="arithmetic:operation=add",
         train=TrainConfig(
-            steps=80, batch_size=64, seq_len=10, learning_rate=1e-3, schedule="constant", warmup_steps=5,
+            steps=60, batch_size=64, seq_len=10, learning_rate=1e-3, schedule="constant", warmup_steps=5,
             weight_decay=0.0, objective=PolicyGradient(group=8), log_every=20, checkpoint_every=40,
         ),
         rollouts=RolloutConfig(problems=3000),

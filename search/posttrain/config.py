@@ -23,7 +23,8 @@ BOOKKEEPING = tuple(f"train.{name}" for name in ("log_every", "eval_every", "che
 class RolloutConfig:
     """How a run draws its own batches: `train.batch_size` prompts a step, `train.objective.group` completions each."""
 
-    problems: int = 1000  # of the task's training split, practised on in an order of the seed
+    problems: int = 1000  # of the task's training split, practised on in an order of train.seed
+    seed: int = 1  # of these problems; another than that of the examples that the policy read, which it knows by heart
     updates: int = 1  # on the completions of one rollout; they are as old as the first of them
     most_unscorable: float = 0.1  # share of completions of a step without a finite reward, above which the run stops
 
@@ -32,6 +33,7 @@ class RolloutConfig:
         at_most(self, "rollouts", updates=1024, problems=10**7)
         for name in ("problems", "updates"):
             require(getattr(self, name) >= 1, f"rollouts.{name}", f"is {getattr(self, name)}", "give 1 or more")
+        require(0 <= self.seed < 2**32, "rollouts.seed", f"is {self.seed}", "give an integer in [0, 2^32)")
         problem = f"is {self.most_unscorable}"
         require(0 <= self.most_unscorable <= 1, "rollouts.most_unscorable", problem, "give a share from 0 to 1")
 

@@ -88,7 +88,7 @@ class PostTrial:
         self.policy: Policy = load_policy(self.source)
         self.model = self.policy.model.resolved()
         self.reads = {name: path or self.source for name, path in config.train.objective.reads.items()}
-        self.problems = self.task.generate(config.train.seed, config.rollouts.problems)
+        self.problems = self.task.generate(config.rollouts.seed, config.rollouts.problems)
         self.pretrain_flops = pretraining_flops(self.source, self.model, config.pretrain_tokens)
         frozen_configs(config.train.objective, self.model, self.reads)
         config.train.trains.weights(self.model)
