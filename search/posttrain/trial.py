@@ -22,7 +22,7 @@ import jax
 
 from models import counts
 from models.config import ModelConfig
-from models.errors import require
+from models.errors import ConfigError, require
 from models.serialize import from_json, to_json
 from scaling import kept
 from scaling.kept import write_atomically
@@ -33,7 +33,7 @@ from scaling.train.checkpoint import Checkpoints
 from scaling.train.metrics import read_rows
 from scaling.train.objectives.frozen import frozen_configs, load_frozen
 from search.ledger import Prices
-from search.policy import Policy, load_policy
+from search.policy import FIELD, Policy, load_policy
 from search.posttrain.config import PostTrainConfig
 from search.posttrain.loop import PostTraining
 from search.posttrain.measure import Measure, powers
@@ -76,6 +76,15 @@ def pretraining_flops(directory: str | Path, model: ModelConfig, pretrain_tokens
     return float(trial.flops) + before
 
 
+def starting_policy(directory: str) -> Policy:
+    """The policy of `train.init_from`, which errors name."""
+    try:
+        return load_policy(directory)
+    except ConfigError as error:
+        field = "train.init_from" if error.field == FIELD else error.field
+        raise ConfigError(field, error.problem, error.fix) from None
+
+
 class PostTrial:
     """One run of a config in the run directory `directory`. Making it reads the policy and checks all that a run
     would check, so that what cannot run ends here: ConfigError."""
@@ -85,7 +94,7 @@ class PostTrial:
         self.config, self.path = config, Path(directory) / "trials" / config.id
         self.results, self.task = Results(directory), config.tasked
         self.source = str(config.train.init_from)
-        self.policy: Policy = load_policy(self.source)
+        self.policy = starting_policy(self.source)
         self.model = self.policy.model.resolved()
         self.reads = {name: path or self.source for name, path in config.train.objective.reads.items()}
         self.problems = self.task.generate(config.rollouts.seed, config.rollouts.problems)

@@ -244,7 +244,7 @@ def command(*arguments: str) -> int:
         ({"train.objective": Coverage()}, "train.objective: (Coverage) needs tokens [batch, seq + 1]"),
         ({"train.objective": PolicyGradient(advantage="given")}, "train.objective: (PolicyGradient) needs advantages"),
         ({"train.trains": Only(names=("nothing",))}, "train.trains.names: trains nothing: no weight is called nothing"),
-        ({"train.init_from": "nowhere"}, "--checkpoint: nowhere is no directory"),
+        ({"train.init_from": "nowhere"}, "train.init_from: nowhere is no directory"),
         ({"train.seq_len": 3}, "train.seq_len: 3 leaves a prompt of 4 tokens no room"),
         ({"task": "countdown"}, "data.tokenizer: "),
     ],
