@@ -1,7 +1,9 @@
 """GRPO on sums of two two-digit numbers, from a policy that has read solved ones.
 
     python -m launch.sweep --config configs/sums.py --workdir runs/sums
-    python -m launch.posttrain --config configs/posttrain.py --policies runs/sums --workdir runs/sums_practised
+    python -m launch.posttrain --config configs/posttrain.py --policies runs/sums --workdir runs/practised
+
+Half a minute of one core for three policies; what it gave: docs/posttraining.md.
 """
 
 from scaling.train.config import TrainConfig

@@ -2,7 +2,7 @@
 
     python -m launch.sweep --config configs/sums.py --workdir runs/sums
 
-A minute on one core.
+Half a minute on one core.
 """
 
 from models.config import ModelConfig
