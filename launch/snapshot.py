@@ -1,4 +1,4 @@
-"""Snapshot: where the directory of a sweep, an inference job or a study stands at this moment, from its files alone."""
+"""Snapshot: where the directory of a sweep, a job, a study or post-training stands at this moment, from its files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from scaling import kept
 from scaling.kept import write_atomically
 from scaling.sweep import lease
 from scaling.sweep.directory import RunDirectory
+from scaling.sweep.results import Results
 from scaling.sweep.trial import Trial
 from scaling.sweep.varied import values, varied
 from scaling.train.metrics import read_rows
+from search.posttrain.report import is_posttraining
 
 _JOB: kept.Shape = {"config": {"samples": int}, "shards": [[int]]}
+_POSTTRAIN: kept.Shape = {"task": str, "train": {"steps": int, "init_from": str}}
 _STUDY: kept.Shape = {"name": str, "study": {"strategies": [str]}}
 QUIET_S = 2 * lease.BEAT_S  # a counter this old belongs to a process that is silent, or whose clock differs
 
@@ -68,7 +71,7 @@ class WorkerState:
 @dataclass(frozen=True)
 class Snapshot:
     """A directory at one moment. work: what is to be done, and done of it, in `unit` (FLOPs, samples, or searches: one
-    strategy with one policy). A study's trials and workers are those that train its policies."""
+    strategy with one policy; updates). A study's trials and workers are those that train its policies."""
 
     path: Path
     name: str
@@ -94,13 +97,15 @@ class Snapshot:
 
 
 def snapshot(path: Path) -> Snapshot:
-    """Read a directory; ConfigError when it is not that of a sweep, a job or a study."""
+    """Read a directory; ConfigError when it is not that of a sweep, a job, a study or post-training runs."""
     if (path / "job.json").exists():
         return _job(path)
     if (path / "study.json").exists():
         return _study(path)
+    if is_posttraining(path):
+        return _posttraining(path)
     if not (path / "config.json").exists():
-        raise ConfigError(str(path), "holds no sweep, job or study", "give its --workdir")
+        raise ConfigError(str(path), "holds no sweep, job, study or post-training", "give its --workdir")
     return _sweep(RunDirectory(path))
 
 
@@ -174,6 +179,30 @@ def _study(path: Path) -> Snapshot:
         done, rate = max(done, report["done"]), report["rate"]
     found = (policies.trials, policies.workers) if policies else ((), ())
     return Snapshot(path, study["name"], "study", "searches", searches, done, rate, finished, *found)
+
+
+def _posttraining(path: Path) -> Snapshot:
+    """Runs that have begun; one that has not is known to its command alone. They have rewards and no loss."""
+    results, trials = Results(path), []
+    alive = lease.read_workers(path / ".leases")
+    holders = lease.holders(path / ".leases")
+    workers = tuple(_worker(path, worker, holders, {}) for worker in alive)
+    held = any(worker.state == "working" for worker in workers)
+    for file in sorted(path.glob("trials/*/posttrain.json")):
+        trial, config = file.parent.name, kept.read(file, _POSTTRAIN)
+        row, lines = results.get(trial), [line for _, line in read_rows(file.parent / "metrics.jsonl")]
+        step, steps = int(lines[-1]["step"]) if lines else 0, config["train"]["steps"]
+        reward = lines[-1].get("reward") if lines else None
+        state = row["status"] if row is not None else "running" if held else "waiting"
+        size, flops = (int(row["params"]), float(row["flops"])) if row else (0, lines[-1]["flops"] if lines else 0.0)
+        about = {"reward": f"{reward:.3f}"} if reward is not None else {}
+        about |= {"task": config["task"], "policy": str(config["train"]["init_from"])}
+        wall_s = float(row["wall_s"]) if row else 0.0
+        trials.append(TrialState(trial, state, size, 0, flops, steps, step, math.nan, wall_s, "", about))
+    work, done = float(sum(t.steps for t in trials)), float(sum(t.step for t in trials))
+    finished = all(trial.state == "done" for trial in trials)
+    name = path.resolve().name
+    return Snapshot(path, name, "post-training", "updates", work, done, 0.0, finished, tuple(trials), workers)
 
 
 class SearchPulse:

@@ -1,4 +1,4 @@
-"""Show where a sweep, an inference job or a study stands: what is done, who works on it, how fast, what failed and why.
+"""Show where a sweep, a job, a study or post-training stands: what is done, who works, how fast, what failed and why.
 
     python -m launch.status --workdir runs/quickstart                     # a table
     python -m launch.status --workdir runs/quickstart --serve             # a page on this machine that follows the run
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from launch.snapshot import Snapshot
 
 FLAGS = cli.new_flags()
-cli.DEFINE_string("workdir", None, "directory of the sweep, job or study", flag_values=FLAGS, required=True)
+cli.DEFINE_string("workdir", None, "directory of any such run", flag_values=FLAGS, required=True)
 cli.DEFINE_bool("serve", False, "Serve a page that refreshes itself.", flag_values=FLAGS)
 cli.DEFINE_integer("port", 8017, "of the page; 0: any free one", flag_values=FLAGS)
 cli.DEFINE_string("host", "127.0.0.1", "address that the page is served at", flag_values=FLAGS)

@@ -12,11 +12,12 @@ from scaling.sweep.isoflop import Isoflop
 from scaling.sweep.trial import Trial
 from scaling.train.config import TrainConfig
 from scaling.train.limits import Limits
+from search.posttrain import MeasureConfig, PostTrainConfig, RolloutConfig
 from search.study import SearchSweepConfig
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "config.md"
 REFRESH = "to write it again: python -m tests.test_config_docs"
-CLASSES = (SweepConfig, Trial, SearchSweepConfig, JobConfig)
+CLASSES = (SweepConfig, Trial, SearchSweepConfig, PostTrainConfig, JobConfig)
 
 
 def test_the_page_of_config_fields_is_what_the_comments_say() -> None:
@@ -33,7 +34,8 @@ def test_comments_below_a_field_belong_to_it_and_defaults_read_as_written() -> N
 
 
 def test_every_field_of_a_sweep_says_what_it_means() -> None:
-    for cls in (DataConfig, Source, TrainConfig, SweepConfig, Trial, Isoflop, Prediction, Limits):
+    practice = (PostTrainConfig, RolloutConfig, MeasureConfig)
+    for cls in (DataConfig, Source, TrainConfig, SweepConfig, Trial, Isoflop, Prediction, Limits, *practice):
         assert [field.name for field in fields.fields_of(cls) if not field.meaning] == []
 
 

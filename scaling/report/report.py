@@ -27,10 +27,13 @@ class Part:
     sections: Callable[[Mapping[str, Picture]], Sequence[Section]]
 
 
-def write(workdir: str | Path, *, part: Part | None = None, runs: str | Path | None = None) -> Path:
+def write(
+    workdir: str | Path, *, part: Part | None = None, runs: str | Path | None = None, alone: bool = False
+) -> Path:
     """Write DIR/figures/*.png and DIR/report.html from what DIR holds; returns the path of the report.
 
-    part: comes after what training shows, or before it where the trained runs lie in another directory, `runs`.
+    part: comes after what training shows, or before it where the trained runs lie in another directory, `runs`; or is
+    all that there is, `alone`.
     Nothing is required but the directory: a part without data says why it is absent. When neither the inputs nor this
     package have changed since the last report, it is left as it is. ConfigError when `workdir` is no directory.
     """
@@ -38,7 +41,7 @@ def write(workdir: str | Path, *, part: Part | None = None, runs: str | Path | N
     run = read(directory if runs is None else runs)
     digest = _digest(run.path, part.inputs if part else ())
     report = directory / "report.html"
-    drawings, overview = figures.drawings(run), figures.overview(run)
+    drawings, overview = ({}, None) if alone else (figures.drawings(run), figures.overview(run))
     drawings |= part.drawings if part else {}
     files = {name: directory / "figures" / f"{name}.png" for name in (*drawings, *(["overview"] if overview else []))}
     if _is_current(report, digest) and all(path.is_file() for path in files.values()):
@@ -48,7 +51,7 @@ def write(workdir: str | Path, *, part: Part | None = None, runs: str | Path | N
         _replace(files[name], picture.png)
     if overview is not None:
         _replace(files["overview"], overview.png())
-    training = own.sections_of(run, pictures)
+    training = [] if alone else own.sections_of(run, pictures)
     more = list(part.sections(pictures)) if part else []
     parts = more + training if runs is not None else training + more
     title = run.name if runs is None else directory.resolve().name

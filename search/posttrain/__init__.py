@@ -1,10 +1,15 @@
 """Post-training: batches that depend on the parameters, because the model being trained has written them.
 
+config.py     PostTrainConfig: a run as a trial, whose id is a hash of its config
 rollouts.py   groups of completions with verified rewards, as a batch of scaling.train.objectives.PolicyGradient
 loop.py       rollout, update, checkpoint: a run that goes on from any of them with the same bits
+measure.py    votes and coverage on held-out problems, with what they cost
+trial.py      what a run starts from, its price, its folder, its row
+report.py     accuracy against all the FLOPs that it took
 """
 
-from search.posttrain.loop import PostTraining, RolloutConfig
+from search.posttrain.config import MeasureConfig, PostTrainConfig, RolloutConfig
+from search.posttrain.loop import PostTraining
 from search.posttrain.rollouts import Rollouts
 
-__all__ = ["PostTraining", "RolloutConfig", "Rollouts"]
+__all__ = ["MeasureConfig", "PostTrainConfig", "PostTraining", "RolloutConfig", "Rollouts"]

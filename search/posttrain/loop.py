@@ -3,112 +3,171 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from models.config import ModelConfig
-from models.errors import require
+from models.errors import ConfigError, require
 from models.serialize import canonical
 from scaling.train.checkpoint import Checkpoints, NoCheckpoint
 from scaling.train.config import TrainConfig, hyperparameters
+from scaling.train.loop import Interrupted
 from scaling.train.metrics import MetricsWriter
-from scaling.train.objectives import Frozen
+from scaling.train.objectives import Frozen, check_batch
+from scaling.train.objectives.objective import BASE
 from scaling.train.state import TrainState
 from scaling.train.step import init_state, train_step
-from scaling.typed import at_most, typed
+from search.posttrain.config import RolloutConfig, batch_shapes, refuse_changed
 from search.posttrain.rollouts import Rollouts
 
+Measured = tuple[dict[str, float], float]  # columns of a metric row, and the FLOPs that they took
 
-@dataclass(frozen=True)
-class RolloutConfig:
-    """How a run draws its own batches: `train.batch_size` prompts a step, `train.objective.group` completions each."""
 
-    updates: int = 1  # on the completions of one rollout; they are as old as the first of them
-    most_unscorable: float = 0.1  # share of completions without a reward at which the run stops
+class Spent(NamedTuple):
+    """FLOPs of a run so far. measure: of measuring, which is no part of training and in no total."""
 
-    def __post_init__(self) -> None:
-        typed(self, "rollouts")
-        at_most(self, "rollouts", updates=1024)
-        require(self.updates >= 1, "rollouts.updates", f"is {self.updates}", "give a positive integer")
+    rollout: float = 0.0
+    reference: float = 0.0
+    update: float = 0.0
+    measure: float = 0.0
+
+    @property
+    def training(self) -> float:
+        """Of rollouts, reference passes and updates."""
+        return self.rollout + self.reference + self.update
+
+    def plus(self, **more: float) -> Spent:
+        """With these FLOPs added."""
+        return self._replace(**{name: getattr(self, name) + flops for name, flops in more.items()})
 
 
 class PostTraining:
     """Trains a policy on what it writes.
 
-    params: of the policy at the start, which is also the reference where the objective has one. directory: of metric
-    rows and checkpoints; a run that is begun again there goes on from its newest checkpoint and ends with the same
+    params: of the policy at the start, which `train.trains` adapts and which is the reference where the objective has
+    one that `frozen` does not hold. directory: of metric rows; states: of the run's checkpoints, by default
+    directory/checkpoints. A run that is begun again there goes on from its newest checkpoint and ends with the same
     bits, wherever it was stopped: a rollout is a function of seed, step and parameters.
+
+    measure: of the params of a forward pass; its columns are in the row of step 0, of the last and of every
+    `measure_every` updates. stop: asked between rollouts. origin: digest of what the run starts from.
     """
 
     def __init__(
         self, model: ModelConfig, train: TrainConfig, params: Any, rollouts: Rollouts, directory: Path,
-        config: RolloutConfig | None = None,
+        config: RolloutConfig | None = None, *, states: Path | None = None, frozen: Mapping[str, Frozen] | None = None,
+        measure: Callable[[Any], Measured] | None = None, measure_every: int = 0,
+        stop: Callable[[], bool] = lambda: False, origin: str = "",
     ):  # fmt: skip
         self.model, self.train, self.rollouts = model.resolved(), train, rollouts
         self.config = config or RolloutConfig()
-        self.directory = Path(directory)
+        self.directory, self.states = Path(directory), Path(states or Path(directory) / "checkpoints")
         sizes = (rollouts.prompts, rollouts.group, rollouts.seq_len)
         asked = (train.batch_size, train.objective.sequences, train.seq_len)
         require(sizes == asked, "rollouts", f"give {sizes} prompts, samples and tokens, not {asked}", "use equal sizes")
+        check_batch(train.objective, batch_shapes(train))
         self.hyper = hyperparameters(train)
         self.start = jax.tree.map(np.asarray, params)
-        self.frozen = {name: Frozen(self.model, self.start) for name in train.objective.reads}
+        own = Frozen(self.model, self.start)
+        self.frozen = {name: (frozen or {}).get(name, own) for name in train.objective.reads}
+        self.flops_per_update, self.reference_flops = self._prices()
+        if train.trains.based:
+            self.frozen[BASE] = own
         self._step = jax.jit(partial(train_step, self.model, train, train.spike_factor))
-        self.flops = 0.0
+        self._merge = jax.jit(partial(train.trains.merge, self.model))
+        self.measure, self.measure_every, self.stop, self.origin = measure, measure_every, stop, origin
+        self.spent = Spent()
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of training so far."""
+        return self.spent.training
+
+    def whole(self, params: Any) -> Any:
+        """The policy's params, of those that train."""
+        return self._merge(params, self.start) if self.train.trains.based else params
 
     def run(self, report: Callable[[int, dict[str, float]], None] = lambda step, row: None) -> TrainState:
-        """Train to `train.steps` updates; the final state."""
-        with Checkpoints(self.directory / "checkpoints", keep=self.train.keep_checkpoints) as checkpoints:
+        """Train to `train.steps` updates; the final state.
+
+        Raises Interrupted when stopped, and ConfigError when too many completions have no reward; either way what was
+        done by then is kept.
+        """
+        with Checkpoints(self.states, keep=self.train.keep_checkpoints) as checkpoints:
             state = self._restored(checkpoints)
-            writer = MetricsWriter(self.directory, int(state.step))
+            writer = MetricsWriter(self.directory, int(state.step) or -1)
             try:
+                if int(state.step) == 0 and self.measure:
+                    writer.write({"step": 0, "flops": 0.0} | self._measured(state))
                 while int(state.step) < self.train.steps:
+                    if self.stop():
+                        raise Interrupted
                     state = self._rollout(state, writer, report)
                     due = int(state.step) % max(1, self.train.checkpoint_every) < self.config.updates
                     if (self.train.checkpoint_every and due) or int(state.step) >= self.train.steps:
                         checkpoints.save(int(state.step), state, self._metadata())
+            except (ConfigError, Interrupted):
+                if int(state.step) > (checkpoints.latest() or 0):
+                    checkpoints.save(int(state.step), state, self._metadata())
+                raise
             finally:
                 writer.close()
         return state
 
+    def _prices(self) -> tuple[float, float]:
+        """FLOPs of an update, and of the passes of frozen models beside it."""
+        read, tokens = {name: one.config for name, one in self.frozen.items()}, self.train.tokens_per_step
+        own = self.train.flops(self.model, tokens, {})
+        return float(own), float(self.train.flops(self.model, tokens, read) - own)
+
     def _rollout(self, state: TrainState, writer: MetricsWriter, report: Callable[..., None]) -> TrainState:
         """One rollout and its updates."""
         first = int(state.step)
-        batch, cost = self.rollouts.batch(first, state.params)
+        batch, cost = self.rollouts.batch(first, self.whole(state.params))
         wanted = {name: batch[name] for name in self.train.objective.needs}
-        read = {name: frozen.config for name, frozen in self.frozen.items()}
-        per_update = self.train.flops(self.model, self.train.tokens_per_step, read)
-        self.flops += cost.flops
-        for _ in range(min(self.config.updates, self.train.steps - first)):
+        updates = min(self.config.updates, self.train.steps - first)
+        for _ in range(updates):
             state, (loss, norm) = self._step(state, wanted, self.hyper, self.frozen)
-            self.flops += per_update
-        measured = {name: float(x) for name, x in state.measured.items()}
+        self.spent = self.spent.plus(
+            rollout=cost.flops, update=updates * self.flops_per_update, reference=updates * self.reference_flops
+        )
         row = {
             "loss": float(loss), "grad_norm": float(norm), "flops": self.flops, "rollout_flops": float(cost.flops),
             "length": cost.tokens / batch["rewards"].size, "truncated": float(batch["truncated"].mean()),
         }  # fmt: skip
-        writer.write({"step": int(state.step)} | row | measured)
-        report(int(state.step), row | measured)
+        row |= {name: float(x) for name, x in state.measured.items()}
+        step, every = int(state.step), self.measure_every
+        if self.measure and (step >= self.train.steps or (every and step // every > first // every)):
+            row |= self._measured(state)
+        writer.write({"step": step} | row)
+        report(step, row)
         return state
+
+    def _measured(self, state: TrainState) -> dict[str, float]:
+        assert self.measure is not None
+        columns, flops = self.measure(self.whole(state.params))
+        self.spent = self.spent.plus(measure=flops)
+        return columns
 
     def _restored(self, checkpoints: Checkpoints) -> TrainState:
         initial = jax.jit(partial(init_state, self.model, self.train))(np.uint32(self.train.seed), self.hyper)
         try:
             found = checkpoints.restore(initial)
         except NoCheckpoint:
-            return initial._replace(params=jax.tree.map(jax.numpy.asarray, self.start))
+            begun = self.train.trains.begun(self.model, self.start)
+            return initial if begun is None else initial._replace(params=jax.tree.map(jax.numpy.asarray, begun))
         problem = "was begun with another config"
         same = found.metadata["train"] == self._metadata()["train"]
         require(same, str(self.directory), problem, "restore that config, or use a new directory")
-        self.flops = found.metadata["flops"]
+        refuse_changed(found.metadata["origin"], self.origin, "train.init_from")
+        self.spent = Spent(**found.metadata["spent"])
         return found.state
 
     def _metadata(self) -> dict[str, Any]:
         same = dataclasses.replace(self.train, log_every=1, eval_every=0, checkpoint_every=0, keep_checkpoints=1)
-        return {"train": canonical(same), "flops": self.flops}
+        return {"train": canonical(same), "spent": self.spent._asdict(), "origin": self.origin}

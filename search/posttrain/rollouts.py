@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from search.engine.request import Completion, Request
 
 log = logging.getLogger(__name__)
 Reward = Callable[[Problem, str], float]
+MEASURED = 0x5EED_0000  # tells the random streams of measuring from those of rollouts
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,13 @@ class Cost:
     """What the rollouts of a step cost: tokens that were drawn, FLOPs of reading prompts and drawing."""
 
     tokens: int
+    flops: int
+
+
+class Drawn(NamedTuple):
+    """Completions with their texts, in the order of (problem, sample), and the FLOPs of reading and drawing."""
+
+    texts: list[tuple[Completion, str]]
     flops: int
 
 
@@ -98,14 +106,27 @@ class Rollouts:
         rng = np.random.default_rng([self.seed, step])
         return [self.problems[i] for i in rng.integers(len(self.problems), size=self.prompts)]
 
+    def drawn(self, problems: Sequence[Problem], params: Any, samples: int, seed: int) -> Drawn:
+        """`samples` completions of each problem, for measuring; a function of the arguments, apart from any step's."""
+        self.engine.device.use_params(params)
+        before = self.engine.ledger.total.flops
+        requests = [self._asked(i, problem, samples, (seed ^ MEASURED) % 2**32) for i, problem in enumerate(problems)]
+        found = sorted(self.engine.generate(requests), key=lambda done: (done.problem, done.sample))
+        return Drawn([(done, self._text(done)) for done in found], self.engine.ledger.total.flops - before)
+
     def _request(self, step: int, i: int, problem: Problem) -> Request:
         """Problem i of a step has a random stream of its own, whatever was drawn before."""
+        return self._asked((step * self.prompts + i) % 2**32, problem, self.group, self.seed)
+
+    def _asked(self, number: int, problem: Problem, samples: int, seed: int) -> Request:
         prompt = tuple(int(token) for token in self.tokenizer.encode(problem.prompt))
         room = self.seq_len + 1 - len(prompt)
         fix = f"give at least {len(prompt) + 1}"
         require(room >= 1, "train.seq_len", f"{self.seq_len} leaves a prompt of {len(prompt)} no room", fix)
-        number = (step * self.prompts + i) % 2**32
-        return Request(number, prompt, self.group, max_tokens=room, seed=self.seed)
+        return Request(number, prompt, samples, max_tokens=room, seed=seed)
+
+    def _text(self, done: Completion) -> str:
+        return self.tokenizer.decode([token for token in done.tokens if token != self.tokenizer.end_of_document])
 
     def _write(
         self, batch: dict[str, np.ndarray], row: int, problem: Problem, requests: list[Request], done: Completion
@@ -118,9 +139,8 @@ class Rollouts:
         batch["weights"][place][span] = 1
         batch["sampled_logprobs"][place][span] = done.logprobs
         batch["truncated"][place] = done.finish_reason == "length"
-        text = self.tokenizer.decode([token for token in done.tokens if token != self.tokenizer.end_of_document])
         try:
-            reward = float(self.reward(problem, text))
+            reward = float(self.reward(problem, self._text(done)))
         except Exception as error:  # whatever an environment raises costs one sample, not the run
             log.warning("reward of %r: %s: %s", problem.prompt, type(error).__name__, error)
             reward = math.nan

@@ -126,7 +126,7 @@ def test_a_job_is_shown_in_samples(tmp_path: Path) -> None:
     job.shard_path(0).write_text("")
     found = snapshot(job.path)
     assert (found.kind, found.unit, found.work, found.done, found.trials) == ("job", "samples", 15, 6, ())
-    with pytest.raises(ConfigError, match="holds no sweep, job or study"):
+    with pytest.raises(ConfigError, match="holds no sweep, job, study or post-training"):
         snapshot(tmp_path)
 
 
