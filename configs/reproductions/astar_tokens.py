@@ -27,7 +27,7 @@ def get_reproduction() -> Reproduction:
         unit="accuracy of A* less that of 32 particles at noise of 2 nats, the better of two rules to stop",
         minutes=2,
         not_covered="language models and trained reward models; other costs of a step than the fall of its score; "
-        "widths other than four children of one node a round",
+        "widths other than four children of one node a round; the claim was written after a trial of other problems",
         simulated=True,
         run=run,
     )
