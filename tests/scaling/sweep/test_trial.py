@@ -52,6 +52,7 @@ OTHER = {  # for fields whose other values must fit the rest of the config
     "model.pattern": (Layer(),),
     "model.prologue": None,  # only beside a pattern
     "model.wiring": PreNorm(after=True),
+    "model.embedding_gradient": 0.5,
     "train.accumulate": 2,
     "train.zero": 2,
     "train.objective": Completions(),
