@@ -168,7 +168,7 @@ def test_a_config_error_crosses_process_borders_whole():
 
 
 def test_a_wiring_that_was_the_only_one_keeps_its_id_and_every_wiring_comes_back():
-    normed, parallel = PARTS["normed_results"], PARTS["parallel"]
+    normed, parallel = dataclasses.replace(PARTS["normed_results"], n_layers=2), PARTS["parallel"]
     assert digest(normed) == "0383f73688a08e3fb4a6bc0ae20f11649d5d16fbf04c6d04fd6c776d5ea25ff0"
     for config in (normed, parallel):
         assert from_json(ModelConfig, json.loads(canonical(config))) == config
