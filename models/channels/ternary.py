@@ -7,6 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from models.channels.exchanged import Exchanged
 from models.deferred import jax, ops
 from models.errors import require
 from models.stream import Stream
@@ -42,6 +43,14 @@ class Ternary:
             "down": Weight((d_ff, d), ("mlp", "embed"), "matrix", std=down_std, unpacked=True),
             "down_gain": Weight((d_ff,), ("mlp",), "vector", std=1.0),
         }
+
+    def hidden(self, s: Stream) -> int:
+        """d_ff."""
+        return self.d_ff or s.d_ff
+
+    def exchanged(self, s: Stream, tokens: int, devices: int) -> tuple[Exchanged, ...]:
+        """Nothing."""
+        return ()
 
     def flops(self, s: Stream, seq: int) -> int:
         """None beside the weights'."""

@@ -9,13 +9,16 @@ import pytest
 from models.channels.dense import Dense
 from models.channels.experts import Experts
 from models.config import ModelConfig
+from models.devices import DEVICES
 from models.layer import Layer
 from models.mixers import Attention, Latent, Mamba2
 from models.sharding import MeshConfig
 from scaling.train.config import TrainConfig
 from scaling.train.layers import Widths, widths
 from scaling.train.memory import estimate_memory
+from scaling.train.step_time import estimate_step
 from scaling.train.traffic import expected_traffic
+from tests.models.parts import PARTS
 
 MODEL = ModelConfig(d_model=32, n_layers=4, n_heads=4, n_kv_heads=2, d_ff=96, vocab_size=64)
 TRAIN = TrainConfig(batch_size=8, seq_len=64)
@@ -42,6 +45,13 @@ def sent(pattern: tuple[Layer, ...], axis: str) -> dict[str, int]:
     model = dataclasses.replace(MODEL, positions="rope", pattern=pattern)
     found = expected_traffic(model, TRAIN, MeshConfig(**{axis: 2}))
     return {t.purpose: t.bytes for t in found if t.axis == axis}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_model_of_the_contract_suite_is_estimated(name: str) -> None:
+    memory = estimate_memory(PARTS[name], TRAIN, MeshConfig(fsdp=2), "cpu")
+    step = estimate_step(PARTS[name], TRAIN, MeshConfig(fsdp=2), DEVICES["v5e"])
+    assert memory.saved > 0 and memory.block > 0 and step.elementwise > 0 and "fsdp" in step.exposed
 
 
 @pytest.mark.parametrize(("axis", "purpose"), [("context", "keys and values"), ("expert", "tokens of experts")])
