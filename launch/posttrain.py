@@ -70,7 +70,8 @@ def runs_of(config: PostTrainConfig, policies: str | None) -> list[PostTrainConf
     if policies is None:
         return [config]
     directory = RunDirectory(Path(policies))
-    directory.config()  # a directory that is none says so here
+    missing = not (directory.path / "config.json").exists()
+    require(not missing, "--policies", f"{policies} is no run directory", "give that of a sweep that has trained")
     rows = directory.results.frame()
     done = rows[rows["status"] == "done"].sort_values(["params", "flops", "trial"], kind="stable")
     require(len(done) > 0, "--policies", f"{policies} has no finished trial", "train it first")

@@ -44,7 +44,7 @@ def plot(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.step(x, y, where="post", color=style.hue(ax, "held out"), lw=2.4, alpha=0.85, zorder=1)
     ax.set_xlabel("total FLOPs: pre-training, post-training with rollouts, inference")
     ax.set_ylabel("accuracy on held-out problems")
-    top = min(1.03, 1.12 * float(table["high"].max()))
+    top = min(1.03, 1.12 * float(table["high"].max())) or 1.03  # where nothing was right
     ax.set_ylim(-0.03 * top, top)
     ax.set_xlim(table["total"].min() / 1.15, end)
     style.log_axis(ax, "x", "flops")

@@ -89,7 +89,7 @@ class PostTrainConfig:
 
     def check(self) -> None:
         """ConfigError for what no rollout can train: no starting policy, or a field that rollouts do not have."""
-        fix = "give the directory of a trial, as in runs/x/trials/0123456789ab, or a folder of a Hugging Face model"
+        fix = "give a trial, as in runs/x/trials/0123456789ab, a Hugging Face folder, or --policies with a sweep"
         require(self.train.init_from is not None, "train.init_from", "names no starting policy", fix)
         check_batch(self.train.objective, batch_shapes(self.train))
 

@@ -64,6 +64,18 @@ def test_the_interval_over_items_is_that_of_the_mean() -> None:
     assert (low, high) == (pytest.approx(mean - half, abs=0.004), pytest.approx(mean + half, abs=0.004))
 
 
+@pytest.mark.parametrize("n", [1, 20])
+def test_an_interval_over_items_that_are_all_right_has_a_width(n: int) -> None:
+    """Wilson's ends for n of n: n / (n + z^2) and 1; a bootstrap has none."""
+    mean, low, high = mean_interval(np.ones(n, bool), level=0.9)
+    assert (mean, high) == (1, 1) and low == pytest.approx(n / (n + 1.6448536**2))
+    rows = pd.DataFrame({"task": "a", "correct": [True] * n, "chance": 0.5, "brier": [0.0] * n})
+    table = summary(rows, bootstrap=50).set_index("metric")
+    assert table.loc["accuracy", "low"] == low and table.loc["accuracy_above_chance", "low"] == 2 * low - 1
+    assert table.loc["chance", "low"] == 0.5 or np.isnan(table.loc["chance", "low"])
+    assert np.isnan(table.loc["brier", "low"]) if n == 1 else table.loc["brier", "low"] == 0
+
+
 def test_the_summary_has_a_line_per_suite_and_metric_and_corrects_for_chance() -> None:
     rows = pd.DataFrame({
         "task": ["a"] * 4 + ["b"] * 2, "correct": [True, True, True, False, True, True],
