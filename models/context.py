@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from models.causal_attention import MASKED, causal_attention
+from models.causal_attention import MASKED
 from models.platform import target_platform
 from models.sharding import axis_size, by_hand, nested_shard_map, summable
 from models.span import Span
@@ -63,7 +63,7 @@ def attention_after(
     return merge(*own, *_partial(span, lead.q, zero, None, before))[0].astype(q.dtype)
 
 
-def self_attention(
+def divided_attention(
     kind: Literal["gather", "ring"],
     q: jax.Array,
     k: jax.Array,
@@ -71,13 +71,11 @@ def self_attention(
     span: Span,
     segments: jax.Array | None = None,
 ) -> jax.Array:
-    """`causal_attention`, by `kind` where the current mesh divides positions; a length it does not divide stays whole.
+    """`causal_attention` of positions that the current mesh divides, by `kind`.
 
     q `[batch, seq, heads, head_dim]`; k, v `[batch, seq, kv_heads, head_dim]`; segments `[batch, seq]` int32.
     """
     ways = axis_size(CONTEXT)
-    if ways == 1 or q.shape[1] % ways:
-        return causal_attention(q, k, v, span, segments)
     alike = q.shape[-1] == v.shape[-1]
     if kind == "gather" and target_platform() == "tpu" and alike and block_size(q.shape[1] // ways):
         return splash_attention(q, k, v, span, segments)

@@ -16,8 +16,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from models.context import Lead, attention_after, self_attention
+from models.causal_attention import causal_attention
+from models.context import CONTEXT, Lead, attention_after, divided_attention
 from models.kept import Kept
+from models.sharding import axis_size
 from models.span import Span
 
 Arrays = Mapping[str, Any]  # name -> array of what one layer keeps: as in `Kept`, perhaps quantised
@@ -105,7 +107,10 @@ class WholeSequence(Past):
         k, v = read(new)
         if lead is not None:
             return attention_after(lead, q, k, v, span, self.segments), self
-        return self_attention(self.context, q, k, v, span, self.segments), self
+        ways = axis_size(CONTEXT)
+        if ways == 1 or q.shape[1] % ways:  # a length that the mesh does not divide stays whole
+            return causal_attention(q, k, v, span, self.segments), self
+        return divided_attention(self.context, q, k, v, span, self.segments), self
 
     def carry(self, step: Step, inputs: Any, kept: Mapping[str, Kept], size: int) -> tuple[Any, WholeSequence]:
         """The state starts from zeros at every document."""

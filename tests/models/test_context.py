@@ -13,7 +13,8 @@ from jax.sharding import NamedSharding
 
 from models import context
 from models.causal_attention import causal_attention, reference_attention
-from models.context import SPLIT, merge, self_attention
+from models.context import SPLIT, divided_attention, merge
+from models.past import WholeSequence
 from models.sharding import MeshConfig, make_mesh
 from models.span import Span
 
@@ -57,7 +58,7 @@ SEGMENTS = np.array([[0] * 5 + [1] * 11, [0] * 16], np.int32)  # a document that
 def test_every_kind_equals_attention_over_the_whole_sequence(kind: Any, form: dict[str, Any]) -> None:
     arrays = drawn()
     want = jax.jit(attention_and_gradient(partial(reference_attention, **form)))(*arrays)
-    divided = partial(self_attention, kind, **form)
+    divided = partial(divided_attention, kind, **form)
     got = on_four_devices(attention_and_gradient(divided), arrays)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
@@ -69,7 +70,7 @@ def test_blocks_of_queries_change_nothing(kind: Any, monkeypatch: pytest.MonkeyP
     arrays = drawn()
     form: dict[str, Any] = {"span": Span(0.5, window=6), "segments": SEGMENTS}
     want = jax.jit(attention_and_gradient(partial(reference_attention, **form)))(*arrays)
-    got = on_four_devices(attention_and_gradient(partial(self_attention, kind, **form)), arrays)
+    got = on_four_devices(attention_and_gradient(partial(divided_attention, kind, **form)), arrays)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
@@ -85,7 +86,7 @@ def test_bfloat16_keeps_its_type_and_its_accuracy() -> None:
     arrays = [x.astype(jnp.bfloat16) for x in drawn()]
     exact = [x.astype(jnp.float32) for x in arrays]
     want = jax.jit(attention_and_gradient(partial(reference_attention, span=Span(0.5))))(*exact)
-    got = on_four_devices(attention_and_gradient(partial(self_attention, "ring", span=Span(0.5))), arrays)
+    got = on_four_devices(attention_and_gradient(partial(divided_attention, "ring", span=Span(0.5))), arrays)
     for a, b in zip(got, want, strict=True):
         assert a.dtype == jnp.bfloat16
         assert np.linalg.norm(a.astype(jnp.float32) - b) <= 0.02 * np.linalg.norm(b)  # 8 bits, summed in float32
@@ -97,7 +98,7 @@ def test_the_ring_holds_no_whole_sequence_of_keys() -> None:
     mesh = make_mesh(MeshConfig(context=4), jax.devices()[:4])
     with jax.set_mesh(mesh):
         placed = [jax.device_put(x, NamedSharding(mesh, SPLIT)) for x in arrays]
-        run = jax.jit(attention_and_gradient(partial(self_attention, "ring", span=Span(0.5))))
+        run = jax.jit(attention_and_gradient(partial(divided_attention, "ring", span=Span(0.5))))
         text = run.lower(*placed).compile().as_text()
     assert "collective-permute" in text and "all-gather" not in text
 
@@ -106,7 +107,8 @@ def test_a_length_that_devices_do_not_divide_is_attended_to_whole() -> None:
     arrays = drawn(seq=6)[:3]
     mesh = make_mesh(MeshConfig(context=4), jax.devices()[:4])
     with jax.set_mesh(mesh):
-        got = jax.jit(partial(self_attention, "ring", span=Span(0.5)))(*arrays)
+        past = WholeSequence(jnp.arange(6)[None], context="ring")
+        got = jax.jit(lambda q, k, v: past.attend(q, {"k": k, "v": v}, Span(0.5))[0])(*arrays)
     np.testing.assert_allclose(got, causal_attention(*arrays, span=Span(0.5)), rtol=1e-5, atol=1e-6)
 
 
