@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import causal_attention, context, counts, presets, transformer
+from models import causal_attention, counts, past, presets, transformer
 from models.config import ModelConfig
 from tests.models.jaxprs import jaxpr_flops
 
@@ -42,7 +42,7 @@ def plain_cross_entropy(hidden, head, targets, weights, *, softcap=None):
 def plain_kernels():
     """The model with products that JAX differentiates itself and attention over all seq^2 pairs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(context, "causal_attention", plain_attention)
+        patch.setattr(past, "causal_attention", plain_attention)
         patch.setattr(transformer, "cross_entropy", plain_cross_entropy)
         yield
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import context, transformer
+from models import past, transformer
 from models.channels.dense import Dense
 from models.config import ModelConfig
 from models.contraction import contract
@@ -58,7 +58,7 @@ def activations(config: ModelConfig, params, tokens) -> dict[str, jax.Array]:
     Later scores also change because their inputs move, through weights that are still random: incoherent again.
     """
     scores, added = [], {Attention.slot: [], Dense.slot: []}
-    kernel = context.causal_attention
+    kernel = past.causal_attention
 
     def scoring(q, k, v, span, segments):
         scores.append(span.scale * jnp.einsum("bthk,bshk->bhts", q, k))
@@ -75,7 +75,7 @@ def activations(config: ModelConfig, params, tokens) -> dict[str, jax.Array]:
         return recording
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(context, "causal_attention", scoring)
+        patch.setattr(past, "causal_attention", scoring)
         for part in (Attention, Dense):
             patch.setattr(part, "apply", recorded(part))
         hidden, head, *_ = transformer.forward(config, params, tokens)
