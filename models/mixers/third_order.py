@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from models.blocks import block_flops
 from models.deferred import jax, jnp, ops
 from models.errors import require
 from models.kept import Kept
@@ -92,7 +93,7 @@ class ThirdOrder:
     def flops(self, s: Stream, seq: int, before: int = 0, causal: bool = True) -> int:
         """Per token and head 6 monomials (value_dim + 1): it enters two states, and their product is read."""
         heads, value = self._sizes(s)
-        return 6 * self.monomials * (value + 1) * heads * seq
+        return block_flops(seq, self.block, 6 * self.monomials * (value + 1) * heads, 0, causal)
 
     def apply(self, s: Stream, w: Any, x: jax.Array, past: Past) -> tuple[jax.Array, Past, None]:
         """x `[batch, seq, d_model]` -> (as x, the past with its states)."""
