@@ -1,11 +1,11 @@
 """Experts of a trained model put behind a bottleneck that they share (MoLAE, Liu et al. 2025, arXiv:2503.23100).
 
-Every expert's W_e `[width, d_model]` becomes A_e B with one B `[rank, d_model]` for all: what `Experts(bottleneck=rank)`
-computes, with B read before experts and another such map after them. In two phases: each W_e is brought to its own best
-rank (`own`; None: it stays), then the stack [W_1; ..; W_E] is, whose best B are its first right singular vectors and
-A_e = W_e B^T. Exact where the stack has no more than `rank` of them; the squared error is otherwise the sum of the other
-singular values' squares (Eckart & Young 1936). Of E experts with m matrices of width f, m E f (d_model - rank) weights
-fall away and 2 rank d_model are added.
+Every expert's W_e `[width, d_model]` becomes A_e B with one B `[rank, d_model]` for all, which is what
+`Experts(bottleneck=rank)` computes, with B read before experts and another such map after them. In two phases: each W_e
+is brought to its own best rank (`own`; None: it stays), then the stack [W_1; ..; W_E] is, whose best B are its first
+right singular vectors and A_e = W_e B^T. Exact where the stack has no more than `rank` of them; the squared error is
+otherwise the sum of the other singular values' squares (Eckart & Young 1936). Of E experts with m matrices of width f,
+m E f (d_model - rank) weights fall away and 2 rank d_model are added.
 """
 
 from __future__ import annotations

@@ -31,12 +31,12 @@ SPANS = {
 def get_reproduction() -> Reproduction:
     return Reproduction(
         name="mixed_spans", methods=(205,), smallest_effect=0.9, minutes=8,
-        claim="at 31 % of the FLOPs of full attention, one full layer of four recalls all that windows of as many FLOPs "
-        "lose", source="Zhang et al. 2023, Efficient long-range transformers: you need to attend more, but not "
+        claim="at 31 % of the FLOPs of full attention, one full layer of four recalls all that windows of as many "
+        "FLOPs lose", source="Zhang et al. 2023, Efficient long-range transformers: you need to attend more, but not "
         "necessarily at every layer", unit="recall less that of windows, as a share of the lead of perfect recall",
         not_covered="language, blocks in place of sliding windows, more than 96 tokens, other layers that are full; a "
-        "fully trained model of full layers, of which 250 steps train some seeds only: for that the effect, first a share "
-        "of the lead of three full layers, was changed after the run to one of perfect recall's",
+        "fully trained model of full layers, of which 250 steps train some seeds only: for that the effect, first a "
+        "share of the lead of three full layers, was changed after the run to one of perfect recall's",
         simulated=False, run=run,
     )  # fmt: skip
 

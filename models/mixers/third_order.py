@@ -1,5 +1,5 @@
-"""Third-order attention (Sanford et al. 2023, "Representational strengths and limitations of transformers"; Alman & Song
-2023, "How to capture higher-order correlations?"): every pair of earlier tokens is weighed at once, as a state."""
+"""Third-order attention (Sanford et al. 2023, "Representational strengths and limitations of transformers"; Alman and
+Song 2023, "How to capture higher-order correlations?"): every pair of earlier tokens is weighed at once, as a state."""
 
 from __future__ import annotations
 
