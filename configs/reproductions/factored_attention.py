@@ -29,8 +29,8 @@ def get_reproduction() -> Reproduction:
         claim="with half of the cache and no more parameters the loss is within 1 % of grouped-query attention's",
         source="Step-3, arXiv:2507.19427; Hu et al. 2024, arXiv:2412.19255",
         unit="percentage points of loss below the 1 % that it may cost",
-        not_covered="more than 3 layers of width 64 and 250 steps, long contexts; pools on machines of their own, whose "
-        "logits and bytes are those of tests/models/test_factored.py", simulated=False, run=run, sweeps=planned,
+        not_covered="more than 3 layers of width 64 and 250 steps, long contexts; pools on machines of their own, "
+        "whose logits and bytes are those of tests/models/test_factored.py", simulated=False, run=run, sweeps=planned,
     )  # fmt: skip
 
 

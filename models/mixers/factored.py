@@ -1,5 +1,5 @@
-"""Multi-matrix factorisation attention (MFA, Hu et al. 2024, arXiv:2412.19255; Step-3, arXiv:2507.19427): many wide query
-heads read out of one short latent, and one head of keys and values for all of them."""
+"""Multi-matrix factorisation attention (MFA, Hu et al. 2024, arXiv:2412.19255; Step-3, arXiv:2507.19427): many wide
+query heads read out of one short latent, and one head of keys and values for all of them."""
 
 from __future__ import annotations
 
