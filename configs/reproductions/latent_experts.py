@@ -69,7 +69,8 @@ def convert(work: Workspace, whole: dict[int, Path], narrow: dict[int, Path]) ->
     """Writes every converted model as the checkpoint of a run; held-out losses before tuning, by own rank."""
     from scaling.train.checkpoint import Checkpoints, load_params
 
-    tokens, found = arms.heldout(pretrained(work.quick), 128), {"whole": [], "own rank 32": [], "converted": []}
+    tokens = arms.heldout(pretrained(work.quick), 128)
+    found: dict[str, list[float]] = {"whole": [], "own rank 32": [], "converted": []}
     for seed, start in whole.items():
         params = load_params(start)
         found["whole"].append(arms.heldout_loss(WHOLE, params, tokens))

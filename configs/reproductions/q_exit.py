@@ -69,6 +69,7 @@ def trained(seed: int, quick: bool) -> dict[str, Any]:
 def exits(seed: int, quick: bool) -> JSON:
     """Accuracy and mean depth of both exits on held-out text, and the accuracy after every layer."""
     import jax
+    import jax.numpy as jnp
 
     from models import pondering
     from scaling.data import DataConfig, prepare
@@ -86,7 +87,7 @@ def exits(seed: int, quick: bool) -> JSON:
     depth = float((p * np.arange(1, len(p) + 1)[:, None, None]).sum(0).mean())
     best = {"q": 0.0, "depth": 1.0, "accuracy": float(hits[0].mean())}
     for q in np.linspace(0, 1, 401):
-        at = np.asarray(pondering.q_exit(log_p, q))
+        at = np.asarray(pondering.q_exit(jnp.asarray(log_p), float(q)))
         if at.mean() + 1 <= depth:
             right = np.take_along_axis(hits, at[None], axis=0).mean()
             best = {"q": float(q), "depth": float(at.mean()) + 1, "accuracy": float(right)}

@@ -61,7 +61,7 @@ def run(work: Workspace) -> Measured:
             kept = f"{name.split()[0]}_{seed}"
             found[name].append(work.keep(kept, partial(accuracy, mixer, seed, work.quick)))
             work.say(f"{name}, seed {seed}: {found[name][-1]:.3f} right")
-    more = np.subtract(*found.values())
+    more = np.array(found["third order"]) - np.array(found["pairwise"])
     models, train = {name: model_of(mixer) for name, mixer in MIXERS.items()}, train_of(work.quick)
     flops = len(more) * sum(counts.train_flops(model, train.tokens, TRIPLES.length) for model in models.values())
     details = {"accuracy": found, "parameters": {name: counts.params(model) for name, model in models.items()}}

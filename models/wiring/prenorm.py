@@ -53,7 +53,7 @@ class PreNorm(Residual):
         with jax.named_scope(layer.mixer.slot):
             y, past, routing = layer.mixer.apply(s, w[layer.mixer.slot], self._read(s, layer.mixer, w, x), past)
             x = x + self._written(s, layer.mixer, w, y)
-        routings = () if routing is None else (routing,)
+        routings: tuple[Routing, ...] = () if routing is None else (routing,)
         if layer.channel is not None:
             y, routing = self.transformed(s, layer, w, x, tokens)
             x = x + y
