@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from models.deferred import jax, jnp, ops
 from models.errors import require
@@ -24,6 +24,8 @@ class Factored(Attention):
     """
 
     query_rank: int = 256
+
+    undivided: ClassVar[tuple[str, ...]] = ("tensor",)  # which divides key-value heads
 
     def resolved(self, s: Stream) -> Factored:
         """Itself with what it leaves out, as for `Attention`, but one key-value head."""
