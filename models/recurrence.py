@@ -112,7 +112,8 @@ def gated_delta(
 def gated_sum(state: jax.Array, share: jax.Array, enters: jax.Array, reach: Reach) -> tuple[jax.Array, jax.Array]:
     """One block of h_t = share_t h_{t-1} + enters_t, feature by feature: (h of every token, the h that goes out).
 
-    state `[rows, width]`, share and enters `[rows, size, width]`, all float32. Computed as a tree of log2 size levels.
+    state `[rows, *width]`, enters `[rows, size, *width]` and share, which broadcasts against it, are float32. Computed
+    as a tree of log2 size levels.
     """
     share = _where(reach.valid, _where(_lagged(reach, 1), share, 0), 1)
     enters = _where(reach.valid, enters, 0)

@@ -20,13 +20,18 @@ from __future__ import annotations
 
 from models.mixers.attention import Attention
 from models.mixers.delta import Delta
+from models.mixers.factored import Factored
 from models.mixers.latent import Latent
 from models.mixers.linear import Linear
 from models.mixers.mamba2 import Mamba2
 from models.mixers.mlgru import MLGRU
 from models.mixers.mlstm import MLSTM
 from models.mixers.streamed import Streamed
+from models.mixers.third_order import ThirdOrder
 
-Mixer = Attention | Delta | Latent | Linear | Mamba2 | MLGRU | MLSTM | Streamed
+Mixer = Attention | Delta | Factored | Latent | Linear | Mamba2 | MLGRU | MLSTM | Streamed | ThirdOrder
 
-__all__ = ["MLGRU", "MLSTM", "Attention", "Delta", "Latent", "Linear", "Mamba2", "Mixer", "Streamed"]
+__all__ = [
+    "MLGRU", "MLSTM", "Attention", "Delta", "Factored", "Latent", "Linear", "Mamba2", "Mixer", "Streamed",
+    "ThirdOrder",
+]  # fmt: skip

@@ -147,14 +147,10 @@ class Attention:
         """x `[batch, seq, d_model]` -> (as x, the past with its keys and values)."""
         a = self.resolved(s)
         heads, kv, head_dim = self._sizes(s)
-        qkv = ops.contract(ops.gather_positions(x), w["qkv"])
-        if "qkv_bias" in w:
-            qkv = qkv + w["qkv_bias"]
-        fused = qkv.shape[-2] - 2
-        q, k, v = jnp.split(qkv, [fused, fused + 1], axis=-2)  # one concatenation backwards, where slices would pad
+        q, k, v = self.projected(s, w, x)
         if a.gated:
             q, gate = jnp.moveaxis(q.reshape(*x.shape[:2], heads, 2, head_dim), 3, 0)
-        q, k, v = (y.reshape(*x.shape[:2], -1, head_dim) for y in (q, k, v))
+            q = q.reshape(*x.shape[:2], -1, head_dim)
         if a.qk_norm:
             q, k = self._normed(s, w["q_norm"], q), self._normed(s, w["k_norm"], k)
         lead = self.lead(w, q)
@@ -167,6 +163,17 @@ class Attention:
             y = y * jax.nn.sigmoid(gate.astype(jnp.float32)).astype(y.dtype)
         y = ops.scatter_positions(ops.contract(y.reshape(*x.shape[:-1], kv, heads // kv, head_dim), w["out"], dims=3))
         return y + w["out_bias"] if "out_bias" in w else y, past, None
+
+    def projected(self, s: Stream, w: Any, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """x `[batch, seq, d_model]` -> (q, k, v), `[batch, seq, heads, head_dim]` each, a gate after every head of q
+        where there are gates."""
+        qkv = ops.contract(ops.gather_positions(x), w["qkv"])
+        if "qkv_bias" in w:
+            qkv = qkv + w["qkv_bias"]
+        fused = qkv.shape[-2] - 2
+        parts = jnp.split(qkv, [fused, fused + 1], axis=-2)  # one concatenation backwards, where slices would pad
+        q, k, v = (y.reshape(*x.shape[:2], -1, y.shape[-1]) for y in parts)
+        return q, k, v
 
     def lead(self, w: Any, q: jax.Array) -> Lead | None:
         """Keys and values that every token sees besides, with its queries before they are rotated: none."""

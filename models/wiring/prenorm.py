@@ -53,13 +53,21 @@ class PreNorm(Residual):
         with jax.named_scope(layer.mixer.slot):
             y, past, routing = layer.mixer.apply(s, w[layer.mixer.slot], self._read(s, layer.mixer, w, x), past)
             x = x + self._written(s, layer.mixer, w, y)
-        routings = () if routing is None else (routing,)
+        routings: tuple[Routing, ...] = () if routing is None else (routing,)
         if layer.channel is not None:
-            with jax.named_scope(layer.channel.slot):
-                y, routing = layer.channel.apply(s, w[layer.channel.slot], self._read(s, layer.channel, w, x), tokens)
-                x = x + self._written(s, layer.channel, w, y)
+            y, routing = self.transformed(s, layer, w, x, tokens)
+            x = x + y
             routings += () if routing is None else (routing,)
         return ops.constrain_residual(x), past, routings
+
+    def transformed(
+        self, s: Stream, layer: Layer, w: Any, x: jax.Array, tokens: jax.Array
+    ) -> tuple[jax.Array, Routing | None]:  # fmt: skip
+        """What the layer's channel adds to x, and its routing."""
+        assert layer.channel is not None
+        with jax.named_scope(layer.channel.slot):
+            y, routing = layer.channel.apply(s, w[layer.channel.slot], self._read(s, layer.channel, w, x), tokens)
+            return self._written(s, layer.channel, w, y), routing
 
     def _read(self, s: Stream, part: Any, w: Any, x: jax.Array) -> jax.Array:
         return ops.norm(s, w[f"{part.slot}_norm"], x) if self.before else x

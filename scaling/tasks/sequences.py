@@ -177,6 +177,44 @@ class StateTracking:
 
 
 @dataclass(frozen=True)
+class TripleMatch:
+    """Whether two earlier tokens and a place's own sum to 0 modulo `modulus` (Match3 of Sanford et al. 2023): 1 or 0.
+
+    The two lie at different places before the third. Places where the answer would be another if they needed not, or
+    where attention to single tokens would see it, as a token may then match with itself, have no label; of the others
+    as many yes as no are scored at every place, so that no constant has more than half of them right.
+    """
+
+    modulus: int = 11
+    length: int = 10
+
+    def __post_init__(self) -> None:
+        require(self.modulus >= 3, "triple.modulus", f"is {self.modulus}", "give 3 or more")
+        require(self.length >= 3, "triple.length", f"is {self.length}", "give 3 or more, so that there is a triple")
+
+    @property
+    def vocab_size(self) -> int:
+        """The residues."""
+        return self.modulus
+
+    def draw(self, rng: np.random.Generator, rows: int) -> Labelled:
+        """`[rows, length]` each."""
+        tokens = rng.integers(0, self.modulus, (rows, self.length)).astype(np.int32)
+        labels, scored = np.zeros_like(tokens), np.zeros(tokens.shape, bool)
+        for at in range(2, self.length):
+            before, own = tokens[:, :at], tokens[:, at, None]
+            j, k = np.triu_indices(at, 1)
+            yes = ((before[:, j] + before[:, k] + own) % self.modulus == 0).any(1)
+            upto = tokens[:, : at + 1]
+            with_itself = ((2 * upto + own) % self.modulus == 0) | ((upto + 2 * own) % self.modulus == 0)
+            asked = [np.flatnonzero(~with_itself.any(1) & (yes == answer)) for answer in (True, False)]
+            fewer = min(map(len, asked))
+            scored[np.concatenate([places[:fewer] for places in asked]), at] = True
+            labels[:, at] = yes
+        return Labelled(tokens, labels, scored)
+
+
+@dataclass(frozen=True)
 class Chains:
     """Markov chains, each row with transitions of its own, drawn from a symmetric Dirichlet distribution; the label of
     every place is the next token. What came before tells the transitions, the better the longer it is."""

@@ -8,7 +8,19 @@ import typing
 from models.channels import Channel, Dense, Experts, Ternary
 from models.channels.free import Free
 from models.config import Layer, ModelConfig
-from models.mixers import MLGRU, MLSTM, Attention, Delta, Latent, Linear, Mamba2, Mixer, Streamed
+from models.mixers import (
+    MLGRU,
+    MLSTM,
+    Attention,
+    Delta,
+    Factored,
+    Latent,
+    Linear,
+    Mamba2,
+    Mixer,
+    Streamed,
+    ThirdOrder,
+)  # fmt: skip
 from models.rotary import Rotary
 from models.routers import Grouped, Hashed
 from models.wiring import DeepNorm, Ladder, Parallel, PreNorm, Streams, Wiring
@@ -57,6 +69,8 @@ PARTS: dict[str, ModelConfig] = {
     "mamba2": of(Layer(MAMBA, None)),
     "hybrid": of(Layer(dataclasses.replace(MAMBA, groups=2, conv_bias=False)), Layer()),
     "linear": of(Layer(Linear(features=3, block=8)), Layer(Attention(window=3))),
+    "factored": of(Layer(Factored(query_rank=6)), Layer(Factored(query_rank=6, heads=4, kv_heads=2, qk_norm=True))),
+    "third_order": of(Layer(ThirdOrder(features=3, block=8))),
     "delta": of(
         Layer(Delta(key_heads=2, value_heads=4, key_dim=4, value_dim=6, block=8), None),
         Layer(Delta(key_dim=4, negative=True, decay="channel", block=8)),

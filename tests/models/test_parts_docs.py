@@ -9,7 +9,7 @@ from models import counts
 from models.channels import Dense, Experts, Ternary
 from models.config import Layer, ModelConfig
 from models.huggingface.families import FAMILIES
-from models.mixers import MLGRU, MLSTM, Attention, Delta, Latent, Linear, Mamba2, Streamed
+from models.mixers import MLGRU, MLSTM, Attention, Delta, Factored, Latent, Linear, Mamba2, Streamed, ThirdOrder
 from models.presets import LLAMA_1B
 from models.weight import walk
 from models.wiring import Streams
@@ -23,9 +23,11 @@ SHAPES: dict[str, Layer] = {  # one layer of a model of d_model 2048 in bfloat16
     "`Attention(kv_heads=4)`": Layer(Attention(kv_heads=4), None),
     "`Attention(kv_heads=4, window=1024)`": Layer(Attention(kv_heads=4, window=1024), None),
     "`Latent(rank=512)`": Layer(LATENT, None),
+    "`Factored(head_dim=256, query_rank=512)`": Layer(Factored(head_dim=256, query_rank=512), None),
     "`Delta(value_heads=32)`": Layer(Delta(value_heads=32), None),
     "`Delta(decay='channel', block=16)`": Layer(Delta(decay="channel", block=16), None),
     "`Linear(features=16)`": Layer(Linear(), None),
+    "`ThirdOrder(features=8)`": Layer(ThirdOrder(features=8), None),
     "`Mamba2()`": Layer(Mamba2(), None),
     "`Streamed(streams=4)`, `kv_heads=4`": Layer(Streamed(kv_heads=4, streams=4), None),
     "`MLGRU()`": Layer(MLGRU(), None),

@@ -11,7 +11,7 @@ from models.config import Layer, ModelConfig
 from models.errors import ConfigError
 from models.mixers import Attention
 from scaling.tasks.probe import probe, recalled, right
-from scaling.tasks.sequences import AssociativeRecall, Chains, Copying, Passkey, StateTracking
+from scaling.tasks.sequences import AssociativeRecall, Chains, Copying, Passkey, StateTracking, TripleMatch
 from scaling.train.config import TrainConfig
 
 KINDS = {
@@ -86,6 +86,18 @@ def test_chains_move_as_transitions_of_their_own_say():
     shares = (moves / np.maximum(moves.sum(-1, keepdims=True), 1))[often]
     spread = 1 / 3 * 2 / 3 / (3 * 0.5 + 1)  # of one entry of the Dirichlet distribution
     assert abs(shares.var(0).mean() / spread - 1) < 0.2 and np.abs(shares.mean(0) - 1 / 3).max() < 0.06
+
+
+def test_triples_match_where_a_loop_over_three_places_says_and_yes_is_as_often_scored_as_no():
+    tokens, labels, scored = TripleMatch(modulus=7, length=6).draw(np.random.default_rng(0), 200)
+    for row, asked, said in zip(tokens.tolist(), scored, labels, strict=True):
+        for at in np.flatnonzero(asked):
+            found = {(row[j] + row[k] + row[at]) % 7 == 0 for j, k in itertools.combinations(range(at), 2)}
+            loose = {(row[j] + row[k] + row[at]) % 7 == 0 for j in range(at + 1) for k in range(at + 1)}
+            assert (True in found) == (True in loose) == said[at]
+    assert scored[:, 2:].any(0).all() and not scored[:, :2].any()
+    for at in range(2, 6):
+        assert labels[scored[:, at], at].mean() == 0.5
 
 
 def test_parity_is_the_sum_modulo_two():
