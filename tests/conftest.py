@@ -14,18 +14,17 @@ import pytest
 from hypothesis import settings
 
 from launch import environment
+from tests.quick import QUICK_FLAGS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".cache" / "xla"))
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("MPLBACKEND", "agg")
-# Programs here run for milliseconds, and LLVM's passes over them took half of the suite's time: they are left out, also
-# in the processes that tests start, unless ISOFLOP_COMPILE=full. XLA has chosen operations and their order before.
-QUICK_FLAGS = ("--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1")
+# Also in the processes that tests start; ISOFLOP_COMPILE=full compiles as a run does.
 if os.environ.get("ISOFLOP_COMPILE") != "full":
     # of two equal flags the last wins
-    os.environ["XLA_FLAGS"] = " ".join([*QUICK_FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
+    os.environ["XLA_FLAGS"] = f"{QUICK_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(REPOSITORY / ".cache" / "hypothesis"))
 environment.prepare()
 
@@ -65,6 +64,16 @@ def resident_bytes() -> int:
     """Memory of this process; 0 where there is no /proc."""
     sizes = Path("/proc/self/statm")
     return int(sizes.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if sizes.exists() else 0
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was made so far, modules and tests, out of the garbage collector's rounds, and make those rarer.
+
+    Tracing makes so many small objects that half a million old ones were walked every few programs.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses

@@ -21,11 +21,6 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Compile in a third of the time: XLA has chosen the order of operations before these count.
-# The long form leaves them out.
-QUICK_FLAGS = (
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
 Cases = dict[str, dict[str, Callable[[], Any]]]  # section -> name -> what makes the entry
 
 
@@ -33,6 +28,7 @@ def prepare(long: bool) -> None:
     """The environment of the tests, or that of a run: one device and one thread. Before the first import of jax."""
     sys.path[0] = str(REPOSITORY)  # this checkout, whatever is installed, and nothing of this folder by its bare name
     from launch import environment
+    from tests.quick import QUICK_FLAGS
 
     if long:
         os.environ["JAX_NUM_CPU_DEVICES"] = "1"
@@ -41,6 +37,7 @@ def prepare(long: bool) -> None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".cache" / "xla"))
         os.environ["JAX_NUM_CPU_DEVICES"] = "8"
         os.environ["NPROC"] = "32"  # see launch.environment.THREADS_PER_CPU_DEVICE
+        # The long form is compiled as a run is.
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAGS}".strip()
     environment.prepare()
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from launch import cli
+from launch import sweep as command
 from scaling.sweep import lease
 from tests.launch import clusters, commands
 
@@ -158,10 +160,15 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("flags", "words"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
-def test_what_cannot_work_there_is_refused_and_nothing_is_written(root, slurm, flags, words, tmp_path) -> None:
-    done = commands.sweep(root / "four.py", tmp_path / "run", *flags, env=slurm)
-    assert done.returncode == 2 and done.stdout == "", done.stderr
-    assert done.stderr.startswith(words) and done.stderr.count("\n") == 1
+def test_what_cannot_work_there_is_refused_and_nothing_is_written(
+    root, slurm, flags, words, tmp_path, monkeypatch, capsys
+) -> None:
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    line = [f"--config={root}/four.py", f"--workdir={tmp_path}/run", *flags]
+    assert cli.execute(command.main, command.FLAGS, command.__doc__, line, command.kinds) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith(words) and said.err.count("\n") == 1, said
     assert not (tmp_path / "run").exists()
 
 

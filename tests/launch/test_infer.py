@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from launch.infer import fitted
+from launch import cli
+from launch import infer as command
 from launch.jobs import Job, JobConfig
 from models.errors import ConfigError
 from models.sharding import MeshConfig
@@ -61,9 +62,12 @@ def samples(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def arguments(root: Path, trial: Path, out: str, *more: str, prompts: str = "p.jsonl") -> list[str]:
+    return [f"--checkpoint={trial}", f"--prompts={root / prompts}", f"--out={root / out}", *SIZES, *more]
+
+
 def infer(root: Path, trial: Path, out: str, *more: str, prompts: str = "p.jsonl") -> Any:
-    arguments = (f"--checkpoint={trial}", f"--prompts={root / prompts}", f"--out={root / out}", *SIZES, *more)
-    return commands.run("infer", *arguments)
+    return commands.run("infer", *arguments(root, trial, out, *more, prompts=prompts))
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +98,10 @@ def test_running_it_again_changes_nothing(root: Path, trial: Path, whole: list[d
 
 
 def test_a_killed_job_goes_on_where_it_stopped(root: Path, trial: Path, whole: list[dict[str, Any]]) -> None:
-    arguments = (f"--checkpoint={trial}", f"--prompts={root}/p.jsonl", f"--out={root}/killed", *SIZES)
+    line = arguments(root, trial, "killed")
     kills = 0
     for lines in (1, 7, 12):  # kill it once so many samples are on disk
-        job = commands.start("infer", *arguments)
+        job = commands.start("infer", *line)
         while job.poll() is None and _lines(root / "killed") < lines:
             time.sleep(0.002)
         job.send_signal(signal.SIGKILL)
@@ -108,8 +112,8 @@ def test_a_killed_job_goes_on_where_it_stopped(root: Path, trial: Path, whole: l
 
 
 def test_a_finished_shard_that_changed_is_drawn_again(root: Path, trial: Path, whole: list[dict[str, Any]]) -> None:
-    arguments = (f"--checkpoint={trial}", f"--prompts={root}/p.jsonl", f"--out={root}/changed", *SIZES)
-    job = commands.start("infer", *arguments)
+    line = arguments(root, trial, "changed")
+    job = commands.start("infer", *line)
     shards = root / "changed" / "shards"
     while job.poll() is None and not (done := [p for p in shards.glob("*.jsonl") if "partial" not in p.name]):
         time.sleep(0.002)
@@ -129,8 +133,8 @@ def _lines(out: Path) -> int:
 
 
 def test_two_processes_share_a_job(root: Path, trial: Path, whole: list[dict[str, Any]]) -> None:
-    arguments = (f"--checkpoint={trial}", f"--prompts={root}/p.jsonl", f"--out={root}/shared", *SIZES)
-    jobs = [commands.start("infer", *arguments) for _ in range(2)]
+    line = arguments(root, trial, "shared")
+    jobs = [commands.start("infer", *line) for _ in range(2)]
     outputs = [job.communicate() for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], outputs
     assert samples(root / "shared") == whole
@@ -156,9 +160,9 @@ def test_quantised_weights_generate(root: Path, trial: Path, whole: list[dict[st
 
 
 def test_a_mesh_draws_the_same_samples(root: Path, trial: Path, whole: list[dict[str, Any]]) -> None:
-    arguments = (f"--checkpoint={trial}", f"--prompts={root}/p.jsonl", f"--out={root}/mesh", *SIZES)
+    line = arguments(root, trial, "mesh")
     devices = commands.environment() | {"JAX_NUM_CPU_DEVICES": "8"}
-    job = commands.start("infer", *arguments, "--config.mesh.data=2", "--config.mesh.tensor=2", env=devices)
+    job = commands.start("infer", *line, "--config.mesh.data=2", "--config.mesh.tensor=2", env=devices)
     _, err = job.communicate()
     assert job.returncode == 0, err
     # float32 sums in another order move logits by 1e-6, and no choice here is as close as that
@@ -179,8 +183,8 @@ def test_parameters_are_read_into_their_shards(trial: Path) -> None:
 def test_workers_do_the_job_and_one_that_is_killed_is_replaced(
     root: Path, trial: Path, whole: list[dict[str, Any]]
 ) -> None:
-    arguments = (f"--checkpoint={trial}", f"--prompts={root}/p.jsonl", f"--out={root}/crew", *SIZES, "--workers=2")
-    job = commands.start("infer", *arguments)
+    line = arguments(root, trial, "crew", "--workers=2")
+    job = commands.start("infer", *line)
     while job.poll() is None and not (started := commands.workers(root / "crew")):
         time.sleep(0.02)
     os.kill(started[0], signal.SIGKILL)
@@ -243,17 +247,18 @@ def test_a_stop_cuts_tokens_and_text_where_it_is_complete(
         (("--temperature=-1",), "sampling.temperature: is -1.0"),
         (("--config.engine.page_size=0",), "engine.page_size: is 0"),
         (("--config.quantize=int9",), "quantize: "),
-        (("--config.mesh.tensor=3",), "mesh: tensor=3 does not make 1 devices: choose axes whose product is 1"),
+        (("--config.mesh.tensor=9",), "mesh: tensor=9 does not make 8 devices: choose axes whose product is 8"),
         (("--config.mesh.fsdp=2",), "mesh.fsdp: splits nothing that an engine has: use data and tensor"),
         (("--config.stop=abcdefghijklmnop", "--out={root}/new2"), "can never match"),
     ],
 )
 def test_bad_input_is_one_line(
-    root: Path, trial: Path, whole: list[dict[str, Any]], change: tuple[str, ...], message: str
+    root: Path, trial: Path, whole: list[dict[str, Any]], change: tuple[str, ...], message: str, capsys: Any
 ) -> None:
-    done = infer(root, trial, "whole", *(text.format(root=root) for text in change))
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr and len(done.stderr.splitlines()) == 1
+    line = arguments(root, trial, "whole", *(text.format(root=root) for text in change))
+    assert cli.execute(command.main, command.FLAGS, command.__doc__, line, command.kinds) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
 
 
 def test_a_checkpoint_without_a_tensor_is_refused(root: Path, trial: Path) -> None:
@@ -294,4 +299,4 @@ def test_a_default_context_is_cut_to_what_the_model_has(trial: Path) -> None:
     ):  # fmt: skip
         model = dataclasses.replace(policy.model, positions=positions, max_seq_len=most)
         job = JobConfig(engine=EngineConfig(max_len=asked, pages=4096))
-        assert fitted(job, dataclasses.replace(policy, model=model)).engine.max_len == expected
+        assert command.fitted(job, dataclasses.replace(policy, model=model)).engine.max_len == expected

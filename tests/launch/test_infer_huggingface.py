@@ -16,6 +16,8 @@ import pytest
 import tokenizers
 from safetensors.numpy import load_file, save_file
 
+from launch import cli
+from launch import infer as command
 from models import transformer
 from models.huggingface import export_model, import_weights
 from tests.launch import commands
@@ -118,7 +120,9 @@ def test_a_recurrent_model_that_is_exported_killed_and_resumed_generates_what_it
 
 
 @pytest.mark.parametrize("fault", ["tensor", "tokenizer", "weights"])
-def test_a_folder_that_lacks_something_is_refused_in_one_line(folder: Path, tmp_path: Path, fault: str) -> None:
+def test_a_folder_that_lacks_something_is_refused_in_one_line(
+    folder: Path, tmp_path: Path, fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     broken = tmp_path / "llama"
     shutil.copytree(folder, broken)
     if fault == "tensor":
@@ -135,7 +139,8 @@ def test_a_folder_that_lacks_something_is_refused_in_one_line(folder: Path, tmp_
         for path in broken.glob("model*"):
             path.unlink()
         words = "safetensors"
-    done = infer(broken, "out")
-    assert done.returncode == 2, done.stderr
-    assert words in done.stderr and len(done.stderr.splitlines()) == 1
+    line = arguments(broken, "out")[1:]
+    assert cli.execute(command.main, command.FLAGS, command.__doc__, line, command.kinds) == 2
+    error = capsys.readouterr().err
+    assert words in error and len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()

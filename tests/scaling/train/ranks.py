@@ -20,11 +20,12 @@ from scaling.sweep import run
 from scaling.sweep.config import SweepConfig
 from scaling.sweep.directory import RunDirectory
 from scaling.sweep.trial import Trial
+from tests.quick import QUICK_FLAGS
 from tests.scaling.sweep import tiny
 
 PATIENCE_S = 240.0  # for what takes seconds on an idle machine
 INTERVAL, STEPS = 4, 20
-QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # only process 0 finds its programs in the cache
+QUICK = {"XLA_FLAGS": QUICK_FLAGS}  # only process 0 finds its programs in the cache
 
 
 def trial(root: Path, **changes: Any) -> Trial:
