@@ -7,7 +7,9 @@ from typing import Any
 
 from models.errors import ConfigError, nearest, require
 from scaling.tasks.arithmetic import Arithmetic
+from scaling.tasks.calculation import Calculation
 from scaling.tasks.countdown import Countdown
+from scaling.tasks.edits import Edits
 from scaling.tasks.hanoi import Hanoi
 from scaling.tasks.memory import Lookup, Permute, Repeat
 from scaling.tasks.misleading import Claim, Demonstrations, Phrase
@@ -23,7 +25,7 @@ TASKS: dict[str, type[Any]] = {
     task.name: task
     for task in (
         Countdown, Arithmetic, Tag, Hanoi, Checkers, River, Blocks, PathStar, RandomGraph, Modular, Copy, Recall,
-        Phrase, Claim, Demonstrations, Lookup, Repeat, Permute,
+        Phrase, Claim, Demonstrations, Lookup, Repeat, Permute, Calculation, Edits,
     )
 }  # fmt: skip
 
