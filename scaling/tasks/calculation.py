@@ -23,7 +23,8 @@ _STEP = re.compile(r"(?:[0-9]+[+*][0-9]+=)?(0|[1-9][0-9]{0,35})")
 class Calculation(Computation):
     """`12*34+56:` is solved by `12*34=408|408+56=464.` from left to right, or by `464.` at once.
 
-    Its environment is a calculator, which writes what follows an `=`.
+    Its environment is a calculator, which writes what follows an `=`. What it could not compute (`12*=!`) is passed
+    over when a completion is read, as a grader would; the process reward counts it as an error.
     """
 
     operations: int = 2
@@ -55,15 +56,15 @@ class Calculation(Computation):
         return self._steps(problem, problem.instance[0][0], 0)
 
     def conclude(self, problem: Problem, steps: list[str]) -> str | None:
-        if not steps:
+        done, reached = len(served(steps)), self.read(steps)
+        if done == 0:
             return self.right_answer(problem)
-        reached = self.read(steps)
-        if reached is None or len(steps) >= len(problem.instance[1]):
+        if reached is None or done >= len(problem.instance[1]):
             return None
-        return self.read(self._steps(problem, int(reached), len(steps)))
+        return self.read(self._steps(problem, int(reached), done))
 
     def read(self, steps: list[str]) -> str | None:
-        matches = [_STEP.fullmatch(step) for step in steps]
+        matches = [_STEP.fullmatch(step) for step in served(steps)]
         return matches[-1].group(1) if matches and matches[-1] is not None and None not in matches else None
 
     def _steps(self, problem: Problem, value: int, done: int) -> list[str]:
@@ -75,6 +76,11 @@ class Calculation(Computation):
             found.append(f"{value}{sign}{number}={following}")
             value = following
         return found
+
+
+def served(steps: list[str]) -> list[str]:
+    """The steps that the calculator did not refuse."""
+    return [step for step in steps if not step.endswith(f"={FAILED}")]
 
 
 class Calculator(Environment):

@@ -44,7 +44,8 @@ Report = Callable[[int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class Price:
-    """FLOPs of a run before it starts. rollout and measure are bounds: every completion as long as its row."""
+    """FLOPs of a run before it starts. rollout and measure are bounds: every completion as long as its row,
+    and read again after as many replies as are allowed where an environment answers."""
 
     pretrain: float
     rollout: float
@@ -126,13 +127,18 @@ class PostTrial:
         prices, seq = Prices(self.model, train.seq_len + 1), train.seq_len
         length = max(len(self.policy.tokenizer.encode(p.prompt)) for p in self.problems)
 
-        def drawing(samples: int) -> float:
-            return float(prices.prefill(0, length, 1) + samples * prices.decode(length + 1, max(1, seq - length)))
+        drawn = self.config.rollouts
+        again = drawn.most_calls * prices.prefill(0, seq, 1) if self.task.environment().calls else 0
 
-        rollouts = -(-train.steps // self.config.rollouts.updates) * train.batch_size
+        def drawing(samples: int) -> float:
+            each = prices.decode(length + 1, max(1, seq - length)) + again
+            return float(prices.prefill(0, length, 1) + samples * each)
+
+        rollouts = -(-train.steps // drawn.updates) * train.batch_size
+        samples = train.objective.sequences * (drawn.filter.oversample if drawn.filter else 1)
         times = 2 + ((train.steps - 1) // measured.every if measured.every else 0)
         return Price(
-            self.pretrain_flops, rollouts * drawing(train.objective.sequences),
+            self.pretrain_flops, rollouts * drawing(samples),
             float(train.flops(self.model, train.tokens, read) - own), float(own),
             times * measured.problems * drawing(measured.samples),
         )  # fmt: skip
@@ -149,7 +155,8 @@ class PostTrial:
             self.model, self.policy.params, self.policy.tokenizer, self.problems, self.reward, prompts=train.batch_size,
             group=train.objective.sequences, seq_len=train.seq_len, seed=train.seed,
             ends=tuple(dict.fromkeys((*self.policy.ends, *stops))),
-            most_unscorable=self.config.rollouts.most_unscorable,
+            most_unscorable=self.config.rollouts.most_unscorable, environment=self.task.environment(),
+            most_calls=self.config.rollouts.most_calls, filter=self.config.rollouts.filter,
         )  # fmt: skip
 
     def training(self, rollouts: Rollouts | None = None, stop: Callable[[], bool] = lambda: False) -> PostTraining:

@@ -193,7 +193,8 @@ def calculation(prompt: str, steps: list[str]) -> bool:
     for sign, operand in zip(rest[::2], rest[1::2], strict=True):
         value = value + int(operand) if sign == "+" else value * int(operand)
     form = "([0-9]+[+*][0-9]+=)?(0|[1-9][0-9]{0,35})"
-    return all(re.fullmatch(form, step) for step in steps) and steps[-1].split("=")[-1] == str(value)
+    steps = [step for step in steps if step[-2:] != "=!"]
+    return bool(steps) and all(re.fullmatch(form, step) for step in steps) and steps[-1].split("=")[-1] == str(value)
 
 
 def edits(prompt: str, steps: list[str]) -> bool:
