@@ -16,6 +16,7 @@ from scaling.tasks.misleading import Claim, Demonstrations, Phrase
 from scaling.tasks.mixed import Mixed
 from scaling.tasks.modular import Modular
 from scaling.tasks.path_star import PathStar, RandomGraph
+from scaling.tasks.planted import Planted
 from scaling.tasks.puzzles import Blocks, Checkers, River
 from scaling.tasks.tag import Tag
 from scaling.tasks.task import Task
@@ -25,7 +26,7 @@ TASKS: dict[str, type[Any]] = {
     task.name: task
     for task in (
         Countdown, Arithmetic, Tag, Hanoi, Checkers, River, Blocks, PathStar, RandomGraph, Modular, Copy, Recall,
-        Phrase, Claim, Demonstrations, Lookup, Repeat, Permute, Calculation, Edits,
+        Phrase, Claim, Demonstrations, Lookup, Repeat, Permute, Calculation, Edits, Planted,
     )
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ from scaling.train.config import TrainConfig
 from scaling.train.objectives import PolicyGradient, check_batch
 from scaling.typed import at_most, typed
 from search.posttrain.filters import FewestErrors
+from search.posttrain.shaping import CosineLength
 
 BOOKKEEPING = tuple(f"train.{name}" for name in ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"))
 
@@ -29,6 +30,7 @@ class RolloutConfig:
     updates: int = 1  # on the completions of one rollout; they are as old as the first of them
     most_calls: int = added(8)  # of a completion to its environment, beyond which it is cut off
     filter: FewestErrors | None = added(None)  # draws more completions than the objective's group, and keeps so many
+    shaping: CosineLength | None = added(None)  # of the verifier's reward, 1 or 0; None: it stays as it is
     most_unscorable: float = 0.1  # share of completions of a step without a finite reward, above which the run stops
 
     def __post_init__(self) -> None:

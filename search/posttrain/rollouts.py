@@ -23,6 +23,7 @@ from search.engine.config import EngineConfig
 from search.engine.engine import Engine
 from search.posttrain.episodes import Episode, Stage
 from search.posttrain.filters import FewestErrors
+from search.posttrain.shaping import CosineLength
 
 log = logging.getLogger(__name__)
 Reward = Callable[[Problem, str], float]
@@ -56,7 +57,7 @@ class Rollouts:
     completion; one that raises or gives no finite number leaves that completion without a reward, which the objective
     masks and counts. ends: tokens that end a completion, and train as any other. environment: answers within a
     completion, at most `most_calls` times; what it shows is read and does not train. One that raises leaves the
-    completion without a reward. filter: which of more completions the batch keeps.
+    completion without a reward. filter: which of more completions the batch keeps. shaping: changes rewards.
 
     Raises ConfigError when more than `most_unscorable` of a step's completions have no reward.
     """
@@ -79,11 +80,13 @@ class Rollouts:
         environment: Environment | None = None,
         most_calls: int = 8,
         filter: FewestErrors | None = None,
+        shaping: CosineLength | None = None,
     ):
         require(len(problems) > 0, "problems", "is empty", "give problems to practise on")
         self.tokenizer, self.problems, self.reward = tokenizer, list(problems), reward
         self.prompts, self.group, self.seq_len, self.seed = prompts, group, seq_len, seed
         self.most_unscorable, self.environment, self.filter = most_unscorable, environment or Silence(), filter
+        self.shaping = shaping
         self.samples = group * (filter.oversample if filter else 1)
         slots = min(256, prompts * self.samples)
         # a reply makes a prompt of its own of each completion, which needs a page
@@ -151,10 +154,14 @@ class Rollouts:
         if episode.fault is not None:
             return math.nan
         try:
-            return float(self.reward(episode.problem, episode.text))
+            reward = float(self.reward(episode.problem, episode.text))
         except Exception as error:  # whatever a verifier raises costs one sample, not the run
             log.warning("reward of %r: %s: %s", episode.problem.prompt, type(error).__name__, error)
             return math.nan
+        if self.shaping is None:
+            return reward
+        own = [token for token, drawn in zip(episode.tokens, episode.own, strict=True) if drawn]
+        return self.shaping.shaped(reward, own, episode.finish_reason == "length")
 
     def _check(self, rewards: np.ndarray, step: int) -> None:
         share = float(np.mean(~np.isfinite(rewards)))

@@ -157,6 +157,7 @@ class PostTrial:
             ends=tuple(dict.fromkeys((*self.policy.ends, *stops))),
             most_unscorable=self.config.rollouts.most_unscorable, environment=self.task.environment(),
             most_calls=self.config.rollouts.most_calls, filter=self.config.rollouts.filter,
+            shaping=self.config.rollouts.shaping,
         )  # fmt: skip
 
     def training(self, rollouts: Rollouts | None = None, stop: Callable[[], bool] = lambda: False) -> PostTraining:

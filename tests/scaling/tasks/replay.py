@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+import numpy as np
+
 NUMBER = "(0|[1-9][0-9]*)"
 
 
@@ -217,7 +219,14 @@ def edits(prompt: str, steps: list[str]) -> bool:
     return state == goal and len(steps) <= 3
 
 
+def planted(prompt: str, steps: list[str]) -> bool:
+    images = dict(zip("abcdefgh", (chr(ord("a") + i) for i in np.random.default_rng(8).permutation(8)), strict=True))
+    pattern = "".join(images[letter] for letter in prompt.rstrip(":"))
+    return len(steps) == 1 and pattern in steps[0] and len(steps[0]) <= 16 and set(steps[0]) <= set("abcdefgh")
+
+
 CHECKS = {
+    "planted": planted,
     "calculation": calculation,
     "edits": edits,
     "countdown": countdown,

@@ -25,6 +25,7 @@ from search.engine.request import Completion, Request
 from search.posttrain import RolloutConfig, Rollouts
 from search.posttrain.episodes import Episode, Stage
 from search.posttrain.filters import FewestErrors
+from search.posttrain.shaping import CosineLength
 
 TASK = Calculation()
 TOKENS = CharTokenizer.of(TASK)
@@ -202,3 +203,15 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         FewestErrors(oversample=1)
     with pytest.raises(ConfigError, match=r"calculation\.digits: is 9"):
         Calculation(digits=9)
+
+
+def test_a_shaped_reward_is_of_the_tokens_that_the_policy_drew(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, params = rollouts()
+    found = [one for one in made.drawn(TASK.generate(0, 3), params, 6, seed=2).episodes if one.fault is None]
+    plain = [made._reward(one) for one in found]
+    shape = CosineLength(longest=SEQ, ngram=2)
+    monkeypatch.setattr(made, "shaping", shape)
+    for one, reward in zip(found, plain, strict=True):
+        own = [token for token, drawn in zip(one.tokens, one.own, strict=True) if drawn]
+        assert made._reward(one) == shape.shaped(reward, own, one.finish_reason == "length") and len(own) == one.drawn
+    assert len(set(plain)) == 2 and any(one.drawn < len(one.tokens) for one in found)
