@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -111,6 +112,14 @@ class PostTrainConfig:
     def from_policy(self, directory: str) -> PostTrainConfig:
         """The same run from another starting policy."""
         return override(self, {"train.init_from": directory})
+
+
+def posttrained(directory: str | Path) -> Path | None:
+    """The folder of the run that a policy's directory is the result of, by whose name the run is known; None for a
+    policy that did not practise. Of a Hugging Face policy it is the folder around the model's."""
+    path = Path(directory).resolve()
+    run = path.parent if path.name == "model" else path
+    return run if (run / "posttrain.json").is_file() else None
 
 
 def batch_shapes(train: TrainConfig) -> dict[str, jax.ShapeDtypeStruct]:

@@ -17,6 +17,7 @@ from scaling.tasks.environment import Environment
 from scaling.tasks.task import Problem
 from search.engine.engine import Engine
 from search.engine.request import Completion, FinishReason, Request
+from search.policy import continuation
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class Stage:
         since = max((i + 1 for i, own in enumerate(episode.own) if not own), default=0)
         try:
             reply = self.environment.step(episode.state, self._text(episode.tokens[since:]))
-            shown = [int(token) for token in self.tokenizer.encode(reply.shown)]
+            shown = list(continuation(self.tokenizer, reply.shown))
         except Exception as error:  # whatever an environment raises costs one sample, not the run
             _fail(episode, error)
             return False

@@ -34,7 +34,7 @@ from scaling.train.metrics import read_rows
 from scaling.train.objectives.frozen import frozen_configs, load_frozen
 from search.ledger import Prices
 from search.policy import FIELD, Policy, load_policy
-from search.posttrain.config import PostTrainConfig
+from search.posttrain.config import PostTrainConfig, posttrained
 from search.posttrain.loop import PostTraining
 from search.posttrain.measure import Measure, powers
 from search.posttrain.rollouts import Rollouts
@@ -60,9 +60,9 @@ def pretraining_flops(directory: str | Path, model: ModelConfig, pretrain_tokens
     pretrain_tokens: what a Hugging Face folder's model had read. ConfigError where that is needed and None.
     """
     path = Path(directory)
-    if (path / "posttrain.json").is_file():
-        row = Results(path.parent.parent).get(path.name)
-        require(row is not None, str(path), "has not finished", "finish its run first")
+    if (run := posttrained(path)) is not None:
+        row = Results(run.parent.parent).get(run.name)
+        require(row is not None, str(run), "has not finished", "finish its run first")
         assert row is not None
         return float(row["flops"]) + float(row["pretrain_flops"])
     written = kept.read(path / "config.json", dict)
@@ -149,8 +149,8 @@ class PostTrial:
 
     def rollouts(self) -> Rollouts:
         """What the run draws with."""
-        train, ends = self.config.train, self.policy.tokenizer.encode(self.task.end)
-        stops = (int(ends[0]),) if len(ends) == 1 else ()
+        train, ends = self.config.train, self.policy.continuation(self.task.end)
+        stops = ends if len(ends) == 1 else ()
         return Rollouts(
             self.model, self.policy.params, self.policy.tokenizer, self.problems, self.reward, prompts=train.batch_size,
             group=train.objective.sequences, seq_len=train.seq_len, seed=train.seed,
