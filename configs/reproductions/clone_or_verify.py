@@ -72,7 +72,7 @@ def run(work: Workspace) -> Measured:
         work.say(f"{letters} letters: {seeds} seeds clone and try")
         drawn = planted.rollouts(nothing, letters)
         every.append([
-            work.keep(f"{letters}-{seed}", partial(one, work, drawn, letters, seed, imitation, steps))
+            work.keep(f"letters{letters}_seed{seed}", partial(one, work, drawn, letters, seed, imitation, steps))
             for seed in range(seeds)
         ])  # fmt: skip
     values = {name: np.array([[x[name] for x in found] for found in every]) for name in ("before", "clone", "tried")}

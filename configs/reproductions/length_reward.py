@@ -69,7 +69,7 @@ def run(work: Workspace) -> Measured:
         work.say(f"{name}: {seeds} seeds practise")
         drawn = planted.rollouts(nothing, LIMIT, shaping=shaping)
         every[name] = [
-            work.keep(f"{name}-{seed}".replace(" ", "_"), partial(arm, work, drawn, seed, imitation, steps))
+            work.keep(f"{name}_{seed}".replace(" ", "_"), partial(arm, work, drawn, seed, imitation, steps))
             for seed in range(seeds)
         ]
     after = {name: {key: np.array([x["after"][key] for x in found]) for key in found[0]["after"]}
