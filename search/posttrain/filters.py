@@ -22,7 +22,7 @@ class FewestErrors:
     format, and with the best in place of a draw that prefers them.
     """
 
-    oversample: int = 2
+    oversample: int = 2  # completions that are drawn for each that is kept
 
     def __post_init__(self) -> None:
         typed(self, "rollouts.filter")

@@ -21,10 +21,10 @@ class CosineLength:
     """
 
     longest: int = 32  # tokens of a completion, the end included
-    right_short: float = 1.0
-    right_long: float = 0.5
-    wrong_short: float = -1.0
-    wrong_long: float = -0.5
+    right_short: float = 1.0  # v_0 of a right answer
+    right_long: float = 0.5  # its v_L
+    wrong_short: float = -1.0  # v_0 of a wrong one
+    wrong_long: float = -0.5  # its v_L
     exceeded: float = -1.0  # what is longer, or cut off
     ngram: int = 4  # tokens of what counts as repeated
     repeated: float = 1.0  # subtracted, times the share of n-grams that stood before
@@ -45,9 +45,8 @@ class CosineLength:
         if cut or length > self.longest:
             found = self.exceeded
         else:
-            short, long = (
-                (self.right_short, self.right_long) if reward > 0 else (self.wrong_short, self.wrong_long)
-            )  # fmt: skip
+            right, wrong = (self.right_short, self.right_long), (self.wrong_short, self.wrong_long)
+            short, long = right if reward > 0 else wrong
             found = long + (short - long) * (1 + math.cos(math.pi * length / self.longest)) / 2
         return found - self.repeated * repeated_share(tokens, self.ngram)
 
