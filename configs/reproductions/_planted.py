@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from functools import partial
 from pathlib import Path
@@ -68,6 +69,12 @@ def babble(seed: int, count: int, fewest: int, most: int, end: str) -> list[str]
         text = "".join(LETTERS[i] for i in rng.integers(0, SYMBOLS, rng.integers(fewest, most + 1)).tolist())
         found.append(ASKED[rng.integers(len(ASKED))].prompt + text + end)
     return found
+
+
+@functools.cache
+def start(seed: int, steps: int, fewest: int, most: int, end: str) -> Any:
+    """A policy of this seed that babbles texts of so many letters."""
+    return imitate(seed, steps, babble(seed, 4000, fewest, most, end), TASK.horizon)
 
 
 def rollouts(params: Any, letters: int, **more: Any) -> Rollouts:

@@ -37,7 +37,7 @@ def trace(problem: Problem, rng: np.random.Generator) -> tuple[str, list[bool]]:
     steps = TASK.right_steps(problem)
     if rng.random() < DIRECT:
         return steps[-1].split("=")[1] + TASK.end, [True] * (len(steps[-1].split("=")[1]) + 1)
-    text, own = "", []
+    text, own = "", list[bool]()
     for i, step in enumerate(steps):
         asked, reply = step.split("=")
         closing = TASK.end if i == len(steps) - 1 else TASK.delimiter

@@ -8,6 +8,7 @@ of which it keeps the successes with the fewest errors and any failures. Errors 
 """
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,8 @@ def one(work: Workspace, seed: int, imitation: int, steps: int) -> dict:
     """Errors and success of one seed, before and after either practice."""
     start = tools.imitate(seed, imitation)
     imitated = tools.IMITATED.flops(tools.MODEL, tools.IMITATED.tokens_per_step * imitation, {})
-    found, flops, problems = {}, float(imitated), 20 if work.quick else 200
+    found: dict[str, Any] = {}
+    flops, problems = float(imitated), 20 if work.quick else 200
     train = tools.practised(PolicyGradient(group=GROUP), steps, PROMPTS)
     for name, keep in ARMS.items():
         drawn = tools.rollouts(start, seed, PROMPTS, GROUP, filter=keep)

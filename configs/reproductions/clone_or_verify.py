@@ -17,7 +17,7 @@ from scaling.reproduction import Measured, Reproduction, Workspace, t_interval
 from scaling.tasks.planted import Planted, chance
 from search.posttrain import Rollouts
 
-LETTERS = (4, 8, 16, 32)
+LETTERS = (4, 12, 32)
 LONGEST = max(LETTERS)
 
 
@@ -47,7 +47,7 @@ def success(drawn: Rollouts, params: object, samples: int) -> tuple[float, float
 
 def one(work: Workspace, drawn: Rollouts, letters: int, seed: int, imitation: int, steps: int) -> dict:
     """Success of one seed at one length: at first, of the clone, and of the one that tried."""
-    start = planted.imitate(seed, imitation, planted.babble(seed, 4000, LONGEST, LONGEST, ""), LONGEST)
+    start = planted.start(seed, imitation, LONGEST, LONGEST, "")
     expert, rng = Planted(symbols=planted.SYMBOLS, horizon=letters), np.random.default_rng([seed, letters])
     asked = [planted.ASKED[i] for i in rng.integers(len(planted.ASKED), size=steps * planted.ROWS)]
     texts = [problem.prompt + expert.solution(problem, rng).rstrip(".") for problem in asked]
@@ -55,7 +55,7 @@ def one(work: Workspace, drawn: Rollouts, letters: int, seed: int, imitation: in
     tried, rows = planted.practise(start, drawn, steps, seed, work.folder / f"tries{seed}-{letters}")
     found, flops = {}, float(rows[-1]["flops"])
     for name, params in (("before", start), ("clone", clone), ("tried", tried)):
-        found[name], spent = success(drawn, params, 4 if work.quick else 32)
+        found[name], spent = success(drawn, params, 4 if work.quick else 12)
         flops += spent
     for count, size in ((imitation, LONGEST), (steps, letters)):
         train = planted.imitated(count, size)
@@ -65,8 +65,8 @@ def one(work: Workspace, drawn: Rollouts, letters: int, seed: int, imitation: in
 
 def run(work: Workspace) -> Measured:
     lengths = LETTERS[:2] if work.quick else LETTERS
-    seeds, imitation, steps = (2, 3, 2) if work.quick else (4, 60, 100)
-    nothing = planted.imitate(0, 1, planted.babble(0, 200, LONGEST, LONGEST, ""), LONGEST)
+    seeds, imitation, steps = (2, 3, 2) if work.quick else (3, 40, 60)
+    nothing = planted.start(0, imitation, LONGEST, LONGEST, "")
     every = []
     for letters in lengths:
         work.say(f"{letters} letters: {seeds} seeds clone and try")

@@ -9,6 +9,7 @@ is right with its exact probability, as only one text is right: attempts are dra
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,7 @@ def one(quick: bool, seed: int, imitation: int, steps: int) -> dict:
         "proportional": to_targets(attempt, hard_targets(known, total), MOST),
     }
     size, hard = min(int(found.right.sum()) for found in sets.values()), before < HARD
-    found = {"hard": float(hard.mean()), "size": size, "before": float(before[hard].mean())}
+    found: dict[str, Any] = {"hard": float(hard.mean()), "size": size, "before": float(before[hard].mean())}
     for name, collected in sets.items():
         counts = kept_to(rng, collected.right, size)
         after = rates_of(student(start, rows, counts, seed, steps), test)

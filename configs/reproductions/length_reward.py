@@ -4,7 +4,7 @@
 
 Three minutes on one core. A model of 0.03M weights writes short texts of random letters, and is rewarded (GRPO) for
 those that hold a pattern, which its prompt names in a code that it must find out. Whoever writes more letters has
-more chances. Arms: the plain reward of 0 or 1, the cosine of the length, and that with a penalty of repeated n-grams.
+more chances. Arms: the plain reward of 0 or 1, and the cosine of the length less a penalty of repeated n-grams.
 """
 
 from functools import partial
@@ -19,8 +19,7 @@ from search.posttrain.shaping import CosineLength, repeated_share
 LIMIT, NGRAM = 32, 3
 ARMS = {
     "plain": None,
-    "cosine": CosineLength(longest=LIMIT, ngram=NGRAM, repeated=0.0),
-    "cosine with penalty": CosineLength(longest=LIMIT, ngram=NGRAM, repeated=1.0),
+    "shaped": CosineLength(longest=LIMIT, ngram=NGRAM, repeated=1.0),
 }
 
 
@@ -34,8 +33,8 @@ def get_reproduction() -> Reproduction:
         smallest_effect=0.3,
         unit="share of texts that are cut off: with a plain reward, less with the shaped one",
         minutes=6,
-        not_covered="reasoning, where length is thought and not chances; prompts that were not practised on; limits "
-        "that no answer fits",
+        not_covered="the cosine and the penalty apart; reasoning, where length is thought and not chances; prompts "
+        "that were not practised on; limits that no answer fits",
         simulated=False,
         run=run,
     )
@@ -43,14 +42,14 @@ def get_reproduction() -> Reproduction:
 
 def arm(work: Workspace, drawn: Rollouts, seed: int, imitation: int, steps: int) -> dict:
     """Before and after of one seed and arm."""
-    start = planted.imitate(seed, imitation, planted.babble(seed, 4000, 1, 8, "."), LIMIT)
+    start = planted.start(seed, imitation, 1, 8, ".")
     folder = work.folder / f"practice{seed}-{list(ARMS.values()).index(drawn.shaping)}"
     params, rows = planted.practise(start, drawn, steps, seed, folder)
     found = {"flops": rows[-1]["flops"], "lengths": [row["length"] for row in rows]}
     train = planted.imitated(imitation, LIMIT)
     found["flops"] += train.flops(planted.MODEL, train.tokens, {})
     for when, policy in (("before", start), ("after", params)):
-        texts, flops = drawn.drawn(planted.ASKED, policy, 4 if work.quick else 32, 0)
+        texts, flops = drawn.drawn(planted.ASKED, policy, 4 if work.quick else 12, 0)
         found["flops"] += flops
         found[when] = {
             "right": float(np.mean([planted.holds(x.problem, x.text) for x in texts])),
@@ -62,21 +61,20 @@ def arm(work: Workspace, drawn: Rollouts, seed: int, imitation: int, steps: int)
 
 
 def run(work: Workspace) -> Measured:
-    seeds, imitation, steps = (2, 3, 2) if work.quick else (4, 60, 150)
+    seeds, imitation, steps = (2, 3, 2) if work.quick else (3, 40, 90)
     every: dict[str, list[dict]] = {}
-    nothing = planted.imitate(0, 1, planted.babble(0, 200, 1, 8, "."), LIMIT)
+    drawn = planted.rollouts(planted.start(0, imitation, 1, 8, "."), LIMIT)
     for name, shaping in ARMS.items():
         work.say(f"{name}: {seeds} seeds practise")
-        drawn = planted.rollouts(nothing, LIMIT, shaping=shaping)
+        drawn.shaping = shaping
         every[name] = [
-            work.keep(f"{name}_{seed}".replace(" ", "_"), partial(arm, work, drawn, seed, imitation, steps))
-            for seed in range(seeds)
+            work.keep(f"{name}_{seed}", partial(arm, work, drawn, seed, imitation, steps)) for seed in range(seeds)
         ]
     after = {name: {key: np.array([x["after"][key] for x in found]) for key in found[0]["after"]}
              for name, found in every.items()}  # fmt: skip
-    shaped = after["cosine with penalty"]
+    shaped = after["shaped"]
     spared = after["plain"]["cut off"] - shaped["cut off"]
-    gain = shaped["right"] - np.array([x["before"]["right"] for x in every["cosine with penalty"]])
+    gain = shaped["right"] - np.array([x["before"]["right"] for x in every["shaped"]])
     lines = {}
     for name, found in every.items():
         mean = np.mean([x["lengths"] for x in found], 0)

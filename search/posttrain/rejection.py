@@ -37,7 +37,8 @@ def equal_attempts(attempt: Attempt, queries: int, total: int, most: int) -> Col
 
 def to_targets(attempt: Attempt, targets: np.ndarray, most: int) -> Collected:
     """Attempts at each query until it has as many right answers as its target `[queries]`, at most `most` of them."""
-    require((np.asarray(targets) >= 0).all() and most >= 1, "targets", "are negative, or most is", "give 0 or more")
+    fine = bool((np.asarray(targets) >= 0).all()) and most >= 1
+    require(fine, "targets", "are negative, or most is below 1", "give targets of 0 or more")
     found = Collected(np.zeros(len(targets), np.int64), np.zeros(len(targets), np.int64))
     while len(lacking := np.flatnonzero((found.right < targets) & (found.attempts < most))):
         found.right[lacking] += attempt(lacking)
@@ -57,7 +58,7 @@ def hard_targets(rates: np.ndarray, total: int) -> np.ndarray:
     """
     rates = np.asarray(rates, np.float64)
     require(total >= len(rates), "total", f"is {total}", f"give at least one for each of {len(rates)} queries")
-    require(((rates >= 0) & (rates <= 1)).all(), "rates", "are no shares", "give numbers from 0 to 1")
+    require(bool(((rates >= 0) & (rates <= 1)).all()), "rates", "are no shares", "give numbers from 0 to 1")
     weight = 1 - rates if (rates < 1).any() else np.ones(len(rates))
     exact = weight / weight.sum() * (total - len(rates))
     found = np.floor(exact).astype(np.int64)
@@ -68,5 +69,5 @@ def hard_targets(rates: np.ndarray, total: int) -> np.ndarray:
 
 def kept_to(rng: np.random.Generator, right: np.ndarray, total: int) -> np.ndarray:
     """A uniform choice of `total` of the answers; how many of each query `[queries]`."""
-    require(0 <= total <= right.sum(), "total", f"is {total}, of {right.sum()} answers", "give fewer")
+    require(0 <= total <= int(right.sum()), "total", f"is {total}, of {right.sum()} answers", "give fewer")
     return rng.multivariate_hypergeometric(right, total)

@@ -115,7 +115,7 @@ class Rollouts:
             "truncated": np.zeros(shape, np.float32),
         }
         for row in range(self.prompts):
-            for place, i in enumerate(self._kept(step, row, episodes, rewards)):
+            for place, i in enumerate(self._kept(step, row, episodes, rewards).tolist()):
                 _write(batch, (row, place), episodes[i], float(rewards[i]))
         drawn, calls, failed = (sum(getattr(one, name) for one in episodes) for name in ("drawn", "calls", "failed"))
         return batch, Cost(drawn, flops, len(episodes), calls, failed)
