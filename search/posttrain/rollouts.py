@@ -115,19 +115,21 @@ class Rollouts:
             "truncated": np.zeros(shape, np.float32),
         }
         for row in range(self.prompts):
-            for place, i in enumerate(self._kept(step, row, episodes, rewards).tolist()):
+            for place, i in enumerate(self._kept(step, row, episodes, rewards)):
                 _write(batch, (row, place), episodes[i], float(rewards[i]))
         drawn, calls, failed = (sum(getattr(one, name) for one in episodes) for name in ("drawn", "calls", "failed"))
         return batch, Cost(drawn, flops, len(episodes), calls, failed)
 
-    def _kept(self, step: int, row: int, episodes: Sequence[Episode], rewards: np.ndarray) -> np.ndarray:
+    def _kept(self, step: int, row: int, episodes: Sequence[Episode], rewards: np.ndarray) -> list[int]:
         """The places among all episodes of those of one prompt that the batch keeps."""
-        own = np.arange(row * self.samples, (row + 1) * self.samples)
+        first = row * self.samples
+        own = range(first, first + self.samples)
         if self.filter is None:
-            return own
+            return list(own)
         calls, failed = (np.array([getattr(episodes[i], name) for i in own]) for name in ("calls", "failed"))
         rng = np.random.default_rng([self.seed, step, row, FILTERED])
-        return own[self.filter.kept(rng, rewards[own], calls, failed, self.group)]
+        kept = self.filter.kept(rng, rewards[first : own.stop], calls, failed, self.group)
+        return [first + int(i) for i in kept]
 
     def _chosen(self, step: int) -> list[Problem]:
         rng = np.random.default_rng([self.seed, step])
