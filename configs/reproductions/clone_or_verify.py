@@ -5,7 +5,9 @@
 Three minutes on one core. A text of H letters should hold a pattern, which its prompt names in a code. Experts hide it
 at a place of their own among random letters; a clone reads n of their texts, all of which are right. The other policy
 writes n texts itself and is told which are right (GRPO on 0 or 1). Both start from the same model, which knows letters
-and no pattern, and take as many steps of as many texts.
+and no pattern, and take as many steps of as many texts. Verified tries led at 4 and 12 letters (0.80 against 0.56, 0.71
+against 0.44) and by little at 32 (0.63, 0.62): there most random texts are right, which tells little of why, and sixty
+updates are too few.
 """
 
 from functools import partial

@@ -6,6 +6,7 @@ Two minutes on one core. A two-layer model imitates sums of two-digit numbers, a
 answers make sets of one size: of equal attempts at all sums (vanilla), of the same number of right answers to each, or
 of a number in proportion to how often it fails. A student, which starts as that model, trains on either set. An answer
 is right with its exact probability, as only one text is right: attempts are drawn from it and not token by token.
+Targets took four to seven times the attempts, and lifted the share of hard sums from 0.2 to more than half of the set.
 """
 
 from functools import partial
