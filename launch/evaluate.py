@@ -173,19 +173,24 @@ _ENGINES: dict[str, Any] = {}  # digest of the policy and size -> its answers; o
 
 
 def model_facts(policy: Policy, step: int | None) -> dict[str, Any]:
-    """Which model a row is of: trial, step, seed, parameters and training tokens, as far as it has them."""
+    """Which model a row is of: trial, step, seed, parameters and training tokens, as far as it has them.
+
+    Of a policy that practised: the run's trial, its updates and the tokens of these.
+    """
     from models import counts
     from models.serialize import from_json
     from scaling import kept
     from scaling.sweep.trial import Trial
+    from search.posttrain.config import posttrained
 
-    facts: dict[str, Any] = {"params": counts.params(policy.model)}
+    run = posttrained(policy.source)
+    facts: dict[str, Any] = {"params": counts.params(policy.model)} | ({} if run is None else {"trial": run.name})
     if policy.context is not None:
         return facts
     trial = from_json(Trial, kept.read(Path(policy.source) / "config.json", dict))
     done = trial.train.steps if step is None else step
-    return facts | {"trial": trial.id, "step": done, "seed": trial.train.seed,
-                    "tokens": done * trial.train.tokens_per_step}  # fmt: skip
+    return {"trial": trial.id, "step": done, "seed": trial.train.seed,
+            "tokens": done * trial.train.tokens_per_step} | facts  # fmt: skip
 
 
 def conclude(evaluation: Evaluation) -> int:

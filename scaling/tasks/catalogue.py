@@ -7,13 +7,16 @@ from typing import Any
 
 from models.errors import ConfigError, nearest, require
 from scaling.tasks.arithmetic import Arithmetic
+from scaling.tasks.calculation import Calculation
 from scaling.tasks.countdown import Countdown
+from scaling.tasks.edits import Edits
 from scaling.tasks.hanoi import Hanoi
 from scaling.tasks.memory import Lookup, Permute, Repeat
 from scaling.tasks.misleading import Claim, Demonstrations, Phrase
 from scaling.tasks.mixed import Mixed
 from scaling.tasks.modular import Modular
 from scaling.tasks.path_star import PathStar, RandomGraph
+from scaling.tasks.planted import Planted
 from scaling.tasks.puzzles import Blocks, Checkers, River
 from scaling.tasks.tag import Tag
 from scaling.tasks.task import Task
@@ -23,7 +26,7 @@ TASKS: dict[str, type[Any]] = {
     task.name: task
     for task in (
         Countdown, Arithmetic, Tag, Hanoi, Checkers, River, Blocks, PathStar, RandomGraph, Modular, Copy, Recall,
-        Phrase, Claim, Demonstrations, Lookup, Repeat, Permute,
+        Phrase, Claim, Demonstrations, Lookup, Repeat, Permute, Calculation, Edits, Planted,
     )
 }  # fmt: skip
 

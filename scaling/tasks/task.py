@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from models.errors import ConfigError, require
+from scaling.tasks.environment import Environment, Silence
 
 Split = Literal["train", "test"]
 TEST_FRACTION = 0.2  # of the canonical forms of a task
@@ -71,6 +72,10 @@ class Task(abc.ABC):
     def level(self, problem: Problem) -> float:
         """The difficulty that the problem was drawn at, where the task mixes several (mixed.py); otherwise NaN."""
         return float("nan")
+
+    def environment(self) -> Environment:
+        """What answers within a completion."""
+        return Silence()
 
     def solvable(self, problem: Problem, prefix: str = "") -> bool:
         """Whether some legal continuation ends right."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from models.errors import ConfigError, require
-from models.serialize import digest
+from models.serialize import added, digest
 from scaling.sweep.trial import default_of, override
 from scaling.tasks import Task, task_by_name
 from scaling.train.config import TrainConfig
 from scaling.train.objectives import PolicyGradient, check_batch
 from scaling.typed import at_most, typed
+from search.posttrain.filters import FewestErrors
+from search.posttrain.shaping import CosineLength
 
 BOOKKEEPING = tuple(f"train.{name}" for name in ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"))
 
@@ -26,12 +29,15 @@ class RolloutConfig:
     problems: int = 1000  # of the task's training split, practised on in an order of train.seed
     seed: int = 1  # of these problems; another than that of the examples that the policy read, which it knows by heart
     updates: int = 1  # on the completions of one rollout; they are as old as the first of them
+    most_calls: int = added(8)  # of a completion to its environment, beyond which it is cut off
+    filter: FewestErrors | None = added(None)  # draws more completions than the objective's group, and keeps so many
+    shaping: CosineLength | None = added(None)  # of the verifier's reward, 1 or 0; None: it stays as it is
     most_unscorable: float = 0.1  # share of completions of a step without a finite reward, above which the run stops
 
     def __post_init__(self) -> None:
         typed(self, "rollouts")
-        at_most(self, "rollouts", updates=1024, problems=10**7)
-        for name in ("problems", "updates"):
+        at_most(self, "rollouts", updates=1024, problems=10**7, most_calls=1024)
+        for name in ("problems", "updates", "most_calls"):
             require(getattr(self, name) >= 1, f"rollouts.{name}", f"is {getattr(self, name)}", "give 1 or more")
         require(0 <= self.seed < 2**32, "rollouts.seed", f"is {self.seed}", "give an integer in [0, 2^32)")
         problem = f"is {self.most_unscorable}"
@@ -106,6 +112,14 @@ class PostTrainConfig:
     def from_policy(self, directory: str) -> PostTrainConfig:
         """The same run from another starting policy."""
         return override(self, {"train.init_from": directory})
+
+
+def posttrained(directory: str | Path) -> Path | None:
+    """The folder of the run that a policy's directory is the result of, by whose name the run is known; None for a
+    policy that did not practise. Of a Hugging Face policy it is the folder around the model's."""
+    path = Path(directory).resolve()
+    run = path.parent if path.name == "model" else path
+    return run if (run / "posttrain.json").is_file() else None
 
 
 def batch_shapes(train: TrainConfig) -> dict[str, jax.ShapeDtypeStruct]:

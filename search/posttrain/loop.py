@@ -138,8 +138,10 @@ class PostTraining:
         )
         row = {
             "loss": float(loss), "grad_norm": float(norm), "flops": self.flops, "rollout_flops": float(cost.flops),
-            "length": cost.tokens / batch["rewards"].size, "truncated": float(batch["truncated"].mean()),
+            "length": cost.tokens / cost.completions, "truncated": float(batch["truncated"].mean()),
         }  # fmt: skip
+        if self.rollouts.environment.calls:
+            row |= {"calls": cost.calls / cost.completions, "failed_calls": cost.failed / max(cost.calls, 1)}
         row |= {name: float(x) for name, x in state.measured.items()}
         step, every = int(state.step), self.measure_every
         if self.measure and (step >= self.train.steps or (every and step // every > first // every)):

@@ -24,8 +24,9 @@ class Measure:
 
     k is every power of two up to the samples: `vote@k` is the accuracy of the majority of k samples (the mean over
     disjoint blocks; of equal counts the answer that came first), `vote@1` that of one sample, `pass@k` the unbiased
-    chance that one of k is right; `inference@k` FLOPs per problem of k samples, the prompt read once. `_low` and
-    `_high` are intervals over problems. `unjudged`: samples at which the verifier raised, which count as wrong.
+    chance that one of k is right; `inference@k` FLOPs per problem of k samples, the prompt read once and what follows
+    a reply by each sample. `_low` and `_high` are intervals over problems. `unjudged`: samples at which the verifier
+    or an environment raised, which count as wrong.
     """
 
     def __init__(self, rollouts: Rollouts, task: Task, config: MeasureConfig):
@@ -38,13 +39,16 @@ class Measure:
         right = np.zeros((len(self.problems), self.config.samples))
         answers: list[list[str | None]] = [[None] * self.config.samples for _ in self.problems]
         decoding, unjudged = 0.0, 0
-        for done, text in drawn.texts:
-            decoding += done.flops
+        for one in drawn.episodes:
+            decoding += one.flops
+            unjudged += one.fault is not None
+            if one.fault is not None:
+                continue
             try:
-                right[done.problem, done.sample] = self.task.verify(self.problems[done.problem], text)
-                answers[done.problem][done.sample] = self.task.answer(text)
+                right[one.row, one.sample] = self.task.verify(one.problem, one.text)
+                answers[one.row][one.sample] = self.task.answer(one.text)
             except Exception as error:  # as in a rollout: it costs one sample, not the run
-                log.warning("verifier of %r: %s: %s", self.problems[done.problem].prompt, type(error).__name__, error)
+                log.warning("verifier of %r: %s: %s", one.problem.prompt, type(error).__name__, error)
                 unjudged += 1
         reading = (drawn.flops - decoding) / len(self.problems)
         per_sample = decoding / right.size

@@ -17,28 +17,36 @@ import numpy as np
 from models.config import ModelConfig
 from models.errors import ConfigError, require
 from scaling.data import Tokenizer
+from scaling.tasks.environment import Environment, Silence
 from scaling.tasks.task import Problem
 from search.engine.config import EngineConfig
 from search.engine.engine import Engine
-from search.engine.request import Completion, Request
+from search.posttrain.episodes import Episode, Stage
+from search.posttrain.filters import FewestErrors
+from search.posttrain.shaping import CosineLength
 
 log = logging.getLogger(__name__)
 Reward = Callable[[Problem, str], float]
 MEASURED = 0x5EED_0000  # tells the random streams of measuring from those of rollouts
+FILTERED = 0xF117  # and those of filters
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What the rollouts of a step cost: tokens that were drawn, FLOPs of reading prompts and drawing."""
+    """What the rollouts of a step cost: tokens that were drawn, FLOPs of reading prompts and drawing; how many
+    completions they are, with those that a filter left out, and how often these called tools, and in vain."""
 
     tokens: int
     flops: int
+    completions: int
+    calls: int = 0
+    failed: int = 0
 
 
 class Drawn(NamedTuple):
-    """Completions with their texts, in the order of (problem, sample), and the FLOPs of reading and drawing."""
+    """Episodes in the order of (problem, sample), and the FLOPs of reading and drawing."""
 
-    texts: list[tuple[Completion, str]]
+    episodes: list[Episode]
     flops: int
 
 
@@ -47,7 +55,9 @@ class Rollouts:
 
     seq_len: tokens of a prompt and its completion, less one. reward(problem, text) is called with the text of a
     completion; one that raises or gives no finite number leaves that completion without a reward, which the objective
-    masks and counts. ends: tokens that end a completion, and train as any other.
+    masks and counts. ends: tokens that end a completion, and train as any other. environment: answers within a
+    completion, at most `most_calls` times; what it shows is read and does not train. One that raises leaves the
+    completion without a reward. filter: which of more completions the batch keeps. shaping: changes rewards.
 
     Raises ConfigError when more than `most_unscorable` of a step's completions have no reward.
     """
@@ -67,26 +77,35 @@ class Rollouts:
         ends: tuple[int, ...] = (),
         most_unscorable: float = 0.1,
         engine: EngineConfig | None = None,
+        environment: Environment | None = None,
+        most_calls: int = 8,
+        filter: FewestErrors | None = None,
+        shaping: CosineLength | None = None,
     ):
         require(len(problems) > 0, "problems", "is empty", "give problems to practise on")
         self.tokenizer, self.problems, self.reward = tokenizer, list(problems), reward
         self.prompts, self.group, self.seq_len, self.seed = prompts, group, seq_len, seed
-        self.most_unscorable = most_unscorable
+        self.most_unscorable, self.environment, self.filter = most_unscorable, environment or Silence(), filter
+        self.shaping = shaping
+        self.samples = group * (filter.oversample if filter else 1)
+        slots = min(256, prompts * self.samples)
+        # a reply makes a prompt of its own of each completion, which needs a page
+        pages = slots + 8 if self.environment.calls else None
+        page_size = min(64, seq_len + 1)
         config = engine or EngineConfig(
-            slots=min(256, prompts * group), max_len=seq_len + 1, page_size=min(64, seq_len + 1), ends=ends,
-            stage_tokens=min(32, seq_len), reuse_prefixes=False,
+            slots=slots, max_len=seq_len + 1, page_size=page_size, ends=ends, stage_tokens=min(32, seq_len),
+            pages=pages and pages * -(-(seq_len + 1) // page_size), reuse_prefixes=False,
         )  # fmt: skip
         fix = "set it to false: cached prefixes are of the parameters before"
         require(not config.reuse_prefixes, "engine.reuse_prefixes", "is on", fix)
         self.engine = Engine(model, params, config, spelling=tokenizer.spelling)
+        self.stage = Stage(self.engine, tokenizer, self.environment, seq_len + 1, most_calls)
 
     def batch(self, step: int, params: Any) -> tuple[dict[str, np.ndarray], Cost]:
         """The batch of one step (see `PolicyGradient.needs`; truncated `[prompts, group]` too), and what it cost."""
-        self.engine.device.use_params(params)
-        before = self.engine.ledger.total.flops
-        chosen = self._chosen(step)
-        requests = [self._request(step, i, problem) for i, problem in enumerate(chosen)]
-        first = step * self.prompts
+        episodes, flops = self._played(self._chosen(step), params, self.samples, self.seed, step * self.prompts)
+        rewards = np.array([self._reward(episode) for episode in episodes], np.float32)
+        self._check(rewards, step)
         shape = self.prompts, self.group
         batch = {
             "tokens": np.zeros((*shape, self.seq_len + 1), np.int32),
@@ -95,12 +114,22 @@ class Rollouts:
             "rewards": np.full(shape, np.nan, np.float32),
             "truncated": np.zeros(shape, np.float32),
         }
-        drawn = 0
-        for done in self.engine.generate(requests):
-            self._write(batch, done.problem - first, chosen[done.problem - first], requests, done)
-            drawn += len(done.tokens)
-        self._check(batch["rewards"], step)
-        return batch, Cost(drawn, self.engine.ledger.total.flops - before)
+        for row in range(self.prompts):
+            for place, i in enumerate(self._kept(step, row, episodes, rewards)):
+                _write(batch, (row, place), episodes[i], float(rewards[i]))
+        drawn, calls, failed = (sum(getattr(one, name) for one in episodes) for name in ("drawn", "calls", "failed"))
+        return batch, Cost(drawn, flops, len(episodes), calls, failed)
+
+    def _kept(self, step: int, row: int, episodes: Sequence[Episode], rewards: np.ndarray) -> list[int]:
+        """The places among all episodes of those of one prompt that the batch keeps."""
+        first = row * self.samples
+        own = range(first, first + self.samples)
+        if self.filter is None:
+            return list(own)
+        calls, failed = (np.array([getattr(episodes[i], name) for i in own]) for name in ("calls", "failed"))
+        rng = np.random.default_rng([self.seed, step, row, FILTERED])
+        kept = self.filter.kept(rng, rewards[first : own.stop], calls, failed, self.group)
+        return [first + int(i) for i in kept]
 
     def _chosen(self, step: int) -> list[Problem]:
         rng = np.random.default_rng([self.seed, step])
@@ -108,46 +137,47 @@ class Rollouts:
 
     def drawn(self, problems: Sequence[Problem], params: Any, samples: int, seed: int) -> Drawn:
         """`samples` completions of each problem, for measuring; a function of the arguments, apart from any step's."""
+        return Drawn(*self._played(problems, params, samples, (seed ^ MEASURED) % 2**32, 0))
+
+    def _played(
+        self, problems: Sequence[Problem], params: Any, samples: int, seed: int, first: int
+    ) -> tuple[list[Episode], int]:
+        longest = max(len(self.tokenizer.encode(problem.prompt)) for problem in problems)
+        fix = f"give at least {longest + 1}"
+        room = self.seq_len + 1 - longest
+        require(room >= 1, "train.seq_len", f"{self.seq_len} leaves a prompt of {longest} no room", fix)
         self.engine.device.use_params(params)
         before = self.engine.ledger.total.flops
-        requests = [self._asked(i, problem, samples, (seed ^ MEASURED) % 2**32) for i, problem in enumerate(problems)]
-        found = sorted(self.engine.generate(requests), key=lambda done: (done.problem, done.sample))
-        return Drawn([(done, self._text(done)) for done in found], self.engine.ledger.total.flops - before)
+        episodes = self.stage.play(problems, samples, seed, first)
+        return episodes, self.engine.ledger.total.flops - before
 
-    def _request(self, step: int, i: int, problem: Problem) -> Request:
-        """Problem i of a step has a random stream of its own, whatever was drawn before."""
-        return self._asked((step * self.prompts + i) % 2**32, problem, self.group, self.seed)
-
-    def _asked(self, number: int, problem: Problem, samples: int, seed: int) -> Request:
-        prompt = tuple(int(token) for token in self.tokenizer.encode(problem.prompt))
-        room = self.seq_len + 1 - len(prompt)
-        fix = f"give at least {len(prompt) + 1}"
-        require(room >= 1, "train.seq_len", f"{self.seq_len} leaves a prompt of {len(prompt)} no room", fix)
-        return Request(number, prompt, samples, max_tokens=room, seed=seed)
-
-    def _text(self, done: Completion) -> str:
-        return self.tokenizer.decode([token for token in done.tokens if token != self.tokenizer.end_of_document])
-
-    def _write(
-        self, batch: dict[str, np.ndarray], row: int, problem: Problem, requests: list[Request], done: Completion
-    ) -> None:
-        """One completion into its place."""
-        prompt, place = requests[row].prompt, (row, done.sample)
-        whole = [*prompt, *done.tokens]
-        batch["tokens"][place][: len(whole)] = whole
-        span = slice(len(prompt) - 1, len(whole) - 1)
-        batch["weights"][place][span] = 1
-        batch["sampled_logprobs"][place][span] = done.logprobs
-        batch["truncated"][place] = done.finish_reason == "length"
+    def _reward(self, episode: Episode) -> float:
+        """The reward of an episode; NaN where there is none."""
+        if episode.fault is not None:
+            return math.nan
         try:
-            reward = float(self.reward(problem, self._text(done)))
-        except Exception as error:  # whatever an environment raises costs one sample, not the run
-            log.warning("reward of %r: %s: %s", problem.prompt, type(error).__name__, error)
-            reward = math.nan
-        batch["rewards"][place] = reward
+            reward = float(self.reward(episode.problem, episode.text))
+        except Exception as error:  # whatever a verifier raises costs one sample, not the run
+            log.warning("reward of %r: %s: %s", episode.problem.prompt, type(error).__name__, error)
+            return math.nan
+        if self.shaping is None:
+            return reward
+        own = [token for token, drawn in zip(episode.tokens, episode.own, strict=True) if drawn]
+        return self.shaping.shaped(reward, own, episode.finish_reason == "length")
 
     def _check(self, rewards: np.ndarray, step: int) -> None:
         share = float(np.mean(~np.isfinite(rewards)))
         if share > self.most_unscorable:
             problem = f"{share:.0%} of the completions of step {step} have no finite reward"
             raise ConfigError("reward", problem, f"mend it, or allow more than {self.most_unscorable:.0%}")
+
+
+def _write(batch: dict[str, np.ndarray], place: tuple[int, int], episode: Episode, reward: float) -> None:
+    """One episode into its place; what was shown has no weight."""
+    whole = [*episode.prompt, *episode.tokens]
+    batch["tokens"][place][: len(whole)] = whole
+    span = slice(len(episode.prompt) - 1, len(whole) - 1)
+    batch["weights"][place][span] = episode.own
+    batch["sampled_logprobs"][place][span] = episode.logprobs
+    batch["truncated"][place] = episode.finish_reason == "length"
+    batch["rewards"][place] = reward

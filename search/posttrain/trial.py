@@ -34,7 +34,7 @@ from scaling.train.metrics import read_rows
 from scaling.train.objectives.frozen import frozen_configs, load_frozen
 from search.ledger import Prices
 from search.policy import FIELD, Policy, load_policy
-from search.posttrain.config import PostTrainConfig
+from search.posttrain.config import PostTrainConfig, posttrained
 from search.posttrain.loop import PostTraining
 from search.posttrain.measure import Measure, powers
 from search.posttrain.rollouts import Rollouts
@@ -44,7 +44,8 @@ Report = Callable[[int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class Price:
-    """FLOPs of a run before it starts. rollout and measure are bounds: every completion as long as its row."""
+    """FLOPs of a run before it starts. rollout and measure are bounds: every completion as long as its row,
+    and read again after as many replies as are allowed where an environment answers."""
 
     pretrain: float
     rollout: float
@@ -59,9 +60,9 @@ def pretraining_flops(directory: str | Path, model: ModelConfig, pretrain_tokens
     pretrain_tokens: what a Hugging Face folder's model had read. ConfigError where that is needed and None.
     """
     path = Path(directory)
-    if (path / "posttrain.json").is_file():
-        row = Results(path.parent.parent).get(path.name)
-        require(row is not None, str(path), "has not finished", "finish its run first")
+    if (run := posttrained(path)) is not None:
+        row = Results(run.parent.parent).get(run.name)
+        require(row is not None, str(run), "has not finished", "finish its run first")
         assert row is not None
         return float(row["flops"]) + float(row["pretrain_flops"])
     written = kept.read(path / "config.json", dict)
@@ -126,13 +127,18 @@ class PostTrial:
         prices, seq = Prices(self.model, train.seq_len + 1), train.seq_len
         length = max(len(self.policy.tokenizer.encode(p.prompt)) for p in self.problems)
 
-        def drawing(samples: int) -> float:
-            return float(prices.prefill(0, length, 1) + samples * prices.decode(length + 1, max(1, seq - length)))
+        drawn = self.config.rollouts
+        again = drawn.most_calls * prices.prefill(0, seq, 1) if self.task.environment().calls else 0
 
-        rollouts = -(-train.steps // self.config.rollouts.updates) * train.batch_size
+        def drawing(samples: int) -> float:
+            each = prices.decode(length + 1, max(1, seq - length)) + again
+            return float(prices.prefill(0, length, 1) + samples * each)
+
+        rollouts = -(-train.steps // drawn.updates) * train.batch_size
+        samples = train.objective.sequences * (drawn.filter.oversample if drawn.filter else 1)
         times = 2 + ((train.steps - 1) // measured.every if measured.every else 0)
         return Price(
-            self.pretrain_flops, rollouts * drawing(train.objective.sequences),
+            self.pretrain_flops, rollouts * drawing(samples),
             float(train.flops(self.model, train.tokens, read) - own), float(own),
             times * measured.problems * drawing(measured.samples),
         )  # fmt: skip
@@ -143,13 +149,15 @@ class PostTrial:
 
     def rollouts(self) -> Rollouts:
         """What the run draws with."""
-        train, ends = self.config.train, self.policy.tokenizer.encode(self.task.end)
-        stops = (int(ends[0]),) if len(ends) == 1 else ()
+        train, ends = self.config.train, self.policy.continuation(self.task.end)
+        stops = ends if len(ends) == 1 else ()
         return Rollouts(
             self.model, self.policy.params, self.policy.tokenizer, self.problems, self.reward, prompts=train.batch_size,
             group=train.objective.sequences, seq_len=train.seq_len, seed=train.seed,
             ends=tuple(dict.fromkeys((*self.policy.ends, *stops))),
-            most_unscorable=self.config.rollouts.most_unscorable,
+            most_unscorable=self.config.rollouts.most_unscorable, environment=self.task.environment(),
+            most_calls=self.config.rollouts.most_calls, filter=self.config.rollouts.filter,
+            shaping=self.config.rollouts.shaping,
         )  # fmt: skip
 
     def training(self, rollouts: Rollouts | None = None, stop: Callable[[], bool] = lambda: False) -> PostTraining:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+import numpy as np
+
 NUMBER = "(0|[1-9][0-9]*)"
 
 
@@ -187,7 +189,46 @@ def demonstrations(prompt: str, steps: list[str]) -> bool:
     return steps == [str((min if flawed else max)(int(question[0]), int(question[1])))]
 
 
+def calculation(prompt: str, steps: list[str]) -> bool:
+    value, *rest = re.findall("[+*]|[0-9]+", prompt.rstrip(":"))
+    value = int(value)
+    for sign, operand in zip(rest[::2], rest[1::2], strict=True):
+        value = value + int(operand) if sign == "+" else value * int(operand)
+    form = "([0-9]+[+*][0-9]+=)?(0|[1-9][0-9]{0,35})"
+    steps = [step for step in steps if step[-2:] != "=!"]
+    return bool(steps) and all(re.fullmatch(form, step) for step in steps) and steps[-1].split("=")[-1] == str(value)
+
+
+def edits(prompt: str, steps: list[str]) -> bool:
+    state, goal = prompt.rstrip(":").split(">")
+    for step in steps:
+        if not (match := re.fullmatch("(d[0-9]|[is][0-9][abc])=([abc]+)", step)):
+            return False
+        letters, place = list(state), int(match[1][1])
+        if match[1][0] == "d" and place < len(letters) > 1:
+            letters.pop(place)
+        elif match[1][0] == "i" and place <= len(letters) < 8:
+            letters.insert(place, match[1][2])
+        elif match[1][0] == "s" and place < len(letters) and letters[place] != match[1][2]:
+            letters[place] = match[1][2]
+        else:
+            return False
+        state = "".join(letters)
+        if state != match[2]:
+            return False
+    return state == goal and len(steps) <= 3
+
+
+def planted(prompt: str, steps: list[str]) -> bool:
+    images = dict(zip("abcdefgh", (chr(ord("a") + i) for i in np.random.default_rng(8).permutation(8)), strict=True))
+    pattern = "".join(images[letter] for letter in prompt.rstrip(":"))
+    return len(steps) == 1 and pattern in steps[0] and len(steps[0]) <= 16 and set(steps[0]) <= set("abcdefgh")
+
+
 CHECKS = {
+    "planted": planted,
+    "calculation": calculation,
+    "edits": edits,
     "countdown": countdown,
     "path_star": path,
     "random_graph": path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from models.errors import ConfigError
 from scaling.tasks import TASKS, task_by_name
+from scaling.tasks.computation import Computation
 from scaling.tasks.hanoi import Hanoi
+from scaling.tasks.planted import Planted, chance
 from scaling.tasks.state_space import StateSpace
 from scaling.tasks.tag import Tag
 from scaling.tasks.task import side
@@ -37,7 +40,7 @@ NAMES = [
     "recall:negated=30",
 ]
 WALKS = [name for name in NAMES if isinstance(task_by_name(name), StateSpace)]
-COMPUTATIONS = [name for name in NAMES if name not in WALKS]
+COMPUTATIONS = [name for name in NAMES if isinstance(task_by_name(name), Computation)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -193,6 +196,29 @@ def test_votes_count_what_an_answer_says(name: str, prompt: str, first: str, sec
     answers = [task_by_name(name).answer(text) for text in (first, second)]
     assert None not in answers and (answers[0] == answers[1]) == same
     assert task_by_name(name).answer(first[:-1]) is None
+
+
+@pytest.mark.parametrize(
+    ("symbols", "size", "shares"),
+    [
+        (4, 2, (0.184, 0.381, 0.645, 0.883)),
+        (4, 3, (0.031, 0.092, 0.203, 0.386)),
+        (10, 3, (0.002, 0.006, 0.0139, 0.0296)),
+    ],
+)
+def test_random_letters_hold_a_pattern_as_often_as_enumerated(symbols: int, size: int, shares: tuple) -> None:
+    """Against a count of all texts of four letters, and the shares that were computed for longer ones."""
+    letters = "abcdefghij"[:symbols]
+    patterns = ["".join(one) for one in itertools.product(letters, repeat=size)]
+    texts = ["".join(one) for one in itertools.product(letters, repeat=4)] if symbols == 4 else []
+    if texts:
+        counted = [np.mean([pattern in text for text in texts]) for pattern in patterns]
+        assert [chance(pattern, symbols, 4) for pattern in patterns] == pytest.approx(counted, rel=1e-12)
+    for letters_written, share in zip((4, 8, 16, 32), shares, strict=True):
+        assert chance("abc"[:size], symbols, letters_written) == pytest.approx(share, abs=1e-3)  # of unlike letters
+    task = Planted(symbols=symbols, pattern=size, horizon=8)
+    problem = task.generate(0, 1)[0]
+    assert task.value(problem, "") == task.value(problem, "ab") == chance(problem.instance, symbols, 8)
 
 
 RECORDED = 400  # systems, at least, behind each line of the file: its shares are multiples of 1/400 or 1/1000

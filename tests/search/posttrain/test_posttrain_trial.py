@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from launch import cli, posttrain, status
+from launch import cli, evaluate, posttrain, status
 from launch.snapshot import snapshot
 from models import counts, transformer
 from models.config import ModelConfig
@@ -180,6 +180,9 @@ def test_a_policy_that_practised_is_read_as_any_trial_and_may_practise_again(roo
     assert found.model == MODEL and len(jax.tree.leaves(found.params)) == len(before)
     row = Results(directory).get(config.id)
     assert row is not None and pretraining_flops(path, MODEL) == row["total_flops"]
+    facts = evaluate.model_facts(found, None)
+    assert (facts["trial"], facts["step"]) == (config.id, TRAIN.steps)  # the run's, as in its table
+    assert evaluate.model_facts(load_policy(policy(str(root))), None)["trial"] == policy(str(root)).name
     assert config.from_policy(str(path)).id != config.id == override(config, {"train.log_every": 7}).id
 
 
