@@ -40,6 +40,15 @@ class Forest:
         logit = np.log(value / (1 - value))
         return 1 / (1 + np.exp(-logit - noise * np.random.default_rng(seed).standard_normal(value.shape)))
 
+    @property
+    def chance(self) -> np.ndarray:
+        """That the policy comes to every leaf, `[trees, leaves]`."""
+        total = np.zeros((len(self.value), NODES))
+        for node in range(1, NODES):
+            above, token = divmod(node - 1, ACTIONS)
+            total[:, node] = total[:, above] + self.log_prob[:, above, token]
+        return np.exp(total[:, INNER:])
+
     def leaf(self, tokens: tuple[int, ...]) -> int:
         """The node at the end of a chain."""
         node = 0
@@ -64,15 +73,15 @@ def forest(trees: int, seed: int = 0) -> Forest:
 
 
 def searched(
-    trees: Forest, scores: np.ndarray, strategy: Strategy, *, budget: int | None = None
+    trees: Forest, scores: np.ndarray, strategy: Strategy, *, budget: int | None = None, rounds: int = 64
 ) -> list[Found]:
     """One search of every problem, in their order, with these `scores` `[trees, nodes]` of nodes; a step is a token.
 
-    budget: the most tokens, drawn or scored, of one problem."""
+    budget: the most tokens, drawn or scored, of one problem; rounds: the most of its search."""
     count = len(scores)
     decoder = TreeDecoder(np.broadcast_to(trees.child, (count, NODES, ACTIONS)), trees.log_prob, scores)
     config = SearchConfig(
-        problems=min(count, 125), prompt_len=1, max_tokens=DEPTH, max_steps=DEPTH, max_rounds=64,
+        problems=min(count, 125), prompt_len=1, max_tokens=DEPTH, max_steps=DEPTH, max_rounds=rounds,
         tokens_per_step=1, budget=None if budget is None else Budget(budget),
     )  # fmt: skip
     search = Searcher(decoder, strategy, config, ValueScorer())

@@ -133,6 +133,12 @@ def modular(prompt: str, steps: list[str]) -> bool:
     return all(re.fullmatch(form, step) for step in steps) and steps[-1].split("=")[-1] == str(value)
 
 
+def reasoned(prompt: str, steps: list[str]) -> bool:
+    form = f"{NUMBER}[-+*]{NUMBER}=({NUMBER}~)*{NUMBER}"
+    thought = all(re.fullmatch(form, step) for step in steps[:-1])
+    return thought and re.fullmatch(f"[:!]{NUMBER}", steps[-1]) is not None and modular(prompt, [steps[-1][1:]])
+
+
 def tag(prompt: str, steps: list[str]) -> bool:
     listed, state = prompt.rstrip(">").split(";")
     rules = dict(rule.split(":") for rule in listed.split(","))
@@ -197,6 +203,7 @@ CHECKS = {
     "blocks": blocks,
     "arithmetic": arithmetic,
     "modular": modular,
+    "reasoned": reasoned,
     "tag": tag,
     "lookup": lookup,
     "repeat": repeat,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from models.errors import ConfigError
 from scaling.tasks import TASKS, task_by_name
+from scaling.tasks.computation import Computation
 from scaling.tasks.hanoi import Hanoi
 from scaling.tasks.state_space import StateSpace
 from scaling.tasks.tag import Tag
@@ -32,12 +33,13 @@ NAMES = [
     "arithmetic:operation=mod",
     "modular:operations=5,per_step=2",
     "modular:operations=2,per_step=0",
+    "reasoned:operations=2,slips=45",
     "tag:letters=2",
     "copy:order=reverse",
     "recall:negated=30",
 ]
 WALKS = [name for name in NAMES if isinstance(task_by_name(name), StateSpace)]
-COMPUTATIONS = [name for name in NAMES if name not in WALKS]
+COMPUTATIONS = [name for name in NAMES if isinstance(task_by_name(name), Computation)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -179,6 +181,31 @@ def test_an_error_in_a_chain_goes_on_and_may_cancel() -> None:
     assert plain.digit_match(plain.problem(12, 34), "418.") == pytest.approx(2 / 3)
 
 
+def test_a_thought_may_be_none_end_early_or_take_results_back() -> None:
+    task, rng = task_by_name("reasoned:operations=2"), np.random.default_rng(0)
+    problem = task.problem([3, 5, 2], ["+", "*"])
+    whole = task_by_name("reasoned:operations=2,slips=0,direct=0,cut=0")
+    assert problem.prompt == "7:3+5*2=" and whole.solution(problem, rng) == "3+5=1|1*2=2|:2."
+    written = {task.solution(problem, rng) for _ in range(400)}
+    assert {"!2.", "3+5=1|!2.", "3+5=1|1*2=2|:2.", "3+5=4~1|1*2=2|:2."} <= written
+    assert all(task.verify(problem, text) and task.process_reward(problem, text) == 1 for text in written)
+    assert task.value(problem, "3+5=4~1|") == 1 == task.process_reward(problem, "3+5=4~1|")
+    assert task.value(problem, "3+5=1~4|") == 0 == task.process_reward(problem, "3+5=1~4|")
+    assert task.value(problem, "3+5=1|1*2=2|2+0=2|") == 0 and not task.verify(problem, "3+5=|:2.")
+    assert task.verify(problem, "3+5=4|:2.") and task.process_reward(problem, "3+5=4|:2.") == 0
+
+
+def test_slips_come_at_their_rate_and_differ_between_chains_more_than_within() -> None:
+    task, rng = task_by_name("reasoned:operations=8,slips=20,direct=0,cut=0"), np.random.default_rng(0)
+    (problem,) = task.generate(0, 1)
+    taken = np.array([task.solution(problem, rng).count("~") for _ in range(4000)])
+    rates = rng.uniform(0, 0.4, 10**6)
+    expected = rates / (1 - rates)  # slips of a step are geometric
+    variance = (expected / (1 - rates)).mean() * 8 + 64 * expected.var()
+    assert abs(taken.mean() - 8 * expected.mean()) < 4 * np.sqrt(variance / 4000)
+    assert taken.var() / variance == pytest.approx(1, abs=0.15) and variance > 1.4 * taken.mean()
+
+
 @pytest.mark.parametrize(
     ("name", "prompt", "first", "second", "same"),
     [
@@ -186,6 +213,7 @@ def test_an_error_in_a_chain_goes_on_and_may_cancel() -> None:
         ("countdown", "", "8-5=3>3,3|3*3=9>9.", "8-3=5>5,5|5+5=10>10.", False),
         ("river", "", "ab|a.", "ba|a.", True),
         ("modular", "", "3+5=1|1*2=2.", "1*2=2.", True),
+        ("reasoned", "", "3+5=1|:2.", "!2.", True),
         ("path_star", "", "1|2.", "1|3.", False),
     ],
 )
