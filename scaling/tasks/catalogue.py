@@ -14,6 +14,7 @@ from scaling.tasks.misleading import Claim, Demonstrations, Phrase
 from scaling.tasks.mixed import Mixed
 from scaling.tasks.modular import Modular
 from scaling.tasks.path_star import PathStar, RandomGraph
+from scaling.tasks.programs import Programs
 from scaling.tasks.puzzles import Blocks, Checkers, River
 from scaling.tasks.reasoned import Reasoned
 from scaling.tasks.tag import Tag
@@ -23,7 +24,7 @@ from scaling.tasks.words import Copy, Recall
 TASKS: dict[str, type[Any]] = {
     task.name: task
     for task in (
-        Countdown, Arithmetic, Tag, Hanoi, Checkers, River, Blocks, PathStar, RandomGraph, Modular, Reasoned, Copy,
+        Countdown, Arithmetic, Tag, Hanoi, Checkers, River, Blocks, PathStar, RandomGraph, Modular, Reasoned, Programs, Copy,
         Recall, Phrase, Claim, Demonstrations, Lookup, Repeat, Permute,
     )
 }  # fmt: skip

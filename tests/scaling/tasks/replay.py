@@ -139,6 +139,18 @@ def reasoned(prompt: str, steps: list[str]) -> bool:
     return thought and re.fullmatch(f"[:!]{NUMBER}", steps[-1]) is not None and modular(prompt, [steps[-1][1:]])
 
 
+def program(prompt: str, steps: list[str]) -> bool:
+    if len(steps) > 3 or not all(re.fullmatch("[+][1-6]|[*][2-6]|s", step) for step in steps):
+        return False
+    asked = dict(map(int, pair.split(":")) for pair in prompt.rstrip(">").split(","))
+    for x, expected in asked.items():
+        for step in steps:
+            x = {"+": lambda y, n: y + n, "*": lambda y, n: y * n, "s": lambda y, n: y * y}[step[0]](x, int(step[1:] or 0))
+        if x % 7 != expected:
+            return False
+    return len(asked) == 7
+
+
 def tag(prompt: str, steps: list[str]) -> bool:
     listed, state = prompt.rstrip(">").split(";")
     rules = dict(rule.split(":") for rule in listed.split(","))
@@ -203,6 +215,7 @@ CHECKS = {
     "blocks": blocks,
     "arithmetic": arithmetic,
     "modular": modular,
+    "program": program,
     "reasoned": reasoned,
     "tag": tag,
     "lookup": lookup,
