@@ -1,46 +1,108 @@
 """What several reproductions share: two small policies that think in steps, and what they write on held-out problems.
 
-Both are trained on chains of 2 to 8 operations modulo 7 (scaling/tasks/reasoned.py): a thought is whole, ends early or
-is none, and holds results that were taken back. Six minutes on one core.
+Both are of width 64 and read chains of 2 to 6 operations modulo 7 (scaling/tasks/reasoned.py): a thought is whole, ends
+early or is none, and holds results that were taken back. The weak one is a branch of the strong one's training.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from models.presets import ladder
+from scaling import kept
 from scaling.data import DataConfig, Source
 from scaling.reproduction import Workspace
 from scaling.sweep.config import SweepConfig
-from scaling.tasks import CharTokenizer, task_by_name
+from scaling.tasks import CharTokenizer, Problem, task_by_name
+from scaling.tasks.reasoned import EARLY
 from scaling.train.config import TrainConfig
+from search.engine.config import EngineConfig
+from search.engine.engine import Engine
+from search.engine.request import Request
+from search.engine.sampling import Sampling
+from search.policy import Policy, load_policy
 
-LEVELS = (2, 4, 6, 8)
-TASK = f"reasoned:operations={'/'.join(map(str, LEVELS))}"
-WIDTHS = (32, 64)
+TASK = "reasoned:operations=2/4/6,slips=40"
+STEPS = {"weak": 1000, "strong": 2400}
+ROOM = 120  # tokens of a completion, at most
 
 
 def plan(quick: bool = False) -> SweepConfig:
     """The sweep that trains them, or one of seconds."""
     return SweepConfig(
         name="thinkers",
-        model=ladder(WIDTHS[0], vocab_size=CharTokenizer.of(task_by_name(TASK)).vocab_size, n_layers=2),
+        model=ladder(64, vocab_size=CharTokenizer.of(task_by_name(TASK)).vocab_size, n_layers=2),
         data=DataConfig(
             mixture=(Source(source="task", path=f"{TASK},examples={2000 if quick else 100_000}"),),
             tokenizer="characters", packing="segments", loss_mask="completion",
         ),
         train=TrainConfig(
-            steps=30 if quick else 3000, batch_size=16, seq_len=128, final_learning_rate=0.0, eval_sequences=256,
-            log_every=100, checkpoint_every=1000,
+            batch_size=16, seq_len=128, learning_rate=0.01, schedule="wsd", warmup_steps=40, final_learning_rate=0.0,
+            eval_sequences=256, log_every=100, checkpoint_every=1000,
         ),
-        points=tuple({"model.d_model": width, "train.learning_rate": 0.64 / width} for width in WIDTHS),
-        stack_size=1,
+        points=tuple({"train.steps": steps // 100 if quick else steps} for steps in STEPS.values()),
     )  # fmt: skip
 
 
-def thinkers(work: Workspace) -> dict[int, Path]:
-    """The directory of each policy, by its width."""
+def thinkers(work: Workspace) -> dict[str, Path]:
+    """The directory of each policy, by its name."""
     name = "thinkers_quick" if work.quick else "thinkers"
-    table = work.sweep(plan(work.quick), name, shared=True)
-    return {int(width): work.shared / "sweeps" / name / "trials" / trial
-            for width, trial in zip(table["d_model"], table["trial"])}  # fmt: skip
+    table = work.sweep(plan(work.quick), name, shared=True).sort_values("steps")
+    folders = (work.shared / "sweeps" / name / "trials" / trial for trial in table["trial"])
+    return dict(zip(STEPS, folders, strict=True))
+
+
+def posed(work: Workspace) -> list[Problem]:
+    """The held-out problems that all of them are asked."""
+    return task_by_name(TASK).generate(0, 24 if work.quick else 500, "test")
+
+
+def write(
+    policy: Policy, prompts: Sequence[str], samples: int, sampling: Sampling, most: int = ROOM
+) -> list[list[tuple[str, int, float]]]:
+    """(text, tokens, mean probability of a token) of every sample of every prompt, the same for the same arguments."""
+    ends = (policy.continuation(".")[0], *policy.ends)
+    asked = [tuple(int(t) for t in policy.tokenizer.encode(prompt)) for prompt in prompts]
+    engine = Engine(policy.model, policy.params, EngineConfig(slots=256, max_len=256, page_size=32, ends=ends))
+    found: list[list] = [[None] * samples for _ in prompts]
+    for one in engine.generate(Request(i, row, samples, most, sampling) for i, row in enumerate(asked)):
+        mean = sum(one.logprobs) / len(one.logprobs)
+        text = policy.text(asked[one.problem], one.tokens)
+        found[one.problem][one.sample] = (text, one.generated_tokens, float(np.exp(mean)))
+    return found
+
+
+def thinking(policy: Policy, temperature: float = 1.0, top_p: float = 1.0) -> Sampling:
+    """Thoughts that do not end early."""
+    return Sampling(temperature, top_p=top_p, logit_bias=((policy.continuation(EARLY)[0], -np.inf),))
+
+
+def answering(policy: Policy) -> Sampling:
+    """An answer at once."""
+    return Sampling(forced=policy.continuation(EARLY))
+
+
+def thoughts(
+    work: Workspace, name: str, samples: int = 32, temperature: float = 1.0, top_p: float = 1.0
+) -> pd.DataFrame:
+    """What a policy writes when it thinks, drawn by whichever reproduction comes first: problem, level, sample, text,
+    correct, answer, score, generated_tokens; the problems are `posed`."""
+    file = work.shared / "thoughts" / f"{name}_{samples}_{temperature}_{top_p}{'_quick' * work.quick}.json"
+    policies, problems, task = thinkers(work), posed(work), task_by_name(TASK)
+    if not file.exists():
+        work.say(f"the {name} policy writes {samples} thoughts on each of {len(problems)} problems")
+        policy = load_policy(policies[name])
+        rows = write(policy, [p.prompt for p in problems], samples, thinking(policy, temperature, top_p))
+        kept.write_atomically(file, json.dumps(kept.sealed({"rows": rows})))
+    rows = kept.opened(kept.read(file, {"rows": [[[(str, int, float)]]]}), file)["rows"]
+    return pd.DataFrame([
+        dict(problem=i, level=task.level(problem), sample=j, text=text, correct=float(task.verify(problem, text)),
+             answer=task.answer(text), score=score, generated_tokens=tokens)
+        for i, problem in enumerate(problems) for j, (text, tokens, score) in enumerate(rows[i])
+    ])  # fmt: skip
+

@@ -3,6 +3,8 @@
     python -m launch.reproduce proxy_chains --workdir runs/reproductions/proxy_chains
 """
 
+from functools import partial
+
 import numpy as np
 
 from configs.reproductions._trees import ACTIONS, DEPTH, INNER, Forest, forest, searched
@@ -19,15 +21,16 @@ def get_reproduction() -> Reproduction:
     return Reproduction(
         name="proxy_chains",
         methods=(184,),
-        claim="Where errors of a proxy reward have heavy tails, best-of-N loses true reward beyond its best N, and "
-        "chains that target p exp(r / beta) lose none with as many tokens",
+        claim="Where errors of a proxy reward have heavy tails, best-of-N loses more true reward beyond its best N "
+        "than chains that target p exp(r / beta) lose with as many tokens",
         source="Faria et al. 2025, Sample, don't search, arXiv:2504.03790",
         smallest_effect=0.02,
         unit="accuracy: fall of best-of-N from its best N to 256 samples, less that of the chains",
         minutes=6,
         not_covered="language models and trained reward models; votes over the states of a chain, and other betas. "
-        "The claim is about falls, not about levels, which are in the details. Heavy tails were chosen after a first "
-        "trial with normal errors, under which nothing falls (details)",
+        "The claim is about falls, not levels: the chains end no higher, have not mixed, and would fall from 0.32 to "
+        "0.27, the level of their target. Heavy tails were chosen after a first trial with normal errors, where nothing falls and "
+        "best-of-N is far ahead (details)",
         simulated=True,
         run=run,
     )
@@ -81,15 +84,18 @@ def distances(trees: Forest, reward: np.ndarray) -> list[float]:
 def run(work: Workspace) -> Measured:
     count, steps = (60, STEPS[:3]) if work.quick else (2000, STEPS)
     trees, right, gaps = forest(count, seed=1), {}, {}
+    target = {}
     for tail, freedom in TAILS.items():
         reward = proxy(trees, freedom)
         chains = [trees.value[:, 0].tolist()]  # a chain begins with a sample of the policy
         for n in steps[1:]:
-            chains.append(work.keep(f"{tail}_{n}", lambda n=n: chained(trees, reward, n)))
+            chains.append(work.keep(f"{tail}_{n}", partial(chained, trees, reward, n)))
             work.say(f"{tail} tails, {n} proposals: {np.mean(chains[-1]):.3f}")
         right[tail] = np.stack([best_of(trees, reward)[:, : len(steps)], np.array(chains).T], 1)  # [trees, 2, sizes]
         few = Forest(trees.child, trees.log_prob[:10], trees.value[:10])
-        gaps[tail] = work.keep(f"{tail}_distances", lambda few=few, reward=reward: distances(few, reward[:10]))
+        gaps[tail] = work.keep(f"{tail}_distances", partial(distances, few, reward[:10]))
+        weight = trees.chance * np.exp(reward / BETA)
+        target[tail] = float(((weight * trees.value[:, INNER:]).sum(1) / weight.sum(1)).mean())
 
     def fall(rows: np.ndarray) -> float:
         best, chain = rows.mean(0)
@@ -104,7 +110,8 @@ def run(work: Workspace) -> Measured:
         "curves": panels,
         "accuracy by tail": levels,
         "the same difference of falls, light tails": [fall(right["light"]), *bootstrap_interval(right["light"], fall)],
-        "chain above best of N at the end": {t: float(r[:, 1, -1].mean() - r[:, 0, -1].mean()) for t, r in right.items()},
+        "chain above best of N at the end": {t: float(np.diff(r[..., -1].mean(0))[0]) for t, r in right.items()},
+        "exact accuracy of the chains' target": target,
         "total variation to the target after proposals": {"proposals": list(STEPS), **gaps},
     }
     spent = 2 * count * CHAINS * sum(DEPTH + (DEPTH + 1) / 2 * n for n in steps[1:])

@@ -22,15 +22,15 @@ def get_reproduction() -> Reproduction:
     return Reproduction(
         name="ten_submissions",
         methods=(236,),
-        claim="With ten submissions of k programs, filtered and clustered, the share of problems solved rises with log k "
-        "in a straight line, and with the size of the policy",
+        claim="With ten submissions of k programs, filtered and clustered, the share of problems solved rises with "
+        "log k in a straight line, and with the size of the policy",
         source="Li et al. 2022, Competition-level code generation with AlphaCode, arXiv:2203.07814",
         smallest_effect=0.95,
         unit="R² of 10@k on log k, k = 10 to 100,000, the least of three policies",
         minutes=3,
         not_covered="trained policies and programs of a real language: a policy's size is simulated by how much it "
-        "prefers programs that agree with an example. Hidden tests are all 11 inputs, and every function is as likely to "
-        "be asked for, which was settled after a trial in which problems drawn by random programs were all solved",
+        "prefers programs that agree with an example. Hidden tests are all 11 inputs, and every function is as likely "
+        "to be asked for, as settled after a trial in which problems drawn by random programs were all solved",
         simulated=True,
         run=run,
     )
@@ -41,7 +41,7 @@ def solved(skill: float, problems: int) -> dict:
     task, rng = TASK, np.random.default_rng(0)
     outputs, share = task.functions()
     both: dict[str, list] = {"clustered": [], "ten that pass": []}
-    for number in range(problems):
+    for _ in range(problems):
         asked = Asked(tuple(outputs[rng.integers(len(outputs))]), tuple(rng.permutation(task.modulus)[: task.examples]))
         agrees = outputs[:, list(asked.shown)] == np.array([asked.outputs[x] for x in asked.shown])
         chance = share * np.exp(skill * agrees.sum(1))

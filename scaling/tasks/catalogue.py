@@ -24,8 +24,8 @@ from scaling.tasks.words import Copy, Recall
 TASKS: dict[str, type[Any]] = {
     task.name: task
     for task in (
-        Countdown, Arithmetic, Tag, Hanoi, Checkers, River, Blocks, PathStar, RandomGraph, Modular, Reasoned, Programs, Copy,
-        Recall, Phrase, Claim, Demonstrations, Lookup, Repeat, Permute,
+        Countdown, Arithmetic, Tag, Hanoi, Checkers, River, Blocks, PathStar, RandomGraph, Modular, Reasoned, Programs,
+        Copy, Recall, Phrase, Claim, Demonstrations, Lookup, Repeat, Permute,
     )
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Many programs, few submissions (Li et al. 2022, AlphaCode): filter on examples, cluster by behaviour, submit the largest.
+"""Many programs, few submissions (AlphaCode, Li et al. 2022): filter on examples, cluster by behaviour, largest first.
 
 Clusters that behave alike on generated inputs are taken for one program, so that ten submissions are ten different
 ones; the largest come first, and one member of each is submitted.

@@ -145,7 +145,8 @@ def program(prompt: str, steps: list[str]) -> bool:
     asked = dict(map(int, pair.split(":")) for pair in prompt.rstrip(">").split(","))
     for x, expected in asked.items():
         for step in steps:
-            x = {"+": lambda y, n: y + n, "*": lambda y, n: y * n, "s": lambda y, n: y * y}[step[0]](x, int(step[1:] or 0))
+            n = int(step[1:] or 0)
+            x = {"+": x + n, "*": x * n, "s": x * x}[step[0]]
         if x % 7 != expected:
             return False
     return len(asked) == 7
