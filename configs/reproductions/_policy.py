@@ -29,7 +29,7 @@ from search.policy import Policy, load_policy
 
 TASK = "reasoned:operations=2/4/6,slips=40"
 STEPS = {"weak": 1000, "strong": 2400}
-ROOM = 120  # tokens of a completion, at most
+ROOM, ANSWER_TOKENS = 120, 3  # tokens of a completion, at most; of an answer with the mark before it and the end
 
 
 def plan(quick: bool = False) -> SweepConfig:
@@ -87,19 +87,52 @@ def answering(policy: Policy) -> Sampling:
     return Sampling(forced=policy.continuation(EARLY))
 
 
+def answers(work: Workspace, name: str, samples: int = 64) -> pd.DataFrame:
+    """What a policy answers at once; as `thoughts`, and not kept: it takes seconds."""
+    policy, problems = load_policy(thinkers(work)[name]), posed(work)
+    prompts = [problem.prompt for problem in problems]
+    return _judged(problems, write(policy, prompts, samples, answering(policy), ANSWER_TOKENS))
+
+
 def thoughts(
     work: Workspace, name: str, samples: int = 32, temperature: float = 1.0, top_p: float = 1.0
 ) -> pd.DataFrame:
     """What a policy writes when it thinks, drawn by whichever reproduction comes first: problem, level, sample, text,
     correct, answer, score, generated_tokens; the problems are `posed`."""
     file = work.shared / "thoughts" / f"{name}_{samples}_{temperature}_{top_p}{'_quick' * work.quick}.json"
-    policies, problems, task = thinkers(work), posed(work), task_by_name(TASK)
+    policies, problems = thinkers(work), posed(work)
     if not file.exists():
         work.say(f"the {name} policy writes {samples} thoughts on each of {len(problems)} problems")
         policy = load_policy(policies[name])
         rows = write(policy, [p.prompt for p in problems], samples, thinking(policy, temperature, top_p))
         kept.write_atomically(file, json.dumps(kept.sealed({"rows": rows})))
     rows = kept.opened(kept.read(file, {"rows": [[[(str, int, float)]]]}), file)["rows"]
+    return _judged(problems, rows)
+
+
+def cut_answers(work: Workspace, name: str, table: pd.DataFrame, budget: int, most: int = 8) -> np.ndarray:
+    """Whether the answer is right when thoughts are forced to end within `budget` tokens, `[problems, samples]`.
+
+    table: of `thoughts`, of which the first `most` samples of each problem are taken. One that goes on is cut after its
+    last closed step that leaves room for an answer.
+    """
+    policy, problems, task = load_policy(thinkers(work)[name]), posed(work), task_by_name(TASK)
+    room = budget - ANSWER_TOKENS
+    kept_text = [
+        (i, text if tokens <= budget else text[: text.rfind("|", 0, room) + 1])
+        for i, text, tokens in table[table["sample"] < most][["problem", "text", "generated_tokens"]].itertuples(False)
+    ]
+    asked = sorted({(i, text) for i, text in kept_text if not text.endswith(".")})
+    prompts = [problems[i].prompt + text for i, text in asked]
+    said = write(policy, prompts, 1, answering(policy), ANSWER_TOKENS)
+    ends = {pair: one[0][0] for pair, one in zip(asked, said, strict=True)}
+    right = [task.verify(problems[i], text + ends.get((i, text), "")) for i, text in kept_text]
+    return np.array(right, float).reshape(len(problems), -1)
+
+
+def _judged(problems: Sequence[Problem], rows: Sequence[Sequence[tuple[str, int, float]]]) -> pd.DataFrame:
+    """One row per sample."""
+    task = task_by_name(TASK)
     return pd.DataFrame([
         dict(problem=i, level=task.level(problem), sample=j, text=text, correct=float(task.verify(problem, text)),
              answer=task.answer(text), score=score, generated_tokens=tokens)

@@ -8,6 +8,7 @@ noise of a chosen width on its log-odds, drawn once for every node. Nothing is t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,13 @@ class Forest:
             above, token = divmod(node - 1, ACTIONS)
             total[:, node] = total[:, above] + self.log_prob[:, above, token]
         return np.exp(total[:, INNER:])
+
+    def best_of(self, scores: np.ndarray, samples: Sequence[int]) -> np.ndarray:
+        """The exact chance that the best of so many by `scores` `[trees, leaves]` is right, `[trees, sizes]`."""
+        order = np.argsort(scores, 1, kind="stable")
+        below = np.minimum(np.take_along_axis(self.chance, order, 1).cumsum(1), 1)[..., None] ** np.asarray(samples)
+        won = np.diff(below, axis=1, prepend=0)
+        return np.einsum("tls,tl->ts", won, np.take_along_axis(self.value[:, INNER:], order, 1))
 
     def leaf(self, tokens: tuple[int, ...]) -> int:
         """The node at the end of a chain."""
