@@ -1,6 +1,6 @@
 """What several reproductions share: two small policies that think in steps, and what they write on held-out problems.
 
-Both are of width 64 and read chains of 2 to 6 operations modulo 7 (scaling/tasks/reasoned.py): a thought is whole, ends
+Both are of width 64 and read chains of 2 to 4 operations modulo 5 (scaling/tasks/reasoned.py): a thought is whole, ends
 early or is none, and holds results that were taken back. The weak one is a branch of the strong one's training.
 """
 
@@ -27,9 +27,10 @@ from search.engine.request import Request
 from search.engine.sampling import Sampling
 from search.policy import Policy, load_policy
 
-TASK = "reasoned:operations=2/4/6,slips=40"
-STEPS = {"weak": 1000, "strong": 2400}
-ROOM, ANSWER_TOKENS = 120, 3  # tokens of a completion, at most; of an answer with the mark before it and the end
+TASK = "reasoned:modulus=5,operations=2/3/4"
+STEPS = {"weak": 300, "strong": 900}
+SAMPLES = 20  # thoughts on each problem
+ROOM, ANSWER_TOKENS = 80, 3  # tokens of a completion, at most; of an answer with the mark before it and the end
 
 
 def plan(quick: bool = False) -> SweepConfig:
@@ -38,12 +39,12 @@ def plan(quick: bool = False) -> SweepConfig:
         name="thinkers",
         model=ladder(64, vocab_size=CharTokenizer.of(task_by_name(TASK)).vocab_size, n_layers=2),
         data=DataConfig(
-            mixture=(Source(source="task", path=f"{TASK},examples={2000 if quick else 100_000}"),),
+            mixture=(Source(source="task", path=f"{TASK},examples={2000 if quick else 30_000}"),),
             tokenizer="characters", packing="segments", loss_mask="completion",
         ),
         train=TrainConfig(
-            batch_size=16, seq_len=128, learning_rate=0.01, schedule="wsd", warmup_steps=40, final_learning_rate=0.0,
-            eval_sequences=256, log_every=100, checkpoint_every=1000,
+            batch_size=16, seq_len=128, learning_rate=0.005, schedule="wsd", warmup_steps=20, final_learning_rate=0.0,
+            eval_sequences=64, log_every=50, checkpoint_every=1000, optimizer="muon", weight_decay=0.0,
         ),
         points=tuple({"train.steps": steps // 100 if quick else steps} for steps in STEPS.values()),
     )  # fmt: skip
@@ -68,7 +69,7 @@ def write(
     """(text, tokens, mean probability of a token) of every sample of every prompt, the same for the same arguments."""
     ends = (policy.continuation(".")[0], *policy.ends)
     asked = [tuple(int(t) for t in policy.tokenizer.encode(prompt)) for prompt in prompts]
-    engine = Engine(policy.model, policy.params, EngineConfig(slots=256, max_len=256, page_size=32, ends=ends))
+    engine = Engine(policy.model, policy.params, EngineConfig(slots=256, max_len=128, page_size=32, ends=ends))
     found: list[list] = [[None] * samples for _ in prompts]
     for one in engine.generate(Request(i, row, samples, most, sampling) for i, row in enumerate(asked)):
         mean = sum(one.logprobs) / len(one.logprobs)
@@ -95,7 +96,7 @@ def answers(work: Workspace, name: str, samples: int = 64) -> pd.DataFrame:
 
 
 def thoughts(
-    work: Workspace, name: str, samples: int = 32, temperature: float = 1.0, top_p: float = 1.0
+    work: Workspace, name: str, samples: int = SAMPLES, temperature: float = 1.0, top_p: float = 1.0
 ) -> pd.DataFrame:
     """What a policy writes when it thinks, drawn by whichever reproduction comes first: problem, level, sample, text,
     correct, answer, score, generated_tokens; the problems are `posed`."""

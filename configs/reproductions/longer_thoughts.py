@@ -7,7 +7,7 @@ Eight minutes, most of them for two policies that other reproductions share.
 
 import numpy as np
 
-from configs.reproductions._policy import STEPS, plan, thoughts
+from configs.reproductions._policy import SAMPLES, STEPS, plan, thoughts
 from scaling.reproduction import Measured, Reproduction, Workspace, bootstrap_interval
 from search.metrics.length import length_slope
 
@@ -34,7 +34,7 @@ def get_reproduction() -> Reproduction:
 
 
 def run(work: Workspace) -> Measured:
-    shape = (-1, 32)
+    shape = (-1, SAMPLES)
     both = []
     for name in STEPS:
         table = thoughts(work, name)
