@@ -28,7 +28,7 @@ from search.engine.sampling import Sampling
 from search.policy import Policy, load_policy
 
 TASK = "reasoned:modulus=5,operations=2/3/4"
-STEPS = {"weak": 300, "strong": 900}
+STEPS = {"weak": 500, "strong": 900}
 SAMPLES = 20  # thoughts on each problem
 ROOM, ANSWER_TOKENS = 80, 3  # tokens of a completion, at most; of an answer with the mark before it and the end
 

@@ -3,14 +3,17 @@
     python -m launch.reproduce difficulty_choice --workdir runs/reproductions/difficulty_choice
 """
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
-from configs.reproductions._trees import INNER, forest, judged, searched
+from configs.reproductions._trees import INNER, Forest, forest, judged, searched
 from scaling.reproduction import Measured, Reproduction, Workspace
 from search.allocation import compute_optimal, difficulty_bins
 from search.metrics.cost import sample_efficiency
 from search.strategies.beam import beam, dvts
+from search.strategies.strategy import Strategy
 
 NOISE, SIZES, WIDTH = 1.0, (4, 16, 64), 4
 WAYS = {"beam": beam, "dvts": dvts}
@@ -34,13 +37,18 @@ def get_reproduction() -> Reproduction:
     )
 
 
+def reached(trees: Forest, scores: np.ndarray, strategy: Strategy) -> list[bool]:
+    """Whether a search's answer is right, of every problem."""
+    return judged(trees, searched(trees, scores, strategy))
+
+
 def run(work: Workspace) -> Measured:
     trees = forest(100 if work.quick else 1000, seed=2)
     scores, sizes = trees.blurred(NOISE), SIZES[:2] if work.quick else SIZES
     right = {"best_of_n": trees.best_of(scores[:, INNER:], sizes).T.tolist()}
     for name, make in WAYS.items():
         right[name] = [
-            work.keep(f"{name}_{n}", lambda make=make, n=n: judged(trees, searched(trees, scores, make(n, WIDTH))))
+            work.keep(f"{name}_{n}", partial(reached, trees, scores, make(n, WIDTH)))
             for n in sizes
         ]
         work.say(f"{name}: {np.mean(right[name], 1).round(3).tolist()} with {sizes} samples")

@@ -5,6 +5,8 @@
 Eight minutes, most of them for two policies that other reproductions share.
 """
 
+from functools import partial
+
 import numpy as np
 
 from configs.reproductions._policy import ANSWER_TOKENS, STEPS, answers, cut_answers, plan, thoughts
@@ -51,7 +53,7 @@ def compared(work: Workspace, name: str) -> dict:
 
 
 def run(work: Workspace) -> Measured:
-    found = {name: work.keep(name, lambda name=name: compared(work, name)) for name in STEPS}
+    found = {name: work.keep(name, partial(compared, work, name)) for name in STEPS}
     both = {name: np.stack([np.array(one["none"]).T, np.array(one["cut"]).T], 1) for name, one in found.items()}
 
     def lead(rows: np.ndarray) -> float:

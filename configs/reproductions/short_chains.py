@@ -5,6 +5,8 @@
 Eight minutes, most of them for two policies that other reproductions share.
 """
 
+from functools import partial
+
 import numpy as np
 
 from configs.reproductions._policy import STEPS, plan, thoughts
@@ -51,7 +53,7 @@ def raced(work: Workspace, name: str) -> dict:
 
 
 def run(work: Workspace) -> Measured:
-    found = {name: work.keep(name, lambda name=name: raced(work, name)) for name in STEPS}
+    found = {name: work.keep(name, partial(raced, work, name)) for name in STEPS}
     at = K.tolist().index(CHAINS)
 
     def effect(rows: np.ndarray) -> float:

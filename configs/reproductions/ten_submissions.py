@@ -6,6 +6,8 @@ One minute. Nothing is trained: a policy draws programs at random, and the bette
 what an example shows.
 """
 
+from functools import partial
+
 import numpy as np
 
 from scaling.reproduction import Measured, Reproduction, Workspace, bootstrap_interval
@@ -64,7 +66,7 @@ def solved(skill: float, problems: int) -> dict:
 
 def run(work: Workspace) -> Measured:
     problems = 40 if work.quick else 1000
-    found = {name: work.keep(name, lambda s=s: solved(s, problems)) for name, s in SKILLS.items()}
+    found = {name: work.keep(name, partial(solved, s, problems)) for name, s in SKILLS.items()}
     ten = np.stack([np.array(one["clustered"]) for one in found.values()], 1)  # [problems, policies, k]
     x = np.log10(DRAWS)
 

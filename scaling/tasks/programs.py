@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from models.errors import require
-from scaling.tasks.state_space import StateSpace
+from scaling.tasks.state_space import State, StateSpace
 from scaling.tasks.task import Problem, closed_steps
 
 SQUARE = "s"
@@ -85,12 +85,12 @@ class Programs(StateSpace):
     def start(self, problem: Problem) -> Running:
         return self.begin
 
-    def moves(self, problem: Problem, state: Running) -> list[tuple[str, Running]]:
+    def moves(self, problem: Problem, state: Any) -> list[tuple[str, State]]:
         if state.length == self.operations:
             return []
         return _longer(self, state)
 
-    def goal(self, problem: Problem, state: Running) -> bool:
+    def goal(self, problem: Problem, state: Any) -> bool:
         return state.outputs == problem.instance.outputs
 
     def limit(self, problem: Problem) -> int:
@@ -127,7 +127,7 @@ class Programs(StateSpace):
 
 
 @functools.lru_cache(maxsize=2**14)
-def _longer(task: Programs, state: Running) -> list[tuple[str, Running]]:
+def _longer(task: Programs, state: Running) -> list[tuple[str, State]]:
     return [(operation, task.after(state, operation)) for operation in task.spelled]
 
 
