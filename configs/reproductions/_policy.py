@@ -21,11 +21,16 @@ from scaling.sweep.config import SweepConfig
 from scaling.tasks import CharTokenizer, Problem, task_by_name
 from scaling.tasks.reasoned import EARLY
 from scaling.train.config import TrainConfig
+from search.config import SearchConfig
+from search.decoder import TransformerDecoder
 from search.engine.config import EngineConfig
 from search.engine.engine import Engine
 from search.engine.request import Request
 from search.engine.sampling import Sampling
 from search.policy import Policy, load_policy
+from search.searcher import Searcher, SearchProblem
+from search.strategies.strategy import Strategy
+from search.verifiers.scorer import LikelihoodScorer
 
 TASK = "reasoned:modulus=5,operations=2/3/4"
 STEPS = {"weak": 500, "strong": 900}
@@ -109,6 +114,27 @@ def thoughts(
         kept.write_atomically(file, json.dumps(kept.sealed({"rows": rows})))
     rows = kept.opened(kept.read(file, {"rows": [[[(str, int, float)]]]}), file)["rows"]
     return _judged(problems, rows)
+
+
+def searched(
+    work: Workspace, name: str, strategy: Strategy, temperature: float = 1.0, top_p: float = 1.0
+) -> list[float]:
+    """Whether a search by the policy's own likelihood ends right, of every problem."""
+    policy, problems, task = load_policy(thinkers(work)[name]), posed(work), task_by_name(TASK)
+    prompts = [tuple(int(t) for t in policy.tokenizer.encode(problem.prompt)) for problem in problems]
+    step, end = (policy.continuation(mark)[0] for mark in "|.")
+    config = SearchConfig(
+        problems=32, prompt_len=max(map(len, prompts)), max_tokens=ROOM, max_steps=8, max_rounds=10,
+        delimiters=(step,), ends=(end, *policy.ends), sampling=thinking(policy, temperature, top_p),
+    )  # fmt: skip
+    decoder = TransformerDecoder(policy.model, policy.params, config.prompt_len)
+    right = np.zeros(len(problems))
+    search = Searcher(decoder, strategy, config, LikelihoodScorer())
+    for found in search.run(SearchProblem(i, prompt) for i, prompt in enumerate(prompts)):
+        i = found.problem.number
+        text = "" if found.answer is None else policy.text(prompts[i], found.answer)
+        right[i] = task.verify(problems[i], text)
+    return right.tolist()
 
 
 def cut_answers(work: Workspace, name: str, table: pd.DataFrame, budget: int, most: int = 8) -> np.ndarray:

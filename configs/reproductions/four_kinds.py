@@ -7,27 +7,11 @@ Five minutes, most of them for two policies that other reproductions share.
 
 import numpy as np
 
-from configs.reproductions._policy import (
-    ROOM,
-    TASK,
-    answers,
-    cut_answers,
-    plan,
-    posed,
-    thinkers,
-    thinking,
-    thoughts,
-)
+from configs.reproductions._policy import answers, cut_answers, plan, searched, thoughts
 from scaling.reproduction import Measured, Reproduction, Workspace, bootstrap_interval
-from scaling.tasks import task_by_name
-from search.config import SearchConfig
-from search.decoder import TransformerDecoder
 from search.metrics import Samples
 from search.metrics.selection import vote_values
-from search.policy import load_policy
-from search.searcher import Searcher, SearchProblem
 from search.strategies.beam import beam
-from search.verifiers.scorer import LikelihoodScorer
 
 POLICY, CHAINS, SHORT, LONG = "weak", 8, 6, 30
 
@@ -50,25 +34,6 @@ def get_reproduction() -> Reproduction:
     )
 
 
-def beamed(work: Workspace) -> list[float]:
-    """Whether the beam's answer is right, of every problem."""
-    policy, problems = load_policy(thinkers(work)[POLICY]), posed(work)
-    prompts = [tuple(int(t) for t in policy.tokenizer.encode(p.prompt)) for p in problems]
-    step, end = (policy.continuation(mark)[0] for mark in "|.")
-    config = SearchConfig(
-        problems=32, prompt_len=max(map(len, prompts)), max_tokens=ROOM, max_steps=8, max_rounds=10,
-        delimiters=(step,), ends=(end, *policy.ends), sampling=thinking(policy),
-    )  # fmt: skip
-    decoder = TransformerDecoder(policy.model, policy.params, config.prompt_len)
-    search = Searcher(decoder, beam(CHAINS, 4), config, LikelihoodScorer())
-    right = np.zeros(len(problems))
-    for found in search.run(SearchProblem(i, prompt) for i, prompt in enumerate(prompts)):
-        i = found.problem.number
-        text = "" if found.answer is None else policy.text(prompts[i], found.answer)
-        right[i] = task_by_name(TASK).verify(problems[i], text)
-    return right.tolist()
-
-
 def measured(work: Workspace) -> dict[str, list[float]]:
     """Accuracy of every problem under each kind and its baseline."""
     table = thoughts(work, POLICY)
@@ -77,7 +42,8 @@ def measured(work: Workspace) -> dict[str, list[float]]:
     vote = vote_values(samples, np.array([CHAINS]), subsets=200)[0][:, 0]
     cut = {budget: cut_answers(work, POLICY, table, budget).mean(1).tolist() for budget in (SHORT, LONG)}
     return {
-        "one thought": rate, "parallel": vote.tolist(), "hybrid": beamed(work), "short thought": cut[SHORT],
+        "one thought": rate, "parallel": vote.tolist(), "hybrid": searched(work, POLICY, beam(CHAINS, 4)),
+        "short thought": cut[SHORT],
         "sequential": cut[LONG], "no thought": direct.groupby("problem")["correct"].mean().tolist(), "internal": rate,
     }  # fmt: skip
 
