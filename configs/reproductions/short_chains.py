@@ -29,7 +29,8 @@ def get_reproduction() -> Reproduction:
         unit="the lesser of: accuracy above one point below majority@8; share of tokens saved above 30 %",
         minutes=10,
         not_covered="language models: lengths of a problem's thoughts differ by results that are taken back, at a rate "
-        "that differs between thoughts, as in what the policy was trained on",
+        "that differs between thoughts, as in what the policy was trained on, and by 12 % of their mean only. Of a "
+        "problem's thoughts the shortest is more often right than the longest (details)",
         simulated=False,
         run=run,
         sweeps=lambda quick: (plan(quick),),
