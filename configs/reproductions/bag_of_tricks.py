@@ -29,7 +29,8 @@ def get_reproduction() -> Reproduction:
         smallest_effect=0.05,
         unit="accuracy from the worst to the best of three samplers, of the strategy that moves least",
         minutes=10,
-        not_covered="language models; self-refinement, wider beams and tree search; rewards other than the policy's own likelihood",
+        not_covered="language models; self-refinement, wider beams and tree search; rewards other than "
+        "the policy's own likelihood",
         simulated=False,
         run=run,
         sweeps=lambda quick: (plan(quick),),
@@ -53,7 +54,7 @@ def run(work: Workspace) -> Measured:
     for number, (name, sampler) in enumerate(SAMPLERS.items()):
         rows = work.keep(f"drawn{number}", partial(drawn, work, *sampler))
         for way, width in STEPWISE.items():
-            rows[way] = work.keep(f"{width}_{number}", partial(searched, work, POLICY, beam(N, width), *sampler))
+            rows[way] = work.keep(f"step{width}_{number}", partial(searched, work, POLICY, beam(N, width), *sampler))
         work.say(f"{name}: " + ", ".join(f"{way} {np.mean(row):.3f}" for way, row in rows.items()))
         for way, row in rows.items():
             table.setdefault(way, []).append(row)
