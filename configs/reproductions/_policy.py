@@ -1,7 +1,9 @@
 """What several reproductions share: two small policies that think in steps, and what they write on held-out problems.
 
 Both are of width 64 and read chains of 2 to 4 operations modulo 5 (scaling/tasks/reasoned.py): a thought is whole, ends
-early or is none, and holds results that were taken back. The weak one is a branch of the strong one's training.
+early or is none, and holds results that were taken back. The weak one is a branch of the strong one's training,
+whose length was settled so that it lies between chance and certainty: two thirds of its thoughts are right, and 97 % of
+the strong one's. Two minutes on one core.
 """
 
 from __future__ import annotations
