@@ -17,7 +17,7 @@ from search.strategies.beam import beam
 
 POLICY, N = "weak", 8
 SAMPLERS = {"T 0.5": (0.5, 1.0), "T 1": (1.0, 1.0), "T 1, top-p 0.9": (1.0, 0.9)}
-STEPWISE = {"step best-of-8": 8}  # heirs of each step that lives on
+STEPWISE = {"step best-of-8": 8, "beam of two": 4}  # heirs of each step that lives on
 
 
 def get_reproduction() -> Reproduction:
@@ -29,7 +29,7 @@ def get_reproduction() -> Reproduction:
         smallest_effect=0.05,
         unit="accuracy from the worst to the best of three samplers, of the strategy that moves least",
         minutes=10,
-        not_covered="language models; self-refinement, wider beams and tree search; rewards other than "
+        not_covered="language models; self-refinement and tree search; rewards other than "
         "the policy's own likelihood",
         simulated=False,
         run=run,

@@ -45,9 +45,11 @@ def raced(work: Workspace, name: str) -> dict:
     majority = vote_values(samples, K, subsets=SUBSETS)[0]
     length = table.groupby("problem")["generated_tokens"]
     shortest = table.loc[length.idxmin(), "correct"].mean() - table.loc[length.idxmax(), "correct"].mean()
+    found = length_correlation(samples)
+    related = found if np.isfinite(found) else None
     return {
         "short": values.tolist(), "majority": majority.tolist(), "tokens": tokens.tolist(), "plain": plain.tolist(),
-        "depth": depth.mean(0).tolist(), "correlation of length and being right": length_correlation(samples),
+        "depth": depth.mean(0).tolist(), "correlation of length and being right": related,
         "one thought": float(table["correct"].mean()), "shortest less longest": float(shortest),
         "deviation of lengths over their mean": float((length.std() / length.mean()).mean()),
     }  # fmt: skip

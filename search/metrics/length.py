@@ -16,12 +16,14 @@ def length_slope(correct: ArrayLike, length: ArrayLike, iterations: int = 50) ->
 
     log-odds = a_problem + slope (length - the problem's mean length), by Newton's method; the a_problem are normal
     around their mean with deviation SPREAD, so that a problem whose samples are all right says nothing of the slope
-    and does no harm. Raises ConfigError when no problem's lengths vary.
+    and does no harm; 0 where all samples are right, or all wrong. Raises ConfigError when no problem's lengths vary.
     """
     y, x = np.asarray(correct, float), np.asarray(length, float)
     x = x - x.mean(1, keepdims=True)
     scale = x.std()
     require(scale > 0, "length", "is the same for all samples of every problem", "give samples of different lengths")
+    if y.min() == y.max():
+        return 0.0
     x = x / scale
     a, slope, weight = np.zeros((len(y), 1)), 0.0, 1 / SPREAD**2
     for _ in range(iterations):

@@ -35,6 +35,10 @@ def test_the_slope_that_made_the_samples_comes_back() -> None:
     assert length_slope(*drawn(800, 40, -0.04)) == pytest.approx(-0.04, abs=0.004)
 
 
+def test_samples_that_are_all_right_say_nothing() -> None:
+    assert length_slope(np.ones((3, 4)), drawn(3, 4, 0.0)[1]) == 0
+
+
 def test_equal_lengths_are_refused() -> None:
     with pytest.raises(ConfigError, match="length: is the same"):
         length_slope([[1, 0]], [[5, 5]])
