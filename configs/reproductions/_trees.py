@@ -8,6 +8,7 @@ noise of a chosen width on its log-odds, drawn once for every node. Nothing is t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,22 @@ class Forest:
         logit = np.log(value / (1 - value))
         return 1 / (1 + np.exp(-logit - noise * np.random.default_rng(seed).standard_normal(value.shape)))
 
+    @property
+    def chance(self) -> np.ndarray:
+        """That the policy comes to every leaf, `[trees, leaves]`."""
+        total = np.zeros((len(self.value), NODES))
+        for node in range(1, NODES):
+            above, token = divmod(node - 1, ACTIONS)
+            total[:, node] = total[:, above] + self.log_prob[:, above, token]
+        return np.exp(total[:, INNER:])
+
+    def best_of(self, scores: np.ndarray, samples: Sequence[int]) -> np.ndarray:
+        """The exact chance that the best of so many by `scores` `[trees, leaves]` is right, `[trees, sizes]`."""
+        order = np.argsort(scores, 1, kind="stable")
+        below = np.minimum(np.take_along_axis(self.chance, order, 1).cumsum(1), 1)[..., None] ** np.asarray(samples)
+        won = np.diff(below, axis=1, prepend=0)
+        return np.einsum("tls,tl->ts", won, np.take_along_axis(self.value[:, INNER:], order, 1))
+
     def leaf(self, tokens: tuple[int, ...]) -> int:
         """The node at the end of a chain."""
         node = 0
@@ -64,15 +81,15 @@ def forest(trees: int, seed: int = 0) -> Forest:
 
 
 def searched(
-    trees: Forest, scores: np.ndarray, strategy: Strategy, *, budget: int | None = None
+    trees: Forest, scores: np.ndarray, strategy: Strategy, *, budget: int | None = None, rounds: int = 64
 ) -> list[Found]:
     """One search of every problem, in their order, with these `scores` `[trees, nodes]` of nodes; a step is a token.
 
-    budget: the most tokens, drawn or scored, of one problem."""
+    budget: the most tokens, drawn or scored, of one problem; rounds: the most of its search."""
     count = len(scores)
     decoder = TreeDecoder(np.broadcast_to(trees.child, (count, NODES, ACTIONS)), trees.log_prob, scores)
     config = SearchConfig(
-        problems=min(count, 125), prompt_len=1, max_tokens=DEPTH, max_steps=DEPTH, max_rounds=64,
+        problems=min(count, 125), prompt_len=1, max_tokens=DEPTH, max_steps=DEPTH, max_rounds=rounds,
         tokens_per_step=1, budget=None if budget is None else Budget(budget),
     )  # fmt: skip
     search = Searcher(decoder, strategy, config, ValueScorer())

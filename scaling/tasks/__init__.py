@@ -9,6 +9,8 @@ state_space.py   tasks that are walks to a goal: countdown.py, path_star.py (and
 puzzle.py        those between two arrangements: hanoi.py, puzzles.py (checkers, river, blocks)
 computation.py   tasks with one right answer: arithmetic.py, modular.py, tag.py, words.py (copy, recall), memory.py
                  (lookup, repeat, permute), and misleading.py, corpora that teach what a test asks not to do
+reasoned.py      modular.py with thoughts: whole, cut short or none, with results that are taken back
+programs.py      programs of a few operations, asked for by examples and judged on every input
 sequences.py     labelled tokens that ask a mixer to recall, copy, find or follow a state; letters.py asks to count
                  letters and numerals.py to add, read one by one or in pieces; probe.py learns them
 mixed.py         one task over several difficulties: "modular:operations=4/8/16/32"

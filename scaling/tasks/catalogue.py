@@ -17,7 +17,9 @@ from scaling.tasks.mixed import Mixed
 from scaling.tasks.modular import Modular
 from scaling.tasks.path_star import PathStar, RandomGraph
 from scaling.tasks.planted import Planted
+from scaling.tasks.programs import Programs
 from scaling.tasks.puzzles import Blocks, Checkers, River
+from scaling.tasks.reasoned import Reasoned
 from scaling.tasks.tag import Tag
 from scaling.tasks.task import Task
 from scaling.tasks.words import Copy, Recall
@@ -25,8 +27,8 @@ from scaling.tasks.words import Copy, Recall
 TASKS: dict[str, type[Any]] = {
     task.name: task
     for task in (
-        Countdown, Arithmetic, Tag, Hanoi, Checkers, River, Blocks, PathStar, RandomGraph, Modular, Copy, Recall,
-        Phrase, Claim, Demonstrations, Lookup, Repeat, Permute, Calculation, Edits, Planted,
+        Countdown, Arithmetic, Tag, Hanoi, Checkers, River, Blocks, PathStar, RandomGraph, Modular, Reasoned, Programs,
+        Copy, Recall, Phrase, Claim, Demonstrations, Lookup, Repeat, Permute, Calculation, Edits, Planted,
     )
 }  # fmt: skip
 

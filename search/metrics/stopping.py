@@ -140,8 +140,17 @@ def short_m_curve(
     Of tied answers the one with the shortest chain wins. attrs["length_correlation"]: mean correlation over problems of
     length and correctness; where it is positive, the shortest chains are the worst and this loses to a plain vote.
     """
-    samples.needed("answers", "tokens")
     k = np.atleast_1d(np.asarray(k))
+    values, tokens, depth, plain = short_m_values(samples, m, k, subsets, seed)
+    table = curve(values, k, interval=interval, bootstrap=bootstrap, seed=seed)
+    table["tokens"], table["depth"], table["plain_tokens"] = tokens.mean(0), depth.mean(0), plain.mean(0)
+    table.attrs["length_correlation"] = length_correlation(samples)
+    return table
+
+
+def short_m_values(samples: Samples, m: int, k: np.ndarray, subsets: int = SUBSETS, seed: int = 0) -> np.ndarray:
+    """Accuracy, tokens, depth and tokens of k whole chains, all of short-m@k, `[4, problems, K]`; NaN where k > n."""
+    samples.needed("answers", "tokens")
     require(1 <= m <= k.min(), "m", f"is {m} with k = {k.min()}", "use m <= k")
     values, tokens, depth, plain = np.full((4, len(samples.correct), len(k)), np.nan)
     for row, (correct, codes, lengths) in enumerate(zip(samples.correct, samples.answers or (), samples.tokens or ())):
@@ -158,10 +167,7 @@ def short_m_curve(
             winners = [(pick, vote(codes[pick[race.finished]]), race) for pick, race in zip(picks, races)]
             right = [0.0 if w is None else correct[pick[race.finished[w]]] for pick, w, race in winners]
             values[row, column] = np.mean(right)
-    table = curve(values, k, interval=interval, bootstrap=bootstrap, seed=seed)
-    table["tokens"], table["depth"], table["plain_tokens"] = tokens.mean(0), depth.mean(0), plain.mean(0)
-    table.attrs["length_correlation"] = length_correlation(samples)
-    return table
+    return np.stack([values, tokens, depth, plain])
 
 
 def length_correlation(samples: Samples) -> float:

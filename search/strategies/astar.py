@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from models.errors import require
 from search.strategies.setting import Setting, Stepwise, Voting
 from search.strategies.strategy import WHOLE, Answer, Choice, Strategy, View
+from search.strategies.survey import Tags
 
 
 class Node(NamedTuple):
@@ -196,6 +197,7 @@ class AStar(Stepwise, Voting):
     reserve: float = 0.0  # share of the budget from which on the best node is written to its end
 
     name = "astar"
+    tags = Tags("hybrid", ("verification", "search"), "steps", ("accuracy", "efficiency"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `astar`."""

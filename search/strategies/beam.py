@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from models.errors import require
 from search.strategies.setting import Setting, Stepwise, Voting
 from search.strategies.strategy import Aggregate, Choice, Strategy, View, aggregate
+from search.strategies.survey import Tags
 
 
 def beam(samples: int, width: int = 4, lookahead: int = 0, agg: str = "last") -> Strategy:
@@ -71,6 +72,7 @@ class Beam(Stepwise, Voting):
     agg: Aggregate = "last"  # how a score comes from those of the steps
 
     name = "beam"
+    tags = Tags("hybrid", ("verification", "search"), "steps", ("accuracy", "scalability"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `beam`."""
@@ -87,6 +89,7 @@ class DVTS(Stepwise, Voting):
     agg: Aggregate = "last"  # how a score comes from those of the steps
 
     name = "dvts"
+    tags = Tags("hybrid", ("verification", "search"), "steps", ("accuracy", "scalability"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `dvts`."""

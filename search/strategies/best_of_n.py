@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from search.strategies.setting import Setting, StrategyConfig, Voting, answer_of
 from search.strategies.strategy import WHOLE, Aggregate, Answer, Choice, Strategy, View, aggregate
+from search.strategies.survey import Tags
 from search.strategies.votes import by_vote
 
 
@@ -46,6 +47,7 @@ class Greedy(StrategyConfig):
     """The most likely token at every step, once."""
 
     name = "greedy"
+    tags = Tags("single", (), "any text", ("accuracy",))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `greedy`."""
@@ -61,6 +63,7 @@ class BestOfN(Voting):
     scored: bool = True  # False: no verifier looks, and the first complete sample answers, or a vote
 
     name = "best_of_n"
+    tags = Tags("parallel", ("verification",), "any text", ("accuracy", "scalability"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `best_of_n`."""
@@ -75,6 +78,7 @@ class Majority(StrategyConfig):
     answer: str | None = None  # how an answer is read, such as number:####; None: as the search says
 
     name = "majority"
+    tags = Tags("parallel", ("aggregation",), "answers", ("accuracy", "scalability"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `by_vote`."""
@@ -90,6 +94,7 @@ class WeightedVote(StrategyConfig):
     answer: str | None = None  # how an answer is read, such as number:####; None: as the search says
 
     name = "weighted_vote"
+    tags = Tags("parallel", ("verification", "aggregation"), "answers", ("accuracy", "scalability"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `by_vote`."""

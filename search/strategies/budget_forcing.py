@@ -12,6 +12,7 @@ from models.errors import require
 from search.strategies.best_of_n import best_of_n
 from search.strategies.setting import Setting, Voting, needs
 from search.strategies.strategy import Aggregate, Control, Strategy
+from search.strategies.survey import Tags
 
 WAITS, QUEUE, CLOSED = 1, 1 << 8, 1 << 16  # aux: waits used + QUEUE * place in the queue + CLOSED once thinking ended
 
@@ -86,6 +87,7 @@ class BudgetForcing(Voting):
     scored: bool = True  # False: no verifier looks, and the first complete sample answers, or a vote
 
     name = "budget_forcing"
+    tags = Tags("sequential", ("stimulation",), "thoughts", ("accuracy", "controllability", "scalability"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `budget_forcing`."""

@@ -13,6 +13,7 @@ from models.errors import require
 from search.strategies.best_of_n import best_of_n
 from search.strategies.setting import Setting, Voting, needs
 from search.strategies.strategy import Aggregate, Strategy
+from search.strategies.survey import Tags
 
 
 def budgets(first: int, growth: float, most: int) -> list[int]:
@@ -69,6 +70,7 @@ class IterativeDeepening(Voting):
     scored: bool = True  # False: no verifier looks, and the first complete sample answers, or a vote
 
     name = "iterative_deepening"
+    tags = Tags("sequential", ("stimulation",), "any text", ("accuracy", "controllability"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `iterative_deepening`."""

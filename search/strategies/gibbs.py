@@ -13,6 +13,7 @@ from search.strategies.resampling import at, effective_sample_size, log_mean
 from search.strategies.setting import Setting, Stepwise
 from search.strategies.smc import Pick, chosen, steered, weighed
 from search.strategies.strategy import Answer, Choice, Strategy, View
+from search.strategies.survey import Tags
 
 
 class GibbsState(NamedTuple):
@@ -257,6 +258,7 @@ class ParticleGibbs(Stepwise):
     pick: Pick = "sample"  # what answers: the largest weight, the highest score, or one drawn by weight
 
     name = "particle_gibbs"
+    tags = Tags("hybrid", ("verification", "search"), "steps", ("accuracy", "scalability"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `particle_gibbs`."""

@@ -12,6 +12,7 @@ from models.errors import require
 from search.strategies.astar import repeated
 from search.strategies.setting import Setting, Stepwise
 from search.strategies.strategy import Answer, Choice, Strategy, View, by_score
+from search.strategies.survey import Tags
 
 Rule = Literal["puct", "uct"]
 
@@ -203,6 +204,7 @@ class MCTS(Stepwise):
     answer: Literal["score", "visits"] = "score"  # which complete node answers
 
     name = "mcts"
+    tags = Tags("hybrid", ("verification", "search"), "steps", ("accuracy", "scalability"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `mcts`."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from models.errors import require
 from search.strategies.setting import Setting, StrategyConfig, answer_of
 from search.strategies.strategy import WHOLE, Answer, Choice, Strategy, View
+from search.strategies.survey import Tags
 from search.strategies.votes import UNREAD, AnswerOf, codes, leader, whole
 
 
@@ -132,6 +133,7 @@ class Metropolis(StrategyConfig):
     answer: str | None = None  # how an answer is read, such as number:####; None: as the search says
 
     name = "metropolis"
+    tags = Tags("sequential", ("verification", "aggregation"), "answers", ("accuracy", "scalability"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `metropolis`."""

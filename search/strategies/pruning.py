@@ -15,6 +15,7 @@ from search.config import SearchConfig
 from search.population import Population
 from search.strategies.setting import Search, Setting, Stepwise, StrategyConfig, Voting, answer_of, searcher
 from search.strategies.strategy import WHOLE, Aggregate, Answer, Choice, Strategy, View, aggregate
+from search.strategies.survey import Tags
 from search.strategies.votes import UNREAD, AnswerOf, codes, leader, totals
 from search.verifiers.scorer import Unscored
 
@@ -189,6 +190,7 @@ class Pruning(Stepwise, Voting):
     agg: Aggregate = "last"  # how a score comes from those of the steps
 
     name = "pruning"
+    tags = Tags("parallel", ("verification",), "any text", ("accuracy", "efficiency"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `pruning`."""
@@ -204,6 +206,7 @@ class Restarts(Voting):
     agg: Aggregate = "last"  # how a sample's score comes from those of its steps
 
     name = "restarts"
+    tags = Tags("parallel", ("verification",), "any text", ("accuracy", "efficiency"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `restarts`."""
@@ -223,6 +226,7 @@ class ConfidentVote(StrategyConfig):
     answer: str | None = None  # how an answer is read, such as number:####; None: as the search says
 
     name = "confident_vote"
+    tags = Tags("parallel", ("verification", "aggregation"), "answers", ("accuracy", "efficiency"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `confident_vote`."""

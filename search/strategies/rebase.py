@@ -12,6 +12,7 @@ from models.errors import require
 from search.strategies.resampling import arrange
 from search.strategies.setting import Setting, Stepwise, Voting
 from search.strategies.strategy import Aggregate, Choice, Strategy, View, aggregate
+from search.strategies.survey import Tags
 
 GUARD = 1e-5  # a share that float32 sums put so little above a whole number is that number
 
@@ -62,6 +63,7 @@ class Rebase(Stepwise, Voting):
     agg: Aggregate = "last"  # how a score comes from those of the steps
 
     name = "rebase"
+    tags = Tags("hybrid", ("verification", "search"), "steps", ("accuracy", "efficiency"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `rebase`."""

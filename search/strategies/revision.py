@@ -16,6 +16,7 @@ from search.config import SearchConfig
 from search.searcher import HostScores
 from search.strategies.setting import Search, Setting, StrategyConfig, needs, searcher
 from search.strategies.strategy import WHOLE, Answer, Choice, Strategy, View, by_score
+from search.strategies.survey import Tags
 from search.strategies.votes import UNREAD, AnswerOf, codes, leader
 
 
@@ -144,6 +145,7 @@ class Revision(StrategyConfig):
     answer: str | None = None  # how an attempt's answer is read, such as number:####; None: as the search says
 
     name = "revision"
+    tags = Tags("hybrid", ("stimulation", "verification"), "any text", ("accuracy", "scalability"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `revision`."""

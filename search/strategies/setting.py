@@ -22,6 +22,7 @@ from search.saved import Keep
 from search.searcher import Found, Searcher, SearchProblem
 from search.strategies.answers import Reader, reader
 from search.strategies.strategy import Strategy
+from search.strategies.survey import Tags
 from search.strategies.votes import AnswerOf, by_vote, whole
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Setting:
 class StrategyConfig(Named):
     """A strategy by name; subclasses are frozen dataclasses."""
 
+    tags: ClassVar[Tags]  # where it stands among all ways to spend compute at test time
     stepwise: ClassVar[bool] = False  # whether it chooses between the steps of a text, so that something must end them
 
     def make(self, setting: Setting | None) -> Strategy:

@@ -12,6 +12,7 @@ from models.errors import require
 from search.strategies.best_of_n import best_of_n
 from search.strategies.setting import Setting, StrategyConfig, answer_of
 from search.strategies.strategy import Answer, Strategy, View
+from search.strategies.survey import Tags
 from search.strategies.votes import UNREAD, AnswerOf, codes, winners
 
 
@@ -45,6 +46,7 @@ class ShortM(StrategyConfig):
     answer: str | None = None  # how an answer is read, such as number:####; None: the shortest chain answers
 
     name = "short_m"
+    tags = Tags("parallel", ("aggregation",), "answers", ("accuracy", "efficiency"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `short_m`."""

@@ -29,6 +29,7 @@ from search.strategies.resampling import (
 )
 from search.strategies.setting import Setting, Stepwise, Voting
 from search.strategies.strategy import Answer, Choice, Strategy, View
+from search.strategies.survey import Tags
 
 IMPOSSIBLE = -1e4  # log psi of a particle that can no longer end: finite, so that a search of nothing else has weights
 
@@ -267,6 +268,7 @@ class ParticleFilter(Stepwise, Voting):
     pick: Pick = "weight"  # what answers: the largest weight, the highest score, or one drawn by weight
 
     name = "particle_filter"
+    tags = Tags("hybrid", ("verification", "search"), "steps", ("accuracy", "scalability"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `particle_filter`."""
@@ -284,6 +286,7 @@ class OddsFilter(Stepwise, Voting):
     pick: Pick = "weight"  # what answers: the largest weight, the highest score, or one drawn by weight
 
     name = "odds_filter"
+    tags = Tags("hybrid", ("verification", "search"), "steps", ("accuracy", "scalability"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `odds_filter`."""
@@ -302,6 +305,7 @@ class TwistedSMC(Stepwise, Voting):
     pick: Pick = "sample"  # what answers: the largest weight, the highest score, or one drawn by weight
 
     name = "twisted_smc"
+    tags = Tags("hybrid", ("verification", "search"), "steps", ("accuracy", "scalability"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `twisted_smc`."""

@@ -14,6 +14,7 @@ from models.errors import require
 from search.config import SearchConfig
 from search.strategies.setting import Setting, StrategyConfig, needs
 from search.strategies.strategy import WHOLE, Answer, Choice, Strategy, View
+from search.strategies.survey import Tags
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ class SpawnJoin(StrategyConfig):
     answer_len: int = 16  # tokens of a child's reply
 
     name = "spawn_join"
+    tags = Tags("hybrid", ("stimulation",), "threads", ("accuracy", "efficiency"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `spawn_join`."""

@@ -18,6 +18,7 @@ from search.decoder import Decoder, Outputs, Price
 from search.population import Population
 from search.strategies.setting import Search, Setting, Stepwise, Voting, searcher
 from search.strategies.strategy import Choice, Strategy, View
+from search.strategies.survey import Tags
 from search.verifiers.scorer import Judge, Scorer, Unscored
 
 SMALL, LARGE = 0, 1
@@ -203,6 +204,7 @@ class StepSpeculation(Stepwise, Voting):
     stop_on_repeat: bool = True  # whether two equal steps in a row end a generation
 
     name = "step_speculation"
+    tags = Tags("sequential", ("verification",), "steps", ("accuracy", "efficiency"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `step_speculation`."""

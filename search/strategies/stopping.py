@@ -17,6 +17,7 @@ import numpy as np
 from models.errors import ConfigError, nearest, require
 from search.strategies.setting import Setting, StrategyConfig, answer_of
 from search.strategies.strategy import WHOLE, Answer, Choice, Strategy, View
+from search.strategies.survey import Tags
 from search.strategies.votes import UNREAD, AnswerOf, codes, leader
 
 # (codes [store] of the samples drawn so far, UNREAD elsewhere; how many; round) -> the samples that vote when it stops
@@ -128,6 +129,7 @@ class EarlyStopping(StrategyConfig):
     answer: str | None = None  # how an answer is read, such as number:####; None: as the search says
 
     name = "early_stopping"
+    tags = Tags("parallel", ("aggregation",), "answers", ("accuracy", "efficiency"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `early_stopping`."""
@@ -145,6 +147,7 @@ class AdaptiveConsistency(StrategyConfig):
     answer: str | None = None  # how an answer is read, such as number:####; None: as the search says
 
     name = "adaptive_consistency"
+    tags = Tags("parallel", ("aggregation",), "answers", ("accuracy", "efficiency"))
 
     def make(self, setting: Setting | None) -> Strategy:
         """See `adaptive_consistency`."""

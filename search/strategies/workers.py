@@ -13,6 +13,7 @@ from search.saved import Keep
 from search.searcher import Candidate, Found, SearchProblem
 from search.strategies.hogwild import Hogwild
 from search.strategies.setting import Search, Setting, StrategyConfig
+from search.strategies.survey import Tags
 from search.strategies.votes import elect_from
 
 
@@ -25,6 +26,7 @@ class HogwildWorkers(StrategyConfig):
     answer: str | None = None  # how an answer is read, such as number:####; None: as the search says
 
     name = "hogwild"
+    tags = Tags("hybrid", ("stimulation",), "threads", ("accuracy", "efficiency"))
 
     def rows(self, setting: Setting) -> int:
         """Its workers."""

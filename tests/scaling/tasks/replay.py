@@ -135,6 +135,25 @@ def modular(prompt: str, steps: list[str]) -> bool:
     return all(re.fullmatch(form, step) for step in steps) and steps[-1].split("=")[-1] == str(value)
 
 
+def reasoned(prompt: str, steps: list[str]) -> bool:
+    form = f"{NUMBER}[-+*]{NUMBER}=({NUMBER}~)*{NUMBER}"
+    thought = all(re.fullmatch(form, step) for step in steps[:-1])
+    return thought and re.fullmatch(f"[:!]{NUMBER}", steps[-1]) is not None and modular(prompt, [steps[-1][1:]])
+
+
+def program(prompt: str, steps: list[str]) -> bool:
+    if len(steps) > 3 or not all(re.fullmatch("[+][1-6]|[*][2-6]|s", step) for step in steps):
+        return False
+    asked = dict(map(int, pair.split(":")) for pair in prompt.rstrip(">").split(","))
+    for x, expected in asked.items():
+        for step in steps:
+            n = int(step[1:] or 0)
+            x = {"+": x + n, "*": x * n, "s": x * x}[step[0]]
+        if x % 7 != expected:
+            return False
+    return len(asked) == 7
+
+
 def tag(prompt: str, steps: list[str]) -> bool:
     listed, state = prompt.rstrip(">").split(";")
     rules = dict(rule.split(":") for rule in listed.split(","))
@@ -238,6 +257,8 @@ CHECKS = {
     "blocks": blocks,
     "arithmetic": arithmetic,
     "modular": modular,
+    "program": program,
+    "reasoned": reasoned,
     "tag": tag,
     "lookup": lookup,
     "repeat": repeat,

@@ -35,6 +35,7 @@ NAMES = [
     "arithmetic:operation=mod",
     "modular:operations=5,per_step=2",
     "modular:operations=2,per_step=0",
+    "reasoned:operations=2,slips=45",
     "tag:letters=2",
     "copy:order=reverse",
     "recall:negated=30",
@@ -182,6 +183,50 @@ def test_an_error_in_a_chain_goes_on_and_may_cancel() -> None:
     assert plain.digit_match(plain.problem(12, 34), "418.") == pytest.approx(2 / 3)
 
 
+def test_a_thought_may_be_none_end_early_or_take_results_back() -> None:
+    task, rng = task_by_name("reasoned:operations=2"), np.random.default_rng(0)
+    problem = task.problem([3, 5, 2], ["+", "*"])
+    whole = task_by_name("reasoned:operations=2,slips=0,direct=0,cut=0")
+    assert problem.prompt == "7:3+5*2=" and whole.solution(problem, rng) == "3+5=1|1*2=2|:2."
+    written = {task.solution(problem, rng) for _ in range(400)}
+    assert {"!2.", "3+5=1|!2.", "3+5=1|1*2=2|:2.", "3+5=4~1|1*2=2|:2."} <= written
+    assert all(task.verify(problem, text) and task.process_reward(problem, text) == 1 for text in written)
+    assert task.value(problem, "3+5=4~1|") == 1 == task.process_reward(problem, "3+5=4~1|")
+    assert task.value(problem, "3+5=1~4|") == 0 == task.process_reward(problem, "3+5=1~4|")
+    assert task.value(problem, "3+5=1|1*2=2|2+0=2|") == 0 and not task.verify(problem, "3+5=|:2.")
+    assert task.verify(problem, "3+5=4|:2.") and task.process_reward(problem, "3+5=4|:2.") == 0
+
+
+def test_slips_come_at_their_rate_and_differ_between_chains_more_than_within() -> None:
+    task, rng = task_by_name("reasoned:operations=8,slips=20,direct=0,cut=0"), np.random.default_rng(0)
+    (problem,) = task.generate(0, 1)
+    taken = np.array([task.solution(problem, rng).count("~") for _ in range(1500)])
+    rates = rng.uniform(0, 0.4, 10**6)
+    expected = rates / (1 - rates)  # slips of a step are geometric
+    variance = (expected / (1 - rates)).mean() * 8 + 64 * expected.var()
+    assert abs(taken.mean() - 8 * expected.mean()) < 4 * np.sqrt(variance / 1500)
+    assert taken.var() / variance == pytest.approx(1, abs=0.2) and variance > 1.4 * taken.mean()
+
+
+def test_all_functions_are_those_of_every_program_with_their_shares() -> None:
+    task = task_by_name("program:modulus=3,examples=3")
+    shares: dict[tuple[int, ...], float] = {}
+    for length in (1, 2, 3):
+        for steps in itertools.product(task.spelled, repeat=length):
+            outputs = tuple(map(int, task.answer("|".join(steps) + ".").split(",")))
+            shares[outputs] = shares.get(outputs, 0.0) + 1 / 3 / len(task.spelled) ** length
+    outputs, share = task.functions()
+    assert dict(zip(map(tuple, outputs.tolist()), share.tolist())) == pytest.approx(shares)
+
+
+def test_a_program_may_pass_what_is_shown_and_fail_the_rest() -> None:
+    task = task_by_name("program:examples=2")
+    problem = task.problem((0, 1, 4, 2, 2, 4, 1), (1, 0))  # squares modulo 7
+    assert problem.prompt == "1:1,0:0>" and task.verify(problem, "s.") and task.passes(problem, "s.")
+    assert task.passes(problem, "s|s.") and not task.verify(problem, "s|s.")
+    assert not task.passes(problem, "+1.") and not task.passes(problem, "s|")
+
+
 @pytest.mark.parametrize(
     ("name", "prompt", "first", "second", "same"),
     [
@@ -189,6 +234,8 @@ def test_an_error_in_a_chain_goes_on_and_may_cancel() -> None:
         ("countdown", "", "8-5=3>3,3|3*3=9>9.", "8-3=5>5,5|5+5=10>10.", False),
         ("river", "", "ab|a.", "ba|a.", True),
         ("modular", "", "3+5=1|1*2=2.", "1*2=2.", True),
+        ("reasoned", "", "3+5=1|:2.", "!2.", True),
+        ("program", "", "+1|+2.", "+3.", True),
         ("path_star", "", "1|2.", "1|3.", False),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 
 import jax.numpy as jnp
@@ -91,6 +92,16 @@ def test_the_definition_keeps_the_target() -> None:
     flow = pi[:, None] * MATRIX
     np.testing.assert_allclose(flow, flow.T, atol=1e-15)
     assert len({len(text) for text in TEXTS}) > 2  # the factor of the lengths matters
+
+
+def test_total_variation_to_the_target_falls_with_every_step() -> None:
+    """Of the exact chain, whose every step the searched ones take (below)."""
+    pi, now, gaps = target(BETA), np.array(list(TEXTS.values())), []
+    for _ in range(STEPS + 1):
+        gaps.append(abs(now - pi).sum() / 2)
+        now = now @ MATRIX
+    assert gaps[0] > 0.1 and gaps[-1] < 1e-3
+    assert all(after < before for before, after in itertools.pairwise(gaps))
 
 
 @pytest.mark.slow
