@@ -16,7 +16,7 @@ from search.decoder import Decoder, Outputs
 from search.engine.text_stop import Spelling, just_completed, machine
 from search.strategies.strategy import View
 
-PIECE = 16  # positions of a cache that are moved at once
+PIECE = 8  # positions of a cache that are moved at once
 GOING, ENDED, FULL = range(3)  # why a particle does not go on: it wrote an end, or it has no room
 
 
@@ -208,9 +208,9 @@ def put(
     table = caches.table.at[problems, places].set(-1, mode="drop")
     held = jnp.concatenate([table, shared], axis=1).reshape(len(places), -1)
     busy = jnp.zeros((len(places), store * n + 1), bool).at[problems, held].set(True)[:, :-1]  # -1: the last
-    free = jnp.argsort(busy, axis=1, stable=True).astype(jnp.int32)
     rank = jnp.cumsum(new.reshape(len(places), -1), axis=1) - 1
-    pages = jnp.where(new, jnp.take_along_axis(free, jnp.maximum(rank, 0), axis=1).reshape(new.shape), shared)
+    given = jnp.take_along_axis(_places(~busy), jnp.maximum(rank, 0), axis=1)
+    pages = jnp.where(new, given.reshape(new.shape), shared)
     order = jnp.broadcast_to(jnp.arange(places.shape[1]), places.shape)
     moves = Moves(new, _wide(order, pages), _starts(own, pages, axes), pages, jnp.zeros_like(pages))
     kept = _copied(own, caches.pages, moves, axes)
@@ -265,9 +265,17 @@ def _given(clone: jax.Array, family: jax.Array, free: jax.Array, of_place: jax.A
     rank, of_rank = _earlier(family, family, clone), _earlier(of_place, of_place, free)
     pair = (clone[:, :, None] & free[:, None, :]) & (family[:, :, None] == of_place[:, None, :])
     pair = pair & (rank[:, :, None] == of_rank[:, None, :])
-    left = jnp.argsort(~(free & ~pair.any(1)), axis=1, stable=True)
+    left = _places(free & ~pair.any(1))
     place = jnp.cumsum(clone & ~pair.any(2), axis=1) - 1
     return jnp.where(pair.any(2), jnp.argmax(pair, axis=2), jnp.take_along_axis(left, jnp.maximum(place, 0), axis=1))
+
+
+def _places(which: jax.Array) -> jax.Array:
+    """Where `which` `[problems, n]` is true, in order, `[problems, n]` int32, and then anything."""
+    nowhere, index = which.shape[1], jnp.arange(which.shape[1], dtype=jnp.int32)
+    rank = jnp.where(which, jnp.cumsum(which, axis=1) - 1, nowhere)
+    found = jnp.zeros(which.shape, jnp.int32).at[jnp.arange(len(which))[:, None], rank]
+    return found.set(jnp.broadcast_to(index, which.shape), mode="drop")
 
 
 def _bare(population: Population, places: jax.Array) -> Population:
@@ -318,7 +326,7 @@ def _copied(given: Any, all: Any, moves: Moves, axes: Any, states: bool = False)
             x = x.at[problems, nowhere[..., None], :, to[..., None] + run].set(part, mode="drop")
             leaves[i] = x.reshape(leaves[i].shape)
         return jax.tree.unflatten(structure, leaves)
-    order = jnp.argsort(~which.reshape(-1), stable=True)
+    order = _places(which.reshape(1, -1))[0]
 
     def copy(j: jax.Array, moving: list[jax.Array]) -> list[jax.Array]:
         problem, k = jnp.divmod(order[j], which.shape[1])
