@@ -176,7 +176,7 @@ def take(population: Population, places: jax.Array, which: jax.Array, axes: Any)
     caches, taken = population.caches, _bare(population, places)
     assert isinstance(caches, Paged)
     wanted = _at(caches.table, places)
-    missing = which[..., None] & _reached(taken.length, wanted) & (wanted != caches.held)
+    missing = which[..., None] & _reached(taken.length, wanted.shape[-1]) & (wanted != caches.held)
     rows = jnp.broadcast_to(jnp.arange(places.shape[1]), places.shape)
     start = _starts(caches.rows, wanted, axes)
     moves = Moves(missing, wanted, jnp.zeros_like(wanted), _wide(rows, wanted), start)
@@ -203,8 +203,8 @@ def put(
     (_, store, n), own = caches.table.shape, rows.caches.rows
     inside, before = places < store, _at(caches.table, parents)
     since = jnp.arange(n) >= begun[..., None] // PIECE
-    new = (inside & (rows.length > begun))[..., None] & since & _reached(rows.length, before)
-    shared = jnp.where(inside[..., None] & ~new & _reached(rows.length, before), before, -1)
+    new = (inside & (rows.length > begun))[..., None] & since & _reached(rows.length, n)
+    shared = jnp.where(inside[..., None] & ~new & _reached(rows.length, n), before, -1)
     table = caches.table.at[problems, places].set(-1, mode="drop")
     held = jnp.concatenate([table, shared], axis=1).reshape(len(places), -1)
     busy = jnp.zeros((len(places), store * n + 1), bool).at[problems, held].set(True)[:, :-1]  # -1: the last
@@ -238,10 +238,11 @@ def rearrange(population: Population, places: jax.Array, axes: Any) -> Populatio
     same = (taken.tokens == _at(population.tokens, gone)) & (taken.origins == _at(population.origins, gone))
     common = jnp.where(same.all(-1), same.shape[-1], jnp.argmin(same, axis=-1))
     common = jnp.minimum(common, jnp.take_along_axis(population.length, gone, axis=1))
-    pieces = jnp.zeros((1, 1, -(-population.tokens.shape[-1] // PIECE)), jnp.int32)
-    which = clone[..., None] & _reached(taken.length, pieces) & (jnp.arange(pieces.size) >= common[..., None] // PIECE)
-    start = _starts(caches.rows, pieces + jnp.zeros_like(which, jnp.int32), axes)
-    rows = _copied(caches.rows, caches.rows, Moves(which, _wide(source, which), start, _wide(place, which), start), axes)
+    pieces = jnp.arange(-(-population.tokens.shape[-1] // PIECE))
+    which = clone[..., None] & _reached(taken.length, len(pieces)) & (pieces >= common[..., None] // PIECE)
+    start = _starts(caches.rows, which, axes)
+    moves = Moves(which, _wide(source, which), start, _wide(place, which), start)
+    rows = _copied(caches.rows, caches.rows, moves, axes)
     rows = _states(rows, rows, clone & (taken.length > 0), source, place, axes)
     return taken._replace(caches=Placed(place, rows))
 
@@ -283,9 +284,9 @@ def _bare(population: Population, places: jax.Array) -> Population:
     return jax.tree.map(lambda x: _at(x, places), population._replace(caches=Placed(None, ())))
 
 
-def _reached(length: jax.Array, pieces: jax.Array) -> jax.Array:
-    """Which pieces hold some of `length` tokens `[problems, n]`, `[problems, n, pieces]`."""
-    return jnp.arange(pieces.shape[-1]) * PIECE < length[..., None]
+def _reached(length: jax.Array, pieces: int) -> jax.Array:
+    """Which of so many pieces hold some of `length` tokens `[problems, n]`, `[problems, n, pieces]`."""
+    return jnp.arange(pieces) * PIECE < length[..., None]
 
 
 def _wide(x: jax.Array, like: jax.Array) -> jax.Array:
@@ -307,7 +308,7 @@ def _states(given: Any, all: Any, which: jax.Array, source: jax.Array, target: j
 def _copied(given: Any, all: Any, moves: Moves, axes: Any, states: bool = False) -> Any:
     """`all` with pieces of `given` (or of `all`: nothing that is read is written), or whole rows of the `states`.
 
-    A CPU copies one after the other, each as one run per head: its gather and scatter are slower, and of all pieces.
+    A CPU copies one after the other, each as one run per head: its gather and scatter are slower, and of every piece.
     """
     leaves, structure = jax.tree.flatten(all)
     shapes = [_runs(x, axis) for x, axis in zip(leaves, jax.tree.leaves(axes))]
@@ -335,7 +336,8 @@ def _copied(given: Any, all: Any, moves: Moves, axes: Any, states: bool = False)
             y = x if given is all else sources[i]
             (*_, heads, room, inner), length = shapes[i], froms[i][3]
             y, run = y.reshape(*froms[i][:3], -1), min(PIECE, room, length) * inner
-            part = jax.lax.dynamic_slice(y, (problem, source[problem, k], 0, start[problem, k] * inner), (1, 1, heads, run))
+            at = problem, source[problem, k], 0, start[problem, k] * inner
+            part = jax.lax.dynamic_slice(y, at, (1, 1, heads, run))
             at = problem, target[problem, k], 0, to[problem, k] * inner
             found.append(jax.lax.dynamic_update_slice(x.reshape(*shapes[i][:3], -1), part, at).reshape(x.shape))
         return found

@@ -83,7 +83,8 @@ class State(NamedTuple):
 class Extension(NamedTuple):
     """What a round extends: particles, which of them are live, and where they go.
 
-    parents, begun int32 `[problems, width]`: where each was taken from, and of how many tokens it goes on. judged: the same particles as the scorer is to see them, further on where the strategy looks ahead.
+    parents, begun int32 `[problems, width]`: where each was taken from, and of how many tokens it goes on. judged: the
+    same particles as the scorer is to see them, further on where the strategy looks ahead.
     """
 
     rows: Population
@@ -201,8 +202,8 @@ class Rounds:
         if self.strategy.cuts:
             state, rows = self._go_back(params, state, choice, rows)
         live = choice.live & (rows.reason == GOING)
-        wanted = choice.parents, rows.length, choice.targets, choice.steps, choice.forced, choice.temperature, choice.writer
-        picked = Extension(rows, rows, live, *wanted)
+        wanted = choice.targets, choice.steps, choice.forced, choice.temperature, choice.writer
+        picked = Extension(rows, rows, live, choice.parents, rows.length, *wanted)
         state, picked = self._extend(params, state, picked)
         looks = self.strategy.lookahead and self.strategy.scored
         return self._look_ahead(params, state, picked) if looks else (state, picked)
