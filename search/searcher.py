@@ -355,8 +355,8 @@ class Searcher:
         ended = (p.reason[i] == ENDED).tolist()
         candidates = tuple(map(Candidate, texts, sums, p.score[i].tolist(), weights.tolist(), ended))
         drawn = written & (p.origins[i] != FORCED)
-        kept = np.sort(p.origins[i][drawn].astype(np.uint64) << 32 | np.nonzero(drawn)[1].astype(np.uint64))
-        kept = int(len(kept) > 0) + np.count_nonzero(kept[1:] != kept[:-1])
+        draws = np.sort(p.origins[i][drawn].astype(np.uint64) << 32 | np.nonzero(drawn)[1].astype(np.uint64))
+        kept = int(len(draws) > 0) + int(np.count_nonzero(draws[1:] != draws[:-1]))
         cost = self._cost(jax.tree.map(lambda x: int(x[i]), host.costs), kept, slot, i)
         anytime = None
         if host.trace is not None and slot.failed is None:
