@@ -351,7 +351,7 @@ class Searcher:
         lengths, written = p.length[i].tolist(), np.arange(p.tokens.shape[-1]) < p.length[i][:, None]
         tokens = p.tokens[i][written].tolist()  # of hundreds of nodes, most of which may be empty
         texts = (tuple(tokens[end - n : end]) for end, n in zip(accumulate(lengths), lengths))
-        sums = _sums(p.logprobs[i][written].astype(np.float64), p.length[i]).tolist()
+        sums = _sums(np.asarray(p.logprobs[i][written], np.float64), np.asarray(p.length[i])).tolist()
         ended = (p.reason[i] == ENDED).tolist()
         candidates = tuple(map(Candidate, texts, sums, p.score[i].tolist(), weights.tolist(), ended))
         drawn = written & (p.origins[i] != FORCED)
