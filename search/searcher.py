@@ -332,9 +332,11 @@ class Searcher:
         if not ended:
             return
         weights, best, reports = jax.device_get(self._answers(self._state))
-        empty: Any = None  # large, and not needed
-        population = self._state.population._replace(caches=empty, outputs=empty)
-        host = jax.device_get(self._state._replace(contexts=empty, strategy=empty, population=population))
+        none: Any = None  # what `_found` does not read
+        population, state = self._state.population, self._state
+        unread = dict.fromkeys(("caches", "outputs", "steps", "aux", "lineage", "scores", "ends"), none)
+        state = state._replace(contexts=none, strategy=none, lineages=none, population=population._replace(**unread))
+        host = jax.device_get(state)
         occupied = np.array(self._state.occupied)
         for i in ended:
             slot = self._slots[i]
