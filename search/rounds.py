@@ -83,12 +83,15 @@ class State(NamedTuple):
 class Extension(NamedTuple):
     """What a round extends: particles, which of them are live, and where they go.
 
-    judged: the same particles as the scorer is to see them, further on where the strategy looks ahead.
+    parents, begun int32 `[problems, width]`: where each was taken from, and of how many tokens it goes on. judged: the
+    same particles as the scorer is to see them, further on where the strategy looks ahead.
     """
 
     rows: Population
     judged: Population
     live: jax.Array
+    parents: jax.Array
+    begun: jax.Array
     targets: jax.Array
     steps: jax.Array
     forced: jax.Array
@@ -145,13 +148,14 @@ class Rounds:
     def admit(self, params: Any, state: State, slot: jax.Array, problem: jax.Array, prompt: Any) -> State:
         """Put a problem, numbered `problem` `[]` uint32, into place `slot` `[]` int32."""
         contexts = self.decoder.admit(params[0], state.contexts, slot, prompt)
-        caches = state.population.caches.rows  # what lies there is never read
-        new = self.empty()._replace(population=self._fresh(contexts, caches))
+        caches = particles.stored(state.population.caches)  # what lies there is never read
+        new = self.empty()._replace(population=self._fresh(contexts, self._caches()))
         here = jnp.arange(self.config.problems) == slot
 
         def bare(state: State) -> State:
             p = state.population
-            return state._replace(contexts=None, population=p._replace(caches=p.caches._replace(rows=None)))
+            bare = p.caches._replace(**dict.fromkeys(caches))
+            return state._replace(contexts=None, population=p._replace(caches=bare))
 
         def one(fresh: jax.Array, old: jax.Array) -> jax.Array:
             return jnp.where(here.reshape(-1, *(1,) * (old.ndim - 1)), fresh, old)
@@ -160,19 +164,19 @@ class Rounds:
         p = merged.population
         return merged._replace(
             contexts=contexts,
-            population=p._replace(caches=p.caches._replace(rows=caches)),
+            population=p._replace(caches=p.caches._replace(**caches)),
             problem=jnp.where(here, problem, merged.problem),
             occupied=merged.occupied | here,
             done=merged.done & ~here,
         )
 
     def _caches(self) -> Any:
-        return self.decoder.caches(self.config.problems, self.strategy.store, self.config.max_tokens)
+        c, s = self.config, self.strategy
+        return particles.empty_caches(self.decoder, (c.problems, s.store), s.width, c.max_tokens, s.replaces)
 
     def _fresh(self, contexts: Any, caches: Any) -> Population:
         c, shape = self.config, (self.config.problems, self.strategy.store)
-        placed = self.strategy.replaces
-        return particles.fresh(self.decoder.start(contexts), caches, shape, c.max_tokens, c.max_steps, placed)
+        return particles.fresh(self.decoder.start(contexts), caches, shape, c.max_tokens, c.max_steps)
 
     # ---- rounds ----------------------------------------------------------------------------------------------------
 
@@ -193,19 +197,22 @@ class Rounds:
     def advance(self, params: Any, state: State) -> tuple[State, Extension]:
         """Select, and extend what was selected; the rows are not yet scored."""
         state, choice = self.select(state)
-        p, s = state.population, self.strategy
-        if s.replaces:
-            rows = particles.rearrange(p, choice.parents, self._axes)
-        else:
-            rows = particles.take(p, choice.parents)
+        rows = self.taken(state.population, choice.parents, choice.live | (choice.cut >= 0))
         state, rows = self._new_lineages(state, choice, rows)
-        if s.cuts:
+        if self.strategy.cuts:
             state, rows = self._go_back(params, state, choice, rows)
         live = choice.live & (rows.reason == GOING)
         wanted = choice.targets, choice.steps, choice.forced, choice.temperature, choice.writer
-        picked = Extension(rows, rows, live, *wanted)
+        picked = Extension(rows, rows, live, choice.parents, rows.length, *wanted)
         state, picked = self._extend(params, state, picked)
-        return self._look_ahead(params, state, picked) if s.lookahead and s.scored else (state, picked)
+        looks = self.strategy.lookahead and self.strategy.scored
+        return self._look_ahead(params, state, picked) if looks else (state, picked)
+
+    def taken(self, population: Population, parents: jax.Array, which: jax.Array) -> Population:
+        """The particles that a round goes on from, in order; `which` `[problems, width]` bool: those that are read."""
+        if self.strategy.replaces:
+            return particles.rearrange(population, parents, self._axes)
+        return particles.take(population, parents, which, self._axes)
 
     def scores(self, params: Any, state: State, rows: Extension) -> tuple[jax.Array, jax.Array]:
         """Scores float32 in (0, 1) of the rows and tokens int32 that they took, `[problems, width]`; those of rows that
@@ -236,7 +243,8 @@ class Rounds:
         )
         population = rows
         if not self.strategy.replaces:
-            population = particles.put(state.population, picked.targets, rows, self._axes)
+            begun = picked.parents, picked.begun
+            population = particles.put(state.population, picked.targets, rows, *begun, self._axes)
         return self._traced(state._replace(population=population, costs=costs))
 
     def answers(self, state: State) -> tuple[jax.Array, jax.Array]:

@@ -21,7 +21,6 @@ import safetensors.numpy
 from models.errors import ConfigError, require
 from scaling import kept
 from scaling.kept import write_atomically
-from search import population as particles
 from search.rounds import Extension, Rounds, State
 
 FORMAT = 1
@@ -55,7 +54,7 @@ def identity(rounds: Rounds, params: Any, host: bool) -> dict[str, Any]:
     shape = (rounds.config.problems, strategy.width)
     ints: Any = jax.ShapeDtypeStruct(shape, jnp.int32)
     caches = jax.eval_shape(lambda: decoder.caches(*shape, rounds.config.max_tokens))
-    taken = jax.eval_shape(particles.take, state.population, ints)
+    taken = jax.eval_shape(rounds.taken, state.population, ints, ints)
     rows = Extension(taken, taken, *[ints] * (len(Extension._fields) - 2))
     plain = {f.name: getattr(strategy, f.name) for f in dataclasses.fields(strategy)}
     programs: list[tuple[Callable[..., Any], tuple[Any, ...]]]

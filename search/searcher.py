@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from models.errors import ConfigError, require
 from search.config import SearchConfig
-from search.decoder import Decoder
+from search.decoder import Decoder, Price
 from search.engine.program import Program
 from search.engine.text_stop import Spelling
 from search.ledger import Cost, Ledger
@@ -332,9 +332,11 @@ class Searcher:
         if not ended:
             return
         weights, best, reports = jax.device_get(self._answers(self._state))
-        empty: Any = None  # large, and not needed
-        population = self._state.population._replace(caches=empty, outputs=empty)
-        host = jax.device_get(self._state._replace(contexts=empty, strategy=empty, population=population))
+        none: Any = None  # what `_found` does not read
+        population, state = self._state.population, self._state
+        unread = dict.fromkeys(("caches", "outputs", "steps", "aux", "lineage", "scores", "ends"), none)
+        state = state._replace(contexts=none, strategy=none, lineages=none, population=population._replace(**unread))
+        host = jax.device_get(state)
         occupied = np.array(self._state.occupied)
         for i in ended:
             slot = self._slots[i]
@@ -348,15 +350,15 @@ class Searcher:
 
     def _found(self, slot: _Slot, i: int, host: State, weights: np.ndarray, best: int) -> Found:
         p = host.population
-        lengths, logprobs = p.length[i].tolist(), p.logprobs[i]
-        written = np.arange(p.tokens.shape[-1]) < p.length[i][:, None]
+        lengths, written = p.length[i].tolist(), np.arange(p.tokens.shape[-1]) < p.length[i][:, None]
         tokens = p.tokens[i][written].tolist()  # of hundreds of nodes, most of which may be empty
         texts = (tuple(tokens[end - n : end]) for end, n in zip(accumulate(lengths), lengths))
-        sums = (float(logprobs[j, :n].sum(dtype=np.float64)) if n else 0.0 for j, n in enumerate(lengths))
+        sums = _sums(np.asarray(p.logprobs[i][written], np.float64), np.asarray(p.length[i])).tolist()
         ended = (p.reason[i] == ENDED).tolist()
         candidates = tuple(map(Candidate, texts, sums, p.score[i].tolist(), weights.tolist(), ended))
         drawn = written & (p.origins[i] != FORCED)
-        kept = len(np.unique(p.origins[i][drawn].astype(np.uint64) << 32 | np.nonzero(drawn)[1].astype(np.uint64)))
+        draws = np.sort(p.origins[i][drawn].astype(np.uint64) << 32 | np.nonzero(drawn)[1].astype(np.uint64))
+        kept = int(len(draws) > 0) + int(np.count_nonzero(draws[1:] != draws[:-1]))
         cost = self._cost(jax.tree.map(lambda x: int(x[i]), host.costs), kept, slot, i)
         anytime = None
         if host.trace is not None and slot.failed is None:
@@ -370,10 +372,15 @@ class Searcher:
             anytime, slot.failed,
         )  # fmt: skip
 
+    @cached_property
+    def _prices(self) -> tuple[Price, Price]:
+        """What a token costs in FLOPs and in bytes."""
+        return self.decoder.price("flops"), self.decoder.price("bytes")
+
     def _cost(self, costs: Any, kept: int, slot: _Slot, i: int) -> Cost:
         """The ledger's entry: exact integers from those of `costs`, a Costs of Python integers."""
         prompt = int(np.asarray(self._state.contexts.length)[i])
-        flops, size = self.decoder.price("flops"), self.decoder.price("bytes")
+        flops, size = self._prices
         tokens = costs.generated + costs.forced
         moved = costs.suffix + 2 * costs.copied + costs.steps * prompt
         return Cost(
@@ -396,6 +403,14 @@ class Searcher:
     def _placed(self, tree: Any) -> Any:
         """Arrays `[problems, ...]` where their problems are."""
         return tree if self._sharding is None else jax.device_put(tree, self._sharding)
+
+
+def _sums(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Of consecutive runs of so many numbers each, float64 `[runs]`."""
+    found, some = np.zeros(len(lengths)), lengths > 0
+    if some.any():
+        found[some] = np.add.reduceat(flat, (np.cumsum(lengths) - lengths)[some])
+    return found
 
 
 def _wrong(scores: np.ndarray, tokens: np.ndarray, texts: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -59,6 +60,22 @@ def ray() -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(scope="module")
+def searched(root: Path, local: dict[str, Any]) -> tuple[tuple[str, ...], bytes]:
+    """A search of four prompts as arguments of launch.infer without `--out`, and what one process here writes."""
+    prompts = root / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"def f{i}(x)"}) + "\n" for i in range(4)))
+    checkpoint = min((root / "local" / "trials").iterdir())
+    sizes = "--max_tokens=8", "--config.engine.max_len=32", "--config.shard_size=1", "--config.search.rows=4"
+    strategy = "--strategy=mcts:simulations=3,actions=2,tokens_per_step=3", "--verifier=likelihood"
+    arguments = "infer", f"--checkpoint={checkpoint}", f"--prompts={prompts}", *strategy, *sizes
+    done = commands.run(*arguments, f"--out={root}/searched")
+    assert done.returncode == 0, done.stderr
+    lines = (root / "searched" / "samples.jsonl").read_bytes()
+    assert lines.count(b'"candidates"') == 4
+    return arguments, lines
+
+
 def everything(workdir: Path) -> dict[str, Any]:
     return {"table": commands.table(workdir), "metrics": commands.metrics(workdir)}
 
@@ -100,6 +117,20 @@ def test_ray_with_two_nodes_gives_the_same_table(root: Path, local: dict[str, An
     done = commands.sweep(root / "four.py", root / "ray", "--executor=ray", f"--ray_address={ray}")
     assert done.returncode == 0, done.stderr
     assert everything(root / "ray") == local
+
+
+def test_a_search_of_prompts_on_slurm_writes_the_same_lines(root: Path, searched: Any, slurm: dict[str, str]) -> None:
+    arguments, lines = searched
+    done = commands.run(*arguments, f"--out={root}/slurm_job", "--executor=slurm", "--workers=2", env=slurm)
+    assert done.returncode == 0, done.stderr
+    assert (root / "slurm_job" / "samples.jsonl").read_bytes() == lines
+
+
+def test_a_search_of_prompts_on_ray_writes_the_same_lines(root: Path, searched: Any, ray: str) -> None:
+    arguments, lines = searched
+    done = commands.run(*arguments, f"--out={root}/ray_job", "--executor=ray", f"--ray_address={ray}", "--workers=2")
+    assert done.returncode == 0, done.stderr
+    assert (root / "ray_job" / "samples.jsonl").read_bytes() == lines
 
 
 def test_what_slurm_preempts_saves_and_goes_on(root: Path, slurm: dict[str, str]) -> None:

@@ -295,6 +295,35 @@ def test_every_strategy_is_a_field_of_a_job(tmp_path: Path) -> None:
         assert Job.find(made.path)[0].config == config
 
 
+@pytest.mark.slow  # compiles a search each
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "twisted_smc:samples=4", "particle_gibbs:samples=4,iterations=2", "astar:branch=2,capacity=6",
+        "mcts:simulations=4,actions=2", "short_m:chains=4,m=2", "adaptive_consistency:most=6,batch=2",
+    ],
+)  # fmt: skip
+def test_jobs_of_other_strategies_write_what_their_search_finds_and_go_on_after_a_stop(
+    strategy: str, tmp_path: Path
+) -> None:
+    """A store of pages, a reference, a frontier, a tree, a race and a vote that may end early."""
+    config = dataclasses.replace(BEAM, strategy=read_strategy(strategy))
+    search, rows = prepared(config, POLICY), ROWS[:3]
+    assert search is not None
+    lines = {line["line"] - 1: line for line in worked(job(tmp_path / "whole", config, rows, search), search)}
+    for found in search.of(None).run(SearchProblem(i, tuple(row["prompt"].encode())) for i, row in enumerate(rows)):
+        line, ledger = lines.pop(found.problem.number), dataclasses.asdict(found.cost)
+        ledger.pop("seconds")
+        written = [list(c.tokens) for c in found.candidates if c.tokens]  # places of a store that nobody took are none
+        assert [c["tokens"] for c in line["candidates"]] == written
+        assert (tuple(line["tokens"]), line["ledger"], line["rounds"]) == (found.answer or (), ledger, found.rounds)
+    assert not lines
+    for most in (0, 1, 1000):  # looks at whether it is to stop: before anything, soon, and never
+        worked(job(tmp_path / "again", config, rows, search), search, most)
+    both = [(tmp_path / name / "job" / "samples.jsonl").read_bytes() for name in ("whole", "again")]
+    assert both[0] == both[1]
+
+
 def _one(root: Path) -> Path:
     path = root / "one.jsonl"
     path.write_text('{"prompt": "a"}\n')

@@ -162,7 +162,7 @@ def test_a_judge_with_a_checkpoint_of_its_own_reads_and_votes(policy: Policy, tr
     one = jnp.zeros(1)
     outputs, tokens = Outputs(jnp.zeros((1, 256)), one, one > 1), jnp.full((1, 8), 65, jnp.int32)
     context = Context((), jnp.full(1, 2), outputs, tokens, ())
-    rows = fresh(outputs, (), (1, 1), 64, 2, placed=False)._replace(length=jnp.full((1, 1), 5))
+    rows = fresh(outputs, (), (1, 1), 64, 2)._replace(length=jnp.full((1, 1), 5))
     assert judge.tokens(context, rows).tolist() == [[2 + 5 + 1 + 3]]  # prompt, completion, question, one token a vote
     with pytest.raises(ConfigError, match=r"generative.yes: \('yes',\) are no single tokens"):
         read_verifier(f'generative:checkpoint={trial},yes=["yes"]').judging(policy, SEARCH, "whole")
