@@ -16,7 +16,7 @@ from scaling.reproduction import Measured, Reproduction, Workspace, t_interval
 from scaling.tasks.programs import ShortestProgram, deflated_bits
 from scaling.train.config import TrainConfig
 
-SEEDS, ROWS, STEPS = (1, 2, 3, 4), 500, 1000
+SEEDS, ROWS, STEPS = (1, 2, 3), 400, 2000
 KIND = ShortestProgram(48)
 MODEL = ModelConfig(KIND.vocab_size, d_model=32, n_layers=2, n_heads=4)
 
