@@ -45,9 +45,8 @@ def model_of(width: int) -> ModelConfig:
 
 
 def train_of(quick: bool, seed: int = 0) -> TrainConfig:
-    return TrainConfig(
-        SEEN[1] if quick else SEEN[-1], EACH * len(KINDS), SIZE, seed, 1e-2, "constant", optimizer="muon", weight_decay=0.0
-    )
+    steps, rows = SEEN[1] if quick else SEEN[-1], EACH * len(KINDS)
+    return TrainConfig(steps, rows, SIZE, seed, 1e-2, "constant", optimizer="muon", weight_decay=0.0)
 
 
 def accuracies(width: int, quick: bool) -> list[dict]:

@@ -6,7 +6,7 @@ A world for mixtures of training data: which skills, in which style, how noisy, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -94,13 +94,27 @@ class Skills:
         wrong = (skill + rng.integers(1, len(RULES), rows)) % len(RULES)
         answered = np.where(rng.random(rows) < self.noise, wrong, skill)
         x = rng.integers(self.symbols, size=(rows, self.length))
+        return self._cluttered(rng, self._said(skill, answered, x))
+
+    def rephrased(self, data: Labelled, style: Style) -> Labelled:
+        """Such rows said anew in a style, without clutter and with the right answer: `[rows, 1 + 2 length]` each."""
+        at = np.nonzero(data.tokens < self._first_clutter)
+        clear = data.tokens[at].reshape(len(data.tokens), -1)[:, : self.length + 1]
+        name = 0 if self.style == "question" else self.length
+        skill = clear[:, name] - self.mark - 1 - len(RULES) * STYLES.index(self.style)
+        clean = replace(self, style=style, clutter=0, noise=0.0)
+        return clean._said(skill, skill, np.delete(clear, name, axis=1))
+
+    def _said(self, skill: np.ndarray, answered: np.ndarray, x: np.ndarray) -> Labelled:
+        """The rows that name `skill` and answer with `answered` `[rows]`, of symbols `[rows, length]`; no clutter."""
+        rows = len(x)
         answers = np.stack([rule(x, self.symbols) for rule in RULES.values()])[answered, np.arange(rows)]
         name = self.mark + 1 + len(RULES) * STYLES.index(self.style) + skill[:, None]
         asked = [name, x] if self.style == "question" else [x, name]
-        told = np.concatenate([*asked, np.full((rows, 1), self.mark), answers], axis=1)  # [rows, 2 + 2 length]
-        labels = np.concatenate([np.zeros_like(told[:, : self.length + 1]), answers], axis=1)
-        scored = np.broadcast_to(np.arange(self.size - self.clutter) > self.length, labels.shape)
-        return self._cluttered(rng, Labelled(told[:, :-1], labels, scored))
+        told = np.concatenate([*asked, np.full((rows, 1), self.mark), answers], axis=1).astype(np.int32)
+        labels = np.concatenate([np.zeros_like(told[:, : self.length + 1]), answers], axis=1).astype(np.int32)
+        scored = np.broadcast_to(np.arange(told.shape[1] - 1) > self.length, labels.shape)
+        return Labelled(told[:, :-1], labels, scored)
 
     def _cluttered(self, rng: np.random.Generator, data: Labelled) -> Labelled:
         rows, places = data.tokens.shape

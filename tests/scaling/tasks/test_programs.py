@@ -1,4 +1,4 @@
-"""Shortest programs: nothing shorter writes the row, what they write is what a loop writes, bits are counted by hand."""
+"""Shortest programs: nothing shorter writes the row, and what they write and cost is as counted by hand."""
 
 from __future__ import annotations
 

@@ -78,3 +78,16 @@ def test_a_pass_over_a_set_shows_every_row_once_and_joined_rows_keep_their_label
     orders = [shown[7 * i : 7 * i + 7].tolist() for i in range(3)]
     assert all(sorted(order) == sorted(both.tokens.tolist()) for order in orders) and orders[0] != orders[1]
     assert (passes(both, 3, seed=5)(4).labels == feed(4).labels).all()
+
+
+def test_a_rephrased_row_asks_the_same_clearly_and_is_answered_rightly() -> None:
+    noisy = Skills(style="statement", clutter=7, noise=0.5, length=4)
+    data = noisy.draw(np.random.default_rng(6), 200)
+    clear = noisy.rephrased(data, "question")
+    assert clear.tokens.shape == (200, 9) and (clear.scored.sum(1) == 4).all()
+    asked = Skills(length=4)
+    for before, tokens, labels in zip(data.tokens.tolist(), clear.tokens.tolist(), clear.labels.tolist(), strict=True):
+        name, answer = read(asked, tokens)
+        assert (name, answer) == read(noisy, before) and labels[5:] == answer
+        row = [token for token in before if token < noisy.mark][:4]
+        assert tokens[1:5] == row
