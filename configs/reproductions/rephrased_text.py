@@ -26,7 +26,7 @@ def get_reproduction() -> Reproduction:
     return Reproduction(
         name="rephrased_text",
         methods=(247,),
-        claim="Half noisy documents and half clean rephrases of them reach the loss of noisy documents alone, over "
+        claim="Noisy documents with a clean rephrase of each reach the loss of noisy documents alone, over "
         "three styles, after fewer tokens, in whichever style they are rephrased",
         source="Maini et al. 2024, Rephrasing the web (WRAP), arXiv:2401.16380",
         smallest_effect=1.5,
@@ -46,8 +46,7 @@ def shapes(arm: str) -> tuple[int, int]:
 
 
 def batch(arm: str, rng: np.random.Generator, step: int) -> Labelled:
-    documents, rephrases = shapes(arm)
-    found, style = WEB.draw(rng, documents), ARMS[arm]
+    found, style = WEB.draw(rng, shapes(arm)[0]), ARMS[arm]
     few = [Skills(style=STYLES[step % 2], noise=WEB.noise).draw(rng, 2)]  # what the web has of every style
     return joined([found, *few, *([WEB.rephrased(found, style)] if style else [])])
 
