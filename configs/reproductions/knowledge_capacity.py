@@ -12,7 +12,7 @@ import numpy as np
 from models import counts
 from models.config import ModelConfig
 from models.quantize import quantize
-from scaling.reproduction import Measured, Reproduction, Workspace, t_interval
+from scaling.reproduction import Measured, Reproduction, Workspace, least
 from scaling.tasks.biographies import Biographies
 from scaling.train.config import TrainConfig
 
@@ -88,10 +88,10 @@ def run(work: Workspace) -> Measured:
             )
             work.say(f"{arm}, width {width}: {kept}")
     full = {width: np.array([one["float32"] for one in seeds]) for width, seeds in found["1000 exposures"].items()}
-    fewer = min(full.values(), key=lambda values: float(values.mean()))
+    effect, interval = least(full.values())
     details = {
         "parameters": {width: counts.params(model_of(width)) for width in WIDTHS},
         "people": {width: people_of(width).people for width in WIDTHS},
         "bits for a parameter": found,
     }
-    return Measured(float(fewer.mean()), t_interval(fewer), flops, details)
+    return Measured(effect, interval, flops, details)

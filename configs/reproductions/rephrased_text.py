@@ -11,7 +11,7 @@ import numpy as np
 
 from configs.reproductions._skills import late, model_of, nats, train_of
 from models import counts
-from scaling.reproduction import Measured, Reproduction, Workspace, t_interval
+from scaling.reproduction import Measured, Reproduction, Workspace, least, t_interval
 from scaling.tasks.sequences import Labelled
 from scaling.tasks.skills import STYLES, Skills, Style, joined
 from scaling.train.config import TrainConfig
@@ -94,7 +94,7 @@ def run(work: Workspace) -> Measured:
     mean = {arm: one.mean(1) for arm, one in found.items()}
     ratio = {arm: np.array([saved(*pair) for pair in zip(mean["real"], one, strict=True)])
              for arm, one in mean.items() if ARMS[arm]}  # fmt: skip
-    worse = min(ratio.values(), key=lambda values: float(values.mean()))
+    effect, interval = least(ratio.values())
     styles = list(TESTS)
     other = {"with questions": "with statements", "with statements": "with questions"}
     match = np.mean([found[other[arm]][:, styles.index(style), -1] - found[arm][:, styles.index(style), -1]
@@ -108,4 +108,4 @@ def run(work: Workspace) -> Measured:
                             for arm, one in found.items()},
         "curves": [{"x": "tokens", "y": "nats, mean of three styles", "log": "xy", "lines": lines}],
     }  # fmt: skip
-    return Measured(float(worse.mean()), t_interval(worse), flops, details)
+    return Measured(effect, interval, flops, details)

@@ -12,11 +12,11 @@ import numpy as np
 from models import counts
 from models.config import ModelConfig
 from scaling.data import DataConfig
-from scaling.reproduction import Measured, Reproduction, Workspace, t_interval
+from scaling.reproduction import Measured, Reproduction, Workspace, least
 from scaling.tasks.programs import ShortestProgram, deflated_bits
 from scaling.train.config import TrainConfig
 
-SEEDS, ROWS, STEPS = (1, 2, 3), 400, 2000
+SEEDS, ROWS, STEPS = (1, 2, 3, 4), 400, 3000
 KIND = ShortestProgram(48)
 MODEL = ModelConfig(KIND.vocab_size, d_model=32, n_layers=2, n_heads=4)
 
@@ -33,14 +33,15 @@ def get_reproduction() -> Reproduction:
         minutes=4,
         not_covered="models that write Python; audio and DNA; rows longer than 48 bytes; a language that has something "
         "to say of text: a row whose program fails costs its bytes and one bit. Raw deflate is the opponent, since the "
-        "header and the sum of gzip are 18 bytes, which would decide alone",
+        "header and the sum of gzip are 18 bytes, which would decide alone. A first trial of three seeds with 2000 steps "
+        "at half of the rate was too short: 61 to 88 % of the programs were right",
         simulated=False,
         run=run,
     )
 
 
 def train_of(quick: bool, seed: int = 0) -> TrainConfig:
-    return TrainConfig(10 if quick else STEPS, 32, KIND.size, seed, 1e-2, optimizer="muon", weight_decay=0.0)
+    return TrainConfig(10 if quick else STEPS, 32, KIND.size, seed, 2e-2, optimizer="muon", weight_decay=0.0)
 
 
 def source_code(rows: int) -> np.ndarray:
@@ -77,7 +78,7 @@ def run(work: Workspace) -> Measured:
     found = work.keep("compressed", partial(compressed, work.quick))
     work.say(str(found[0]))
     saved = {name: np.array([1 - one[name]["model"] / one[name]["deflate"] for one in found]) for name in found[0]}
-    lesser = min(saved["synthetic"], -saved["text"], key=lambda values: float(values.mean()))
+    effect, interval = least([saved["synthetic"], -saved["text"]])
     flops = len(found) * counts.train_flops(MODEL, train_of(work.quick).tokens, KIND.size)
     details = {"bits of a row, each seed": found, "saved": {name: values.tolist() for name, values in saved.items()}}
-    return Measured(float(lesser.mean()), t_interval(lesser), flops, details)
+    return Measured(effect, interval, flops, details)

@@ -11,7 +11,7 @@ import numpy as np
 
 from configs.reproductions._skills import ROWS, late, model_of, train_of
 from models import counts
-from scaling.reproduction import Measured, Reproduction, Workspace, t_interval
+from scaling.reproduction import Measured, Reproduction, Workspace, least
 from scaling.tasks.skills import RULES, Skills
 
 SEEDS, WIDTHS, SEEN, TESTED = (1, 2, 3), (16, 32), (50, 100, 200, 400, 800), 128
@@ -87,7 +87,7 @@ def run(work: Workspace) -> Measured:
         "fastest less slowest": apart(powers[wide, "clean"]),
         "clean less noisy": (powers[wide, "clean"] - powers[wide, "noisy"]).mean(1),
     }
-    lesser = min(differences.values(), key=lambda values: float(values.mean()))
+    effect, interval = least(differences.values())
     lines = {name: {"x": (np.array(SEEN[: len(rows)]) * ROWS).tolist(), "y": rows.tolist()}
              for name, rows in zip(RULES, np.mean(shares[wide, "clean"], axis=0), strict=True)}  # fmt: skip
     details = {
@@ -96,4 +96,4 @@ def run(work: Workspace) -> Measured:
                       for (width, data), one in powers.items()},
         "curves": [{"x": "rows seen", "y": "share of wrong labels", "log": "xy", "lines": lines}],
     }  # fmt: skip
-    return Measured(float(lesser.mean()), t_interval(lesser), flops, details)
+    return Measured(effect, interval, flops, details)

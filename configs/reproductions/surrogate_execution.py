@@ -12,7 +12,7 @@ import numpy as np
 
 from models import counts
 from models.config import ModelConfig
-from scaling.reproduction import Measured, Reproduction, Workspace, t_interval
+from scaling.reproduction import Measured, Reproduction, Workspace, least
 from scaling.tasks.execution import CATEGORIES, ERRORS, Execution, errors
 from scaling.tasks.sequences import Labelled
 from scaling.tasks.skills import joined
@@ -92,7 +92,7 @@ def run(work: Workspace) -> Measured:
     means = np.array([right[width].mean(1) for width in WIDTHS])  # [widths, seeds, steps]
     by_size = np.polyfit(np.log2(params), means[:, :, -1], 1)[0]
     by_data = np.polyfit(np.log2(seen), means[-1].T, 1)[0]
-    lesser = min(by_size, by_data, key=lambda slopes: float(slopes.mean()))
+    effect, interval = least([by_size, by_data])
     wrong = {
         category: {kind: sum(one[category].get(kind, 0) for one in found[WIDTHS[-1]]) for kind in ERRORS}
         for category in KINDS
@@ -105,4 +105,4 @@ def run(work: Workspace) -> Measured:
         "errors of the largest models": wrong,
         "curves": [{"x": "programs seen", "y": "accuracy", "log": "x", "lines": lines}],
     }  # fmt: skip
-    return Measured(float(lesser.mean()), t_interval(lesser), flops, details)
+    return Measured(effect, interval, flops, details)
