@@ -79,9 +79,9 @@ def known(width: int, arm: str, quick: bool) -> list[dict[str, float]]:
 def run(work: Workspace) -> Measured:
     found: dict[str, dict[int, list]] = {arm: {} for arm in ARMS}
     flops = 0.0
-    for arm in ARMS:
+    for number, arm in enumerate(ARMS):
         for i, width in enumerate(WIDTHS):
-            kept = work.keep(f"{arm.replace(' ', '_')}_{i}", partial(known, width, arm, work.quick))
+            kept = work.keep(f"arm{number}_width{i}", partial(known, width, arm, work.quick))
             found[arm][width] = kept
             flops += len(kept) * counts.train_flops(
                 model_of(width), train_of(width, arm, work.quick).tokens, people_of(width).size

@@ -33,8 +33,8 @@ def get_reproduction() -> Reproduction:
         minutes=4,
         not_covered="models that write Python; audio and DNA; rows longer than 48 bytes; a language that has something "
         "to say of text: a row whose program fails costs its bytes and one bit. Raw deflate is the opponent, since the "
-        "header and the sum of gzip are 18 bytes, which would decide alone. A first trial of three seeds with 2000 steps "
-        "at half of the rate was too short: 61 to 88 % of the programs were right",
+        "header and the sum of gzip are 18 bytes, which would decide alone. A first trial with 2000 steps at half of "
+        "the rate was too short: 61 to 88 % of the programs of its three seeds were right",
         simulated=False,
         run=run,
     )
