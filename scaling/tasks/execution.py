@@ -23,22 +23,23 @@ _MOST_TURNS = 4
 
 @dataclass(frozen=True)
 class Execution:
-    """Statements of three tokens each, `print`, a register; the label of the last place is the digit it holds.
+    """Statements of three tokens each, `print`, every register; the label of a register's place is the digit it holds.
 
-    Digit d is token d, register r token 10 + r; registers begin at 0 and all sums are modulo 10. `set r d`, `move r s`,
-    `add r s` and `subtract r s` write to r. `unless r s` skips the next statement where r < s; `loop k 0` runs it k
-    times, 2 to 4. A program begins with two `set`; its category says of which statements the others are.
+    Digit d is token d, register r token 10 + r; all sums are modulo 10. `set r d`, `move r s`, `add r s` and
+    `subtract r s` write to r. `unless r s` skips the next statement where r < s; `loop k 0` runs it k times, 2 to 4. A
+    program begins by setting every register, in their order; its category says of which kinds its further statements
+    are.
     """
 
     category: str = "assignment"
-    statements: int = 6
+    statements: int = 3  # after those that set every register
 
     def __post_init__(self) -> None:
         if self.category not in CATEGORIES:
             match = nearest(self.category, CATEGORIES)
             fix = f"did you mean {match!r}?" if match else f"use one of {', '.join(CATEGORIES)}"
             raise ConfigError("execution.category", f"is {self.category!r}", fix)
-        require(3 <= self.statements <= 64, "execution.statements", f"is {self.statements}", "use 3 to 64")
+        require(1 <= self.statements <= 64, "execution.statements", f"is {self.statements}", "use 1 to 64")
 
     @property
     def vocab_size(self) -> int:
@@ -48,26 +49,27 @@ class Execution:
     @property
     def size(self) -> int:
         """Places of a sequence."""
-        return 3 * self.statements + 2
+        return 3 * (REGISTERS + self.statements) + 1 + REGISTERS
 
     def draw(self, rng: np.random.Generator, rows: int) -> Labelled:
         """`[rows, size]` each."""
-        n, plain, control = self.statements, PLAIN[self.category], CONTROL[self.category]
+        n, plain, control = REGISTERS + self.statements, PLAIN[self.category], CONTROL[self.category]
         word = rng.choice(plain + control, size=(rows, n))
         again = rng.choice(plain, size=(rows, n))
         word[:, -1] = again[:, -1]
-        for i in range(2, n):  # what is controlled controls nothing itself
-            word[:, i] = np.where(np.isin(word[:, i - 1], control) & (i > 2), again[:, i], word[:, i])
-        word[:, :2] = SET
+        word[:, :REGISTERS] = SET
+        for i in range(REGISTERS, n):  # what is controlled controls nothing itself
+            word[:, i] = np.where(np.isin(word[:, i - 1], control), again[:, i], word[:, i])
         first, second = (DIGITS + rng.integers(REGISTERS, size=(rows, n)) for _ in range(2))
+        first[:, :REGISTERS] = every = DIGITS + np.arange(REGISTERS)
         first = np.where(word == LOOP, rng.integers(2, _MOST_TURNS + 1, (rows, n)), first)
         second = np.where(word == SET, rng.integers(DIGITS, size=(rows, n)), np.where(word == LOOP, 0, second))
-        asked = DIGITS + rng.integers(REGISTERS, size=(rows, 1))
         body = np.stack([word, first, second], axis=2).reshape(rows, -1)
-        tokens = np.concatenate([body, np.full((rows, 1), PRINT), asked], axis=1).astype(np.int32)
+        tokens = np.concatenate([body, np.full((rows, 1), PRINT), np.tile(every, (rows, 1))], axis=1).astype(np.int32)
         labels = np.zeros_like(tokens)
-        labels[:, -1] = printed(tokens)
-        return Labelled(tokens, labels, np.broadcast_to(np.arange(self.size) == self.size - 1, tokens.shape))
+        labels[:, -REGISTERS:] = printed(tokens)
+        scored = np.broadcast_to(np.arange(self.size) >= self.size - REGISTERS, tokens.shape)
+        return Labelled(tokens, labels, scored)
 
 
 def history(tokens: np.ndarray, obey: bool = True) -> np.ndarray:
@@ -76,7 +78,7 @@ def history(tokens: np.ndarray, obey: bool = True) -> np.ndarray:
     rows = len(tokens)
     registers, times, every = np.zeros((rows, REGISTERS), np.int64), np.ones(rows, np.int64), np.arange(rows)
     states = [registers.copy()]
-    for word, first, second in tokens[:, :-2].reshape(rows, -1, 3).transpose(1, 2, 0):
+    for word, first, second in tokens[:, : -1 - REGISTERS].reshape(rows, -1, 3).transpose(1, 2, 0):
         target, source = first % DIGITS % REGISTERS, second % DIGITS % REGISTERS  # of words that name registers
         for turn in range(_MOST_TURNS):
             old, other = registers[every, target], registers[every, source]
@@ -92,20 +94,20 @@ def history(tokens: np.ndarray, obey: bool = True) -> np.ndarray:
 
 
 def printed(tokens: np.ndarray, obey: bool = True) -> np.ndarray:
-    """The digits that programs `[rows, size]` print, `[rows]` int64."""
-    return history(tokens, obey)[-1][np.arange(len(tokens)), tokens[:, -1] - DIGITS]
+    """The digits that programs `[rows, size]` print, `[rows, registers]` int64."""
+    return history(tokens, obey)[-1]
 
 
 def errors(tokens: np.ndarray, answers: np.ndarray) -> list[str | None]:
-    """How the answers `[rows]` to programs `[rows, size]` are wrong, the first that fits; None where they are right.
+    """How answers `[rows, registers]` to programs `[rows, size]` are wrong, one after the other, by the first name that
+    fits; None where they are right.
 
     control: it is what would be printed if nothing were skipped or repeated. stale: the register held it before.
     register: another one holds it at the end. other: none of these.
     """
-    states, every = history(tokens), np.arange(len(tokens))
-    held = states[:, every, tokens[:, -1] - DIGITS]  # [1 + statements, rows]
+    states = history(tokens)[REGISTERS:]  # from where all are set
     fits = {
-        None: held[-1] == answers, "control": printed(tokens, obey=False) == answers,
-        "stale": (held == answers).any(0), "register": (states[-1] == answers[:, None]).any(1),
+        None: states[-1] == answers, "control": printed(tokens, obey=False) == answers,
+        "stale": (states == answers).any(0), "register": (states[-1][:, None] == answers[:, :, None]).any(2),
     }  # fmt: skip
-    return [next((name for name, found in fits.items() if found[row]), "other") for row in every]
+    return [next((name for name, found in fits.items() if found[at]), "other") for at in np.ndindex(answers.shape)]

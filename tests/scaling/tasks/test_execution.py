@@ -27,11 +27,11 @@ from scaling.tasks.execution import (
 A, B, C, D = range(10, 14)
 
 
-def interpreted(program: list[int]) -> int:
+def interpreted(program: list[int]) -> list[int]:
     """What a program prints, statement by statement."""
-    held = {A: 0, B: 0, C: 0, D: 0}
-    *body, asked = program
-    assert body.pop() == PRINT
+    held: dict[int, int] = {}
+    *body, a, b, c, d = program
+    assert [a, b, c, d] == [A, B, C, D] and body.pop() == PRINT
     times = 1
     for i in range(0, len(body), 3):
         word, first, second = body[i : i + 3]
@@ -51,33 +51,36 @@ def interpreted(program: list[int]) -> int:
                 assert word == LOOP and second == 0
                 following = first
         times = following
-    return held[asked]
+    return list(held.values())
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_every_label_is_what_a_plain_interpreter_prints(category: str) -> None:
-    kind = Execution(category, statements=8)
+    kind = Execution(category, statements=5)
     data = kind.draw(np.random.default_rng(0), 400)
-    assert data.tokens.shape == (400, 26) and data.tokens.max() < kind.vocab_size and data.scored.sum() == 400
+    assert data.tokens.shape == (400, 32) and data.tokens.max() < kind.vocab_size and data.scored.sum() == 1600
     for tokens, labels in zip(data.tokens.tolist(), data.labels.tolist(), strict=True):
-        assert labels[-1] == interpreted(tokens)
-        words = tokens[:-2:3]
-        assert words[:2] == [SET, SET] and set(words[2:]) <= {*PLAIN[category], *CONTROL[category]}
+        assert labels[-4:] == interpreted(tokens)
+        words = tokens[:-5:3]
+        assert words[:4] == [SET] * 4 and set(words[4:]) <= {*PLAIN[category], *CONTROL[category]}
         assert words[-1] in PLAIN[category]
-        pairs = list(itertools.pairwise(words[2:]))
+        pairs = list(itertools.pairwise(words[4:]))
         assert not any(one in CONTROL[category] and two in CONTROL[category] for one, two in pairs)
     assert not CONTROL[category] or np.isin(data.tokens[:, ::3], CONTROL[category]).any()
 
 
 def test_programs_written_by_hand_print_what_they_should_and_errors_are_named() -> None:
-    twice = [SET, A, 3, SET, B, 2, LOOP, 3, 0, ADD, A, B, PRINT, A]  # 3 + 3 x 2
-    skipped = [SET, A, 3, SET, B, 4, UNLESS, A, B, MOVE, A, B, PRINT, A]
-    doubled = [SET, A, 3, SET, B, 4, LOOP, 4, 0, ADD, A, A, PRINT, A]  # 48
+    start, end = [SET, A, 3, SET, B, 2, SET, C, 4, SET, D, 4], [PRINT, A, B, C, D]
+    twice = [*start, LOOP, 3, 0, ADD, A, B, *end]  # 3 + 3 x 2
+    skipped = [*start, UNLESS, B, A, MOVE, A, C, *end]
+    doubled = [*start, LOOP, 4, 0, ADD, C, C, *end]  # 4 x 16
     tokens = np.array([twice, skipped, doubled])
-    assert printed(tokens).tolist() == [9, 3, 8] and printed(tokens, obey=False).tolist() == [5, 4, 6]
-    assert errors(tokens, np.array([9, 3, 8])) == [None] * 3
-    assert errors(tokens, np.array([5, 4, 6])) == ["control"] * 3
-    assert errors(tokens, np.array([3, 0, 4])) == ["stale", "stale", "register"]
-    assert errors(tokens, np.array([1, 9, 7])) == ["other"] * 3
+    assert printed(tokens).tolist() == [[9, 2, 4, 4], [3, 2, 4, 4], [3, 2, 4, 4]]
+    assert printed(tokens, obey=False).tolist() == [[5, 2, 4, 4], [4, 2, 4, 4], [3, 2, 8, 4]]
+    assert set(errors(tokens, printed(tokens))) == {None}
+    told = np.array([[5, 2, 9, 1], [4, 3, 4, 4], [7, 2, 8, 6]])
+    assert errors(tokens, told) == ["control", None, "register", "other", "control", "register", None, None,
+                                    "other", None, "control", "other"]  # fmt: skip
+    assert errors(tokens[:1], np.array([[3, 2, 4, 4]])) == ["stale", None, None, None]
     with pytest.raises(ConfigError, match="did you mean 'branch'"):
         Execution("branches")
