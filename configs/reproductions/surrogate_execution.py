@@ -35,7 +35,8 @@ def get_reproduction() -> Reproduction:
         minutes=4,
         not_covered="languages that people write, pretrained models, programs of more than three statements "
         "after the first four; data beyond 102400 programs and models beyond 0.03M parameters; sizes in data are those "
-        "of one pass at a constant rate. Programs that printed one register, tried first, were answered by the digit that is most common",
+        "of one pass at a constant rate. Programs that printed one register, tried first, were answered by the digit "
+        "that is most common",
         simulated=False,
         run=run,
     )
