@@ -31,8 +31,8 @@ def get_reproduction() -> Reproduction:
         "them, or of clean data less noisy data over all skills, the lesser",
         minutes=5,
         not_covered="pretrained models, instructions of people, more than 51200 rows; sizes in data are those of one "
-        "pass at a constant rate; noise that is regular, such as one template. One skill against one in the wider model, "
-        "compared first, could not tell with these seeds",
+        "pass at a constant rate; noise that is regular, such as one template. One skill against one in the wider "
+        "model, compared first, could not tell with these seeds",
         simulated=False,
         run=run,
     )
