@@ -16,7 +16,7 @@ from scaling.tasks.sequences import Labelled
 from scaling.tasks.skills import STYLES, Skills, Style, joined
 from scaling.train.config import TrainConfig
 
-SEEDS, STEPS, EVERY, WIDTH, TOKENS = (1, 2, 3), 800, 50, 32, 800  # TOKENS: of a step
+SEEDS, STEPS, EVERY, WIDTH, TOKENS = (1, 2, 3), 600, 50, 32, 800  # TOKENS: of a step
 WEB = Skills(clutter=12, noise=0.1)  # what is there in plenty
 TESTS = {"web": Skills(clutter=12), "question": Skills(), "statement": Skills(style="statement")}
 ARMS: dict[str, Style | None] = {"real": None, "with questions": "question", "with statements": "statement"}
