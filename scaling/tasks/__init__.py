@@ -8,7 +8,9 @@ puzzle.py        those between two arrangements: hanoi.py, puzzles.py (checkers,
 computation.py   tasks with one right answer: arithmetic.py, modular.py, tag.py, words.py (copy, recall), memory.py
                  (lookup, repeat, permute), and misleading.py, corpora that teach what a test asks not to do
 sequences.py     labelled tokens that ask a mixer to recall, copy, find or follow a state; letters.py asks to count
-                 letters and numerals.py to add, read one by one or in pieces; probe.py learns them
+                 letters and numerals.py to add, read one by one or in pieces; execution.py what a program prints,
+                 programs.py the shortest program of a row, skills.py ten skills in mixtures of styles and noise,
+                 biographies.py facts that no rule foretells; probe.py learns them
 mixed.py         one task over several difficulties: "modular:operations=4/8/16/32"
 catalogue.py     tasks by name: task_by_name("countdown:numbers=4")
 """
