@@ -90,8 +90,8 @@ def run(work: Workspace) -> Measured:
     full = {width: np.array([one["float32"] for one in seeds]) for width, seeds in found["1000 exposures"].items()}
     effect, interval = least(full.values())
     details = {
-        "parameters": {width: counts.params(model_of(width)) for width in WIDTHS},
-        "people": {width: people_of(width).people for width in WIDTHS},
-        "bits for a parameter": found,
+        "parameters": {str(width): counts.params(model_of(width)) for width in WIDTHS},
+        "people": {str(width): people_of(width).people for width in WIDTHS},
+        "bits for a parameter": {arm: {str(width): seeds for width, seeds in one.items()} for arm, one in found.items()},
     }
     return Measured(effect, interval, flops, details)

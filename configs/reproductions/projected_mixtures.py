@@ -68,29 +68,25 @@ def measured(seed: int) -> dict:
     scores = np.array([[world.score(rng, shares, size) for shares in tried] for size in SIZES])
     projection = Projection.fitted(SIZES, distances, scores)
     chosen, uniform = nearest_mixture(costs, steps=25), np.full(sources, 1 / sources)
-    found = {name: {size: float(np.mean([world.score(rng, shares, size) for _ in range(3)])) for size in HELD_OUT}
+    found = {name: [float(np.mean([world.score(rng, shares, size) for _ in range(3)])) for size in HELD_OUT]
              for name, shares in (("chosen", chosen), ("uniform", uniform))}  # fmt: skip
     distance = transport(costs, chosen).distance
     return found | {
         "shares": chosen.tolist(), "correlation": float(np.corrcoef(distances, scores[1])[0, 1]),
-        "projected": {size: float(projection.score(distance, size)) for size in HELD_OUT},
+        "projected": [float(projection.score(distance, size)) for size in HELD_OUT],
     }  # fmt: skip
 
 
 def run(work: Workspace) -> Measured:
     worlds = range(3 if work.quick else WORLDS)
     found = [work.keep(f"world{seed}", partial(measured, seed)) for seed in worlds]
-    sizes = [str(size) for size in HELD_OUT]
-    chosen, uniform, projected = (
-        np.array([[{str(k): v for k, v in one[name].items()}[size] for size in sizes] for one in found])
-        for name in ("chosen", "uniform", "projected")
-    )
+    chosen, uniform, projected = (np.array([one[name] for one in found]) for name in ("chosen", "uniform", "projected"))
     gain = (chosen - uniform).mean(1)
     work.say(f"chosen {chosen.mean(0).round(3)}, uniform {uniform.mean(0).round(3)}, {projected.mean(0).round(3)} told")
     details = {
-        "accuracy": {"chosen": chosen.mean(0).tolist(), "uniform": uniform.mean(0).tolist(), "sizes": sizes},
+        "accuracy": {"chosen": chosen.mean(0).tolist(), "uniform": uniform.mean(0).tolist(), "sizes": list(HELD_OUT)},
         "error of the projected accuracy": np.abs(projected - chosen).mean(0).tolist(),
         "correlation of score and distance over mixtures": float(np.mean([one["correlation"] for one in found])),
-        "shares chosen": np.mean([one["shares"] for one in found], axis=0).tolist(), "shares wanted": WANTED,
+        "shares chosen": np.mean([one["shares"] for one in found], axis=0).tolist(), "shares wanted": list(WANTED),
     }  # fmt: skip
     return Measured(float(gain.mean()), t_interval(gain), 0.0, details)
