@@ -92,6 +92,6 @@ def run(work: Workspace) -> Measured:
     details = {
         "parameters": {str(width): counts.params(model_of(width)) for width in WIDTHS},
         "people": {str(width): people_of(width).people for width in WIDTHS},
-        "bits for a parameter": {arm: {str(width): seeds for width, seeds in one.items()} for arm, one in found.items()},
+        "bits for a parameter": {arm: {str(k): seeds for k, seeds in one.items()} for arm, one in found.items()},
     }
     return Measured(effect, interval, flops, details)
