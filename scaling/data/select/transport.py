@@ -51,7 +51,8 @@ def transport(costs: Sequence[np.ndarray], shares: np.ndarray) -> Transport:
     weight = (shares / np.bincount(source))[source]
     sums = vstack([kron(identity(count), np.ones((1, targets))), kron(np.ones((1, count)), identity(targets))])
     wanted = np.concatenate([weight, np.full(targets, 1 / targets)])
-    found = linprog(cost.ravel(), A_eq=sums.tocsr(), b_eq=wanted, method="highs")
+    # The last sum follows from the others; with it, rounded weights would contradict each other.
+    found = linprog(cost.ravel(), A_eq=sums.tocsr()[:-1], b_eq=wanted[:-1], method="highs")
     if found.status != 0:
         raise ConfigError("costs", f"cannot be transported: {found.message}", "give finite costs")
     potential = found.eqlin.marginals[:count]
