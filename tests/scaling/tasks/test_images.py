@@ -1,4 +1,4 @@
-"""Images: patches give the pixels back, an image is its class moved, and pixels and labels are wrong as often as said."""
+"""Images: patches give the pixels back, an image is its class moved, and noise is as frequent as said."""
 
 from __future__ import annotations
 
