@@ -61,10 +61,12 @@ def scheduled(name: str, quick: bool) -> list[dict[str, float]]:
 
     model, found = model_of(WIDTH), []
     for seed in SEEDS[:2] if quick else SEEDS:
-        params, rng = None, np.random.default_rng(seed)
+        params: dict | None = None
+        rng = np.random.default_rng(seed)
         for draw, times in SCHEDULES[name]:
             train = train_of(times * (10 if quick else STEPS), seed)
             params = learned(model, train, lambda step, draw=draw, rng=rng: draw(rng, ROWS), params)  # type: ignore[misc]
+        assert params is not None
         tests = {"special": late(SPECIAL, seed, 512), "general": late(GENERAL, seed, 512)}
         found.append({kind: accuracy(model, params, test) for kind, test in tests.items()})
     return found

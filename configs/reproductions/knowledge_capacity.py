@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
 from models import counts
 from models.config import ModelConfig
-from models.quantize import quantize
+from models.quantize import QuantizeMode, quantize
 from scaling.reproduction import Measured, Reproduction, Workspace, least
 from scaling.tasks.biographies import Biographies
+from scaling.tasks.sequences import Labelled
 from scaling.train.config import TrainConfig
 
 SEEDS, WIDTHS, ROWS, RATE = (1, 2, 3), (8, 16), 64, 5e-2
@@ -63,14 +65,17 @@ def known(width: int, arm: str, quick: bool) -> list[dict[str, float]]:
     found, model = [], model_of(width)
     for seed in SEEDS[:2] if quick else SEEDS:
         kind, rng = people_of(width, seed), np.random.default_rng(seed)
-        everyone, junk = kind.everyone(), ARMS[arm][1]
+        everyone = kind.everyone()
         again = passes(everyone, ROWS, seed)
 
-        def batch(step: int, again=again, kind=kind, rng=rng, junk=junk):  # type: ignore[no-untyped-def]
+        def batch(
+            step: int, again: Callable = again, kind: Biographies = kind, rng: np.random.Generator = rng
+        ) -> Labelled:
+            junk = ARMS[arm][1]
             return joined([again(step), kind.strangers(rng, junk)]) if junk else again(step)
 
         params = learned(model, train_of(width, arm, quick, seed), batch)
-        modes = ("float32", "int8", "int4")
+        modes: tuple[QuantizeMode, ...] = ("float32", "int8", "int4")
         bits = {mode: kind.known_bits(losses(model, quantize(params, model, mode), everyone)) for mode in modes}
         found.append({mode: value / counts.params(model) for mode, value in bits.items()})
     return found
