@@ -77,7 +77,7 @@ def known(width: int, arm: str, quick: bool) -> list[dict[str, float]]:
         params = learned(model, train_of(width, arm, quick, seed), batch)
         modes: tuple[QuantizeMode, ...] = ("float32", "int8", "int4")
         bits = {mode: kind.known_bits(losses(model, quantize(params, model, mode), everyone)) for mode in modes}
-        found.append({mode: value / counts.params(model) for mode, value in bits.items()})
+        found.append({str(mode): value / counts.params(model) for mode, value in bits.items()})
     return found
 
 
