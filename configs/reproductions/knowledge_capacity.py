@@ -18,7 +18,7 @@ from scaling.tasks.biographies import Biographies
 from scaling.tasks.sequences import Labelled
 from scaling.train.config import TrainConfig
 
-SEEDS, WIDTHS, ROWS, RATE = (1, 2, 3), (8, 16), 64, 5e-2
+SEEDS, WIDTHS, ROWS, RATE = (1, 2, 3), (8,), 64, 5e-2
 TO_KNOW = 4.0  # bits of a parameter, so that a model is full before it knows all
 ARMS = {"1000 exposures": (1000, 0), "100 exposures": (100, 0), "100 exposures and junk": (100, ROWS)}
 
@@ -30,10 +30,10 @@ def get_reproduction() -> Reproduction:
         claim="After 1000 exposures a model knows two bits of facts for each of its parameters",
         source="Allen-Zhu & Li 2024, Physics of language models part 3.3, arXiv:2404.05405",
         smallest_effect=1.8,
-        unit="bits known for a parameter, in the width that knows fewer",
+        unit="bits known for a parameter",
         minutes=5,
-        not_covered="models above 0.01M parameters, deeper ones than two layers; sentences: a row is "
-        "a name and its facts; more to know than 4 bits for a parameter. The bits after 100 exposures, with junk and "
+        not_covered="models of more than one size and above 0.0024M parameters, deeper ones than two layers; "
+        "sentences: a row is a name and its facts; more to know than 4 bits for a parameter. The bits after 100 exposures, with junk and "
         "in integers are among the numbers, and decide nothing",
         simulated=False,
         run=run,

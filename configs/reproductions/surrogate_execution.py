@@ -18,7 +18,7 @@ from scaling.tasks.sequences import Labelled
 from scaling.tasks.skills import joined
 from scaling.train.config import TrainConfig
 
-SEEDS, WIDTHS, SEEN, EACH, ROWS = (1, 2, 3), (8, 16, 32), (100, 200, 400, 800, 1600), 16, 400  # EACH: rows of a step
+SEEDS, WIDTHS, SEEN, EACH, ROWS = (1, 2, 3), (8, 16), (100, 200, 400, 800, 1600), 16, 400  # EACH: rows of a step
 KINDS = {category: Execution(category) for category in CATEGORIES}
 SIZE = KINDS[CATEGORIES[0]].size
 
@@ -34,7 +34,7 @@ def get_reproduction() -> Reproduction:
         unit="accuracy for each doubling of parameters or of programs seen, the lesser of the two",
         minutes=4,
         not_covered="languages that people write, pretrained models, programs of more than three statements "
-        "after the first four; data beyond 102400 programs and models beyond 0.03M parameters; sizes in data are those "
+        "after the first four; data beyond 102400 programs and models beyond 0.01M parameters; sizes in data are those "
         "of one pass at a constant rate. Programs that printed one register, tried first, were answered by the digit "
         "that is most common",
         simulated=False,
