@@ -18,7 +18,8 @@ from scaling.tasks.sequences import Labelled
 from scaling.tasks.skills import joined
 from scaling.train.config import TrainConfig
 
-SEEDS, WIDTHS, SEEN, EACH, ROWS = (1, 2, 3), (8, 16), (100, 200, 400, 800, 1600), 16, 400  # EACH: rows of a step
+SEEDS, MORE, WIDTHS = (1, 2, 3), (4, 5), (8, 16)  # MORE: seeds that were added, since three could not tell
+SEEN, EACH, ROWS = (100, 200, 400, 800, 1600), 16, 400  # EACH: rows of a step
 KINDS = {category: Execution(category) for category in CATEGORIES}
 SIZE = KINDS[CATEGORIES[0]].size
 
@@ -51,12 +52,12 @@ def train_of(quick: bool, seed: int = 0) -> TrainConfig:
     return TrainConfig(steps, rows, SIZE, seed, 1e-2, "constant", optimizer="muon", weight_decay=0.0)
 
 
-def accuracies(width: int, quick: bool) -> list[dict]:
+def accuracies(width: int, seeds: tuple[int, ...], quick: bool) -> list[dict]:
     """Of every seed: share of right answers by category after each of SEEN steps, and the errors at the end."""
     from scaling.tasks.probe import LATE, learned, said
 
     found = []
-    for seed in SEEDS[:2] if quick else SEEDS:
+    for seed in seeds:
         model, rng, late = model_of(width), np.random.default_rng(seed), np.random.default_rng(seed + LATE)
         tests = {category: kind.draw(late, ROWS) for category, kind in KINDS.items()}
         one: dict = {"steps": [], "right": {category: [] for category in KINDS}}
@@ -83,7 +84,10 @@ def _batch(rng: np.random.Generator, step: int) -> Labelled:
 def run(work: Workspace) -> Measured:
     found, flops = {}, 0.0
     for width in WIDTHS:
-        found[width] = work.keep(f"width{width}", partial(accuracies, width, work.quick))
+        seeds = SEEDS[:2] if work.quick else SEEDS
+        found[width] = work.keep(f"width{width}", partial(accuracies, width, seeds, work.quick))
+        for seed in () if work.quick else MORE:
+            found[width] += work.keep(f"width{width}_seed{seed}", partial(accuracies, width, (seed,), work.quick))
         flops += len(found[width]) * counts.train_flops(model_of(width), train_of(work.quick).tokens, SIZE)
         work.say(f"width {width}: {found[width][0]['right']}")
     right = {  # [seeds, categories, steps]
