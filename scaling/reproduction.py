@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -157,3 +157,14 @@ def t_interval(values: Any, level: float = 0.9) -> tuple[float, float]:
     require(len(values) >= 2, "values", f"has {len(values)} repetitions", "repeat with at least two seeds")
     half = t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean() - half), float(values.mean() + half)
+
+
+def least(parts: Iterable[Any], level: float = 0.9) -> tuple[float, tuple[float, float]]:
+    """(effect, interval) of a claim of several parts, each the repetitions of one quantity, that holds when each holds.
+
+    The effect is the smallest mean; either end of the interval is the smallest of the parts' t-intervals. So the whole
+    interval lies above a number when those of all parts do, and below it when that of any does.
+    """
+    parts = [np.asarray(values, dtype=np.float64) for values in parts]
+    lows, highs = zip(*(t_interval(values, level) for values in parts), strict=True)
+    return float(min(values.mean() for values in parts)), (min(lows), min(highs))

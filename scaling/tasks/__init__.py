@@ -12,7 +12,9 @@ computation.py   tasks with one right answer: arithmetic.py, modular.py, tag.py,
 reasoned.py      modular.py with thoughts: whole, cut short or none, with results that are taken back
 programs.py      programs of a few operations, asked for by examples and judged on every input
 sequences.py     labelled tokens that ask a mixer to recall, copy, find or follow a state; letters.py asks to count
-                 letters and numerals.py to add, read one by one or in pieces; probe.py learns them
+                 letters and numerals.py to add, read one by one or in pieces; execution.py what a program prints,
+                 programs.py the shortest program of a row, skills.py ten skills in mixtures of styles and noise,
+                 biographies.py facts that no rule foretells, images.py classes of patterns; probe.py learns them
 mixed.py         one task over several difficulties: "modular:operations=4/8/16/32"
 catalogue.py     tasks by name: task_by_name("countdown:numbers=4")
 """

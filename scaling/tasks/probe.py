@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ import optax
 from models import transformer
 from models.config import ModelConfig
 from scaling.tasks.sequences import Labelled, Sequences
-from scaling.train.config import TrainConfig, hyperparameters
+from scaling.train.config import Hyperparameters, TrainConfig, hyperparameters
 from scaling.train.optimizer import make_optimizer
 
 AT_ONCE = 50  # steps between two calls of the program
@@ -22,12 +23,32 @@ LATE = 1000  # added to a seed for the sequences that are not trained on
 
 def probe(model: ModelConfig, kind: Sequences, train: TrainConfig) -> transformer.Params:
     """Parameters after the steps of `train`, of fresh sequences each; their length is the kind's own."""
-    params = _initial(model, jnp.uint32(train.seed))
-    optimizer = make_optimizer(model, train.optimizer, train.schedule, hyperparameters(train))
-    state, rng = optimizer.init(params), np.random.default_rng(train.seed)
+    rng = np.random.default_rng(train.seed)
+    return learned(model, train, lambda step: kind.draw(rng, train.batch_size))
+
+
+def learned(
+    model: ModelConfig,
+    train: TrainConfig,
+    feed: Callable[[int], Labelled],
+    params: transformer.Params | None = None,
+    watch: Callable[[int, transformer.Params], None] | None = None,
+) -> transformer.Params:
+    """Parameters after the steps of `train`, the i-th on feed(i) `[rows, length]`, asked for in order.
+
+    params: to start from; otherwise initial ones of the seed. watch: called with the steps done and the parameters
+    every AT_ONCE steps. Runs that differ in seed, steps or rates alone share one program.
+    """
+    hyper = hyperparameters(train)
+    # A copy, because a step writes over what it is given.
+    params = _initial(model, jnp.uint32(train.seed)) if params is None else jax.tree.map(jnp.copy, params)
+    state = make_optimizer(model, train.optimizer, train.schedule, hyper).init(params)
     for start in range(0, train.steps, AT_ONCE):
-        drawn = [kind.draw(rng, train.batch_size) for _ in range(min(AT_ONCE, train.steps - start))]
-        params, state = _steps(model, train, params, state, Labelled(*map(np.stack, zip(*drawn, strict=True))))
+        drawn = [feed(step) for step in range(start, min(start + AT_ONCE, train.steps))]
+        data = Labelled(*map(np.stack, zip(*drawn, strict=True)))
+        params, state = _steps(model, train.optimizer, train.schedule, hyper, params, state, data)
+        if watch is not None:
+            watch(start + len(drawn), params)
     return params
 
 
@@ -68,6 +89,16 @@ def _initial(model: ModelConfig, seed: jax.Array) -> transformer.Params:
     return transformer.init(model, jax.random.key(seed))
 
 
+def losses(model: ModelConfig, params: transformer.Params, data: Labelled) -> np.ndarray:
+    """Nats of every label `[rows, length]` float64; 0 where there is none."""
+    return np.asarray(_losses(model, params, Labelled(*data)), np.float64) * data.scored
+
+
+def said(model: ModelConfig, params: transformer.Params, data: Labelled) -> np.ndarray:
+    """The likeliest label of every place `[rows, length]` int32, which reads the tokens as they are."""
+    return np.asarray(_said(model, params, data.tokens))
+
+
 @partial(jax.jit, static_argnums=0)
 def _losses(model: ModelConfig, params: transformer.Params, data: Labelled) -> jax.Array:
     logits = transformer.apply(model, params, jnp.asarray(data.tokens)).astype(jnp.float32)
@@ -79,10 +110,12 @@ def _said(model: ModelConfig, params: transformer.Params, tokens: jax.Array) -> 
     return transformer.apply(model, params, tokens).argmax(-1)
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
-def _steps(model: ModelConfig, train: TrainConfig, params: Any, state: Any, data: Labelled) -> tuple[Any, Any]:
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
+def _steps(
+    model: ModelConfig, kind: Any, schedule: Any, hyper: Hyperparameters, params: Any, state: Any, data: Labelled
+) -> tuple[Any, Any]:
     """(params, the optimiser's state) after one step for each entry of data `[steps, rows, length]`."""
-    optimizer = make_optimizer(model, train.optimizer, train.schedule, hyperparameters(train))
+    optimizer = make_optimizer(model, kind, schedule, hyper)
 
     def loss(params: transformer.Params, batch: Labelled) -> jax.Array:
         return jnp.sum(_losses(model, params, batch) * batch.scored) / batch.scored.sum()

@@ -15,7 +15,7 @@ from launch.workspace import Directory
 from models.errors import ConfigError
 from scaling import finding
 from scaling.finding import Finding
-from scaling.reproduction import bootstrap_interval, given_table, t_interval
+from scaling.reproduction import bootstrap_interval, given_table, least, t_interval
 
 COIN = '''
 """A coin: python -m launch.reproduce coin.py --workdir runs/coin"""
@@ -255,3 +255,14 @@ def test_a_shared_sweep_lies_beside_the_directories_of_all_that_read_it(
         work.sweep(SweepConfig(), "ladder")
     shared = tmp_path / "_shared" / "sweeps" / "ladder"
     assert places == [shared, tmp_path / "one/sweeps/ladder", shared, tmp_path / "two/sweeps/ladder"]
+
+
+def test_a_claim_of_several_parts_holds_when_each_does_and_fails_when_one_does() -> None:
+    tight, wide, low = [0.6, 0.62, 0.61], [0.1, 0.7, 1.6], [0.2, 0.21, 0.22]
+    assert least([tight])[1] == t_interval(tight)
+    effect, interval = least([tight, wide])
+    assert effect == pytest.approx(0.61) and interval == (t_interval(wide)[0], t_interval(tight)[1])
+    for parts in ([tight, wide], [tight, low], [tight, [0.58, 0.6, 0.59]]):
+        verdicts = [finding.decide(t_interval(one), 0.5) for one in parts]
+        whole = next((one for one in ("does not hold", "cannot tell") if one in verdicts), "holds")
+        assert finding.decide(least(parts)[1], 0.5) == whole

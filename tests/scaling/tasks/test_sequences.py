@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
 from models.config import Layer, ModelConfig
 from models.errors import ConfigError
 from models.mixers import Attention
-from scaling.tasks.probe import probe, recalled, right
+from scaling.tasks import probe as probing
+from scaling.tasks.probe import learned, losses, probe, recalled, right, said
 from scaling.tasks.sequences import AssociativeRecall, Chains, Copying, Passkey, StateTracking, TripleMatch
 from scaling.train.config import TrainConfig
 
@@ -148,3 +151,30 @@ def test_a_probe_learns_what_one_token_back_tells():
     params = probe(model, kind, train)
     shares = right(model, params, kind, 16, 0)
     assert recalled(model, params, kind, 16, 0) == 1 and np.isnan(shares[:4]).all() and (shares[4:] == 1).all()
+
+
+@pytest.mark.slow  # reads the compiled step of the test above, if that ran in this process
+def test_a_probe_is_what_its_batches_its_start_and_its_rates_make_of_it():
+    """Without a rate it stays what it started from; a run of other length, seed and rate shares the program."""
+    kind = Copying(symbols=1, count=4)
+    model = ModelConfig(kind.vocab_size, 8, 1, 1, d_ff=8, pattern=(Layer(Attention(window=2), None),))
+    train = TrainConfig(60, 8, 8, 3, 3e-2, weight_decay=0.0)
+    rng, asked, seen = np.random.default_rng(3), [], []
+
+    def feed(step):
+        asked.append(step)
+        return kind.draw(rng, 8)
+
+    first = learned(model, train, feed, watch=lambda steps, params: seen.append(steps))
+    assert asked == list(range(60)) and seen == [50, 60]
+    alike = jax.tree.map(lambda a, b: (a == b).all(), first, probe(model, kind, train))
+    assert all(jax.tree.leaves(alike))
+    before, programs = jax.tree.map(np.asarray, first), probing._steps._cache_size()
+    still = learned(model, replace(train, steps=110, seed=9, learning_rate=1e-30), feed, first)
+    assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (still, before)), strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (first, before)), strict=True))
+    assert probing._steps._cache_size() == programs
+    data = kind.draw(rng, 16)
+    assert ((said(model, first, data) == data.labels) | ~data.scored).all()
+    nats = losses(model, first, data)
+    assert (nats[~data.scored] == 0).all() and (nats[data.scored] > 0).all() and nats.max() < np.log(2)
