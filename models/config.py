@@ -63,7 +63,7 @@ class ModelConfig:
     norm_eps: float = 1e-5
     norm_plus_one: bool = False  # every norm multiplies by 1 + gain (Gemma)
     post_norms: bool = False  # norms also after attention and feed-forward, before the residual sum (Gemma 2)
-    activation: Activation = "swiglu"  # plain GELU is the tanh one; relu2: squared ReLU
+    activation: Activation = "swiglu"  # plain GELU is the tanh one; relu2: squared ReLU; clipped: gpt-oss
     bias: Bias = "none"  # "qkv": Qwen 2; "all": GPT-2 (norm biases included)
     tied_embeddings: bool = True
     scale_embeddings: bool = False  # token embeddings times sqrt(d_model) (Gemma)

@@ -25,8 +25,9 @@ from models.mixers.linear import Linear
 from models.mixers.mamba2 import Mamba2
 from models.mixers.mlgru import MLGRU
 from models.mixers.mlstm import MLSTM
+from models.mixers.sinks import Sinks
 from models.mixers.streamed import Streamed
 
-Mixer = Attention | Delta | Latent | Linear | Mamba2 | MLGRU | MLSTM | Streamed
+Mixer = Attention | Delta | Latent | Linear | Mamba2 | MLGRU | MLSTM | Sinks | Streamed
 
-__all__ = ["MLGRU", "MLSTM", "Attention", "Delta", "Latent", "Linear", "Mamba2", "Mixer", "Streamed"]
+__all__ = ["MLGRU", "MLSTM", "Attention", "Delta", "Latent", "Linear", "Mamba2", "Mixer", "Sinks", "Streamed"]

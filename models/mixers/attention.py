@@ -157,7 +157,7 @@ class Attention:
         q, k, v = (y.reshape(*x.shape[:2], -1, head_dim) for y in (q, k, v))
         if a.qk_norm:
             q, k = self._normed(s, w["q_norm"], q), self._normed(s, w["k_norm"], k)
-        lead = self.lead(w, q)
+        lead = self.lead(s, w, q)
         if a.rotary is not None and a.rotary.share:
             angles = ops.rotary_angles(past.positions, a.rotary.dims(head_dim), a.rotary.theta, a.rotary.scaling)
             q, k = (ops.rotate(y, *angles, interleaved=a.rotary.interleaved) for y in (q, k))
@@ -168,7 +168,7 @@ class Attention:
         y = ops.scatter_positions(ops.contract(y.reshape(*x.shape[:-1], kv, heads // kv, head_dim), w["out"], dims=3))
         return y + w["out_bias"] if "out_bias" in w else y, past, None
 
-    def lead(self, w: Any, q: jax.Array) -> Lead | None:
+    def lead(self, s: Stream, w: Any, q: jax.Array) -> Lead | None:
         """Keys and values that every token sees besides, with its queries before they are rotated: none."""
         return None
 
