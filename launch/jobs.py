@@ -30,7 +30,7 @@ from launch.environment import available_cpus
 from launch.prompts import SEARCHED, TAKEN, BadLine, PromptFile, Shard
 from launch.samples import SAMPLES, SEARCHES, SampleTable
 from launch.tally import Tally
-from models.errors import ConfigError, require
+from models.errors import LARGEST_SIZE, ConfigError, require
 from models.quantize import MODES, QuantizeMode
 from models.serialize import added, from_json, to_json
 from models.sharding import MeshConfig
@@ -38,6 +38,7 @@ from scaling import kept
 from scaling.kept import write_atomically
 from scaling.sweep.card import card
 from scaling.sweep.lease import Presence
+from scaling.typed import at_most, typed
 from search.config import SearchSizes
 from search.engine.config import EngineConfig
 from search.engine.placement import check_slots
@@ -87,9 +88,12 @@ class JobConfig:
     search: SearchSizes = added(SearchSizes())  # of a strategy
 
     def __post_init__(self) -> None:
-        for name in ("samples", "max_tokens", "shard_size"):
+        typed(self)
+        sizes = ("samples", "max_tokens", "shard_size")
+        for name in sizes:
             value = getattr(self, name)
             require(value >= 1, name, f"is {value}", "give a positive integer")
+        at_most(self, "", **dict.fromkeys(sizes, LARGEST_SIZE))
         require(0 <= self.seed < 2**32, "seed", f"is {self.seed}", "give 0 to 2^32 - 1")
         for name, allowed in (("quantize", MODES), ("speculate", get_args(Speculate))):
             value = getattr(self, name)

@@ -119,7 +119,8 @@ class ModelConfig:
             require(value is None or value > 0, f"model.{field}", f"is {value}", fix)
         share = self.embedding_gradient
         require(0 < share <= 1, "model.embedding_gradient", f"is {share}", "give a share in (0, 1]")
-        require(self.norm_eps > 0, "model.norm_eps", f"is {self.norm_eps}", "give a positive number such as 1e-5")
+        eps = self.norm_eps
+        require(0 < eps <= 1, "model.norm_eps", f"is {eps}", "give a positive number such as 1e-5, at most 1")
         require(self.rope_theta > 0, "model.rope_theta", f"is {self.rope_theta}", "give a positive number such as 1e4")
 
     def _check_fields(self) -> None:

@@ -63,6 +63,8 @@ class Attention:
         for field in ("heads", "kv_heads", "head_dim"):
             value = getattr(self, field)
             require(value >= 1, f"model.{field}", f"is {value}", "give a positive integer")
+        softcap, fix = self.softcap, "give a positive number, or None"
+        require(softcap is None or softcap > 0, "model.attention_softcap", f"is {softcap}", fix)
         require(self.window is None or self.window >= 1, "model.sliding_window", f"is {self.window}",
                 "give a positive integer or None")  # fmt: skip
         problem = f"{kv} key-value heads do not divide {heads} heads"

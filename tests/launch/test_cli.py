@@ -157,6 +157,15 @@ def test_an_exception_ends_in_one_line_and_its_exit_code(
     assert got == code and line.startswith(words)
 
 
+def test_a_place_that_nobody_could_make_is_refused_before_anything_else(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("no folder")
+    for parent in ("loop", "file"):
+        cli.check_place(str(tmp_path / "new"))
+        with pytest.raises(ConfigError, match=f"would lie below {tmp_path}/{parent}, which is no directory: choose"):
+            cli.check_place(str(tmp_path / parent / "a" / "b"))
+
+
 def test_an_unexpected_failure_says_where_and_debug_shows_the_traceback(
     capsys: pytest.CaptureFixture[str], micro: Path
 ) -> None:
