@@ -248,7 +248,7 @@ class Job:
         manifest |= {
             "finish_reasons": reasons,
             "sha256": total.hexdigest(),
-            "parquet_sha256": _file_digest(self.path / "samples.parquet"),
+            "parquet_sha256": kept.file_digest(self.path / "samples.parquet").hex(),
             "shards": digests,
             "redrawn_shards": sorted(path.name.partition(".")[0] for path in self.path.glob("shards/*.damaged.jsonl")),
             "seed": self.config.seed,
@@ -307,14 +307,14 @@ class Job:
         manifest = kept.opened(kept.read(path, _MANIFEST), path)
         same = all(manifest[name] == self.identity[name] for name in ("model", "config"))
         require(same, str(path), "is another job's", fix)
-        whole = samples.is_file() and _file_digest(samples) == manifest["sha256"]
+        whole = samples.is_file() and kept.file_digest(samples).hex() == manifest["sha256"]
         require(whole, str(samples), "is not what the job wrote", fix)
-        if not table.is_file() or _file_digest(table) != manifest.get("parquet_sha256"):
+        if not table.is_file() or kept.file_digest(table).hex() != manifest.get("parquet_sha256"):
             logging.warning("%s is not what the job wrote: it is made again from samples.jsonl", table)
             with self._table() as rows:
                 for line in read_lines(samples):
                     rows.add(line)
-            manifest["parquet_sha256"] = _file_digest(table)
+            manifest["parquet_sha256"] = kept.file_digest(table).hex()
             write_atomically(path, json.dumps(kept.sealed(manifest), indent=1))
         return manifest
 
@@ -424,15 +424,11 @@ def _text(line: dict[str, Any]) -> bytes:
         return (json.dumps(line) + "\n").encode()
 
 
-def _file_digest(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The samples and bad prompts in a file of them, in order; ConfigError for a line that is neither."""
     fix = "delete this file and run the job again: only its samples are drawn anew"
-    with open(path, "rb") as f:
+    with kept.opened_file(path, fix) as f:
         for number, text in enumerate(f, 1):
             line = kept.parsed(text, (*_LINE, _LAST), f"{path}:{number}", fix)
             if "line" in line:
