@@ -71,6 +71,7 @@ def require_sizes(part: Any, place: str = "") -> None:
 
 def require_held(number: float, field: str) -> None:
     """ConfigError for a number that is nothing, or no number, in float32."""
+    require(math.isfinite(number), field, f"is {number}", "give a finite number")
     held = number == 0 or abs(number) >= TINY
     require(held, field, f"is {number}, which is 0 in float32", f"give at least {TINY:.2g}")
     require(abs(number) <= HUGE, field, f"is {number}", f"give at most {HUGE:.2g}")

@@ -14,8 +14,9 @@ import os
 import secrets
 import stat
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from models.errors import ConfigError
 
@@ -115,7 +116,7 @@ def read_or_none(path: Path, shape: Shape) -> Any:
         return None
 
 
-def opened_file(path: Path, fix: str = RESTORE) -> BinaryIO:
+def opened_file(path: Path, fix: str = RESTORE) -> BufferedReader:
     """A regular file, open for reading: a pipe or a device in its place would be waited for, or never end."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
