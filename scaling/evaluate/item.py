@@ -121,7 +121,7 @@ def read_items(path: str | Path, suite: str) -> tuple[Item, ...]:
     file = Path(path)
     require(file.is_file(), str(path), "no such file", "give a .jsonl file of items, or the name of a suite")
     items, seen = [], set[str]()
-    with kept.opened_file(file, "give a file of items") as lines:
+    with open(file, "rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

@@ -123,7 +123,7 @@ def test_a_negative_number_may_follow_its_override_after_a_space(capsys: Any, mi
     arguments = ["--workdir=x", f"--config={micro}", "--config.norm_eps", "-1e-5"]
     assert fail(capsys, Command(), *arguments) == (
         2,
-        "error: model.norm_eps: is -1e-05: give a positive number such as 1e-5",
+        "error: model.norm_eps: is -1e-05: give a positive number such as 1e-5, at most 1",
     )
 
 
