@@ -130,6 +130,8 @@ def _execute(
             print(usage(flag_values, doc, arguments))
             return 0
         values = parse(flag_values, arguments, kinds, positional)
+        for name in ("workdir", "out"):
+            check_place(values.get(name) or "")
         environment.prepare()
         if "config" in values:
             ours = values["config"] == flag_values["config"].default
@@ -197,6 +199,18 @@ def parse(
         raise UsageError(bare[0], "unexpected argument", "flags start with --; --help lists them")
     values = {name: flag_values[name].value for name in flag_values if name != "debug"}
     return values | ({_OVERRIDES: given} if "config" in flag_values else {})
+
+
+def check_place(path: str) -> None:
+    """ConfigError for a folder or file that is not there and that nobody could make: before all that comes first."""
+    if not path or os.path.exists(path):
+        return
+    parent = next(p for p in Path(os.path.abspath(path)).parents if os.path.lexists(p))
+    fix = "choose another place"
+    if not parent.is_dir():
+        raise ConfigError(path, f"would lie below {parent}, which is no directory", fix)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ConfigError(path, f"would lie below {parent}, which cannot be written", fix)
 
 
 def explain(error: Exception) -> tuple[int, str]:

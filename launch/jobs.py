@@ -30,7 +30,7 @@ from launch.environment import available_cpus
 from launch.prompts import SEARCHED, TAKEN, BadLine, PromptFile, Shard
 from launch.samples import SAMPLES, SEARCHES, SampleTable
 from launch.tally import Tally
-from models.errors import ConfigError, require
+from models.errors import LARGEST_SIZE, ConfigError, require
 from models.quantize import MODES, QuantizeMode
 from models.serialize import added, from_json, to_json
 from models.sharding import MeshConfig
@@ -38,6 +38,7 @@ from scaling import kept
 from scaling.kept import write_atomically
 from scaling.sweep.card import card
 from scaling.sweep.lease import Presence
+from scaling.typed import at_most, typed
 from search.config import SearchSizes
 from search.engine.config import EngineConfig
 from search.engine.placement import check_slots
@@ -87,9 +88,12 @@ class JobConfig:
     search: SearchSizes = added(SearchSizes())  # of a strategy
 
     def __post_init__(self) -> None:
-        for name in ("samples", "max_tokens", "shard_size"):
+        typed(self)
+        sizes = ("samples", "max_tokens", "shard_size")
+        for name in sizes:
             value = getattr(self, name)
             require(value >= 1, name, f"is {value}", "give a positive integer")
+        at_most(self, "", **dict.fromkeys(sizes, LARGEST_SIZE))
         require(0 <= self.seed < 2**32, "seed", f"is {self.seed}", "give 0 to 2^32 - 1")
         for name, allowed in (("quantize", MODES), ("speculate", get_args(Speculate))):
             value = getattr(self, name)
@@ -244,7 +248,7 @@ class Job:
         manifest |= {
             "finish_reasons": reasons,
             "sha256": total.hexdigest(),
-            "parquet_sha256": _file_digest(self.path / "samples.parquet"),
+            "parquet_sha256": kept.file_digest(self.path / "samples.parquet").hex(),
             "shards": digests,
             "redrawn_shards": sorted(path.name.partition(".")[0] for path in self.path.glob("shards/*.damaged.jsonl")),
             "seed": self.config.seed,
@@ -303,14 +307,14 @@ class Job:
         manifest = kept.opened(kept.read(path, _MANIFEST), path)
         same = all(manifest[name] == self.identity[name] for name in ("model", "config"))
         require(same, str(path), "is another job's", fix)
-        whole = samples.is_file() and _file_digest(samples) == manifest["sha256"]
+        whole = samples.is_file() and kept.file_digest(samples).hex() == manifest["sha256"]
         require(whole, str(samples), "is not what the job wrote", fix)
-        if not table.is_file() or _file_digest(table) != manifest.get("parquet_sha256"):
+        if not table.is_file() or kept.file_digest(table).hex() != manifest.get("parquet_sha256"):
             logging.warning("%s is not what the job wrote: it is made again from samples.jsonl", table)
             with self._table() as rows:
                 for line in read_lines(samples):
                     rows.add(line)
-            manifest["parquet_sha256"] = _file_digest(table)
+            manifest["parquet_sha256"] = kept.file_digest(table).hex()
             write_atomically(path, json.dumps(kept.sealed(manifest), indent=1))
         return manifest
 
@@ -420,15 +424,11 @@ def _text(line: dict[str, Any]) -> bytes:
         return (json.dumps(line) + "\n").encode()
 
 
-def _file_digest(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The samples and bad prompts in a file of them, in order; ConfigError for a line that is neither."""
     fix = "delete this file and run the job again: only its samples are drawn anew"
-    with open(path, "rb") as f:
+    with kept.opened_file(path, fix) as f:
         for number, text in enumerate(f, 1):
             line = kept.parsed(text, (*_LINE, _LAST), f"{path}:{number}", fix)
             if "line" in line:

@@ -87,4 +87,4 @@ def check_disk(path: Path, trials: Sequence[Trial], stack_size: int) -> None:
 
 def free_bytes(path: Path) -> int:
     """Room on the disk where `path` is or would be."""
-    return shutil.disk_usage(next(p for p in (path, *path.resolve().parents) if p.exists())).free
+    return shutil.disk_usage(next(p for p in (path, *path.absolute().parents) if p.exists())).free

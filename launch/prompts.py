@@ -65,6 +65,18 @@ class Shard:
     rows: int
 
 
+class Twice(Exception):
+    """A name that an object of JSON has twice, of which a reader would take the last and lose the first."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise Twice(next(name for name in names if names.count(name) > 1))
+    return made
+
+
 class PromptFile:
     """Rows of a .jsonl or .parquet file; ConfigError when it cannot be read or is neither."""
 
@@ -117,7 +129,9 @@ class PromptFile:
                     continue
                 fix = 'write one JSON object: {"prompt": ...}'
                 try:
-                    row = json.loads(text)
+                    row = json.loads(text, object_pairs_hook=_once)
+                except Twice as error:
+                    row = BadLine(line, f"has the field {error.args[0]!r} twice", "leave one of them out")
                 except ValueError as error:  # what is no UTF-8 included
                     row = BadLine(line, f"is not JSON ({error})", fix)
                 except RecursionError:

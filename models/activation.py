@@ -8,7 +8,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from models.channels.dense import is_gated
 from models.stream import Activation
+
+SLOPE, LIMIT = 1.702, 7.0  # of the clipped SwiGLU, in gpt-oss
 
 
 def nonlinearity(activation: Activation) -> Callable[[jax.Array], jax.Array]:
@@ -22,5 +25,8 @@ def nonlinearity(activation: Activation) -> Callable[[jax.Array], jax.Array]:
 
 def activated(activation: Activation, y: jax.Array) -> jax.Array:
     """`[..., 2, width]` (gated: gate, then up) or `[..., width]` -> `[..., width]`."""
+    if activation == "swiglu_clipped":  # gpt-oss: neither half beyond LIMIT, and 1 + up
+        gate, up = jnp.minimum(y[..., 0, :], LIMIT), jnp.clip(y[..., 1, :], -LIMIT, LIMIT)
+        return gate * jax.nn.sigmoid(SLOPE * gate) * (up + 1)
     act = nonlinearity(activation)
-    return act(y[..., 0, :]) * y[..., 1, :] if activation in ("swiglu", "geglu", "geglu_exact") else act(y)
+    return act(y[..., 0, :]) * y[..., 1, :] if is_gated(activation) else act(y)

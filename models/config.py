@@ -63,7 +63,7 @@ class ModelConfig:
     norm_eps: float = 1e-5
     norm_plus_one: bool = False  # every norm multiplies by 1 + gain (Gemma)
     post_norms: bool = False  # norms also after attention and feed-forward, before the residual sum (Gemma 2)
-    activation: Activation = "swiglu"  # plain GELU is the tanh one; relu2: squared ReLU
+    activation: Activation = "swiglu"  # plain GELU is the tanh one; relu2: squared ReLU; clipped: gpt-oss
     bias: Bias = "none"  # "qkv": Qwen 2; "all": GPT-2 (norm biases included)
     tied_embeddings: bool = True
     scale_embeddings: bool = False  # token embeddings times sqrt(d_model) (Gemma)
@@ -119,7 +119,8 @@ class ModelConfig:
             require(value is None or value > 0, f"model.{field}", f"is {value}", fix)
         share = self.embedding_gradient
         require(0 < share <= 1, "model.embedding_gradient", f"is {share}", "give a share in (0, 1]")
-        require(self.norm_eps > 0, "model.norm_eps", f"is {self.norm_eps}", "give a positive number such as 1e-5")
+        eps = self.norm_eps
+        require(0 < eps <= 1, "model.norm_eps", f"is {eps}", "give a positive number such as 1e-5, at most 1")
         require(self.rope_theta > 0, "model.rope_theta", f"is {self.rope_theta}", "give a positive number such as 1e4")
 
     def _check_fields(self) -> None:

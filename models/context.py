@@ -43,8 +43,8 @@ class Stretch(NamedTuple):
 
 
 class Lead(NamedTuple):
-    """Keys and values k, v `[length, kv_heads, head_dim]` that every token of every row sees besides, from wherever it
-    stands: by queries q `[batch, seq, heads, head_dim]` that no position has turned."""
+    """Keys and values k, v `[length, kv_heads, features]` that every token of every row sees besides, from wherever it
+    stands and whatever the window: by queries q `[batch, seq, heads, features of k]` that no position has turned."""
 
     q: jax.Array
     k: jax.Array
@@ -60,7 +60,8 @@ def attention_after(
     own = _partial(span, q, zero, segments, Stretch(k, v, zero, segments))
     keys, values = (jnp.broadcast_to(x, (q.shape[0], *x.shape)).astype(q.dtype) for x in lead[1:])
     before = Stretch(keys, values, zero - keys.shape[1], None)  # of no document: visible from all
-    return merge(*own, *_partial(span, lead.q, zero, None, before))[0].astype(q.dtype)
+    seen = _partial(span._replace(window=None), lead.q, zero, None, before)
+    return merge(*own, *seen)[0].astype(q.dtype)
 
 
 def divided_attention(

@@ -12,7 +12,7 @@ A stretch belongs to one sequence, so nothing depends on the mesh or on micro-ba
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,13 +43,20 @@ SENT = ("experts", "expert_batch", "length", "slot", "residual")  # slots where 
 KEPT = ("expert", "batch", "length", "slot", "residual")  # slots where their tokens are
 
 
-def capacity_block(
-    m: Experts, activation: Activation, x: jax.Array, choice: Assignment, up: jax.Array, down: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """(x `[batch, seq, width of what is sent]` through its experts, share of choices dropped `[batch]`).
+class Products(NamedTuple):
+    """The weights of all experts: up `[experts, sent, (2,) width]`, down `[experts, width, sent]`, and where products
+    have biases up_bias `[experts, (2,) width]` and down_bias `[experts, sent]`."""
 
-    up `[experts, sent, (2,) width]`, down `[experts, width, sent]`.
-    """
+    up: jax.Array
+    down: jax.Array
+    up_bias: jax.Array | None = None
+    down_bias: jax.Array | None = None
+
+
+def capacity_block(
+    m: Experts, activation: Activation, x: jax.Array, choice: Assignment, w: Products
+) -> tuple[jax.Array, jax.Array]:
+    """(x `[batch, seq, width of what is sent]` through its experts, share of choices dropped `[batch]`)."""
     batch, seq, _ = x.shape
     tokens, slots = m.capacity(seq)
     x, expert, weight = (a.reshape(batch, -1, tokens, a.shape[-1]) for a in (x, *choice))
@@ -64,44 +71,50 @@ def capacity_block(
         here = (chosen[..., k, :, None] == 1) & slot
         dispatch = dispatch + here.astype(x.dtype)
         combine = combine + jnp.where(here, weight[..., k, None, None], 0)
-    out = through_slots(activation, x.reshape(batch, seq, -1), Slots(dispatch, combine), up, down)
+    out = through_slots(activation, x.reshape(batch, seq, -1), Slots(dispatch, combine), w)
     dropped = (place >= slots).mean((1, 2, 3))
     return out, dropped
 
 
-def through_slots(activation: Activation, x: jax.Array, plan: Slots, up: jax.Array, down: jax.Array) -> jax.Array:
-    """x `[batch, seq, d_model]` through the slots of all experts; weights as for `capacity_block`."""
+def through_slots(activation: Activation, x: jax.Array, plan: Slots, w: Products) -> jax.Array:
+    """x `[batch, seq, d_model]` through the slots of all experts."""
     shape, sums = x.shape, partial(jnp.einsum, preferred_element_type=jnp.float32)
     x = x.reshape(shape[0], *plan.dispatch.shape[1:3], shape[-1])
     sent = sums("bgtec,bgtd->ebgcd", plan.dispatch.astype(x.dtype), x).astype(x.dtype)
     # pinned on both sides of each move, gradients too: else XLA brings the experts' weights to the tokens
     sent = constrain(relayout(constrain(sent, KEPT), SENT, KEPT), SENT)
-    y = jax.vmap(contract)(activated(activation, jax.vmap(contract)(sent, up)), down)
+    y = _with_bias(jax.vmap(contract)(sent, w.up), w.up_bias)
+    y = _with_bias(jax.vmap(contract)(activated(activation, y), w.down), w.down_bias)
     y = constrain(relayout(constrain(y, SENT), KEPT, SENT), KEPT)
     return sums("bgtec,ebgcd->bgtd", plan.combine.astype(x.dtype), y).astype(x.dtype).reshape(shape)
 
 
-def dropless_block(
-    m: Experts, activation: Activation, x: jax.Array, choice: Assignment, up: jax.Array, down: jax.Array
-) -> jax.Array:
-    """x `[batch, seq, d_model]` through its experts; weights as for `capacity_block`."""
-    specs = _manual_specs(x, up)
+def _with_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """y `[experts, ..., *out]` and what bias `[experts, *out]` adds."""
+    return y if bias is None else y + bias.reshape(len(bias), *(1,) * (y.ndim - bias.ndim), *bias.shape[1:])
+
+
+def dropless_block(m: Experts, activation: Activation, x: jax.Array, choice: Assignment, w: Products) -> jax.Array:
+    """x `[batch, seq, d_model]` through its experts."""
+    specs = _manual_specs(x, w)
     if specs is None:
-        return _ragged(m, activation, x, choice, up, down, ())
-    tokens, up_spec, down_spec, axes = specs
+        return _ragged(m, activation, x, choice, w, ())
+    tokens, w_specs, axes = specs
 
     copies = tuple(axis for entry in tokens for axis in mesh_axes(entry) if axis != "expert")
 
-    def local(x: jax.Array, expert: jax.Array, weight: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
-        up, down = (jax.lax.pcast(w, copies, to="varying").astype(x.dtype) for w in (up, down))
-        return _ragged(m, activation, x, Assignment(expert, weight), up, down, axes)
+    def local(x: jax.Array, expert: jax.Array, weight: jax.Array, *w: jax.Array) -> jax.Array:
+        products = Products(*(jax.lax.pcast(one, copies, to="varying").astype(x.dtype) for one in w))
+        return _ragged(m, activation, x, Assignment(expert, weight), products, axes)
 
-    up, down = up.astype(jnp.float32), down.astype(jnp.float32)  # so that copies sum their gradients in float32
-    return by_hand(local, (x, *choice, up, down), (tokens, tokens, tokens, up_spec, down_spec), tokens, axes)
+    whole = [one.astype(jnp.float32) for one in w if one is not None]  # so that copies sum their gradients in float32
+    return by_hand(local, (x, *choice, *whole), (tokens, tokens, tokens, *w_specs[: len(whole)]), tokens, axes)
 
 
-def _manual_specs(x: jax.Array, up: jax.Array) -> tuple | None:
-    """(specs of tokens, up and down; the mesh axes to split by hand), or None where a mesh gives nothing to split."""
+def _manual_specs(x: jax.Array, w: Products) -> tuple | None:
+    """(specs of tokens and of products; the mesh axes to split by hand), or None where a mesh gives nothing to split.
+
+    """
     if current_mesh() is None:
         return None
     axes = tuple(axis for axis in free_axes() if axis != "trial")
@@ -109,9 +122,10 @@ def _manual_specs(x: jax.Array, up: jax.Array) -> tuple | None:
     batch_axes = [axis for axis in mesh_axes(DEFAULT_RULES.batch) if axis in axes and axis_size(axis) > 1]
     if not set(batch_axes) <= set(mesh_axes(tokens[0])):
         return None  # a batch that does not divide: correct on one device, and XLA splits what it can
-    middle = ("gate",) if up.ndim == 4 else ()
-    up_spec = fitted(DEFAULT_RULES.used(("experts", "embed", *middle, "mlp")), up.shape)
-    return tokens, up_spec, PartitionSpec(up_spec[0], up_spec[-1], None), axes
+    middle = ("gate",) if w.up.ndim == 4 else ()
+    experts, sent, *out = fitted(DEFAULT_RULES.used(("experts", "embed", *middle, "mlp")), w.up.shape)
+    products = ((experts, sent, *out), (experts, out[-1], None), (experts, *out), (experts, None))
+    return tokens, tuple(PartitionSpec(*spec) for spec in products), axes
 
 
 def _ragged(
@@ -119,8 +133,7 @@ def _ragged(
     activation: Activation,
     x: jax.Array,
     choice: Assignment,
-    up: jax.Array,
-    down: jax.Array,
+    w: Products,
     axes: tuple[str, ...],
 ) -> jax.Array:
     """One device's share of `dropless_block`; `axes` are those split by hand, none on one device."""
@@ -130,15 +143,20 @@ def _ragged(
     if "expert" in axes:
         x, choice = jax.tree.map(lambda a: jax.lax.all_gather(a, "expert", axis=0, tiled=True), (x, choice))
     batch, seq, d_model = x.shape
-    rows, mine = x.reshape(-1, d_model).astype(dtype), up.shape[0]
+    rows, mine = x.reshape(-1, d_model).astype(dtype), w.up.shape[0]
     first = jax.lax.axis_index("expert") * mine if "expert" in axes else 0
     expert = choice.expert.reshape(-1) - first  # [tokens x top_k]
     expert = jnp.where((expert >= 0) & (expert < mine), expert, mine)  # those of other devices come last
     order = jnp.argsort(expert, stable=True)
     sizes = jax.nn.one_hot(expert, mine, dtype=jnp.int32).sum(0)
     token, here = order // m.top_k, expert[order] < mine
-    hidden = activated(activation, _ragged_product(rows[token], up, sizes))
-    y = jnp.where(here[:, None], _ragged_product(hidden, down, sizes), 0)
+    of = jnp.minimum(expert[order], mine - 1)  # the expert of every row, so far as it is here
+    hidden = _ragged_product(rows[token], w.up, sizes)
+    hidden = activated(activation, hidden if w.up_bias is None else hidden + w.up_bias[of])
+    y = _ragged_product(hidden, w.down, sizes)
+    if w.down_bias is not None:  # once, where devices sum their parts of an expert
+        y = y + (w.down_bias if "tensor" not in axes else _once(w.down_bias))[of]
+    y = jnp.where(here[:, None], y, 0)
     weighted = y.astype(jnp.float32) * choice.weight.reshape(-1)[order][:, None]
     out = jnp.zeros_like(weighted, shape=rows.shape).at[token].add(weighted)
     if "tensor" in axes:
@@ -147,6 +165,11 @@ def _ragged(
     if "expert" in axes:
         out = jax.lax.psum_scatter(out, "expert", scatter_dimension=0, tiled=True)
     return out.astype(dtype)
+
+
+def _once(x: jax.Array) -> jax.Array:
+    """x on the first device along `tensor`, zeros on the others."""
+    return jnp.where(jax.lax.axis_index("tensor") == 0, x, 0)
 
 
 def _ragged_product(rows: jax.Array, w: jax.Array, sizes: jax.Array) -> jax.Array:

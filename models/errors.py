@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 LARGEST_SIZE = 2**24  # of any width, count or length in a model: beyond it a number is a slip
+TINY, HUGE = 2.0**-126, 2.0**126  # what float32 holds to full precision, with room for a product
 
 
 class ConfigError(ValueError):
@@ -54,8 +55,8 @@ def require(condition: bool, field: str, problem: str, fix: str) -> None:
 
 
 def require_sizes(part: Any, place: str = "") -> None:
-    """ConfigError for an integer field of a config or of the configs in it that is beyond any size there is: before
-    anything is counted up to it."""
+    """ConfigError for a number in a config or in the configs in it that is beyond any size there is, before anything is
+    counted up to it, or that float32 cannot hold."""
     if dataclasses.is_dataclass(part):
         for field in dataclasses.fields(part):
             require_sizes(getattr(part, field.name), f"{place}.{field.name}" if place else field.name)
@@ -64,6 +65,16 @@ def require_sizes(part: Any, place: str = "") -> None:
             require_sizes(one, place)
     elif isinstance(part, int) and abs(part) > LARGEST_SIZE:
         raise ConfigError(place, f"is {part}", f"give at most {LARGEST_SIZE}")
+    elif isinstance(part, float):
+        require_held(part, place)
+
+
+def require_held(number: float, field: str) -> None:
+    """ConfigError for a number that is nothing, or no number, in float32."""
+    require(math.isfinite(number), field, f"is {number}", "give a finite number")
+    held = number == 0 or abs(number) >= TINY
+    require(held, field, f"is {number}, which is 0 in float32", f"give at least {TINY:.2g}")
+    require(abs(number) <= HUGE, field, f"is {number}", f"give at most {HUGE:.2g}")
 
 
 def divisors(n: int) -> list[int]:

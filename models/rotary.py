@@ -33,7 +33,7 @@ class RopeScaling:
             value = getattr(self, field)
             require(value > 0, f"rope_scaling.{field}", f"is {value}", "give a positive number")
         require(
-            self.kind == "linear" or (self.original_max_seq_len or 0) >= 1,
+            (self.kind == "linear" and self.original_max_seq_len is None) or (self.original_max_seq_len or 0) >= 1,
             "rope_scaling.original_max_seq_len",
             f"is {self.original_max_seq_len}, but {self.kind} scaling needs it",
             "give the context length of pre-training",

@@ -9,7 +9,7 @@ from models.rotary import Rotary
 from models.weight import Weight
 
 NormKind = Literal["rmsnorm", "layernorm"]
-Activation = Literal["swiglu", "geglu", "gelu", "geglu_exact", "gelu_exact", "relu2"]
+Activation = Literal["swiglu", "geglu", "gelu", "geglu_exact", "gelu_exact", "relu2", "swiglu_clipped"]
 Bias = Literal["none", "qkv", "attention", "all"]
 NormedOver = Literal["head", "all"]
 Dtype = Literal["float32", "bfloat16"]

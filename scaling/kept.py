@@ -14,6 +14,7 @@ import os
 import secrets
 import stat
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +116,39 @@ def read_or_none(path: Path, shape: Shape) -> Any:
         return None
 
 
+def opened_file(path: Path, fix: str = RESTORE) -> BufferedReader:
+    """A regular file, open for reading: a pipe or a device in its place would be waited for, or never end."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ELOOP:  # links that lead to themselves
+            raise
+        handle = None
+    if handle is not None and stat.S_ISREG(os.fstat(handle).st_mode):
+        return open(handle, "rb")
+    if handle is not None:
+        os.close(handle)
+    raise ConfigError(str(path), "is damaged (no regular file)", fix)
+
+
 def read_bytes(path: Path, fix: str = RESTORE) -> bytes:
-    """The content of a regular file: a pipe or a device in its place would be waited for, or never end."""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise ConfigError(str(path), "is damaged (no regular file)", fix)
+    """The content of a regular file; ConfigError for what is none, OSError when there is nothing."""
+    with opened_file(path, fix) as file:
         return file.read()
+
+
+def bytes_or_none(path: Path) -> bytes | None:
+    """`read_bytes`, and None for a file that is missing or no regular one."""
+    try:
+        return read_bytes(path)
+    except (OSError, ConfigError):
+        return None
+
+
+def file_digest(path: Path, fix: str = RESTORE) -> bytes:
+    """sha256 of a regular file."""
+    with opened_file(path, fix) as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def parsed(text: bytes | str, shape: Shape, place: str | Path, fix: str = RESTORE) -> Any:

@@ -13,29 +13,42 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from models.errors import require
+from models.errors import require, require_held
 from models.serialize import decode, field_types, groups, join, members, mismatch
 
 _PLAIN = (bool, int, float, str, types.NoneType)
 STEPS = 2**31 - 1  # steps are counted in int32
 WIDTH = 2**20  # features of a model; the widest published has 2**15
-TINY, HUGE = 2.0**-126, 2.0**126  # what float32 holds to full precision, with room for a product
 
 
 def typed(config: Any, group: str = "") -> None:
     """Give every field of a frozen dataclass, in its `__post_init__`, the form that its annotation asks for.
 
-    group: what the config is called in messages. ConfigError for a value of another type, or a number that is not
-    finite.
+    group: what the config is called in messages. ConfigError for a value of another type, a number that float32 cannot
+    hold, or a text that no file can.
     """
     cls: Any = type(config)
     for name, plain, annotation in _expected(cls):
         value = getattr(config, name)
-        if type(value) in plain and (type(value) is not float or math.isfinite(value)):
-            continue
-        fixed = _fixed(value, annotation, join(group, name))
-        if fixed is not value:
-            object.__setattr__(config, name, fixed)
+        if type(value) not in plain or (type(value) is float and not math.isfinite(value)):
+            fixed = _fixed(value, annotation, join(group, name))
+            if fixed is not value:
+                object.__setattr__(config, name, fixed)
+            value = fixed
+        _check_held(value, group, name)
+
+
+def _check_held(value: Any, group: str, name: str) -> None:
+    """Refuse numbers and texts that are of the right type and cannot be used as what they are."""
+    if type(value) is float:
+        require_held(value, join(group, name))
+    elif type(value) is str and not value.isascii():
+        half = next((c for c in value if "\ud800" <= c <= "\udfff"), None)
+        problem = f"has {half!r}, half of a character, which no file can hold"
+        require(half is None, join(group, name), problem, "leave it out")
+    elif type(value) is tuple:
+        for one in value:
+            _check_held(one, group, name)
 
 
 def at_most(config: Any, group: str, **limits: float) -> None:

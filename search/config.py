@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from models.errors import require
+from models.errors import LARGEST_SIZE, require
+from scaling.typed import STEPS, at_most, typed
 from search.engine.sampling import Sampling
 
 Unit = Literal["tokens", "flops", "bytes", "seconds"]
@@ -25,6 +26,7 @@ class Budget:
     unit: Unit = "tokens"
 
     def __post_init__(self) -> None:
+        typed(self, "budget")
         require(self.unit in get_args(Unit), "budget.unit", f"is {self.unit!r}", f"use one of {get_args(Unit)}")
         require(self.amount > 0, "budget.amount", f"is {self.amount}", "give a positive number")
 
@@ -50,9 +52,12 @@ class SearchConfig:
     trace: bool = False  # keep the answer after every round, for anytime curves
 
     def __post_init__(self) -> None:
-        for name in ("problems", "prompt_len", "max_tokens", "max_steps", "max_rounds"):
+        typed(self, "search")
+        sizes = ("problems", "prompt_len", "max_tokens", "max_steps")
+        for name in (*sizes, "max_rounds"):
             value = getattr(self, name)
-            require(isinstance(value, int) and value >= 1, f"search.{name}", f"is {value}", "give a positive integer")
+            require(value >= 1, f"search.{name}", f"is {value}", "give a positive integer")
+        at_most(self, "search", **dict.fromkeys((*sizes, "tokens_per_step"), LARGEST_SIZE), max_rounds=STEPS)
         for name in ("delimiters", "ends"):
             empty = [end for end in getattr(self, name) if end == ""]
             require(not empty, f"search.{name}", "holds an empty text", "remove it")
@@ -80,7 +85,10 @@ class SearchSizes:
     budget: Budget | None = None  # of one prompt
 
     def __post_init__(self) -> None:
-        for name in ("rows", "prompt_len", "max_steps", "max_rounds", "tokens_per_step"):
+        typed(self, "search")
+        sizes = ("rows", "prompt_len", "max_steps", "tokens_per_step")
+        for name in (*sizes, "max_rounds"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"search.{name}", f"is {value}", "give a positive integer")
+        at_most(self, "search", **dict.fromkeys(sizes, LARGEST_SIZE), max_rounds=STEPS)
         require(self.delimiter != "", "search.delimiter", "is empty", "give a text, or leave it out")

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from models.errors import ConfigError, nearest, require
-from models.serialize import decode, field_types, from_json, members, to_json
-from scaling.typed import at_most, typed
+from models.serialize import decode, field_types, from_json, to_json
+from scaling.typed import typed
 
 MOST = 2**20  # of any count of a part: more is a slip, and would fill memory
 
@@ -25,8 +25,14 @@ class Named:
 
     def __post_init__(self) -> None:
         typed(self, self.name)
-        counts = [name for name, annotation in field_types(type(self)).items() if int in members(annotation)]
-        at_most(self, self.name, **dict.fromkeys(counts, MOST))
+        for name in field_types(type(self)):  # counts, shares, seconds, scores: no part has a field that may be below 0
+            value = getattr(self, name)
+            for one in value if isinstance(value, tuple) else (value,):
+                field = f"{self.name}.{name}"
+                below = isinstance(one, (int, float)) and one < 0
+                require(not below, field, f"is {one}", "give a number that is not negative")
+                above = isinstance(one, int) and one > MOST
+                require(not above, field, f"is {one:,}" if above else "", f"give at most {MOST:,}")
 
 
 T = TypeVar("T", bound=Named)

@@ -186,6 +186,5 @@ def _folder_digest(path: Path) -> str:
     """sha256 of a Hugging Face folder's config and weights."""
     total = hashlib.sha256()
     for file in sorted([path / "config.json", *path.glob("*.safetensors")]):
-        with open(file, "rb") as f:
-            total.update(file.name.encode() + hashlib.file_digest(f, "sha256").digest())
+        total.update(file.name.encode() + kept.file_digest(file))
     return total.hexdigest()

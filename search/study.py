@@ -12,12 +12,12 @@ from pathlib import Path
 import pandas as pd
 
 from models import counts
-from models.errors import ConfigError, require
+from models.errors import LARGEST_SIZE, ConfigError, require
 from models.serialize import added
 from scaling.sweep.config import SweepConfig
 from scaling.tasks import Problem, Task, task_by_name
 from scaling.tasks.text import TaskText
-from scaling.typed import typed
+from scaling.typed import at_most, typed
 from search.config import SearchConfig
 from search.decoder import TransformerDecoder
 from search.engine.sampling import Sampling
@@ -55,10 +55,15 @@ class StudyConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        typed(self, "study")
         require(len(self.tasks) > 0, "study.tasks", "is empty", "name a task, such as 'countdown'")
-        for name in ("problems", "samples", "width", "head_problems", "max_tokens", "max_steps", "max_rounds", "rows"):
+        sizes = ("problems", "samples", "width", "head_problems", "max_tokens", "max_steps", "max_rounds", "rows")
+        for name in sizes:
             value = getattr(self, name)
             require(value >= 1, f"study.{name}", f"is {value}", "give a positive integer")
+        at_most(self, "study", **dict.fromkeys(sizes, LARGEST_SIZE), temperature=1e6)
+        require(self.temperature >= 0, "study.temperature", f"is {self.temperature}", "give 0 or more")
+        require(0 <= self.seed < 2**32 - 1, "study.seed", f"is {self.seed}", "give an integer in [0, 2^32 - 1)")
         problem = f"is {self.width}, which does not divide the {self.samples} samples"
         require(self.samples % self.width == 0, "study.width", problem, "give a divisor of study.samples")
         check_kind(self.verifier, "study.verifier")
@@ -89,6 +94,7 @@ class SearchSweepConfig:
         fix = "name a trial, a finished sweep or a model's folder in existing, or give a sweep"
         require(self.policies is not None or bool(self.existing), "policies", "is none, and none exist", fix)
         require(self.budgets >= 1, "budgets", f"is {self.budgets}", "give a positive number")
+        at_most(self, "", budgets=1000, budget_factor=1e6)
         require(self.budget_factor > 1, "budget_factor", f"is {self.budget_factor}", "give a number above 1")
 
     def check(self) -> None:

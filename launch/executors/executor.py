@@ -172,7 +172,7 @@ def refuse(code: int, log: Path, directory: Path) -> None:
 
 def said(log: Path) -> tuple[str, str, str]:
     """(field, problem, fix) of the last error line in a worker's log."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     found = (line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: "))
     field, problem, fix = [*next(found, "worker").split(": ", 2), "failed", f"see {log}"][:3]
     return field, problem, fix

@@ -229,7 +229,7 @@ class SlurmExecutor(Executor):
     def _exit_code(self, name: str) -> int:
         path = self.order.directory / "logs" / f"worker-{name}.exit"
         wait(path.exists, 1.0)  # the controller may know before the file system shows it
-        text = path.read_text(encoding="ascii").strip() if path.exists() else ""
+        text = path.read_text(encoding="ascii").strip() if path.is_file() else ""
         return int(text) if re.fullmatch(r"\d+", text) else VANISHED
 
     def kill(self, name: str) -> None:

@@ -73,4 +73,4 @@ class Dense:
 
 def is_gated(activation: Activation) -> bool:
     """Whether the block multiplies by a gate."""
-    return activation in ("swiglu", "geglu", "geglu_exact")
+    return activation in ("swiglu", "geglu", "geglu_exact", "swiglu_clipped")

@@ -93,8 +93,9 @@ class Experts:
 
     def resolved(self, s: Stream) -> Experts:
         """Itself with the model's width where it has none of its own."""
-        require(s.bias != "all", "model.bias", "'all' asks for biases that experts do not have",
-                "use 'none', 'qkv' or 'attention' with model.moe")  # fmt: skip
+        problem = "'all' asks for biases that shared experts do not have"
+        fix = "use 'none', 'qkv' or 'attention' with them"
+        require(s.bias != "all" or not self.shared, "model.bias", problem, fix)
         return dataclasses.replace(self, d_ff=self.d_ff or s.d_ff)
 
     def weights(self, s: Stream) -> dict[str, Weight]:
@@ -128,7 +129,12 @@ class Experts:
         # experts are multiplied in groups
         up = Weight(up_shape, up_axes, "matrix", std=s.hidden_std(sent), experts_used=used, unpacked=several)
         down = Weight(down_shape, down_axes, "matrix", std=down_std, experts_used=used, unpacked=several)
-        return {prefix + ("gate_up" if gated else "up"): up, prefix + "down": down}
+        name = prefix + ("gate_up" if gated else "up")
+        if s.bias != "all":
+            return {name: up, prefix + "down": down}
+        up_bias = Weight((*lead, *gate[0], width), (*axes, *gate[1], "mlp"), "vector", experts_used=used)
+        down_bias = Weight((*lead, sent), (*axes, outer), "vector", experts_used=used)
+        return {name: up, name + "_bias": up_bias, prefix + "down": down, prefix + "down_bias": down_bias}
 
     @property
     def visits(self) -> float:
@@ -192,13 +198,14 @@ class Experts:
 
     def _served(self, s: Stream, w: Any, x: jax.Array, plan: Any) -> tuple[jax.Array, jax.Array]:
         """(what the experts with products add for x `[batch, seq, d_model]`, share of choices dropped `[batch]`)."""
-        up, down = w["gate_up" if is_gated(s.activation) else "up"], w["down"]
+        up = "gate_up" if is_gated(s.activation) else "up"
+        products = ops.Products(w[up], w["down"], w.get(up + "_bias"), w.get("down_bias"))
         sent = ops.contract(x, w["lowered"]) if self.bottleneck else x
         dropped = jnp.zeros(x.shape[0], jnp.float32)
         if isinstance(plan.choice, ops.Slots):
-            out = ops.through_slots(s.activation, sent, plan.choice, up, down)
+            out = ops.through_slots(s.activation, sent, plan.choice, products)
         elif self.dispatch == "capacity":
-            out, dropped = ops.capacity_block(self, s.activation, sent, plan.choice, up, down)
+            out, dropped = ops.capacity_block(self, s.activation, sent, plan.choice, products)
         else:
-            out = ops.dropless_block(self, s.activation, sent, plan.choice, up, down)
+            out = ops.dropless_block(self, s.activation, sent, plan.choice, products)
         return ops.contract(out, w["raised"]) if self.bottleneck else out, dropped

@@ -66,6 +66,9 @@ def read_config(family: Family, data: Json, file: str) -> ModelConfig:
     keys = Keys(data, file, family.defaults)
     for key, values in {**NEUTRAL, **family.neutral}.items():
         value = data.get(key, family.defaults.get(key, values[0]))
+        if key == "quantization_config" and isinstance(value, Mapping):
+            fix = "load it with transformers, dequantised, and save_pretrained to another folder"
+            raise keys.error(key, f"says that its tensors are quantised ({value.get('quant_method')})", fix)
         if value not in values:
             raise keys.error(key, f"is {value!r}, which is not supported", "use a checkpoint without it")
     try:

@@ -9,7 +9,8 @@ from models.config import ModelConfig
 from models.huggingface.files import Json, Keys
 
 # Our path of a weight -> the tensor that holds it, or one tensor for each part of a fused weight (q, k, v; gate, up).
-# "{}" stands for the layer, "{expert}" for the expert, each of which has tensors of its own. A path that ends in
+# "{}" stands for the layer, "{expert}" for the expert, each of which has tensors of its own (without it one tensor
+# `[experts, in, out]` holds all, in which outputs of gate and up take turns). A path that ends in
 # "{expert}" is that of experts where other layers have one dense block of the same path.
 Names = dict[str, str | tuple[str, ...]]
 

@@ -190,9 +190,10 @@ class Experts:
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
         """The keys; none without experts."""
-        moe = config.moe
-        if moe is None:
-            return {}
+        return {} if config.moe is None else self.said(config.moe)
+
+    def said(self, moe: MoEConfig) -> dict[str, Any]:
+        """The keys of experts."""
         keys: dict[str, Any] = {self.count: moe.experts, self.top_k: moe.top_k, self.width: moe.d_ff}
         keys |= {self.balance: moe.balance_coefficient}
         return keys | ({} if self.normalize is None else {self.normalize: moe.normalize})

@@ -33,9 +33,11 @@ class Piece:
 
     weight: the declaration of the layer's whole weight. part: the stretch of its fused dim ("qkv" or "gate"); None: all
     of it, in our own order. expert: the one of a weight of experts; None: the weight has none. offset, outputs: where
-    among the tensor's outputs the part begins, and how many the tensor has (None: those of the part). linear: matrices
-    lie as `[out, in]` (torch's Linear), else as `[in, out]`; convolutions always as `[channels, 1, width]`. paired: so
-    many dims of each head lie as pairs that rotate together, where ours lie as halves.
+    among the tensor's outputs the part begins, and how many the tensor has (None: those of the part). step: how far
+    apart its outputs lie there, where those of gate and up take turns. experts: of how many the tensor is, its first
+    dim (0: of the one). linear: matrices lie as `[out, in]` (torch's Linear), else as `[in, out]`; convolutions always
+    as `[channels, 1, width]`. paired: so many dims of each head lie as pairs that rotate together, where ours lie as
+    halves.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Piece:
     offset: int = 0
     outputs: int | None = None
     paired: int = 0
+    step: int = 1
+    experts: int = 0
 
     @property
     def order(self) -> np.ndarray:
@@ -87,19 +91,28 @@ class Piece:
         """Shape of the tensor in the checkpoint."""
         ours, n = self._ours, self._inputs
         fan_in, fan_out = math.prod(ours[:n]), self.outputs or math.prod(ours[n:])
+        lead = (self.experts,) if self.experts else ()
         if n == 0:
-            return (fan_out,)
+            return (*lead, fan_out)
         if self._convolves:
             return fan_out, 1, fan_in
-        return (fan_out, fan_in) if self.transposed else (fan_in, fan_out)
+        return (*lead, fan_out, fan_in) if self.transposed else (*lead, fan_in, fan_out)
 
     @property
     def size(self) -> int:
         """Number of elements that the tensor holds of the weight."""
         return math.prod(self._ours)
 
-    def take(self, whole: np.ndarray) -> np.ndarray:
-        """What the tensor holds of the layer's whole weight, as it lies there."""
+    def put(self, tensor: np.ndarray, whole: np.ndarray) -> None:
+        """Write into the tensor what it holds of the layer's whole weight."""
+        place = tensor[self.expert] if self.experts else tensor
+        values = self._taken(whole)
+        axis = 0 if self.transposed else -1
+        last = self.offset + (values.shape[axis] - 1) * self.step + 1
+        outputs = slice(self.offset, last, self.step)
+        place[(outputs,) if axis == 0 else (..., outputs)] = values
+
+    def _taken(self, whole: np.ndarray) -> np.ndarray:
         n = self._inputs
         values = whole[self.index]
         if self.paired:
@@ -130,24 +143,35 @@ class Piece:
         n, ours, head = self._inputs, self._ours, box[-1]
         if self.paired:  # a stretch of ours lies scattered in the tensor
             box[-1] = (0, ours[-1])
-        outputs = [(start + self.offset, stop + self.offset) for start, stop in stretches(ours[n:], box[n:])]
+        at, step = self.offset, self.step
+        outputs = [(at + step * start, at + step * (stop - 1) + 1) for start, stop in stretches(ours[n:], box[n:])]
+        one = (slice(self.expert, (self.expert or 0) + 1),) if self.experts else ()
+
+        def block(*slices: slice) -> np.ndarray:
+            values = read(self.name, *one, *slices)
+            return values[0] if one else values
+
         if n == 0:
-            values = np.concatenate([read(self.name, slice(*o)) for o in outputs])
+            values = np.concatenate([block(slice(*o))[::step] for o in outputs])
         else:
             inputs = stretches(ours[:n], box[:n])
             rows, columns = (outputs, inputs) if self.transposed else (inputs, outputs)
             middle = (slice(None),) if self._convolves else ()
-            blocks = [[read(self.name, slice(*r), *middle, slice(*c)) for c in columns] for r in rows]
-            matrix = np.block([[block.reshape(len(block), -1) for block in row] for row in blocks])
+            blocks = [[block(slice(*r), *middle, slice(*c)) for c in columns] for r in rows]
+            thin = (slice(None, None, step),) if self.transposed else (slice(None), slice(None, None, step))
+            matrix = np.block([[b.reshape(len(b), -1)[thin] for b in row] for row in blocks])
             values = matrix.T if self.transposed else matrix
         values = values.reshape([stop - start for start, stop in box])
         shard[tuple(place)] = values[..., self.order[slice(*head)]] if self.paired else values
 
 
 def joined(pieces: Sequence[tuple[Piece, np.ndarray]]) -> np.ndarray:
-    """One tensor, contiguous: the pieces, each out of the layer's whole weight that it is of, one after another."""
-    taken = [piece.take(whole) for piece, whole in pieces]
-    return np.ascontiguousarray(np.concatenate(taken, axis=0 if pieces[0][0].transposed else -1))
+    """One tensor: the pieces, each out of the layer's whole weight that it is of."""
+    first, whole = pieces[0]
+    tensor = np.empty(first.shape, whole.dtype)
+    for piece, whole in pieces:
+        piece.put(tensor, whole)
+    return tensor
 
 
 def fused_dim(weight: Weight) -> int:
@@ -220,6 +244,11 @@ def _pieces(family: Family, names: tuple[str, ...], weight: Weight, paired: int)
         parts = [replace(part, paired=paired) for part in parts[:2]] + parts[2:]
     if not weight.experts_used:
         return parts
+    if "{expert}" not in names[0]:  # one tensor of all, `[experts, in, out]`, gate and up by turns
+        n = len(parts)
+        together = [replace(part, linear=False, offset=i, step=n) for i, part in enumerate(parts)]
+        experts = weight.shape[0]
+        return [replace(part, expert=e, experts=experts) for e in range(experts) for part in together]
     return [
         replace(part, name=part.name.replace("{expert}", str(expert)), expert=expert)
         for expert in range(weight.shape[0])
@@ -237,7 +266,7 @@ def _parts(family: Family, names: tuple[str, ...], weight: Weight) -> list[Piece
     if len(names) == n:
         return [Piece(name, weight, linear, part) for name, part in zip(names, parts)]
     # one tensor: all heads of q, then those of k, then those of v; all of gate, then all of up
-    inputs = 0 if weight.role == "vector" else weight.inputs + bool(weight.experts_used)
+    inputs = (0 if weight.role == "vector" else weight.inputs) + bool(weight.experts_used)
     outputs = math.prod(weight.shape[inputs:])
     return [Piece(names[0], weight, linear, part, offset=outputs // width * part[0], outputs=outputs) for part in parts]
 

@@ -63,6 +63,8 @@ class Attention:
         for field in ("heads", "kv_heads", "head_dim"):
             value = getattr(self, field)
             require(value >= 1, f"model.{field}", f"is {value}", "give a positive integer")
+        softcap, fix = self.softcap, "give a positive number, or None"
+        require(softcap is None or softcap > 0, "model.attention_softcap", f"is {softcap}", fix)
         require(self.window is None or self.window >= 1, "model.sliding_window", f"is {self.window}",
                 "give a positive integer or None")  # fmt: skip
         problem = f"{kv} key-value heads do not divide {heads} heads"
@@ -153,7 +155,7 @@ class Attention:
             q = q.reshape(*x.shape[:2], -1, head_dim)
         if a.qk_norm:
             q, k = self._normed(s, w["q_norm"], q), self._normed(s, w["k_norm"], k)
-        lead = self.lead(w, q)
+        lead = self.lead(s, w, q)
         if a.rotary is not None and a.rotary.share:
             angles = ops.rotary_angles(past.positions, a.rotary.dims(head_dim), a.rotary.theta, a.rotary.scaling)
             q, k = (ops.rotate(y, *angles, interleaved=a.rotary.interleaved) for y in (q, k))
@@ -175,7 +177,7 @@ class Attention:
         q, k, v = (y.reshape(*x.shape[:2], -1, y.shape[-1]) for y in parts)
         return q, k, v
 
-    def lead(self, w: Any, q: jax.Array) -> Lead | None:
+    def lead(self, s: Stream, w: Any, q: jax.Array) -> Lead | None:
         """Keys and values that every token sees besides, with its queries before they are rotated: none."""
         return None
 

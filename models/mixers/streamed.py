@@ -59,7 +59,7 @@ class Streamed(Attention):
         heads, _, head_dim = self._sizes(s)
         return self.streams * (super().flops(s, seq, before, causal) + 4 * head_dim * heads * seq * self.prefix)
 
-    def lead(self, w: Any, q: jax.Array) -> Lead | None:
+    def lead(self, s: Stream, w: Any, q: jax.Array) -> Lead | None:
         """The prefixes `[prefix, streams x kv_heads, head_dim]`, seen by queries that are not rotated."""
         if not self.prefix:
             return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from models.deferred import jax, jnp, ops
+from models.serialize import added
 from models.stream import Stream
 from models.weight import Weight
 
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
 class TopK:
     """Scores p = softmax(x W) or sigmoid(x W), the k best of p + bias, weights p over their sum, all as `Experts` says.
 
-    W `[d_model, experts]`. Balance: the loss of Fedus et al. 2022, or biases that follow the load (Wang et al. 2024).
+    W `[d_model, experts]`; offset: a learned vector is added to x W, before any score. Balance: the loss of Fedus et
+    al. 2022, or biases that follow the load (Wang et al. 2024).
     """
+
+    offset: bool = added(False)  # router logits have a bias (gpt-oss)
 
     causal: ClassVar[bool] = True
 
@@ -32,6 +36,8 @@ class TopK:
         weights = {"router": router_matrix(s, m.choices)}
         if m.bias_rate:
             weights["router_bias"] = Weight((m.choices,), ("router",), "balance", step=m.bias_rate)
+        if self.offset:
+            weights["router_offset"] = Weight((m.choices,), ("router",), "vector")
         return weights
 
     def slots(self, m: Experts, tokens: int) -> int:
@@ -41,6 +47,8 @@ class TopK:
     def route(self, m: Experts, w: Any, x: jax.Array, tokens: jax.Array) -> Plan:
         """The k choices of every token."""
         logits = router_logits(w, x)
+        if self.offset:
+            logits = logits + w["router_offset"].astype(jnp.float32)
         bias = w.get("router_bias")
         choice, scores = ops.choose(m, logits, bias)
         counted = 1.0 if m.free is None else jnp.where(jnp.arange(m.choices) < m.experts, 1.0, m.free.balance)

@@ -85,6 +85,9 @@ class DataConfig:
         _check_source(self, "data")
         self._check_mixture()
         self._check_tokenizer()
+        for field in ("cache_dir", "root"):
+            nul = "\0" in (getattr(self, field) or "")
+            require(not nul, f"data.{field}", "holds the character 0, which no path can", "leave it out")
         for field, literal in (("packing", get_args(Packing)), ("loss_mask", ("none", "completion"))):
             _check_choice(f"data.{field}", getattr(self, field), literal)
         require(

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from models.errors import ConfigError
-from scaling import tables
+from scaling import kept, tables
 
 FORMATS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet")
 COMPRESSED = (".gz",)
@@ -42,6 +42,7 @@ def read(file: Path) -> pd.DataFrame:
         known = f"{', '.join(FORMATS)}, or one of them with .gz"
         raise ConfigError(str(file), f"cannot read {file.suffix or 'a file without suffix'}", f"use one of {known}")
     try:
+        kept.opened_file(file).close()  # a pipe would be waited for
         data = tables.unpacked(file) if packed else file.read_bytes()
         parquet = tables.read(file, content=data) if ending[0] == ".parquet" else None
     except ConfigError as error:  # in the words of a table that somebody else wrote

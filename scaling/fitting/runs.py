@@ -211,7 +211,10 @@ def numbers(table: pd.DataFrame, name: str, positive: bool = False) -> np.ndarra
     """Column `name` as finite float64 [n]; a bad value raises an error naming its row."""
     if name not in table.columns:
         missing(name, table.columns)
-    column = pd.to_numeric(table[name], errors="coerce").to_numpy(float, na_value=np.nan)
+    try:
+        column = pd.to_numeric(table[name], errors="coerce").to_numpy(float, na_value=np.nan)
+    except OverflowError:
+        raise ConfigError(name, "has a number beyond 1e308", "correct the row, or leave it out") from None
     bad = ~np.isfinite(column)
     if positive:
         bad |= column <= 0

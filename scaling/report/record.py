@@ -162,7 +162,7 @@ def _read_results(path: Path, notes: list[str]) -> pd.DataFrame:
 def _read_predictions(path: Path, notes: list[str]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     damaged = 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             row = kept.parsed(line, {"inputs": dict}, path)
             if row.get("late"):

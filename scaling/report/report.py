@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import ConfigError
+from scaling import kept
 from scaling.report import figures
 from scaling.report import sweep_sections as own
 from scaling.report.figures import Drawing, Picture
@@ -81,7 +82,7 @@ def _digest(directory: Path, more: Sequence[Path]) -> str:
     total = hashlib.sha256(str(directory).encode())
     for path in [*own, *files, *more]:
         name = path.relative_to(directory).as_posix() if path in files else path.name
-        total.update(f"\0{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+        total.update(f"\0{name}\0".encode() + hashlib.sha256(kept.bytes_or_none(path) or b"").digest())
     return total.hexdigest()
 
 

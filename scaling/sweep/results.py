@@ -116,7 +116,7 @@ class Results:
     def write(self) -> Path:
         """Collect the rows into `results.parquet`, atomically; unchanged rows give an unchanged file."""
         path, content = self.directory / "results.parquet", tables.parquet(self.table())
-        if not path.exists() or path.read_bytes() != content:
+        if kept.bytes_or_none(path) != content:
             kept.write_atomically(path, content)
         return path
 

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 
 from models.config import ModelConfig
-from models.errors import require
+from models.errors import HUGE, require
 from models.pipeline import Schedule
 from models.serialize import added, located
 from scaling.train.adaptation import AnyAdaptation, Everything
 from scaling.train.objectives import AnyObjective, NextToken
-from scaling.typed import HUGE, STEPS, TINY, at_most, typed
+from scaling.typed import STEPS, at_most, typed
 
 MOST: dict[str, float] = {  # of every number: more is a slip, and would fill memory or overflow
     **dict.fromkeys(("steps", "warmup_steps", "eval_every", "log_every", "checkpoint_every", "eval_sequences"), STEPS),
@@ -69,6 +69,8 @@ class TrainConfig:
         for field in positive.split():
             value = getattr(self, field)
             require(value >= 1, f"train.{field}", f"is {value}", "give a positive integer")
+        micro = self.microbatches
+        require(micro is None or micro >= 1, "train.microbatches", f"is {micro}", "give a positive integer, or None")
         for field in ("eval_every", "checkpoint_every", "warmup_steps"):
             value = getattr(self, field)
             fix = "give a number of steps, or 0 for never"
@@ -82,7 +84,6 @@ class TrainConfig:
         for field in ("learning_rate", "eps"):
             value = getattr(self, field)
             require(value > 0, f"train.{field}", f"is {value}", "give a positive number")
-            require(value >= TINY, f"train.{field}", f"is {value}, which is 0 in float32", f"give at least {TINY:.2g}")
         for field in ("weight_decay", "grad_clip"):
             value = getattr(self, field)
             require(value >= 0, f"train.{field}", f"is {value}", "give a number that is not negative")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from models.config import ModelConfig
-from models.errors import require
+from models.errors import LARGEST_SIZE, require
+from scaling.typed import STEPS, at_most, typed
 
 Precision = Literal["float32", "bfloat16", "layercast"]
 Share = Literal["model", "always", "never"]
@@ -39,10 +40,12 @@ class EngineConfig:
     reuse_prefixes: bool = True  # keep the pages of finished prompts for later ones with the same head
 
     def __post_init__(self) -> None:
+        typed(self, "engine")
         names = "slots max_len page_size prefill_chunk stage_tokens share_rows stop_sequences stop_length".split()
         for name in names:
             value = getattr(self, name)
-            require(isinstance(value, int) and value >= 1, f"engine.{name}", f"is {value}", "give a positive integer")
+            require(value >= 1, f"engine.{name}", f"is {value}", "give a positive integer")
+        at_most(self, "engine", **dict.fromkeys((*names, "pages"), LARGEST_SIZE), quantum=STEPS, near_tie=1e6)
         for name in ("pages", "quantum"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"engine.{name}", f"is {value}", "give a positive integer, or None")

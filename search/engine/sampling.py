@@ -25,9 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.errors import require
+from models.errors import require, require_held
 from models.platform import on_cpu
 from models.serialize import added
+from scaling.typed import STEPS, at_most
 
 FLAT_VOCAB = 64  # up to here one level of the draw is as fast as two
 COLDEST = 1e-6  # the lowest temperature but 0: reciprocals of much lower ones overflow a float32
@@ -64,8 +65,8 @@ class Sampling:
     min_tokens: int = added(0)
 
     def __post_init__(self) -> None:
-        finite = all(math.isfinite(x) for x in (self.temperature, self.repetition_penalty))
-        require(finite and self.temperature >= 0, "sampling.temperature", f"is {self.temperature}", "give 0 or more")
+        fits = math.isfinite(self.temperature) and self.temperature >= 0
+        require(fits, "sampling.temperature", f"is {self.temperature}", "give 0 or more")
         cold, fix = 0 < self.temperature < COLDEST, "give 0, which takes the likeliest token"
         require(not cold, "sampling.temperature", f"is {self.temperature}, below {COLDEST}", fix)
         require(
@@ -79,9 +80,13 @@ class Sampling:
             require(0 < value <= 1, f"sampling.{name}", f"is {value}", "give a number above 0, at most 1 (off)")
         require(0 <= self.min_p <= 1, "sampling.min_p", f"is {self.min_p}", "give a number from 0 (off) to 1")
         penalty = self.repetition_penalty
-        require(finite and penalty > 0, "sampling.repetition_penalty", f"is {penalty}", "give 1 (off) or more")
+        fix = "give 1 (off) or more, or a factor of at least 1e-6"
+        require(penalty >= 1e-6, "sampling.repetition_penalty", f"is {penalty}", fix)
         least = self.min_tokens
         require(isinstance(least, int) and least >= 0, "sampling.min_tokens", f"is {least}", "give 0 (off) or more")
+        for name in ("temperature", "top_p", "min_p", "typical_p"):
+            require_held(getattr(self, name), f"sampling.{name}")
+        at_most(self, "sampling", temperature=1e6, repetition_penalty=1e6, top_k=STEPS, min_tokens=STEPS)
         require(self.allowed is None or len(self.allowed) > 0, "sampling.allowed", "is empty", "allow a token, or None")
         bad = [b for _, b in self.logit_bias if math.isnan(b) or b == math.inf]
         require(not bad, "sampling.logit_bias", f"holds {bad}", "add finite numbers, or -inf to bar a token")

@@ -15,7 +15,7 @@ from scaling.sweep.trial import default_of, override
 from scaling.tasks import Task, task_by_name
 from scaling.train.config import TrainConfig
 from scaling.train.objectives import PolicyGradient, check_batch
-from scaling.typed import at_most, typed
+from scaling.typed import STEPS, at_most, typed
 from search.posttrain.filters import FewestErrors
 from search.posttrain.shaping import CosineLength
 
@@ -56,7 +56,7 @@ class MeasureConfig:
 
     def __post_init__(self) -> None:
         typed(self, "measure")
-        at_most(self, "measure", problems=10**6, samples=2**16, served=10**15)
+        at_most(self, "measure", problems=10**6, samples=2**16, served=10**15, every=STEPS)
         for name in ("problems", "samples"):
             require(getattr(self, name) >= 1, f"measure.{name}", f"is {getattr(self, name)}", "give 1 or more")
         for name in ("every", "served"):

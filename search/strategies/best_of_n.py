@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from models.errors import require
 from search.strategies.setting import Setting, StrategyConfig, Voting, answer_of
 from search.strategies.strategy import WHOLE, Aggregate, Answer, Choice, Strategy, View, aggregate
 from search.strategies.survey import Tags
@@ -19,6 +20,7 @@ def best_of_n(samples: int, agg: str = "last", scored: bool = True) -> Strategy:
 
     scored: False leaves the scorer out; the answer is then the first complete one, for votes to choose from.
     """
+    require(samples >= 1, "samples", f"is {samples}", "give a positive number")
 
     def select(key: jax.Array, state: Any, view: View) -> tuple[Choice, Any]:
         return strategy.choice(jnp.arange(samples), ~view.ended, steps=WHOLE, done=view.round > 0), state

@@ -163,6 +163,11 @@ class Stepwise(StrategyConfig):
 
     stepwise: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        tokens, fix = self.tokens_per_step, "give a positive integer, or None"
+        require(tokens is None or tokens >= 1, f"{self.name}.tokens_per_step", f"is {tokens}", fix)
+
     def parted(self, delimiter: str | None) -> StrategyConfig:
         """With a delimiter of its own."""
         return self if delimiter is None else dataclasses.replace(self, delimiter=delimiter)

@@ -12,7 +12,8 @@ from search.ledger import Cost
 from search.saved import Keep
 from search.searcher import Candidate, Found, SearchProblem
 from search.strategies.hogwild import Hogwild
-from search.strategies.setting import Search, Setting, StrategyConfig
+from search.strategies.setting import NeedsPolicy, Search, Setting, StrategyConfig
+from search.strategies.strategy import Strategy
 from search.strategies.survey import Tags
 from search.strategies.votes import elect_from
 
@@ -27,6 +28,11 @@ class HogwildWorkers(StrategyConfig):
 
     name = "hogwild"
     tags = Tags("hybrid", ("stimulation",), "threads", ("accuracy", "efficiency"))
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """Several texts on one cache are no search of one."""
+        raise NeedsPolicy("strategy", f"{self.name} needs a policy, by whose cache its workers read each other",
+                          "give it to launch.infer --strategy, or to a study")  # fmt: skip
 
     def rows(self, setting: Setting) -> int:
         """Its workers."""

@@ -97,7 +97,7 @@ def _classifier(path: Path, label: int) -> Reward:
         weight, bias = (x[label : label + 1] - x[1 - label : 2 - label] for x in (weight, bias))
     head = ValueHead(jnp.asarray(weight[0]), jnp.asarray(bias[0]))
     files = sorted([path / "config.json", *path.glob("*.safetensors")])
-    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    digests = [kept.file_digest(file).hex() for file in files]
     digest = _digest(*digests)
     return Reward(model, params, head, digest, digest, load_checkpoint_tokenizer(path).spelling)
 

@@ -123,7 +123,7 @@ def test_a_negative_number_may_follow_its_override_after_a_space(capsys: Any, mi
     arguments = ["--workdir=x", f"--config={micro}", "--config.norm_eps", "-1e-5"]
     assert fail(capsys, Command(), *arguments) == (
         2,
-        "error: model.norm_eps: is -1e-05: give a positive number such as 1e-5",
+        "error: model.norm_eps: is -1e-05: give a positive number such as 1e-5, at most 1",
     )
 
 
@@ -155,6 +155,15 @@ def test_an_exception_ends_in_one_line_and_its_exit_code(
 ) -> None:
     got, line = fail(capsys, raising(error), "--workdir=x", f"--config={micro}")
     assert got == code and line.startswith(words)
+
+
+def test_a_place_that_nobody_could_make_is_refused_before_anything_else(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("no folder")
+    for parent in ("loop", "file"):
+        cli.check_place(str(tmp_path / "new"))
+        with pytest.raises(ConfigError, match=f"would lie below {tmp_path}/{parent}, which is no directory: choose"):
+            cli.check_place(str(tmp_path / parent / "a" / "b"))
 
 
 def test_an_unexpected_failure_says_where_and_debug_shows_the_traceback(

@@ -95,10 +95,11 @@ def test_the_parts_of_a_message_are_its_text() -> None:
 def test_a_damaged_line_does_not_stop_the_others(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     deep = b"[" * 100_000 + b"]" * 100_000
-    path.write_bytes(b'{"prompt": "a"}\n{"prompt": \n' + deep + b'\n{"prompt": "b"}\n\xff\xfe\n')
+    twice = b'{"prompt": "c", "prompt": "d"}\n'
+    path.write_bytes(b'{"prompt": "a"}\n{"prompt": \n' + deep + b'\n{"prompt": "b"}\n\xff\xfe\n' + twice)
     file = PromptFile(path)
     kinds = [(row.line, type(row)) for shard in file.shards(3) for row in file.read(shard)]
-    assert kinds == [(1, Prompt), (2, BadLine), (3, BadLine), (4, Prompt), (5, BadLine)]
+    assert kinds == [(1, Prompt), (2, BadLine), (3, BadLine), (4, Prompt), (5, BadLine), (6, BadLine)]
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ from models.mixers import (
     Linear,
     Mamba2,
     Mixer,
+    Sinks,
     Streamed,
     ThirdOrder,
 )  # fmt: skip
 from models.rotary import Rotary
-from models.routers import Grouped, Hashed
+from models.routers import Grouped, Hashed, TopK
 from models.wiring import DeepNorm, Ladder, Parallel, PreNorm, Streams, Wiring
 
 BASE = ModelConfig(
@@ -50,7 +51,10 @@ PARTS: dict[str, ModelConfig] = {
         Layer(Attention(qk_norm=True, softcap=5.0, rotary=Rotary(share=0.5), gated=True)),
     ),
     "latent": of(Layer(LATENT), Layer(dataclasses.replace(LATENT, query_rank=None))),
-    "experts": of(Layer(Attention(), Experts(4, 2, 8, dispatch="dropless"))),
+    "experts": of(
+        Layer(Sinks(window=5), Experts(4, 2, 8, dispatch="dropless", router=TopK(offset=True))), bias="all",
+        activation="swiglu_clipped",
+    ),
     "biased_experts": of(Layer(LATENT, BIASED), prologue=(Layer(LATENT, Dense(16)),), n_layers=2),
     "routers": of(
         Layer(Attention(), Experts(4, 2, 8, dispatch="dropless", router=Grouped(2), bottleneck=6)),

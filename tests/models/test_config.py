@@ -37,7 +37,7 @@ from tests.models.parts import PARTS
             {"head_dim": 5},
             "model.head_dim: is 5, but rotary positions rotate pairs: use an even head_dim or positions='learned'",
         ),
-        ({"norm_eps": 0.0}, "model.norm_eps: is 0.0: give a positive number such as 1e-5"),
+        ({"norm_eps": 0.0}, "model.norm_eps: is 0.0: give a positive number such as 1e-5, at most 1"),
         ({"rope_theta": -1.0}, "model.rope_theta: is -1.0: give a positive number such as 1e4"),
         ({"init_std": 0.0}, "model.init_std: is 0.0: give a positive number, or None"),
         (

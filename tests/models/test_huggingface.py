@@ -260,7 +260,9 @@ def test_the_kept_defaults_are_those_of_the_transformers_that_is_installed(model
     transformers = pytest.importorskip("transformers", reason="compares with transformers, which is left out")
     if model_type not in transformers.CONFIG_MAPPING:
         pytest.skip(f"transformers {transformers.__version__} has no {model_type}")
-    assert supplied(model_type, golden.defaults(model_type)) == supplied(model_type, {})
+    theirs = golden.defaults(model_type)
+    theirs.pop("router_aux_loss_coef", None)  # of training; gpt-oss has another in 4.57 than in 5.24
+    assert supplied(model_type, theirs) == supplied(model_type, {})
 
 
 # -- what names and files may look like ---------------------------------------------------------------------------
@@ -370,8 +372,8 @@ def test_a_wrong_tensor_is_named_with_its_file(change, told, folder):
          "layer type (full_attention, sliding_attention): use one for all"),
         ({"partial_rotary_factor": 0.5}, "config.json: partial_rotary_factor is 0.5, which is not supported: "
          "use a checkpoint without it"),
-        ({"quantization_config": {"bits": 4}}, "config.json: quantization_config is {'bits': 4}, which is not "
-         "supported: use a checkpoint without it"),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, "config.json: quantization_config says that its tensors "
+         "are quantised (mxfp4): load it with transformers, dequantised, and save_pretrained to another folder"),
         ({"use_sliding_window": True, "sliding_window": 4, "layer_types": ["chunked_attention"] * 2},
          "config.json: layer_types names 'chunked_attention': "
          "give one of sliding_attention, full_attention for each layer"),

@@ -156,15 +156,12 @@ def test_the_slots_go_to_first_choices_in_order_and_the_rest_is_dropped_and_coun
     arrays = drawn(config)
     expert = jnp.broadcast_to(jnp.array([0, 1], jnp.int32), (BATCH, SEQ, 2))
     choice = Assignment(expert, jnp.full(expert.shape, 0.5))
-    out, dropped = dispatch.capacity_block(
-        experts, config.activation, arrays["x"], choice, arrays["gate_up"], arrays["down"]
-    )
+    weights = dispatch.Products(arrays["gate_up"], arrays["down"])
+    out, dropped = dispatch.capacity_block(experts, config.activation, arrays["x"], choice, weights)
     assert np.array_equal(dropped, np.full(BATCH, 1 - 4 / SEQ, np.float32))
     assert not np.any(out[:, 4:]) and np.all(np.any(out[:, :4], -1))
     swapped = Assignment(expert.at[:, 0].set(jnp.array([1, 0], jnp.int32)), choice.weight)
-    out, _ = dispatch.capacity_block(
-        experts, config.activation, arrays["x"], swapped, arrays["gate_up"], arrays["down"]
-    )
+    out, _ = dispatch.capacity_block(experts, config.activation, arrays["x"], swapped, weights)
     assert np.any(out[:, 4]) and np.any(out[:, 0])  # token 4 has the slot of expert 0 that is only token 0's second
 
 
@@ -272,6 +269,6 @@ def test_experts_that_cannot_work_are_refused(fields: dict[str, Any], message: s
     assert str(error.value) == message
 
 
-def test_biased_experts_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"model\.bias: 'all' asks for biases that experts do not have"):
-        ModelConfig(bias="all", moe=EXPERTS)
+def test_shared_experts_with_biases_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.bias: 'all' asks for biases that shared experts do not have"):
+        ModelConfig(bias="all", moe=dataclasses.replace(EXPERTS, shared=1))

@@ -9,7 +9,19 @@ from models import counts
 from models.channels import Dense, Experts, Ternary
 from models.config import Layer, ModelConfig
 from models.huggingface.families import FAMILIES
-from models.mixers import MLGRU, MLSTM, Attention, Delta, Factored, Latent, Linear, Mamba2, Streamed, ThirdOrder
+from models.mixers import (
+    MLGRU,
+    MLSTM,
+    Attention,
+    Delta,
+    Factored,
+    Latent,
+    Linear,
+    Mamba2,
+    Sinks,
+    Streamed,
+    ThirdOrder,
+)
 from models.presets import LLAMA_1B
 from models.weight import walk
 from models.wiring import Streams
@@ -22,6 +34,7 @@ SHAPES: dict[str, Layer] = {  # one layer of a model of d_model 2048 in bfloat16
     "`Attention()`, 16 heads": Layer(Attention(kv_heads=16), None),
     "`Attention(kv_heads=4)`": Layer(Attention(kv_heads=4), None),
     "`Attention(kv_heads=4, window=1024)`": Layer(Attention(kv_heads=4, window=1024), None),
+    "`Sinks(kv_heads=4, window=1024)`": Layer(Sinks(kv_heads=4, window=1024), None),
     "`Latent(rank=512)`": Layer(LATENT, None),
     "`Factored(head_dim=256, query_rank=512)`": Layer(Factored(head_dim=256, query_rank=512), None),
     "`Delta(value_heads=32)`": Layer(Delta(value_heads=32), None),

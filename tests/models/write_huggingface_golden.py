@@ -61,6 +61,7 @@ NEXT = SHARED | {
     "shared_expert_intermediate_size": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
     "linear_key_head_dim": 4, "linear_value_head_dim": 6,
 }  # fmt: skip
+OSS = EXPERTS | {"head_dim": 8, "num_local_experts": 3, "sliding_window": 5, "rope_scaling": YARN, "rope_theta": 500.0}
 # written to tests/models/golden: one for each family but those that are another under a new name
 COMMITTED = {
     "llama": Case("llama", {"rope_theta": 500.0, "rope_scaling": LLAMA3, "intermediate_size": 16}, "float32", "12KB"),
@@ -126,6 +127,7 @@ COMMITTED = {
     "persimmon": Case("persimmon", {"num_attention_heads": 2}),
     "falcon": Case("falcon", {"ffn_hidden_size": 24}),
     "qwen3_next": Case("qwen3_next", NEXT, "float32"),
+    "gpt_oss": Case("gpt_oss", OSS, "float32"),
 }  # fmt: skip
 # compared with `transformers` where it is installed
 OTHERS = {
@@ -201,6 +203,7 @@ OTHERS = {
         NEXT | {"tie_word_embeddings": True, "norm_topk_prob": False, "linear_num_key_heads": 4},
         "float32",
     ),
+    "gpt_oss_defaults": Case("gpt_oss", EXPERTS | {"head_dim": 6, "num_local_experts": 4, "num_hidden_layers": 3}),
     "gpt2_sharded": Case("gpt2", GPT2 | {"n_inner": 40}, "float32", "6KB"),
 }
 

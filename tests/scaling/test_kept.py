@@ -84,7 +84,8 @@ def test_a_sealed_object_opens_unless_anything_changed(record: dict[str, Any], n
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", Path("/dev/zero")):
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (tmp_path / "pipe", tmp_path / "loop", tmp_path, Path("/dev/zero")):
         with pytest.raises(ConfigError, match="no regular file"):
             kept.read(path, dict)
     assert kept.read_or_none(tmp_path / "pipe", dict) is None and kept.read_or_none(tmp_path / "none", dict) is None

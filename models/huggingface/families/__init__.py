@@ -21,6 +21,7 @@ from models.huggingface.families import (
     gpt2,
     gpt_bigcode,
     gpt_neox,
+    gpt_oss,
     granite,
     helium,
     internlm3,
@@ -54,7 +55,7 @@ FILES = (
     gpt_bigcode, seed_oss, glm, glm4, ernie4_5, helium, ministral, cwm, vaultgemma, exaone, internlm3, iquestcoder,
     deepseek_v2, deepseek_v3,
     olmo2, olmo3, olmoe, smollm3, granite, qwen2_moe, stablelm, cohere, cohere2, nemotron, arcee, exaone4, persimmon,
-    falcon, qwen3_next,
+    falcon, qwen3_next, gpt_oss,
 )  # fmt: skip
 FAMILIES = {file.FAMILY.model_type: file.FAMILY for file in FILES}
 
@@ -67,7 +68,6 @@ MISSING = {
     "gemma3n": "per-layer embeddings, alternating updates and shared keys and values",
     "glm4_moe": "a first dense layer and a bias of the router",
     "gpt_neo": "biases of the outputs without those of q, k and v",
-    "gpt_oss": "attention sinks, clamped activations and biases of experts",
     "gptj": "a bias of the head",
     "granitemoe": "experts in one tensor",
     "hunyuan_v1_dense": "norms of q and k after their rotation",

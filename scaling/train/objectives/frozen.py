@@ -71,8 +71,7 @@ def _hugging_face(path: str, model: ModelConfig, mesh: Mesh | None) -> tuple[Mod
     config, params = import_weights(path, dtype=model.dtype, mesh=mesh if mesh is not None and mesh.size > 1 else None)
     total = hashlib.sha256()
     for file in sorted([Path(path) / "config.json", *Path(path).glob("*.safetensors")]):
-        with open(file, "rb") as f:
-            total.update(file.name.encode() + hashlib.file_digest(f, "sha256").digest())
+        total.update(file.name.encode() + kept.file_digest(file))
     return config.resolved(), params, total.hexdigest()
 
 

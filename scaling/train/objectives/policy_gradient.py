@@ -26,7 +26,7 @@ from scaling.train.objectives.objective import (
     summed,
     target_logprobs,
 )
-from scaling.typed import typed
+from scaling.typed import STEPS, at_most, typed
 
 if TYPE_CHECKING:
     from scaling.train.config import TrainConfig
@@ -84,6 +84,7 @@ class PolicyGradient(Objective):
     def __post_init__(self) -> None:
         typed(self, "train.objective")
         at = "train.objective"
+        at_most(self, at, budget=STEPS)
         require(1 <= self.group <= 2**16, f"{at}.group", f"is {self.group}", "give a number from 1 to 65,536")
         alone = self.group == 1 and self.advantage not in ("reinforce", "expert", "given")
         fix = "use a larger group, or advantage 'reinforce', 'expert' or 'given'"

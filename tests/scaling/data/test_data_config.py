@@ -43,7 +43,7 @@ def test_a_config_survives_json(config):
         ({"heldout_fraction": 0.6}, "data.heldout_fraction: is 0.6"),
         ({"path": 3, "source": "text"}, "data.path: 3 is not text or None"),
         ({"unique_tokens": 2**60}, "data.unique_tokens: is 1,152,921,504,606,846,976: give at most"),
-        ({"mixture": [{"weight": 1e300}]}, "data.mixture.weight: is 1e+300: give a number from 1e-6 to 1e6"),
+        ({"mixture": [{"weight": 1e30}]}, "data.mixture.weight: is 1e+30: give a number from 1e-6 to 1e6"),
         ({"seed": -1}, "data.seed: is -1"),
         ({"mixture": [{"source": "embedded", "wieght": 2}]}, "data.mixture.wieght: is no field of a source: did you"),
         ({"mixture": [{"weight": 0}]}, "data.mixture.weight: is 0"),

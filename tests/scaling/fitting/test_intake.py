@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -108,6 +109,19 @@ def test_bad_rows_are_dropped_on_demand_and_counted(runs):
     fitted = fit(CHINCHILLA, bad, drop_bad=True)
     assert fitted.certificate.points == 18 and "2 of 20 rows dropped" in fitted.summary()
     assert fit(CHINCHILLA, runs, where="params > 1e8").certificate.points == int((runs["params"] > 1e8).sum())
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl.gz"])
+def test_a_pipe_is_not_waited_for(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ConfigError, match="no regular file"):
+        load(tmp_path / name)
+
+
+def test_a_number_beyond_any_float_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text("params,tokens,loss\n" + "9" * 400 + ",1e9,3\n" * 8)
+    with pytest.raises(ConfigError, match="params: has a number beyond 1e308"):
+        fit(CHINCHILLA, tmp_path / "a.csv")
 
 
 def test_where_takes_quoted_columns_and_truth():

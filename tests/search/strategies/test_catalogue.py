@@ -28,7 +28,7 @@ from search.strategies.catalogue import STRATEGIES, read_strategy, strategy_by_n
 from search.strategies.deepening import iterative_deepening
 from search.strategies.pruning import confident_vote, pruning, restarts
 from search.strategies.revision import revision
-from search.strategies.setting import Setting
+from search.strategies.setting import NeedsPolicy, Setting
 from search.strategies.spawn_join import Calls, spawn_join
 from search.strategies.step_speculation import step_speculation
 from search.strategies.stopping import adaptive_consistency, early_stopping
@@ -136,6 +136,9 @@ def test_what_a_search_can_be_is_made_of_the_sizes_of_its_strategy() -> None:
         ("beam:sample=4", "beam.sample: is no field of this strategy: did you mean 'samples'?"),
         ("beam:samples=many", "beam.samples: does not take 'many': give an integer"),
         ("beam:samples=1e99", "beam.samples: does not take '1e99'"),
+        ("beam:samples=4,width=2,tokens_per_step=0", "beam.tokens_per_step: is 0: give a positive integer"),
+        ("best_of_n:samples=0", "samples: is 0: give a positive number"),
+        ("astar:per_unit=-1", "astar.per_unit: is -1.0: give a number that is not negative"),
         ("beam:samples=4000000", "beam.samples: is 4,000,000: give at most 1,048,576"),
         ("beam:samples=4,agg=least", "beam.agg: does not take 'least'"),
         ("pruning:samples=4,checkpoints=[1,", "pruning.checkpoints: is not valid JSON"),
@@ -156,8 +159,9 @@ def test_what_no_token_spells_is_refused() -> None:
     strategy = read_strategy('beam:samples=4,delimiter="\\u0000a"')
     with pytest.raises(ConfigError, match=r"search.delimiters: '\\x00a' can never match"):
         strategy.search(silent)
-    with pytest.raises(ConfigError, match="needs a policy and its tokenizer"):
-        strategy_by_name("iterative_deepening:samples=2,trigger=hm")
+    for text in ("iterative_deepening:samples=2,trigger=hm", "hogwild:workers=2"):
+        with pytest.raises(NeedsPolicy, match="needs a policy"):
+            strategy_by_name(text)
 
 
 class Silent(ByteTokenizer):
