@@ -21,7 +21,7 @@ intervals cover 87-98 % (docs/laws.md). Only rows of the fit are used, so a late
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from scipy import special, stats
@@ -277,25 +277,42 @@ def budgets(axis: np.ndarray) -> np.ndarray:
 
 def calibrate(
     estimator: Estimator,
-    axis_name: str,
+    axis_names: Iterable[str],
     noise: float,
     z: np.ndarray,
     clusters: np.ndarray | None = None,
     count: int = ORIGINS,
-) -> Calibration:
-    """The discrepancy that the law's own extrapolations along one axis inside the table needed; noise: `scatter` of a
-    typical row of the whole fit, z [K] its optimum."""
-    axis = sizes(axis_name, estimator.inputs)
+) -> dict[str, Calibration]:
+    """Axis -> the discrepancy that the law's own extrapolations along it inside the table needed; noise: `scatter` of a
+    typical row of the whole fit, z [K] its optimum. The cuts of all axes are solved together."""
     distinct = np.unique(np.column_stack(list(estimator.inputs.values())), axis=0, return_inverse=True)[1].ravel()
-    cuts = origins(axis, int(estimator.free.sum()), count, distinct, below=2) if np.all(axis > 0) else []
+    along = {name: sizes(name, estimator.inputs) for name in axis_names}
+    free = int(estimator.free.sum())
+    cuts = {
+        name: origins(axis, free, count, distinct, below=2) if np.all(axis > 0) else [] for name, axis in along.items()
+    }
+    below = [axis <= cut for name, axis in along.items() for cut in cuts[name]]
+    best, out = iter(_fits_below(estimator, np.array(below), z)), {}
+    for name, axis in along.items():
+        excess = [
+            None if point is None else _excess(estimator, name, axis, axis <= cut, point, clusters)
+            for cut, point in zip(cuts[name], best, strict=False)
+        ]
+        out[name] = _calibration(name, axis, cuts[name], excess, noise)
+    return out
+
+
+def _calibration(
+    axis_name: str, axis: np.ndarray, cuts: list[float], excess: list[tuple[np.ndarray, ...] | None], noise: float
+) -> Calibration:
+    """What the cuts along one axis say together; excess: `_excess` of each."""
     # sums of weight x squared multiple of the noise, of weight x squared share, and of the weights
     edge, edge_weight, share, share_weight = PRIOR, PRIOR, PRIOR * SHARE**2, PRIOR
     made, tested = 0, 0.0
-    for index, (cut, best) in enumerate(zip(cuts, _fits_below(estimator, axis, cuts, z), strict=True)):
-        excess = None if best is None else _excess(estimator, axis_name, axis, axis <= cut, best, clusters)
-        if excess is None:
+    for index, (cut, found) in enumerate(zip(cuts, excess, strict=True)):
+        if found is None:
             continue
-        reach, gain, beyond, row = excess
+        reach, gain, beyond, row = found
         made, tested = made + 1, max(tested, float(reach.max()))
         near = reach <= NEAR
         apart = min(np.log(cut / cuts[index - 1]), 1.0) if index else 1.0
@@ -314,20 +331,18 @@ def calibrate(
     return Calibration(axis_name, multiple * noise, share, made, tested, noise, worth)
 
 
-def _fits_below(
-    estimator: Estimator, axis: np.ndarray, cuts: list[float], z: np.ndarray
-) -> list[np.ndarray | None]:
-    """The optimum [K] of the rows up to every cut, None where there is none: all cuts are one batch of reweightings,
-    each from its own best cell of the grid and from the optimum z [K] of all rows."""
-    if not cuts:
+def _fits_below(estimator: Estimator, below: np.ndarray, z: np.ndarray) -> list[np.ndarray | None]:
+    """The optimum [K] of the rows below every cut (below [cuts, n]), None where there is none: all cuts are one batch
+    of reweightings, each from its own best cell of the grid and from the optimum z [K] of all rows."""
+    if not len(below):
         return []
-    weights = (axis <= np.array(cuts)[:, None]) * estimator.weights
+    weights = below * estimator.weights
     starts = StartGrid(estimator).best_cells(weights, robust_weights(estimator, z))
-    both = np.concatenate([starts, np.repeat(z[None], len(cuts), 0)])
+    both = np.concatenate([starts, np.repeat(z[None], len(below), 0)])
     solution = estimator.solve(both, np.concatenate([weights, weights]), None, QUICK, QUICK_TOLERANCE)
     values = solution.value.reshape(2, -1)
     best = np.nanargmin(np.where(np.isfinite(values), values, np.inf), axis=0)
-    points = solution.z.reshape(2, len(cuts), -1)
+    points = solution.z.reshape(2, len(below), -1)
     return [points[k, i] if np.isfinite(values[k, i]) else None for i, k in enumerate(best)]
 
 

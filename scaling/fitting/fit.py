@@ -195,7 +195,7 @@ def fit(
     estimator = Estimator(law, table.inputs, table.measured, goal, table.weights, table.trials, fixed)
     estimator = with_scale(estimator, delta)
     count, own = (starts, None) if isinstance(starts, int) else (16, pd.DataFrame(starts)[list(law.parameters)])
-    search, _ = optimum(estimator, count, None if own is None else law.coordinates.to_z(own.to_numpy(float)))
+    search, grid = optimum(estimator, count, None if own is None else law.coordinates.to_z(own.to_numpy(float)))
     if not np.isfinite(search.value).any():
         raise ConfigError("runs", f"{law.name} is not finite at any start", "check the units of the columns")
     notes = [*narrow_inputs(table.inputs), *table.doubts]
@@ -206,7 +206,7 @@ def fit(
     out.__dict__["estimator"] = estimator  # the cached property, already at hand
     if out.certificate.duplicates and table.clusters is None:
         out.table = dataclasses.replace(table, clusters=repeated(table.inputs, table.measured))
-    return out.resampled(bootstrap, seed, resample) if bootstrap else out
+    return out.resampled(bootstrap, seed, resample, grid) if bootstrap else out
 
 
 def _check_fixed(law: Law, fixed: Mapping[str, float] | None, rows: int) -> dict[str, float]:

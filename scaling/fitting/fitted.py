@@ -22,6 +22,7 @@ from scaling.fitting.certificate import Certificate
 from scaling.fitting.estimator import Estimator
 from scaling.fitting.law import Law, Values
 from scaling.fitting.objectives import Objective
+from scaling.fitting.start_grid import StartGrid
 from scaling.fitting.table import Table
 
 PREDICTION_RESAMPLES = 256
@@ -95,11 +96,14 @@ class Fitted:
                 params[name] = derive(columns)
         return params
 
-    def resampled(self, size: int = 1000, seed: int | None = None, kind: str | None = None) -> Self:
-        """The same fit with `size` bootstrap draws; kind is one of bootstrap.KINDS, by run when a cluster is named."""
+    def resampled(
+        self, size: int = 1000, seed: int | None = None, kind: str | None = None, grid: StartGrid | None = None
+    ) -> Self:
+        """The same fit with `size` bootstrap draws; kind is one of bootstrap.KINDS, by run when a cluster is named;
+        grid: that of the fit, where it is still at hand."""
         kind = kind or ("cluster" if self.table.clusters is not None else "row")
         seed = self.seed if seed is None else seed
-        draws = bootstrap(self.estimator, self.z, size, seed, kind, self.table.clusters, self.table.strata)
+        draws = bootstrap(self.estimator, self.z, size, seed, kind, self.table.clusters, self.table.strata, grid)
         known = self.calibrations if seed == self.seed else {}
         return dataclasses.replace(self, draws=draws, seed=seed, calibrations=known)
 
@@ -112,11 +116,17 @@ class Fitted:
     def calibration_along(self, axis_name: str | None = None) -> calibration.Calibration:
         """Rolling held-out tests inside the fitted table along one axis (the main one), made when first asked for."""
         name = str(axis_name or self.table.axis_name)
-        if name not in self.calibrations:
+        self.calibrate([name])
+        return self.calibrations[name]
+
+    def calibrate(self, axis_names: Iterable[str]) -> None:
+        """Make the held-out tests along these axes that are not made yet, all of them together."""
+        missing = [str(name) for name in axis_names if name not in self.calibrations]
+        if missing:
             predicted = self.estimator.predict(self.z[None])[0]
             noise = float(np.median(calibration.scatter(self.objective, predicted, self.noise, self.table.trials)))
-            self.calibrations[name] = calibration.calibrate(self.estimator, name, noise, self.z, self.table.clusters)
-        return self.calibrations[name]
+            clusters = self.table.clusters
+            self.calibrations |= calibration.calibrate(self.estimator, missing, noise, self.z, clusters)
 
     def reach(self, **inputs) -> pd.DataFrame:
         """How far new runs lie beyond the fitted ones along every axis, one column each: log(size / largest fitted
@@ -132,6 +142,7 @@ class Fitted:
         arrays = self._columns(inputs)
         reach, axis = self._farthest(arrays)
         out = np.empty(len(reach))
+        self.calibrate(np.unique(axis))
         for name in np.unique(axis):
             rows = axis == name
             some = {key: values[rows] for key, values in arrays.items()}
@@ -157,6 +168,7 @@ class Fitted:
         arrays = self._columns(inputs)
         reach, axis = self._farthest(arrays)
         farthest = {name: float(reach[axis == name].max()) for name in np.unique(axis)}
+        self.calibrate(farthest)
         notes = [self.calibration_along(name).doubt(most) for name, most in farthest.items()]
         runs = self.certificate.runs
         if runs is not None and runs < 0.5 * len(self.table.measured) and max(farthest.values()) > 0:

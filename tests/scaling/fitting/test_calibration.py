@@ -188,7 +188,7 @@ def test_the_discrepancy_is_never_below_the_noise_of_a_run(synthetic, published)
 
 def test_without_a_cut_the_law_may_be_as_far_off_as_a_run_and_by_a_share_of_what_it_promises():
     one_budget = fit(CHINCHILLA, few_runs())
-    alone = calibrate(one_budget.estimator, "flops", 0.004, one_budget.z)
+    alone = calibrate(one_budget.estimator, ["flops"], 0.004, one_budget.z)["flops"]
     assert (alone.origins, alone.edge, alone.share) == (0, 0.004, pytest.approx(SHARE))
     assert alone.at(np.array([1.0]), np.array([0.05])) == pytest.approx(np.hypot(0.004, SHARE * 0.05 / 2))
 
