@@ -196,11 +196,12 @@ def moved(axis_name: str, inputs: Mapping[str, np.ndarray], factor: np.ndarray) 
 
 def reaches(axis: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     """log(size / largest fitted size) [m] of sizes on one axis, or log(smallest / size) for those below all fitted
-    ones; 0, the edge, where sizes have no logarithm."""
-    if not (np.all(fitted > 0) and np.all(axis > 0)):
+    ones; 0, the edge, where a size has no logarithm. Below the smallest is nothing once a size of 0 was fitted."""
+    if not np.any(fitted > 0):
         return np.zeros(len(axis))
-    above, below = np.log(axis / fitted.max()), np.log(fitted.min() / axis)
-    return np.where(below > 0, below, above)
+    sized = np.where(axis > 0, axis, fitted.max())
+    above, below = np.log(sized / fitted.max()), np.log(fitted[fitted > 0].min() / sized)
+    return np.where((below > 0) & np.all(fitted > 0), below, above)
 
 
 def promised(
@@ -208,12 +209,13 @@ def promised(
 ) -> np.ndarray:
     """How much the output of runs with these inputs [m] changes per factor e over the last factor e of the fitted sizes
     [n], or all of them if they are closer together: taken back to the edge along the axis, in the residual space."""
-    axis = sizes(axis_name, inputs)
-    span = min(1.0, float(np.log(fitted.max() / fitted.min()))) if np.all(fitted > 0) else 0.0
-    if span <= 0 or not np.all(axis > 0):
+    axis, sized = sizes(axis_name, inputs), fitted[fitted > 0]
+    span = min(1.0, float(np.log(sized.max() / sized.min()))) if len(sized) else 0.0
+    if span <= 0 or np.any(fitted < 0):
         return np.zeros(len(axis))
     down = axis < fitted.min()
-    factor = np.where(down, fitted.min(), np.minimum(fitted.max(), axis)) / axis
+    with np.errstate(all="ignore"):  # a size of 0 promises nothing
+        factor = np.where(down, fitted.min(), np.minimum(fitted.max(), axis)) / axis
     inner = factor * np.exp(np.where(down, span, -span))
     params, ends = estimator.coordinates.to_params(z), []
     for scale in (factor, inner):
@@ -289,7 +291,7 @@ def calibrate(
     along = {name: sizes(name, estimator.inputs) for name in axis_names}
     free = int(estimator.free.sum())
     cuts = {
-        name: origins(axis, free, count, distinct, below=2) if np.all(axis > 0) else [] for name, axis in along.items()
+        name: origins(axis, free, count, distinct, below=2) if np.all(axis >= 0) else [] for name, axis in along.items()
     }
     below = [axis <= cut for name, axis in along.items() for cut in cuts[name]]
     best, out = iter(_fits_below(estimator, np.array(below), z)), {}

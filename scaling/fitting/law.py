@@ -12,8 +12,7 @@ import numpy as np
 
 from models.errors import ConfigError, nearest
 from scaling.fitting.derivatives import Taylor
-
-SPACES = ("log", "raw", "logit")
+from scaling.fitting.objectives import SPACES
 
 
 class Values(dict):

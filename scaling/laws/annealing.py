@@ -2,7 +2,7 @@
 
 L(s) = L0 + A S1**-alpha - C S2, where S1 is the area under the learning rate up to step s and S2 the annealing area:
 the drops of the learning rate, remembered with a momentum and summed. `areas` computes both from a schedule. The
-constants at the end are from memory and could not be checked: they say what a plausible curve is, not what was measured.
+constants at the end are from memory and could not be checked: they make a plausible curve and were not measured.
 """
 
 from __future__ import annotations
