@@ -46,6 +46,7 @@ RUN_COLUMNS = ("run", "run_name", "run_id", "trial", "trial_id", "name", "experi
 # columns that are read without being asked for, of which there can be only one
 OWN = ("status", "params", "params_nonembed", "params_active", "tokens", "flops", "budget", "trial", "name", "run",
        "run_name")  # fmt: skip
+MOSTLY, MOSTLY_OF_MANY = 0.95, 0.8  # share of steps along a training curve at which its loss falls
 CHEAPEST = 1e12  # FLOP: a largest run below this took a processor less than a minute
 TOKENS_PER_PARAM = (3e-3, 3e5)  # median, beyond which params and tokens are not in the same unit
 LARGEST_LOSS = 12.7  # nats: ln of 330,000 tokens, more than any tokenizer has
@@ -146,9 +147,9 @@ def _done(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
         return table
     words = table[column].astype("string").str.strip().str.lower()
     blank = (words.isna() | (words == "")).to_numpy(bool)
+    keep = words.isin(DONE).to_numpy(bool) | blank
     if blank.any() and not blank.all():
         notes.append(f"{column}: {int(blank.sum())} of {len(table)} rows say nothing and were taken for done")
-    keep = words.isin(DONE).to_numpy(bool) | blank
     if keep.all():
         return table
     counts = table[column][~keep].astype(str).value_counts()
@@ -161,7 +162,7 @@ def _done(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     said = f"{column}: {int((~keep).sum())} of {len(table)} rows left out ({left_out})"
     notes.append(said if not unknown else f"{said}: is {unknown[0]!r} a failure? done is one of {', '.join(DONE)}")
     if unknown:
-        warnings.warn(notes[-1], RowsWarning, stacklevel=5)
+        warnings.warn(notes[-1], RowsWarning, stacklevel=6)
     return table[keep]
 
 
@@ -302,7 +303,7 @@ def check_units(arrays: Mapping[str, np.ndarray]) -> list[str]:
                 "not bits, a perplexity or a sum"
             )
     for message in out:
-        warnings.warn(message, UnitWarning, stacklevel=4)
+        warnings.warn(message, UnitWarning, stacklevel=5)
     return out
 
 
@@ -383,4 +384,5 @@ def _curves(others: list[np.ndarray], tokens: np.ndarray, measured: np.ndarray, 
         order = rows[np.argsort(tokens[rows], kind="stable")]
         falls.append(np.diff(measured[order]) < 0)
     fall = np.concatenate(falls)
-    return int(groups.max()) + 1 if np.median(np.bincount(groups)) >= least and np.mean(fall) > 0.95 else 0
+    falling = MOSTLY if least < 10 else MOSTLY_OF_MANY
+    return int(groups.max()) + 1 if np.median(np.bincount(groups)) >= least and np.mean(fall) > falling else 0
