@@ -203,6 +203,8 @@ def _derive(table: pd.DataFrame, needed: set[str], derive: bool, notes: list[str
 
 def _fill(table: pd.DataFrame, needed: set[str], notes: list[str]) -> None:
     """In rows that lack the one of params and tokens, fill it in from the flops and the other."""
+    if not (table["params"].hasnans or table["tokens"].hasnans):
+        return
     have = {name: pd.to_numeric(table[name], errors="coerce").astype(float) for name in ("params", "tokens", "flops")}
     for name, other in (("params", "tokens"), ("tokens", "params")):
         gap = table[name].isna() & have["flops"].gt(0) & have[other].gt(0)
@@ -377,12 +379,13 @@ def perhaps_points(inputs: Mapping[str, np.ndarray], measured: np.ndarray) -> st
 def _curves(others: list[np.ndarray], tokens: np.ndarray, measured: np.ndarray, least: int) -> int:
     """How many training curves of `least` rows and more the rows [n] look like, one for every combination of the other
     columns; 0 when losses do not fall along them."""
-    groups = np.unique(np.column_stack(others), axis=0, return_inverse=True)[1].ravel()
-    falls = []
-    for group in range(groups.max() + 1):
-        rows = np.flatnonzero(groups == group)
-        order = rows[np.argsort(tokens[rows], kind="stable")]
-        falls.append(np.diff(measured[order]) < 0)
-    fall = np.concatenate(falls)
+    groups = np.zeros(len(measured), int)
+    for column in others:
+        codes = np.unique(column, return_inverse=True)[1]
+        groups = np.unique(groups * (codes.max() + 1) + codes, return_inverse=True)[1]
+    if np.median(np.bincount(groups)) < least:
+        return 0
+    order = np.lexsort((tokens, groups))
+    fall = (np.diff(measured[order]) < 0)[np.diff(groups[order]) == 0]
     falling = MOSTLY if least < 10 else MOSTLY_OF_MANY
-    return int(groups.max()) + 1 if np.median(np.bincount(groups)) >= least and np.mean(fall) > falling else 0
+    return int(groups.max()) + 1 if np.mean(fall) > falling else 0
