@@ -367,9 +367,11 @@ def _codes(column: pd.Series) -> np.ndarray:
         return np.full(len(column), -1)
 
 
-def perhaps_points(inputs: Mapping[str, np.ndarray], measured: np.ndarray) -> str:
+def perhaps_points(table: pd.DataFrame, inputs: Mapping[str, np.ndarray], measured: np.ndarray) -> str:
     """What a reader should ask of rows in which every size has a few token counts with falling losses: separate runs
-    are planned like that, too. Empty for other tables."""
+    are planned like that, too. Empty for other tables, and where every row has the name of a run of its own."""
+    if any(str(name).lower() in RUN_COLUMNS and table[name].is_unique for name in table.columns):
+        return ""
     others = [values for name, values in inputs.items() if name != "tokens"]
     if "tokens" not in inputs or not others or not (count := _curves(others, inputs["tokens"], measured, 3)):
         return ""

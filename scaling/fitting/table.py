@@ -83,7 +83,7 @@ def read_table(
     units = check_units({**inputs, **outputs, **({"flops": numbers(table, "flops")} if given else {})})
     together = points_of_runs(table, inputs, measured) if cluster is None else ""
     repeated = "" if counts else copies(inputs, measured)
-    if cluster is None and not together and not counts and (perhaps := perhaps_points(inputs, measured)):
+    if cluster is None and not together and not counts and (perhaps := perhaps_points(table, inputs, measured)):
         notes.append(perhaps)
     if space == "logit" or counts:
         _check_fractions(table, law.output, measured, counts)
