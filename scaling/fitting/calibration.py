@@ -36,6 +36,7 @@ from scaling.fitting.start_grid import StartGrid
 ORIGINS = 8
 QUICK, QUICK_TOLERANCE = 25, 1e-9  # iterations of a cut's fit, and the relative decrease below which it has ended
 SHARE = 0.82  # of the promised gain, before any cut has spoken
+MOST_SHARE = 10.0  # that one cut can ask for: of a law that promises nothing, any error is any multiple
 PRIOR = 0.3  # cuts that this is worth
 ROWS = 45.0  # held-out rows at which a cut counts half
 NEAR = 0.7  # reach up to which a held-out row tells about the edge, and beyond which about the share
@@ -326,7 +327,8 @@ def _calibration(
         if far.any():
             worth = apart * far.sum() / (far.sum() + ROWS)
             doubt = (gain * growth(reach))[far]
-            share += worth * max(float(np.median((beyond[far] - row[far] ** 2) / doubt**2)) / MEDIAN, 0.0)
+            missed = float(np.median((beyond[far] - row[far] ** 2) / doubt**2)) / MEDIAN
+            share += worth * min(max(missed, 0.0), MOST_SHARE**2)
             share_weight += worth
     multiple = max(float(np.sqrt(edge / edge_weight)), 1.0)
     share, worth = float(np.sqrt(share / share_weight)), share_weight - PRIOR

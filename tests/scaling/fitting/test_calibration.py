@@ -105,6 +105,15 @@ def test_step_0_is_a_size_like_others_and_hides_no_reach():
     assert len(rolling(law, runs, cuts=[2e19], bootstrap=8)) == int((flops > 2e19).sum())
 
 
+def test_a_law_that_promises_nothing_is_not_given_an_endless_interval():
+    rng = np.random.default_rng(0)
+    tokens = np.geomspace(1e8, 1e11, 24)
+    flat = np.where(tokens < 2e9, 3.0, 3.0 - 0.2 * np.log(tokens / 2e9))  # no gain, and then much
+    fitted = fit("hestness", pd.DataFrame({"tokens": tokens, "loss": flat * np.exp(0.002 * rng.standard_normal(24))}))
+    assert calibration.SHARE < fitted.calibration_along("tokens").share <= calibration.MOST_SHARE
+    assert np.isfinite(fitted.predict(tokens=1e13, interval=0.9).high)
+
+
 def test_sets_outside_their_level_say_so_where_an_interval_is_used(published_folder):
     for family in (bench.gadre, bench.parscale, bench.gemstones, bench.colpret):
         case = next(family(published_folder))
