@@ -34,6 +34,10 @@ ROUNDS = {  # samples of each side: of all, and with --quick; a sample takes 0.1
     "generate:small:1": (12, 4),
     "generate:small:64": (6, 2),
     "workload": (6, 2),
+    "fit:one": (10, 4),
+    "fit:bootstrap": (6, 2),
+    "fit:resamples": (2, 2),
+    "fit:compare": (2, 2),
 }
 Step = Callable[[], Any]  # a harness.Sample: seconds of CPU and of the wall
 
@@ -50,6 +54,8 @@ def step_of(case: str) -> Step:
         return generate.Ours(generate.Case.parse(rest)).step
     if bench == "workload":
         return workload_step()
+    if bench == "fit":
+        return fit_step(rest)
     import harness
     import sweep_step
     import train_step
@@ -89,6 +95,37 @@ def workload_step(prompts: int = 24, samples: int = 16, new: int = 32, context: 
         cpu, wall = harness.cpu_seconds() - cpu, time.perf_counter() - wall
         assert done == prompts * samples
         return harness.Sample(cpu, wall)
+
+    return step
+
+
+def fit_step(what: str) -> Step:
+    """Chinchilla's law on drawn runs: 20 certified fits of 240, their bootstrap of 1,000, 1,000 resamples of 5,568
+    runs, or two laws compared at six cuts of 432."""
+    import harness
+    import numpy as np
+    import pandas as pd
+
+    from scaling.laws import CHINCHILLA, compare, fit
+
+    rng, count = np.random.default_rng(0), {"resamples": 5568, "compare": 432}.get(what, 240)
+    flops, params = np.exp(rng.uniform(np.log([[6e18], [5e7]]), np.log([[3e21], [1.6e10]]), (2, count)))
+    runs = pd.DataFrame({"params": params, "tokens": flops / (6 * params), "flops": flops})
+    truth = dict(A=482.0, B=2085.0, E=1.817, alpha=0.348, beta=0.366)
+    noise = np.exp(0.005 * rng.standard_t(4, count))
+    runs["loss"] = CHINCHILLA(truth, params=runs["params"], tokens=runs["tokens"]) * noise
+    fitted = fit(CHINCHILLA, runs)
+    done = {
+        "one": lambda: [fit(CHINCHILLA, runs) for _ in range(20)],
+        "bootstrap": lambda: fitted.resampled(1000),
+        "resamples": lambda: fitted.resampled(1000),
+        "compare": lambda: compare(["chinchilla", "overtraining"], runs),
+    }[what]
+
+    def step() -> Any:
+        wall, cpu = time.perf_counter(), harness.cpu_seconds()
+        done()
+        return harness.Sample(harness.cpu_seconds() - cpu, time.perf_counter() - wall)
 
     return step
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch import cli
-from models.errors import ConfigError, nearest, printable
+from models.errors import ConfigError, nearest, printable, require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ cli.DEFINE_string("weights", "", "column of inverse variances", flag_values=FLAG
 cli.DEFINE_string("objective", "", "huber, lad, gaussian, student_t; default: the law's", flag_values=FLAGS)
 cli.DEFINE_string("space", "", "residuals in log, raw or logit; default: the law's", flag_values=FLAGS)
 cli.DEFINE_string("delta", "", "Huber width: a number, mad or cv", flag_values=FLAGS)
-cli.DEFINE_list("fixed", [], "parameters held at a value: E=1.7,alpha=0.34", flag_values=FLAGS)
+cli.DEFINE_multi_string("fixed", [], "parameters held: E=1.7,alpha=0.34; repeatable", flag_values=FLAGS)
 cli.DEFINE_string("trials", "", "column with the number of trials of a share", flag_values=FLAGS)
 cli.DEFINE_integer("bootstrap", 1000, "resamples for intervals; 0: none", flag_values=FLAGS, lower_bound=0)
 cli.DEFINE_integer("seed", 0, "of the resamples", flag_values=FLAGS, lower_bound=0)
@@ -51,13 +51,13 @@ def main(
 
     chosen, runs = by_name(law), scaling.load(results)
     options: dict[str, Any] = {
-        "columns": dict(_rename(pair, list(map(str, runs.columns))) for pair in _pairs(columns)) or None,
+        "columns": _once("--columns", [_rename(pair, list(map(str, runs.columns))) for pair in _pairs(columns)]),
         "cluster": cluster or None,
         "weights": weights or None,
         "objective": objective or None,
         "space": space or None,
         "delta": _number("--delta", delta) if delta and delta not in ("mad", "cv") else delta or None,
-        "fixed": dict(_held(pair) for pair in fixed) or None,
+        "fixed": _once("--fixed", [_held(pair) for pair in _pairs(fixed)]),
         "trials": trials or None,
         "drop_bad": drop_bad,
         "seed": seed,
@@ -91,9 +91,17 @@ def rows(law: scaling.laws.Law, runs: pd.DataFrame, where: str, columns: dict[st
     return table[select(table, where, "--where")]
 
 
-def _pairs(columns: list[str]) -> list[str]:
-    """Every rename of --columns, given together with commas or one at a time."""
-    return [pair for group in columns for pair in group.split(",") if pair]
+def _pairs(given: list[str]) -> list[str]:
+    """Every entry of --columns or --fixed, given together with commas or one at a time."""
+    return [pair for group in given for pair in group.split(",") if pair]
+
+
+def _once(flag: str, pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
+    """The pairs as a dict, None without any; ConfigError for a name that is given twice."""
+    names = [name for name, _ in pairs]
+    for name in names:
+        require(names.count(name) == 1, flag, f"{name!r} is given {names.count(name)} times", "give it once")
+    return dict(pairs) or None
 
 
 def _number(flag: str, text: str) -> float:

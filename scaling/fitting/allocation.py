@@ -80,6 +80,7 @@ def plan(
     at: values of the law's other inputs, if it has any.
     """
     if isinstance(fit, Frontier):
+        only_known("plan", at, ("flops", "interval"))
         return _on_frontier(fit, flops, loss, inference_tokens, interval, cost)
     law = fit.law
     given = _checked(law, flops, loss, inference_tokens, interval, at)
@@ -136,11 +137,16 @@ def _checked(
     if len(given) != 1:
         raise ConfigError("plan", "give a budget or a loss", "plan(fit, flops=1e21) or plan(fit, loss=2.0)")
     check_level(interval, "interval")
-    require(np.isfinite(given[0]) and given[0] > 0, "plan", f"{given[0]} is not a positive number",
+    require(_number(given[0]) and given[0] > 0, "plan", f"{given[0]} is not a positive number",
             "give FLOP, as 1e21" if loss is None else "give a loss above the law's floor")  # fmt: skip
-    require(np.isfinite(inference_tokens) and inference_tokens >= 0, "inference_tokens",
+    require(_number(inference_tokens) and inference_tokens >= 0, "inference_tokens",
             f"{inference_tokens} is no count", "give the tokens that the model will serve")  # fmt: skip
     return float(given[0])
+
+
+def _number(value: object) -> bool:
+    """Whether it is one finite number, and neither text nor an array."""
+    return isinstance(value, int | float | np.number) and bool(np.isfinite(value))
 
 
 def _refuse_edge(fit: Fitted, params: float, budget: float) -> None:
@@ -175,7 +181,7 @@ def _on_frontier(
         problem = "an isoFLOP frontier knows sizes for a budget and no loss"
         raise ConfigError("plan", problem, "give flops alone, or plan with a fitted law")
     check_level(interval, "interval")
-    require(np.isfinite(flops) and flops > 0, "plan", f"{flops} is not a positive number", "give FLOP, as 1e21")
+    require(_number(flops) and flops > 0, "plan", f"{flops} is not a positive number", "give FLOP, as 1e21")
     params, tokens = (float(value) for value in frontier.optimum(flops))
     none = Interval(np.nan, np.nan)
     intervals = Values(dict.fromkeys(("params", "tokens", "tokens_per_param", "flops", "loss"), none))

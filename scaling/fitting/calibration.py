@@ -21,7 +21,7 @@ intervals cover 87-98 % (docs/laws.md). Only rows of the fit are used, so a late
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from scipy import special, stats
@@ -36,6 +36,7 @@ from scaling.fitting.start_grid import StartGrid
 ORIGINS = 8
 QUICK, QUICK_TOLERANCE = 25, 1e-9  # iterations of a cut's fit, and the relative decrease below which it has ended
 SHARE = 0.82  # of the promised gain, before any cut has spoken
+MOST_SHARE = 10.0  # that one cut can ask for: of a law that promises nothing, any error is any multiple
 PRIOR = 0.3  # cuts that this is worth
 ROWS = 45.0  # held-out rows at which a cut counts half
 NEAR = 0.7  # reach up to which a held-out row tells about the edge, and beyond which about the share
@@ -196,11 +197,12 @@ def moved(axis_name: str, inputs: Mapping[str, np.ndarray], factor: np.ndarray) 
 
 def reaches(axis: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     """log(size / largest fitted size) [m] of sizes on one axis, or log(smallest / size) for those below all fitted
-    ones; 0, the edge, where sizes have no logarithm."""
-    if not (np.all(fitted > 0) and np.all(axis > 0)):
+    ones; 0, the edge, where a size has no logarithm. Below the smallest is nothing once a size of 0 was fitted."""
+    if not np.any(fitted > 0):
         return np.zeros(len(axis))
-    above, below = np.log(axis / fitted.max()), np.log(fitted.min() / axis)
-    return np.where(below > 0, below, above)
+    sized = np.where(axis > 0, axis, fitted.max())
+    above, below = np.log(sized / fitted.max()), np.log(fitted[fitted > 0].min() / sized)
+    return np.where((below > 0) & np.all(fitted > 0), below, above)
 
 
 def promised(
@@ -208,12 +210,13 @@ def promised(
 ) -> np.ndarray:
     """How much the output of runs with these inputs [m] changes per factor e over the last factor e of the fitted sizes
     [n], or all of them if they are closer together: taken back to the edge along the axis, in the residual space."""
-    axis = sizes(axis_name, inputs)
-    span = min(1.0, float(np.log(fitted.max() / fitted.min()))) if np.all(fitted > 0) else 0.0
-    if span <= 0 or not np.all(axis > 0):
+    axis, sized = sizes(axis_name, inputs), fitted[fitted > 0]
+    span = min(1.0, float(np.log(sized.max() / sized.min()))) if len(sized) else 0.0
+    if span <= 0 or np.any(fitted < 0):
         return np.zeros(len(axis))
     down = axis < fitted.min()
-    factor = np.where(down, fitted.min(), np.minimum(fitted.max(), axis)) / axis
+    with np.errstate(all="ignore"):  # a size of 0 promises nothing
+        factor = np.where(down, fitted.min(), np.minimum(fitted.max(), axis)) / axis
     inner = factor * np.exp(np.where(down, span, -span))
     params, ends = estimator.coordinates.to_params(z), []
     for scale in (factor, inner):
@@ -277,25 +280,42 @@ def budgets(axis: np.ndarray) -> np.ndarray:
 
 def calibrate(
     estimator: Estimator,
-    axis_name: str,
+    axis_names: Iterable[str],
     noise: float,
     z: np.ndarray,
     clusters: np.ndarray | None = None,
     count: int = ORIGINS,
-) -> Calibration:
-    """The discrepancy that the law's own extrapolations along one axis inside the table needed; noise: `scatter` of a
-    typical row of the whole fit, z [K] its optimum."""
-    axis = sizes(axis_name, estimator.inputs)
+) -> dict[str, Calibration]:
+    """Axis -> the discrepancy that the law's own extrapolations along it inside the table needed; noise: `scatter` of a
+    typical row of the whole fit, z [K] its optimum. The cuts of all axes are solved together."""
     distinct = np.unique(np.column_stack(list(estimator.inputs.values())), axis=0, return_inverse=True)[1].ravel()
-    cuts = origins(axis, int(estimator.free.sum()), count, distinct, below=2) if np.all(axis > 0) else []
+    along = {name: sizes(name, estimator.inputs) for name in axis_names}
+    free = int(estimator.free.sum())
+    cuts = {
+        name: origins(axis, free, count, distinct, below=2) if np.all(axis >= 0) else [] for name, axis in along.items()
+    }
+    below = [axis <= cut for name, axis in along.items() for cut in cuts[name]]
+    best, out = iter(_fits_below(estimator, np.array(below), z)), {}
+    for name, axis in along.items():
+        excess = [
+            None if point is None else _excess(estimator, name, axis, axis <= cut, point, clusters)
+            for cut, point in zip(cuts[name], best, strict=False)
+        ]
+        out[name] = _calibration(name, axis, cuts[name], excess, noise)
+    return out
+
+
+def _calibration(
+    axis_name: str, axis: np.ndarray, cuts: list[float], excess: list[tuple[np.ndarray, ...] | None], noise: float
+) -> Calibration:
+    """What the cuts along one axis say together; excess: `_excess` of each."""
     # sums of weight x squared multiple of the noise, of weight x squared share, and of the weights
     edge, edge_weight, share, share_weight = PRIOR, PRIOR, PRIOR * SHARE**2, PRIOR
     made, tested = 0, 0.0
-    for index, (cut, best) in enumerate(zip(cuts, _fits_below(estimator, axis, cuts, z), strict=True)):
-        excess = None if best is None else _excess(estimator, axis_name, axis, axis <= cut, best, clusters)
-        if excess is None:
+    for index, (cut, found) in enumerate(zip(cuts, excess, strict=True)):
+        if found is None:
             continue
-        reach, gain, beyond, row = excess
+        reach, gain, beyond, row = found
         made, tested = made + 1, max(tested, float(reach.max()))
         near = reach <= NEAR
         apart = min(np.log(cut / cuts[index - 1]), 1.0) if index else 1.0
@@ -307,27 +327,26 @@ def calibrate(
         if far.any():
             worth = apart * far.sum() / (far.sum() + ROWS)
             doubt = (gain * growth(reach))[far]
-            share += worth * max(float(np.median((beyond[far] - row[far] ** 2) / doubt**2)) / MEDIAN, 0.0)
+            missed = float(np.median((beyond[far] - row[far] ** 2) / doubt**2)) / MEDIAN
+            share += worth * min(max(missed, 0.0), MOST_SHARE**2)
             share_weight += worth
     multiple = max(float(np.sqrt(edge / edge_weight)), 1.0)
     share, worth = float(np.sqrt(share / share_weight)), share_weight - PRIOR
     return Calibration(axis_name, multiple * noise, share, made, tested, noise, worth)
 
 
-def _fits_below(
-    estimator: Estimator, axis: np.ndarray, cuts: list[float], z: np.ndarray
-) -> list[np.ndarray | None]:
-    """The optimum [K] of the rows up to every cut, None where there is none: all cuts are one batch of reweightings,
-    each from its own best cell of the grid and from the optimum z [K] of all rows."""
-    if not cuts:
+def _fits_below(estimator: Estimator, below: np.ndarray, z: np.ndarray) -> list[np.ndarray | None]:
+    """The optimum [K] of the rows below every cut (below [cuts, n]), None where there is none: all cuts are one batch
+    of reweightings, each from its own best cell of the grid and from the optimum z [K] of all rows."""
+    if not len(below):
         return []
-    weights = (axis <= np.array(cuts)[:, None]) * estimator.weights
+    weights = below * estimator.weights
     starts = StartGrid(estimator).best_cells(weights, robust_weights(estimator, z))
-    both = np.concatenate([starts, np.repeat(z[None], len(cuts), 0)])
+    both = np.concatenate([starts, np.repeat(z[None], len(below), 0)])
     solution = estimator.solve(both, np.concatenate([weights, weights]), None, QUICK, QUICK_TOLERANCE)
     values = solution.value.reshape(2, -1)
     best = np.nanargmin(np.where(np.isfinite(values), values, np.inf), axis=0)
-    points = solution.z.reshape(2, len(cuts), -1)
+    points = solution.z.reshape(2, len(below), -1)
     return [points[k, i] if np.isfinite(values[k, i]) else None for i, k in enumerate(best)]
 
 

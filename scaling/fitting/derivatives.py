@@ -201,6 +201,14 @@ def _log1p(a):
     return a._chain(np.log1p(a.value), inverse, -inverse * inverse)
 
 
+def _logaddexp(a, b):
+    """log(exp a + exp b) = a + log(1 + exp(b - a)), whose slope and curvature need no exponential of their own."""
+    u = _add(b, -a) if isinstance(b, Taylor) and not isinstance(a, Taylor) else _add(_negative(a), b)
+    small = np.exp(-np.abs(u.value))
+    slope = np.where(u.value >= 0, 1.0, small) / (1.0 + small)
+    return _add(u._chain(np.maximum(u.value, 0.0) + np.log1p(small), slope, slope * (1.0 - slope)), a)
+
+
 def _gammaln(a):
     return a._chain(special.gammaln(a.value), special.psi(a.value), special.polygamma(1, a.value))
 
@@ -231,6 +239,7 @@ _RULES: dict[np.ufunc, Callable] = {
     np.tanh: _tanh,
     np.expm1: _expm1,
     np.log1p: _log1p,
+    np.logaddexp: _logaddexp,
     np.square: lambda a: _multiply(a, a),
     np.sqrt: lambda a: _power(a, 0.5),
     np.reciprocal: _reciprocal,

@@ -17,11 +17,13 @@ from models.errors import ConfigError, nearest
 from scaling.fitting.calibration import choose_axis, sizes
 from scaling.fitting.covariance import sandwich
 from scaling.fitting.fit import Fit
+from scaling.fitting.fitted import known_arguments
 from scaling.fitting.runs import numbers
 
 BUDGETS, SHAPES = 6, 7
 
 
+@known_arguments
 def design(
     fit: Fit,
     target: str | Mapping[str, float],
@@ -72,6 +74,7 @@ def design(
     return pd.DataFrame(chosen)
 
 
+@known_arguments
 def runs_needed(fit: Fit, target: str, width: float, interval: float = 0.95) -> int:
     """How many runs like the fitted ones give an interval of `target` (parameter or derived) no wider than `width`.
 

@@ -12,7 +12,7 @@ import pandas as pd
 from models.errors import ConfigError, nearest
 from scaling.fitting.allocation import plan
 from scaling.fitting.calibration import budgets as budgets_of
-from scaling.fitting.fitted import Fitted, Interval
+from scaling.fitting.fitted import Fitted, Interval, only_known
 from scaling.fitting.profile import profile
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def plot_fit(fit: Fitted, kind: str, ax: Axes | None = None, **options) -> Axes:
         near = nearest(kind, kinds)
         hint = f"use {near!r}" if near else f"use one of {', '.join(kinds)}"
         raise ConfigError("plot", f"{kind!r} is not known", hint)
+    only_known("plot", options, ("parameter", "interval") if kind == "profile" else ())
     import matplotlib.pyplot as plt
 
     from scaling.report import style

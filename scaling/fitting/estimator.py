@@ -38,6 +38,11 @@ def _rows(array, rows):
     return array if array is None or np.ndim(array) == 1 else array[rows]
 
 
+def _full(array, shape):
+    """The array in this shape; numpy's broadcast takes 10 us even where it has nothing to do."""
+    return array if np.shape(array) == shape else np.broadcast_to(array, shape)
+
+
 @dataclasses.dataclass
 class Solution:
     """Where each start is: coordinates z [S, K], objective [S], gradient [S, K], exact and positive Hessians [S, K, K],
@@ -158,7 +163,7 @@ class Estimator:
             loss, slope, curvature, positive = objective.terms(
                 f.value, self.target if target is None else target, self.trials
             )
-            value = np.matmul(np.broadcast_to(loss, (starts, n)), w) if w.ndim == 1 else np.einsum("sn,sn->s", loss, w)
+            value = np.matmul(_full(loss, (starts, n)), w) if w.ndim == 1 else np.einsum("sn,sn->s", loss, w)
             jacobian = np.empty((starts, self.size, n))
             for k in range(self.size):
                 jacobian[:, k] = f.gradient.get(k, 0.0)
@@ -170,7 +175,7 @@ class Estimator:
             product = np.matmul(stacked, jacobian.transpose(0, 2, 1))
             hessian, information, gradient = product[:, :k], product[:, k : 2 * k], product[:, 2 * k]
             for (i, j), second in f.hessian.items():
-                term = np.einsum("sn,sn->s", np.broadcast_to(second, (starts, n)), slope)
+                term = np.einsum("sn,sn->s", _full(second, (starts, n)), slope)
                 hessian[:, i, j] += term
                 if i != j:
                     hessian[:, j, i] += term

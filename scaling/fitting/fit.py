@@ -16,7 +16,7 @@ from scaling.fitting.bootstrap import jackknife
 from scaling.fitting.certificate import certify, narrow_inputs, repeated, robust_scale
 from scaling.fitting.covariance import sandwich
 from scaling.fitting.estimator import Estimator
-from scaling.fitting.fitted import Fitted, Interval, check_level
+from scaling.fitting.fitted import Fitted, Interval, check_level, known_arguments
 from scaling.fitting.law import Law, Values, as_law
 from scaling.fitting.objectives import Objective
 from scaling.fitting.profile import profile
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 class Fit(Fitted):
     """A law fitted to a table: what `Fitted` predicts, with intervals of the parameters, pictures and files."""
 
+    @known_arguments
     def interval(self, interval: float = 0.95, method: str = "percentile") -> Values:
         """Confidence interval of every parameter and derived quantity: name -> Interval(low, high).
 
@@ -65,6 +66,7 @@ class Fit(Fitted):
             raise ConfigError("method", f"{method!r} is not known", "use 'percentile', 'bca', 'normal' or 'profile'")
         out = {name: Interval(*(float(q) for q in np.quantile(frame[name], tails[name]))) for name in names}
         bound = [name for name in self.certificate.active_bounds if name in out]
+        bound += self.derived_from(bound)
         fixed = {name: Interval(value, value) for name, value in self.fixed.items()}
         return Values({**out, **profiled, **{name: Interval(np.nan, np.nan) for name in bound}, **fixed})
 
@@ -77,6 +79,7 @@ class Fit(Fitted):
         z[:, self.estimator.free] += normal * np.sqrt(np.maximum(values, 0)) @ vectors.T
         return np.clip(z, self.law.coordinates.low, self.law.coordinates.high)
 
+    @known_arguments
     def summary(self, interval: float = 0.95) -> str:
         """A short report: parameters with intervals, derived quantities, fit quality, and every flag."""
         intervals, lines = self.interval(interval), [f"{self.law.name}: {self.law.formula}"]
@@ -106,6 +109,8 @@ class Fit(Fitted):
             return " (fixed)"
         if name in self.certificate.active_bounds:
             return " (on its bound)"
+        if name in self.derived_from(self.certificate.active_bounds):
+            return " (from a parameter on its bound)"
         return " (not identified)" if name in self.certificate.not_identified else ""
 
     def _repr_html_(self) -> str:
@@ -151,6 +156,7 @@ def _bca_tails(draws, point, left_out, level) -> tuple[float, float]:
     return float(tails[0]), float(tails[1])
 
 
+@known_arguments
 def fit(
     law: Law | str,
     runs: Runs,
@@ -195,7 +201,7 @@ def fit(
     estimator = Estimator(law, table.inputs, table.measured, goal, table.weights, table.trials, fixed)
     estimator = with_scale(estimator, delta)
     count, own = (starts, None) if isinstance(starts, int) else (16, pd.DataFrame(starts)[list(law.parameters)])
-    search, _ = optimum(estimator, count, None if own is None else law.coordinates.to_z(own.to_numpy(float)))
+    search, grid = optimum(estimator, count, None if own is None else law.coordinates.to_z(own.to_numpy(float)))
     if not np.isfinite(search.value).any():
         raise ConfigError("runs", f"{law.name} is not finite at any start", "check the units of the columns")
     notes = [*narrow_inputs(table.inputs), *table.doubts]
@@ -206,7 +212,7 @@ def fit(
     out.__dict__["estimator"] = estimator  # the cached property, already at hand
     if out.certificate.duplicates and table.clusters is None:
         out.table = dataclasses.replace(table, clusters=repeated(table.inputs, table.measured))
-    return out.resampled(bootstrap, seed, resample) if bootstrap else out
+    return out.resampled(bootstrap, seed, resample, grid) if bootstrap else out
 
 
 def _check_fixed(law: Law, fixed: Mapping[str, float] | None, rows: int) -> dict[str, float]:
@@ -215,6 +221,11 @@ def _check_fixed(law: Law, fixed: Mapping[str, float] | None, rows: int) -> dict
     for name in held:
         if name not in law.bounds:
             raise ConfigError("fixed", f"{law.name} has no parameter {name!r}", f"use one of {', '.join(law.bounds)}")
+        low, high = law.bounds[name]
+        inside = np.isfinite(held[name]) and (low is None or held[name] >= low) and (high is None or held[name] <= high)
+        if not inside:
+            ends = f"{'-inf' if low is None else low} and {'inf' if high is None else high}"
+            raise ConfigError("fixed", f"{name} is {held[name]}", f"give a number between {ends}")
     free = len(law.parameters) - len(held)
     if rows < free:
         raise ConfigError("runs", f"{rows} rows for {free} parameters", "add runs, or hold parameters with fixed=")

@@ -6,10 +6,12 @@ Intervals of parameters, pictures and files are made from it in `profile`, `disp
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, ParamSpec, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,9 +24,11 @@ from scaling.fitting.certificate import Certificate
 from scaling.fitting.estimator import Estimator
 from scaling.fitting.law import Law, Values
 from scaling.fitting.objectives import Objective
+from scaling.fitting.start_grid import StartGrid
 from scaling.fitting.table import Table
 
 PREDICTION_RESAMPLES = 256
+LEVELS = ("level", "levels", "confidence", "confidence_level", "conf", "ci", "coverage")  # other words for `interval`
 ALIKE = 0.5  # correlation of residuals from which rows are points of a curve; those of runs reach 0.4
 
 
@@ -71,8 +75,21 @@ class Fitted:
 
     @property
     def derived(self) -> Values:
-        """The law's derived quantities at the fitted parameters."""
-        return Values({name: float(f(self.params)) for name, f in self.law.derived.items()})
+        """The law's derived quantities at the fitted parameters; NaN where they have no value, as 0 / 0."""
+        return self._derived(self.params)
+
+    def _derived(self, params: Mapping[str, float]) -> Values:
+        values = Values({name: np.float64(value) for name, value in params.items()})
+        with np.errstate(all="ignore"):
+            return Values({name: float(f(values)) for name, f in self.law.derived.items()})
+
+    def derived_from(self, names: Iterable[str]) -> list[str]:
+        """The derived quantities that move with one of these parameters."""
+        moved = set()
+        for name in names:
+            other = self._derived({**self.params, name: self.params[name] * 1.01 + 1e-3})
+            moved |= {k for k, value in self.derived.items() if not np.isclose(other[k], value, 1e-9, 0, True)}
+        return [name for name in self.law.derived if name in moved]
 
     @property
     def residuals(self) -> np.ndarray:
@@ -95,11 +112,14 @@ class Fitted:
                 params[name] = derive(columns)
         return params
 
-    def resampled(self, size: int = 1000, seed: int | None = None, kind: str | None = None) -> Self:
-        """The same fit with `size` bootstrap draws; kind is one of bootstrap.KINDS, by run when a cluster is named."""
+    def resampled(
+        self, size: int = 1000, seed: int | None = None, kind: str | None = None, grid: StartGrid | None = None
+    ) -> Self:
+        """The same fit with `size` bootstrap draws; kind is one of bootstrap.KINDS, by run when a cluster is named;
+        grid: that of the fit, where it is still at hand."""
         kind = kind or ("cluster" if self.table.clusters is not None else "row")
         seed = self.seed if seed is None else seed
-        draws = bootstrap(self.estimator, self.z, size, seed, kind, self.table.clusters, self.table.strata)
+        draws = bootstrap(self.estimator, self.z, size, seed, kind, self.table.clusters, self.table.strata, grid)
         known = self.calibrations if seed == self.seed else {}
         return dataclasses.replace(self, draws=draws, seed=seed, calibrations=known)
 
@@ -112,11 +132,17 @@ class Fitted:
     def calibration_along(self, axis_name: str | None = None) -> calibration.Calibration:
         """Rolling held-out tests inside the fitted table along one axis (the main one), made when first asked for."""
         name = str(axis_name or self.table.axis_name)
-        if name not in self.calibrations:
+        self.calibrate([name])
+        return self.calibrations[name]
+
+    def calibrate(self, axis_names: Iterable[str]) -> None:
+        """Make the held-out tests along these axes that are not made yet, all of them together."""
+        missing = [str(name) for name in axis_names if name not in self.calibrations]
+        if missing:
             predicted = self.estimator.predict(self.z[None])[0]
             noise = float(np.median(calibration.scatter(self.objective, predicted, self.noise, self.table.trials)))
-            self.calibrations[name] = calibration.calibrate(self.estimator, name, noise, self.z, self.table.clusters)
-        return self.calibrations[name]
+            clusters = self.table.clusters
+            self.calibrations |= calibration.calibrate(self.estimator, missing, noise, self.z, clusters)
 
     def reach(self, **inputs) -> pd.DataFrame:
         """How far new runs lie beyond the fitted ones along every axis, one column each: log(size / largest fitted
@@ -132,6 +158,7 @@ class Fitted:
         arrays = self._columns(inputs)
         reach, axis = self._farthest(arrays)
         out = np.empty(len(reach))
+        self.calibrate(np.unique(axis))
         for name in np.unique(axis):
             rows = axis == name
             some = {key: values[rows] for key, values in arrays.items()}
@@ -141,9 +168,17 @@ class Fitted:
         return out
 
     def _columns(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """The law's inputs, scalars or arrays, as arrays of one length."""
+        """The law's inputs, scalars or arrays, as arrays of one length; ConfigError for others, and for absent ones."""
+        only_known("inputs", inputs, self.law.inputs)
+        for name in self.law.inputs:
+            if name not in inputs:
+                missing_input(name, self.law, inputs)
         arrays = [np.atleast_1d(np.asarray(inputs[name], float)) for name in self.law.inputs]
-        return dict(zip(self.law.inputs, np.broadcast_arrays(*arrays), strict=True))
+        try:
+            return dict(zip(self.law.inputs, np.broadcast_arrays(*arrays), strict=True))
+        except ValueError:
+            lengths = ", ".join(f"{len(a)} of {name}" for name, a in zip(self.law.inputs, arrays, strict=True))
+            raise ConfigError("inputs", f"differ in length: {lengths}", "give one value, or as many") from None
 
     def _farthest(self, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """The farthest reach [m] of runs and the axis [m] of it; inside on all axes there is no extrapolation to tell
@@ -157,6 +192,7 @@ class Fitted:
         arrays = self._columns(inputs)
         reach, axis = self._farthest(arrays)
         farthest = {name: float(reach[axis == name].max()) for name in np.unique(axis)}
+        self.calibrate(farthest)
         notes = [self.calibration_along(name).doubt(most) for name, most in farthest.items()]
         runs = self.certificate.runs
         if runs is not None and runs < 0.5 * len(self.table.measured) and max(farthest.values()) > 0:
@@ -178,12 +214,14 @@ class Fitted:
         """
         check_level(interval, "interval")
         only_known("predict", inputs, (*self.law.inputs, "interval", "calibrated"))
-        for name in self.law.inputs:
-            if name not in inputs:
-                missing_input(name, self.law, inputs)
-        arrays = {name: np.atleast_1d(np.asarray(inputs[name], float)) for name in self.law.inputs}
+        arrays = self._columns(inputs)
+        for name, values in arrays.items():
+            sized = name in calibration.SIZES and name not in self.law.zeros
+            good = np.isfinite(values) & ((values > 0) | (not sized))
+            require(bool(good.all()), name, f"{values[~good][:1].sum()} is no input of {self.law.name}",
+                    f"give a {'positive' if sized else 'finite'} number")  # fmt: skip
         scalar = all(np.ndim(inputs[name]) == 0 for name in self.law.inputs)
-        shape = np.broadcast_shapes(*(a.shape for a in arrays.values()))
+        shape = next(iter(arrays.values())).shape
         mean = np.broadcast_to(self.outputs(self.z[None], arrays)[0], shape)
         low, high = self._band(arrays, mean, interval, calibrated)
         if calibrated and np.isfinite(low).any():
@@ -228,16 +266,33 @@ class Fitted:
 
 def check_level(level: float, field: str) -> None:
     """Raise the error for a level that is not between 0 and 1, such as 95."""
-    require(0 < level < 1, field, f"{level} is not a probability", "use a value such as 0.95")
+    good = isinstance(level, int | float | np.number) and 0 < level < 1
+    require(bool(good), field, f"{level!r} is not a probability", "use a value such as 0.95")
 
 
 def only_known(function: str, given: Iterable[str], known: Sequence[str]) -> None:
     """Raise the error for an argument that `function` does not have, with the nearest that it has."""
     for name in given:
         if name not in known:
-            near = "interval" if name in ("level", "confidence", "ci") and "interval" in known else nearest(name, known)
+            near = "interval" if name in LEVELS and "interval" in known else nearest(name, known)
             fix = f"did you mean {near!r}?" if near else f"use {', '.join(known)}"
             raise ConfigError(f"{function}({name}=)", "is no argument of it", fix)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def known_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, which raises ConfigError with the nearest name for an argument that it does not have."""
+    known = [name for name in inspect.signature(function).parameters if name != "self"]
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **options: P.kwargs) -> R:
+        only_known(function.__name__, options, known)
+        return function(*args, **options)
+
+    return checked
 
 
 def missing_input(name: str, law: Law, given: Iterable[str]) -> NoReturn:

@@ -19,12 +19,14 @@ import pandas as pd
 from scipy.optimize import brentq
 
 from models.errors import ConfigError
-from scaling.fitting.fitted import Interval
+from scaling.fitting.fitted import Interval, check_level, known_arguments
 from scaling.fitting.law import Values
-from scaling.fitting.runs import Runs, as_table, missing, numbers
+from scaling.fitting.runs import Runs, as_table, check_units, missing, numbers
 
 BINS = 1500
 SAID = 1.1  # spread of flops within a budget from which on the summary says what was read as one
+WIDEST = 2.5  # spread of flops from which on runs are of no one budget
+BUDGETS = ("budget", "isoflop", "isoflop_budget", "flop_budget", "flops_budget", "compute_budget", "budget_flops")
 SAME_RUN = 0.1  # difference in ln D up to which a size that comes twice is one run made twice
 
 
@@ -32,29 +34,35 @@ SAME_RUN = 0.1  # difference in ln D up to which a size that comes twice is one 
 class Frontier:
     """table: one row per budget with flops, spread (largest over smallest flops read as this budget), params, tokens,
     loss, sd_log_params, used and reason; params: a, b (exponents of N* and D*), G, H (N* = G C^a, D* = H C^b); draws:
-    bootstrap of the four, one row per resample; between: standard deviation of ln N* between
-    budgets."""
+    bootstrap of the four, one row per resample; between: standard deviation of ln N* between budgets; notes: what was
+    done to the rows, doubts: what is wrong with them."""
 
     table: pd.DataFrame
     params: Values
     draws: pd.DataFrame
     between: float = np.nan
     named: bool = True  # whether a column named the budgets
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     def optimum(self, flops) -> tuple[np.ndarray, np.ndarray]:
         """N* and D* at the budgets flops [.]."""
         c = np.asarray(flops, float)
         return self.params.G * c**self.params.a, self.params.H * c**self.params.b
 
+    @known_arguments
     def interval(self, interval: float = 0.95) -> Values:
         """Percentile interval of a, b, G, H; NaN when fewer than three budgets have a minimum."""
+        check_level(interval, "interval")
         if len(self.draws) < 20 or self.table["used"].sum() < 3:
             return Values({name: Interval(np.nan, np.nan) for name in self.params})
         tails = [(1 - interval) / 2, (1 + interval) / 2]
         ends = {name: np.quantile(self.draws[name], tails) for name in self.params}
         return Values({name: Interval(float(low), float(high)) for name, (low, high) in ends.items()})
 
+    @known_arguments
     def summary(self, interval: float = 0.95) -> str:
+        """The two powers with intervals, what was done to the rows, and why budgets were rejected."""
         intervals = self.interval(interval)
         used = int(self.table["used"].sum())
         lines = [f"N* = G C^a, D* = H C^b from {used} of {len(self.table)} budgets"]
@@ -62,8 +70,13 @@ class Frontier:
             f"  {name} {value:<12.6g} [{intervals[name].low:.6g}, {intervals[name].high:.6g}]"
             for name, value in self.params.items()
         ]
-        if np.isfinite(self.between):
+        if used < 3:
+            lines.append(f"! no interval: {used} budgets have a minimum, at least 3 are needed")
+        elif len(self.draws) < 20:
+            lines.append(f"! no interval: {len(self.draws)} resamples, at least 20 are needed: give bootstrap=")
+        if used > 2 and np.isfinite(self.between):
             lines.append(f"  minima scatter by {self.between:.3g} in ln N* around the line beyond their own deviation")
+        lines += [*self.notes, *(f"! {doubt}" for doubt in self.doubts)]
         wide = self.table[:0] if self.named else self.table[self.table["spread"] > SAID]
         lines += [
             f"! {flops:.3g} FLOP: flops within a factor {spread:.3g} were read as one budget; "
@@ -94,6 +107,7 @@ def power(log_flops: np.ndarray, log_params: np.ndarray, log_tokens: np.ndarray,
     return dict(a=a, b=b, G=g, H=h)
 
 
+@known_arguments
 def isoflop_minima(
     runs: Runs,
     *,
@@ -106,12 +120,14 @@ def isoflop_minima(
     """Approach 2: per budget the minimum of a parabola of the loss in ln N, then N* and D* as powers of C.
 
     runs: needs params, tokens, loss, and flops or `budget`, the column that names the isoFLOP group; a complete column
-    `budget` is used by itself. Without one, budgets end where ln C jumps by more than `gap`, and a group in which one
+    of BUDGETS is used by itself. Without one, budgets end where ln C jumps by more than `gap`, and a group in which one
     size comes twice, with other tokens, is parted at its widest jump until none does. Budgets are weighted by the
     inverse of two variances, their own of ln N* and that between budgets. A budget is rejected with fewer than 4 sizes,
-    without curvature, or with its minimum on the edge. Rows are resampled within their budget.
+    without curvature, with its minimum on the edge, or (without a column) when its flops differ by more than a factor
+    WIDEST. Rows are resampled within their budget.
     """
-    table = as_table(runs, columns, ("params", "tokens", "loss"))
+    table = as_table(runs, columns, ("params", "tokens", "loss", *([budget] if budget else [])))
+    notes = list(table.attrs["notes"])
     for name in ("params", "tokens", "loss"):
         if name not in table.columns:
             missing(name, table.columns)
@@ -119,8 +135,8 @@ def isoflop_minima(
     flops, tokens = numbers(table, "flops", positive=True), numbers(table, "tokens", positive=True)
     if budget is not None and budget not in table.columns:
         missing(budget, table.columns)
-    if budget is None and "budget" in table.columns and table["budget"].notna().all():
-        budget = "budget"
+    doubts = check_units({"params": params, "tokens": tokens, "loss": loss, "flops": flops})
+    budget = budget or _budget_column(table, notes)
     groups = (
         budget_groups(flops, params, tokens, gap)
         if budget is None
@@ -133,16 +149,19 @@ def isoflop_minima(
         inside = groups == group
         x, y, c = np.log(params[inside]), loss[inside], np.log(flops[inside]).mean()
         row, resampled = _minimum(x, y, c, cost[inside], rng, max(bootstrap, 200))
-        rows.append({"flops": row.pop("flops"), "spread": float(np.exp(np.ptp(np.log(flops[inside]))))} | row)
+        spread = float(np.exp(np.ptp(np.log(flops[inside]))))
+        if budget is None and spread > WIDEST:
+            row |= {"used": False, "reason": f"flops differ by a factor {spread:.3g}, which is no one budget"}
+        rows.append({"flops": row.pop("flops"), "spread": spread} | row)
         draws.append(resampled[:bootstrap])
     frontier = pd.DataFrame(rows)
     used = frontier["used"].to_numpy(bool)
     if used.sum() < 2:
-        why = "; ".join(dict.fromkeys(frontier["reason"][~used]))
+        why = "; ".join(dict.fromkeys(frontier["reason"][~used])) or "one budget makes no line"
         raise ConfigError(
             "runs",
             f"{used.sum()} of {len(used)} budgets have a minimum inside the sizes tried ({why})",
-            "train more sizes around the minima",
+            "train more sizes around the minima, or name the column of the budgets with budget=",
         )
     log_c, log_n = np.log(frontier["flops"][used].to_numpy()), np.log(frontier["params"][used].to_numpy())
     log_d = np.log(frontier["tokens"][used].to_numpy())
@@ -154,7 +173,19 @@ def isoflop_minima(
         shifts *= np.sqrt((len(log_n) - 2) / rng.chisquare(len(log_n) - 2, size=(bootstrap, 1)))
     samples = pd.DataFrame(power(log_c, log_n + shifts, log_d - shifts, weights))
     point = {name: float(value) for name, value in power(log_c, log_n, log_d, weights).items()}
-    return Frontier(frontier, Values(point), samples, between, budget is not None)
+    return Frontier(frontier, Values(point), samples, between, budget is not None, tuple(notes), tuple(doubts))
+
+
+def _budget_column(table: pd.DataFrame, notes: list[str]) -> str | None:
+    """The column of BUDGETS, in any case, that names the budget of every row; one with gaps is no help, and said."""
+    for column in table.columns:
+        if str(column).strip().lower() in BUDGETS:
+            gaps = int(table[column].isna().sum())
+            if not gaps:
+                notes.append(f"budgets are those of the column {column!r}")
+                return str(column)
+            notes.append(f"{column} names no budget for {gaps} of {len(table)} rows: budgets were read from the flops")
+    return None
 
 
 def between_budgets(log_flops: np.ndarray, log_params: np.ndarray, own: np.ndarray) -> float:
@@ -266,6 +297,7 @@ def _reject(x, y, minimum, sd) -> str:
     return "" if np.isfinite(sd) else "the minimum is lost when rows are resampled"
 
 
+@known_arguments
 def chinchilla_envelope(
     curves: Runs,
     *,

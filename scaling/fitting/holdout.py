@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,9 @@ from scaling.fitting.calibration import FALLING, origins, sizes
 from scaling.fitting.fit import Fit, fit
 from scaling.fitting.fitted import ExtrapolationWarning, check_level, only_known
 from scaling.fitting.law import Law, as_law
+from scaling.fitting.objectives import Objective
 from scaling.fitting.runs import Runs, as_table, numbers
+from scaling.fitting.table import must_be_positive, without_bad
 from scaling.fitting.where import select
 
 # what a held-out test hands on to `fit`, and the one word for the level of an interval
@@ -135,7 +138,7 @@ def holdout(
     law = as_law(law)
     only_known("holdout", options, FIT_OPTIONS)
     check_level(interval, "interval")
-    table = as_table(runs, columns, (*law.inputs, law.output))
+    table = _good(law, as_table(runs, columns, (*law.inputs, law.output)), options)
     mask = select(table, where)
     if mask.all():
         raise ConfigError("where", f"{where!r} holds out every row", "leave rows to fit on")
@@ -214,8 +217,8 @@ def rolling(
     law = as_law(law)
     only_known("rolling", options, FIT_OPTIONS)
     check_level(interval, "interval")
-    table = as_table(runs, columns, (*law.inputs, law.output, by))
-    axis = _axis(table, by)
+    table = _good(law, as_table(runs, columns, (*law.inputs, law.output, by)), options)
+    axis = _axis(table, by, by in law.zeros)
     values = origins(axis, len(law.parameters), cuts) if isinstance(cuts, int) else _on_axis(cuts, by)
     if not values:
         raise ConfigError(
@@ -243,10 +246,21 @@ def _on_axis(cuts: Sequence[float], by: str) -> list[float]:
     return [1 / cut if by in FALLING else float(cut) for cut in cuts]
 
 
-def _axis(table: pd.DataFrame, by: str) -> np.ndarray:
-    """Sizes [n] that grow with the run: a column, or the inverse of a loss."""
-    values = numbers(table, by, positive=True)
+def _axis(table: pd.DataFrame, by: str, zeros: bool = False) -> np.ndarray:
+    """Sizes [n] that grow with the run: a column, of which `zeros` may be some, or the inverse of a loss."""
+    values = numbers(table, by, positive=not zeros)
     return 1 / values if by in FALLING else values
+
+
+def _good(law: Law, table: pd.DataFrame, options: Mapping[str, Any]) -> pd.DataFrame:
+    """The table without its bad rows where `drop_bad` asks for that: those held out are dropped like those fitted."""
+    if not options.get("drop_bad"):
+        return table
+    notes = list(table.attrs.get("notes", ()))
+    goal = Objective(options.get("objective") or law.objective, options.get("space") or law.space)
+    table = without_bad(table, must_be_positive(law, goal.space, goal.counts), notes)
+    table.attrs["notes"] = tuple(notes)
+    return table
 
 
 def compare(
@@ -267,7 +281,8 @@ def compare(
     require(bool(resolved), "laws", "there are none to compare", "name at least one")
     if isinstance(cuts, int):
         table = as_table(runs, options.get("columns"), {n for law in resolved for n in (*law.inputs, law.output, by)})
-        found = origins(_axis(table, by), max(len(law.parameters) for law in resolved), cuts)
+        zeros = any(by in law.zeros for law in resolved)
+        found = origins(_axis(table, by, zeros), max(len(law.parameters) for law in resolved), cuts)
         cuts = _on_axis(found, by)  # a loss goes there and back
         if not cuts:
             problem = f"{len(table)} rows leave no cut of {by} with 2 rows per parameter of the largest law below it"

@@ -12,8 +12,7 @@ import numpy as np
 
 from models.errors import ConfigError, nearest
 from scaling.fitting.derivatives import Taylor
-
-SPACES = ("log", "raw", "logit")
+from scaling.fitting.objectives import SPACES
 
 
 class Values(dict):
@@ -95,12 +94,14 @@ class Law:
             return low + (high - low) * (np.arange(8) + 0.5) / 8
         return np.geomspace(1e-3, 1e3, 13) if low is not None else np.array([-1.0, -0.1, 0.0, 0.1, 1.0])
 
-    def evaluate(self, params, inputs, order: int = 0) -> Taylor:
+    def evaluate(self, params, inputs, order: int = 0, along: Iterable[int] | None = None) -> Taylor:
         """The law at params [..., K] and inputs (name -> [n]): a Taylor number with values [..., n], not finite where
-        the law is not defined."""
+        the law is not defined. along: the parameters whose derivatives are wanted, all unless said."""
         p = Values()
+        wanted = range(len(self.parameters)) if along is None else set(along)
         for index, name in enumerate(self.parameters):
-            p[name] = Taylor(np.asarray(params)[..., index, None], {index: 1.0} if order else {}, {}, order)
+            seed = {index: 1.0} if order and index in wanted else {}
+            p[name] = Taylor(np.asarray(params)[..., index, None], seed, {}, order)
         with np.errstate(all="ignore"):  # a start or a draw may lie where the law has no value: it is inf or nan there
             result = self.predict(p, Values(inputs))
         return result if isinstance(result, Taylor) else Taylor(np.asarray(result, float), order=order)

@@ -20,6 +20,7 @@ from scipy import special
 from models.errors import ConfigError, nearest
 
 OBJECTIVES = ("huber", "lad", "gaussian", "student_t", "binomial", "beta_binomial")
+SPACES = ("log", "raw", "logit")
 STUDENT_NU = 4.0
 LAD_SCALE = 1e-8
 
@@ -33,6 +34,8 @@ class Objective:
     scale: float = 1e-3
 
     def __post_init__(self):
+        if self.space not in SPACES:
+            raise ConfigError("space", f"{self.space!r} is no residual space", f"use one of {', '.join(SPACES)}")
         if self.kind not in OBJECTIVES:
             near = nearest(self.kind, OBJECTIVES)
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -28,10 +29,12 @@ Runs: TypeAlias = pd.DataFrame | Mapping[str, Any] | str | Path  # a table, its 
 
 
 # words of a status column, in lower case: a run that is done, and one that is not
-DONE = ("done", "ok", "finished", "complete", "completed", "success", "succeeded")
+DONE = ("done", "ok", "finished", "complete", "completed", "success", "succeeded", "successful", "passed", "trained",
+        "converged", "true")  # fmt: skip
 FAILED = ("failed", "failure", "error", "crashed", "killed", "cancelled", "canceled", "aborted", "stopped", "running",
           "pending", "queued", "preempted", "diverged", "spiked", "timeout", "interrupted", "skipped",
-          "planned")  # fmt: skip
+          "planned", "oom", "nan", "false")  # fmt: skip
+STATUS = ("status", "state", "run_status", "run_state", "job_status", "job_state", "_state", "final_status")
 # how trackers export a column of ours, and what one of its units is in ours
 PUBLISHED = {
     "flops": ("throughput/total_gflops", 1e9),
@@ -39,7 +42,12 @@ PUBLISHED = {
     "params": ("parameter_count", 1.0),
     "loss": ("eval/loss", 1.0),
 }
-RUN_COLUMNS = ("run", "run_name", "run_id", "trial", "name")
+RUN_COLUMNS = ("run", "run_name", "run_id", "trial", "trial_id", "name", "experiment", "wandb_id", "id")
+# columns that are read without being asked for, of which there can be only one
+OWN = ("status", "params", "params_nonembed", "params_active", "tokens", "flops", "budget", "trial", "name", "run",
+       "run_name")  # fmt: skip
+MOSTLY, MOSTLY_OF_MANY = 0.95, 0.8  # share of steps along a training curve at which its loss falls
+CHEAPEST = 1e12  # FLOP: a largest run below this took a processor less than a minute
 TOKENS_PER_PARAM = (3e-3, 3e5)  # median, beyond which params and tokens are not in the same unit
 LARGEST_LOSS = 12.7  # nats: ln of 330,000 tokens, more than any tokenizer has
 
@@ -66,8 +74,9 @@ def load(path: str | Path) -> pd.DataFrame:
                 str(path), "no results.parquet in this directory", "give the directory of a finished sweep"
             )
         file = found[0]
-    if not file.exists():
-        raise ConfigError(str(path), "no such file or directory", "check the path")
+    if not file.is_file():
+        what = "is no regular file" if file.exists() else "no such file or directory"
+        raise ConfigError(str(path), what, "check the path")
     try:
         table = intake.read(file)
     except ConfigError:
@@ -92,9 +101,9 @@ def as_table(
     is on); attrs["derived"] says so, and attrs["notes"] what else was done to the rows.
     """
     table = load(runs) if isinstance(runs, (str, Path)) else pd.DataFrame(runs)
-    table = table.copy(deep=False)
-    notes = list(table.attrs.get("notes", ()))
+    notes = list((runs if isinstance(runs, pd.DataFrame) else table).attrs.get("notes", ()))  # a new frame has none
     needed = set(needed)
+    table = _once_each(table.copy(deep=False), needed, notes)
     for a, b in (columns or {}).items():
         ours, theirs = _direction(a, b, table.columns, needed)
         if theirs not in table.columns:
@@ -111,6 +120,19 @@ def as_table(
     return table
 
 
+def _once_each(table: pd.DataFrame, needed: set[str], notes: list[str]) -> pd.DataFrame:
+    """The table without columns of one name that nothing needs; ConfigError where something does."""
+    if table.columns.is_unique:
+        return table
+    repeated = table.columns[table.columns.duplicated()].unique()
+    for name in repeated:
+        if name in needed or name in OWN or str(name).lower() in STATUS or name in dict(PUBLISHED.values()):
+            _once(table, name)
+    notes.append(f"left out, as several columns have these names: {', '.join(map(str, repeated))}")
+    warnings.warn(notes[-1], RowsWarning, stacklevel=5)
+    return table.drop(columns=repeated)
+
+
 def _once(table: pd.DataFrame, name: str) -> None:
     """Raise the error for a name that several columns have."""
     count = int((table.columns == name).sum())
@@ -120,24 +142,40 @@ def _once(table: pd.DataFrame, name: str) -> None:
 
 def _done(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     """The rows whose run is done, by the word in `status`, in any case; what was left out goes into the notes."""
-    if "status" not in table.columns:
+    column = _status_column(table)
+    if column is None:
         return table
-    _once(table, "status")
-    words = table["status"].astype("string").str.strip().str.lower()
-    keep = (words.isin(DONE) | words.isna() | (words == "")).to_numpy(bool)
+    words = table[column].astype("string").str.strip().str.lower()
+    blank = (words.isna() | (words == "")).to_numpy(bool)
+    keep = words.isin(DONE).to_numpy(bool) | blank
+    if blank.any() and not blank.all():
+        notes.append(f"{column}: {int(blank.sum())} of {len(table)} rows say nothing and were taken for done")
     if keep.all():
         return table
-    counts = table["status"][~keep].astype(str).value_counts()
+    counts = table[column][~keep].astype(str).value_counts()
     left_out = ", ".join(f"{count} {word!r}" for word, count in counts.items())
     if not keep.any():
-        fix = f"look at the status and error columns; done is one of {', '.join(DONE)}"
+        fix = f"drop the column {column!r} if it says something else; done is one of {', '.join(DONE)}"
         raise ConfigError("runs", f"no row's status says that its run is done: {left_out}", fix)
-    unknown = [str(word) for word in counts.index if str(word).strip().lower() not in FAILED]
-    said = f"status: {int((~keep).sum())} of {len(table)} rows left out ({left_out})"
+    # "failed (out of memory)" is a failure
+    unknown = [str(word) for word in counts.index if re.split(r"[^a-z]", str(word).strip().lower())[0] not in FAILED]
+    said = f"{column}: {int((~keep).sum())} of {len(table)} rows left out ({left_out})"
     notes.append(said if not unknown else f"{said}: is {unknown[0]!r} a failure? done is one of {', '.join(DONE)}")
     if unknown:
-        warnings.warn(notes[-1], RowsWarning, stacklevel=5)
+        warnings.warn(notes[-1], RowsWarning, stacklevel=6)
     return table[keep]
+
+
+def _status_column(table: pd.DataFrame) -> Any:
+    """The column that says how runs ended: `status`, or another of STATUS in which at least one word is known."""
+    if "status" in table.columns:
+        return "status"
+    for column in table.columns:
+        if str(column).strip().lower() in STATUS:
+            words = table[column].astype("string").str.strip().str.lower()
+            if words.isin((*DONE, *FAILED)).any():
+                return column
+    return None
 
 
 def _derive(table: pd.DataFrame, needed: set[str], derive: bool, notes: list[str]) -> None:
@@ -147,6 +185,8 @@ def _derive(table: pd.DataFrame, needed: set[str], derive: bool, notes: list[str
             table[name] = pd.to_numeric(table[published], errors="coerce").astype(float) * factor
             notes.append(f"{name}: {published}" + (f" x {factor:.0e}" if factor != 1 else ""))
     absent = [name for name in ("params", "tokens", "flops") if name not in table.columns]
+    if not absent:
+        _fill(table, needed, notes)
     if len(absent) != 1 or (absent[0] == "flops" and not derive) or (absent[0] != "flops" and absent[0] not in needed):
         return
     present = [name for name in ("params", "tokens", "flops") if name not in absent]
@@ -159,6 +199,18 @@ def _derive(table: pd.DataFrame, needed: set[str], derive: bool, notes: list[str
     table[absent[0]] = have["flops"] / (6.0 * have[other])
     table.attrs["derived"] = f"{absent[0]} = flops / (6 {other})"
     notes.append(table.attrs["derived"])
+
+
+def _fill(table: pd.DataFrame, needed: set[str], notes: list[str]) -> None:
+    """In rows that lack the one of params and tokens, fill it in from the flops and the other."""
+    if not (table["params"].hasnans or table["tokens"].hasnans):
+        return
+    have = {name: pd.to_numeric(table[name], errors="coerce").astype(float) for name in ("params", "tokens", "flops")}
+    for name, other in (("params", "tokens"), ("tokens", "params")):
+        gap = table[name].isna() & have["flops"].gt(0) & have[other].gt(0)
+        if name in needed and gap.any():
+            table[name] = have[name].where(~gap, have["flops"] / (6.0 * have[other]))
+            notes.append(f"{name} = flops / (6 {other}) in {int(gap.sum())} of {len(table)} rows")
 
 
 def _direction(a: str, b: str, have: Iterable[str], needed: set[str]) -> tuple[str, str]:
@@ -175,7 +227,8 @@ def missing(name: str, columns: Iterable[str]) -> NoReturn:
     """Raise the one-line error about a column that is not there, with the nearest names."""
     have = [str(c) for c in columns]
     by_case = [c for c in have if c.lower() == name.lower() or c.lower() in _ALIASES.get(name, ())]
-    near = by_case[0] if by_case else nearest(name, have)
+    parts = [c for c in have if name in re.split(r"[^a-z]+", c.lower())]  # eval/c4/loss
+    near = by_case[0] if by_case else parts[0] if parts else nearest(name, have)
     hint = f"rename it with columns={{'{name}': '{near}'}}" if near else f"rename yours with columns={{'{name}': ...}}"
     shown = ", ".join(have[:12]) + (" ..." if len(have) > 12 else "")
     raise ConfigError("runs", f"no column {name!r} among {shown}", hint)
@@ -244,14 +297,9 @@ def check_units(arrays: Mapping[str, np.ndarray]) -> list[str]:
             )
         elif largest > high:
             out.append(f"{name}: the largest value is {largest:.4g}, which no run has reached: check the unit")
-    if {"params", "tokens", "flops"} <= arrays.keys():
-        ratio = float(np.median(arrays["flops"] / (6 * arrays["params"] * arrays["tokens"])))
-        if not 0.03 < ratio < 30:
-            out.append(f"flops: the median is {ratio:.3g} x 6 params tokens: check the unit of the three columns")
-    if {"params", "tokens"} <= arrays.keys() and not out:  # one word about a wrong unit is enough
-        ratio = float(np.median(arrays["tokens"] / arrays["params"]))
-        if not TOKENS_PER_PARAM[0] < ratio < TOKENS_PER_PARAM[1]:
-            out.append(f"tokens: the median is {ratio:.3g} per parameter: are both columns counts, not millions?")
+    size = next((name for name in ("params", "params_active", "params_nonembed") if name in arrays), "")
+    if size and "tokens" in arrays:
+        out += _check_sizes(size, arrays, bool(out))
     if "loss" in arrays and len(arrays["loss"]):
         loss = float(np.max(arrays["loss"]))
         if loss > LARGEST_LOSS:
@@ -260,8 +308,26 @@ def check_units(arrays: Mapping[str, np.ndarray]) -> list[str]:
                 "not bits, a perplexity or a sum"
             )
     for message in out:
-        warnings.warn(message, UnitWarning, stacklevel=4)
+        warnings.warn(message, UnitWarning, stacklevel=5)
     return out
+
+
+def _check_sizes(size: str, arrays: Mapping[str, np.ndarray], said: bool) -> list[str]:
+    """What does not fit between the parameters `size`, tokens and flops; only the flops once something was said."""
+    product = 6 * arrays[size] * arrays["tokens"]
+    if "flops" in arrays:
+        ratio = float(np.median(arrays["flops"] / product))
+        if not 0.03 < ratio < 30:
+            return [f"flops: the median is {ratio:.3g} x 6 {size} tokens: check the unit of the three columns"]
+    if said or not len(product):
+        return []
+    ratio = float(np.median(arrays["tokens"] / arrays[size]))
+    if not TOKENS_PER_PARAM[0] < ratio < TOKENS_PER_PARAM[1]:
+        return [f"tokens: the median is {ratio:.3g} per parameter: are both columns counts, not millions?"]
+    if "flops" not in arrays and "loss" in arrays and product.max() < CHEAPEST:
+        largest = f"the largest run takes {product.max():.3g} FLOP, less than a minute of one processor"
+        return [f"{size}, tokens: {largest}: are both counts, not millions?"]
+    return []
 
 
 def copies(inputs: Mapping[str, np.ndarray], measured: np.ndarray) -> str:
@@ -281,18 +347,50 @@ def points_of_runs(table: pd.DataFrame, inputs: Mapping[str, np.ndarray], measur
     A column that names runs and repeats is proof; ten and more token counts for every other input, each with a loss
     lower than the one before, are curves that nobody logged as separate runs.
     """
-    for column in RUN_COLUMNS:
-        if column in table.columns and 1 < (count := table[column].nunique()) < 0.5 * len(table):
+    for column in table.columns:
+        if str(column).lower() in RUN_COLUMNS and 1 < (count := table[column].nunique()) < 0.5 * len(table):
             return f"{len(table)} rows of {count} runs: they are not independent, name them with cluster={column!r}"
     if "tokens" not in inputs or len(inputs) < 2:
         return ""
-    others = np.column_stack([values for name, values in inputs.items() if name != "tokens"])
-    groups = np.unique(others, axis=0, return_inverse=True)[1].ravel()
-    falls = []
-    for group in range(groups.max() + 1):
-        rows = np.flatnonzero(groups == group)
-        order = rows[np.argsort(inputs["tokens"][rows], kind="stable")]
-        falls.append(np.diff(measured[order]) < 0)
-    if np.median(np.bincount(groups)) >= 10 and np.mean(np.concatenate(falls)) > 0.95:
-        return f"{len(table)} rows look like {groups.max() + 1} training curves: name the run of each with cluster="
+    others = [values for name, values in inputs.items() if name != "tokens"]
+    # settings that few rows differ in, such as a schedule's length, part curves of one size
+    settings = [_codes(table[name]) for name in table.columns if name not in inputs]
+    few = [codes for codes in settings if 0 <= codes.max() < 0.05 * len(table)]
+    for columns in (others, [*others, *few]):
+        if count := _curves(columns, inputs["tokens"], measured, 10):
+            return f"{len(table)} rows look like {count} training curves: name the run of each with cluster="
     return ""
+
+
+def _codes(column: pd.Series) -> np.ndarray:
+    """A number [n] for every value of a column; -1 throughout where values cannot be told apart, as lists."""
+    try:
+        return np.asarray(pd.factorize(column)[0])
+    except TypeError:
+        return np.full(len(column), -1)
+
+
+def perhaps_points(table: pd.DataFrame, inputs: Mapping[str, np.ndarray], measured: np.ndarray) -> str:
+    """What a reader should ask of rows in which every size has a few token counts with falling losses: separate runs
+    are planned like that, too. Empty for other tables, and where every row has the name of a run of its own."""
+    if any(str(name).lower() in RUN_COLUMNS and table[name].is_unique for name in table.columns):
+        return ""
+    others = [values for name, values in inputs.items() if name != "tokens"]
+    if "tokens" not in inputs or not others or not (count := _curves(others, inputs["tokens"], measured, 3)):
+        return ""
+    return f"{count} sizes have several token counts each: if these are points of one run, name the run with cluster="
+
+
+def _curves(others: list[np.ndarray], tokens: np.ndarray, measured: np.ndarray, least: int) -> int:
+    """How many training curves of `least` rows and more the rows [n] look like, one for every combination of the other
+    columns; 0 when losses do not fall along them."""
+    groups = np.zeros(len(measured), int)
+    for column in others:
+        codes = np.unique(column, return_inverse=True)[1]
+        groups = np.unique(groups * (codes.max() + 1) + codes, return_inverse=True)[1]
+    if np.median(np.bincount(groups)) < least:
+        return 0
+    order = np.lexsort((tokens, groups))
+    fall = (np.diff(measured[order]) < 0)[np.diff(groups[order]) == 0]
+    falling = MOSTLY if least < 10 else MOSTLY_OF_MANY
+    return int(groups.max()) + 1 if np.mean(fall) > falling else 0

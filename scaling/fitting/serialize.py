@@ -71,6 +71,7 @@ def reading(source: str | Path, kind: str) -> Iterator[dict[str, Any]]:
 
 def fields_of(fit: Fitted) -> dict[str, Any]:
     """The fit's data, parameters, certificate, draws and calibrations (made now, so that reading it costs nothing)."""
+    fit.calibrate(axes(fit.table.inputs))
     return {
         "law": fit.law.name,
         "formula": fit.law.formula,
@@ -82,7 +83,7 @@ def fields_of(fit: Fitted) -> dict[str, Any]:
         "certificate": dataclasses.asdict(fit.certificate),
         "z": fit.z,
         "draws": None if fit.draws is None else dataclasses.asdict(fit.draws),
-        "calibrations": {name: dataclasses.asdict(fit.calibration_along(name)) for name in axes(fit.table.inputs)},
+        "calibrations": {name: dataclasses.asdict(fit.calibrations[name]) for name in axes(fit.table.inputs)},
         "table": dataclasses.asdict(fit.table),
     }
 

@@ -15,6 +15,7 @@ from scaling.fitting.estimator import Estimator, Solution, cholesky_step
 MAX_CELLS = 4096
 REWEIGHTINGS = 3
 CELL_ELEMENTS = 60_000
+FEATURE_ELEMENTS = 400_000
 TOGETHER, AGAIN, LEADERS = 18, 4, 3
 
 
@@ -72,22 +73,28 @@ class StartGrid:
     def _features(self):
         """Scaled basis [G, J, n] and what is left of the measurements [G, n] once the constant part is taken out."""
         e = self.estimator
-        cells = self.cells.copy()
+        cells, n = self.cells.copy(), len(e.measured)
         cells[:, self.linear] = 0.0
+        self.basis, self.rest = np.empty((len(cells), len(self.linear), n)), np.empty((len(cells), n))
         with np.errstate(all="ignore"):
-            f = e.law.evaluate(cells, e.inputs, order=1)
             if e.objective.counts and e.trials is not None:
                 share = np.clip(e.measured, 0.5 / (e.trials + 1), 1 - 0.5 / (e.trials + 1))
                 slope = np.sqrt(e.trials / (share * (1 - share)))
             else:
                 slope = e.objective.link_slope(e.measured)
-            shape = (len(cells), len(e.measured))
-            self.basis = np.empty((shape[0], len(self.linear), shape[1]))
-            for column, index in enumerate(self.linear):
-                self.basis[:, column] = np.broadcast_to(f.gradient.get(index, 0.0), shape) * slope
-            self.rest = (e.measured - np.broadcast_to(f.value, shape)) * slope
+            for some in self._chunks():
+                f = e.law.evaluate(cells[some], e.inputs, order=1, along=self.linear)
+                for column, index in enumerate(self.linear):
+                    self.basis[some, column] = f.gradient.get(index, 0.0) * slope
+                self.rest[some] = (e.measured - f.value) * slope
         usable = np.isfinite(self.basis).all((1, 2)) & np.isfinite(self.rest).all(1)
-        self.cells, self.basis, self.rest = self.cells[usable], self.basis[usable], self.rest[usable]
+        if not usable.all():
+            self.cells, self.basis, self.rest = self.cells[usable], self.basis[usable], self.rest[usable]
+
+    def _chunks(self) -> list[slice]:
+        """The cells in stretches whose arrays over the rows stay in the cache."""
+        size = max(1, CELL_ELEMENTS // len(self.estimator.measured))
+        return [slice(first, first + size) for first in range(0, len(self.cells), size)]
 
     def _coefficients(self, normal, moment):
         """Least squares under the bounds, for a batch: normal [M, J, J], moment [M, J] -> coefficients [M, J]."""
@@ -120,28 +127,31 @@ class StartGrid:
 
     def solve(self) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates z [G, K] of every cell and their objective [G]."""
-        e = self.estimator
         if self.linear and len(self.cells):
-            weights = np.broadcast_to(e.weights, self.rest.shape)
-            for _ in range(REWEIGHTINGS):
-                weighted = self.basis * weights[:, None]
-                normal = np.matmul(weighted, self.basis.transpose(0, 2, 1))
-                moment = np.matmul(weighted, self.rest[..., None])[..., 0]
-                coefficients = self._coefficients(normal, moment)
-                if e.objective.kind in ("gaussian", "binomial", "beta_binomial"):
-                    break
-                residual = np.abs(self.rest - np.matmul(coefficients[:, None], self.basis)[:, 0])
-                width = np.maximum(e.objective.scale, 0.1 * np.mean(residual, axis=1, keepdims=True))
-                weights = e.weights * width / np.maximum(residual, width)
-            self.cells[:, self.linear] = self._lift(coefficients)
-        z = e.coordinates.to_z(self.cells)
-        chunk = max(1, CELL_ELEMENTS // len(e.measured))
-        value = np.concatenate([e.value(z[i : i + chunk]) for i in range(0, len(z), chunk)])
+            for some in self._chunks():
+                self.cells[some, self.linear] = self._projected(self.basis[some], self.rest[some])
+        z = self.estimator.coordinates.to_z(self.cells)
+        value = np.concatenate([self.estimator.value(z[some]) for some in self._chunks()])
         return z, value
 
-    def _lift(self, coefficients):
+    def _projected(self, basis, rest):
+        """The linear coefficients [G, J] of cells with features basis [G, J, n] and rest [G, n], made robust."""
+        e, weights = self.estimator, self.estimator.weights
+        for _ in range(REWEIGHTINGS):
+            weighted = basis * (weights if weights.ndim == 1 else weights[:, None])
+            normal = np.matmul(weighted, basis.transpose(0, 2, 1))
+            moment = np.matmul(weighted, rest[..., None])[..., 0]
+            coefficients = self._coefficients(normal, moment)
+            if e.objective.kind in ("gaussian", "binomial", "beta_binomial"):
+                break
+            residual = np.abs(rest - np.matmul(coefficients[:, None], basis)[:, 0])
+            width = np.maximum(e.objective.scale, 0.1 * np.mean(residual, axis=1, keepdims=True))
+            weights = e.weights * width / np.maximum(residual, width)
+        return self._lift(coefficients, basis, rest)
+
+    def _lift(self, coefficients, basis, rest):
         """Coefficients off a zero bound by a thousandth of the data, so that a start can leave the bound again."""
-        reach = np.abs(self.rest).mean(1, keepdims=True) / np.maximum(np.abs(self.basis).mean(2), 1e-300)
+        reach = np.abs(rest).mean(1, keepdims=True) / np.maximum(np.abs(basis).mean(2), 1e-300)
         names = [self.estimator.law.parameters[index] for index in self.linear]
         for column, name in enumerate(names):
             low, high = self.estimator.law.bounds[name]
@@ -167,27 +177,38 @@ class StartGrid:
         """Coordinates [B, K] of the best cell of every resample (weights [B, n]); robust [n] downweights outliers."""
         if not self.linear:
             return self._best_by_value(weights)
-        rows = np.concatenate([self.basis, self.rest[:, None]], axis=1)  # [G, J + 1, n]
-        upper = np.triu_indices(rows.shape[1])
-        features = rows[:, upper[0]] * rows[:, upper[1]] * robust  # [G, m, n]
-        flat = features.reshape(-1, features.shape[-1]).T
-        columns = len(self.linear)
-        out = np.empty((len(weights), self.cells.shape[1]))
-        chunk = max(1, 400_000 // flat.shape[1])
-        for first in range(0, len(weights), chunk):
-            sums = (weights[first : first + chunk] @ flat).reshape(-1, len(self.cells), len(upper[0]))
+        columns, upper = len(self.linear), np.triu_indices(len(self.linear) + 1)
+        lowest = np.full(len(weights), np.inf)
+        out = np.repeat(self.cells[:1], len(weights), 0)
+        for some, sums in self._sums(weights, robust, upper):
             full = np.empty((*sums.shape[:2], columns + 1, columns + 1))
             full[..., upper[0], upper[1]] = sums
             full[..., upper[1], upper[0]] = sums
             normal, moment, total = full[..., :-1, :-1], full[..., :-1, -1], full[..., -1, -1]
             solved = self._coefficients(normal.reshape(-1, columns, columns), moment.reshape(-1, columns))
             solved = solved.reshape(moment.shape)
-            quadratic = np.einsum("bgj,bgjk,bgk->bg", solved, normal, solved, optimize=True)
-            best = np.argmin(total - 2 * np.sum(moment * solved, -1) + quadratic, axis=1)
-            cells = self.cells[best].copy()
+            product = np.matmul(normal, solved[..., None])[..., 0]
+            value = total + np.sum((product - 2 * moment) * solved, -1)
+            best = np.argmin(value, axis=1)
+            reached = np.take_along_axis(value, best[:, None], 1)[:, 0]
+            better = reached < lowest
+            lowest[better] = reached[better]
+            cells = self.cells[some][best]
             cells[:, self.linear] = np.take_along_axis(solved, best[:, None, None], 1)[:, 0]
-            out[first : first + chunk] = cells
+            out[better] = cells[better]
         return self._liftable(out)
+
+    def _sums(self, weights, robust, upper):
+        """Weighted products of the features of some cells, [B, some cells, pairs], one after the other: the features of
+        all cells at once would be larger than the table by their number."""
+        together = max(1, FEATURE_ELEMENTS // (len(upper[0]) * max(len(robust), len(weights))))
+        for first in range(0, len(self.cells), together):
+            some = slice(first, first + together)
+            rows = np.concatenate([self.basis[some], self.rest[some, None]], axis=1)  # [g, J + 1, n]
+            features = rows[:, upper[0]] * robust
+            features *= rows[:, upper[1]]  # [g, m, n]
+            sums = features.reshape(-1, features.shape[-1]) @ weights.T
+            yield some, sums.reshape(*features.shape[:2], -1).transpose(2, 0, 1)
 
     def _liftable(self, cells):
         names = self.estimator.law.parameters

@@ -19,6 +19,7 @@ from scaling.fitting.runs import (
     copies,
     missing,
     numbers,
+    perhaps_points,
     points_of_runs,
     row_name,
     row_names,
@@ -72,10 +73,9 @@ def read_table(
     for name in (*law.inputs, law.output, *extra):
         if name not in table.columns:
             missing(name, table.columns)
-    positive = {name: name in SIZED and name not in law.zeros for name in law.inputs}
-    positive[law.output] = space == "log" and not counts
+    positive = must_be_positive(law, space, counts)
     if drop_bad:
-        table = _without_bad(table, positive, notes)
+        table = without_bad(table, positive, notes)
     inputs = {name: numbers(table, name, positive=positive[name]) for name in law.inputs}
     measured = numbers(table, law.output, positive=positive[law.output])
     given = "flops" in table.columns and "derived" not in table.attrs
@@ -83,6 +83,8 @@ def read_table(
     units = check_units({**inputs, **outputs, **({"flops": numbers(table, "flops")} if given else {})})
     together = points_of_runs(table, inputs, measured) if cluster is None else ""
     repeated = "" if counts else copies(inputs, measured)
+    if cluster is None and not together and not counts and (perhaps := perhaps_points(table, inputs, measured)):
+        notes.append(perhaps)
     if space == "logit" or counts:
         _check_fractions(table, law.output, measured, counts)
     axis_name = calibration.choose_axis(inputs)
@@ -101,7 +103,13 @@ def read_table(
     )
 
 
-def _without_bad(table: pd.DataFrame, positive: Mapping[str, bool], notes: list[str]) -> pd.DataFrame:
+def must_be_positive(law: Law, space: str, counts: bool) -> dict[str, bool]:
+    """Column that the law reads -> whether its values must be positive."""
+    inputs = {name: name in SIZED and name not in law.zeros for name in law.inputs}
+    return inputs | {law.output: space == "log" and not counts}
+
+
+def without_bad(table: pd.DataFrame, positive: Mapping[str, bool], notes: list[str]) -> pd.DataFrame:
     """The rows whose columns are finite, and positive where they must be; how many were dropped goes into the notes."""
     good = np.ones(len(table), bool)
     for name, must_be_positive in positive.items():

@@ -1,7 +1,8 @@
 """Learning-rate annealing (Tissue et al. 2024, arXiv:2408.11029): whole loss curves under any schedule.
 
 L(s) = L0 + A S1**-alpha - C S2, where S1 is the area under the learning rate up to step s and S2 the annealing area:
-the drops of the learning rate, remembered with a momentum and summed. `areas` computes both from a schedule.
+the drops of the learning rate, remembered with a momentum and summed. `areas` computes both from a schedule. The
+constants at the end are from memory and could not be checked: they make a plausible curve and were not measured.
 """
 
 from __future__ import annotations
@@ -44,6 +45,5 @@ def areas(learning_rates: ArrayLike, decay: float = DECAY) -> pd.DataFrame:
 
 
 LAWS = (ANNEALING,)
-# From memory, unchecked [M].
 CONSTANTS = {ANNEALING.name: dict(L0=2.628, A=0.429, alpha=0.507, C=0.411)}
 RANGES = dict(forward_area=(0.1, 30.0), annealing_area=(0.0, 0.5))

@@ -23,7 +23,7 @@ from scaling.laws.chinchilla import CHINCHILLA, compute_exponent, token_exponent
 
 def softplus(u: Any) -> Any:
     """log(1 + exp(u)) without overflow, for arrays and Taylor numbers."""
-    return np.maximum(u, 0.0) + np.log1p(np.exp(np.minimum(u, -u)))
+    return np.logaddexp(0.0, u)
 
 
 def soft_maximum(p: Any, x: Any) -> Any:

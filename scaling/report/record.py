@@ -169,7 +169,8 @@ def _read_predictions(path: Path, notes: list[str]) -> pd.DataFrame:
                 continue  # its run had been trained before
             words = {name: str(row.get(name, "")) for name in ("trial", "law", "time", "commit")}
             inputs = {name: float(row["inputs"].get(name, math.nan)) for name in ("params", "tokens", "flops")}
-            predicted = {name: float(row[name]) for name in ("mean", "low", "high", "interval")}
+            predicted = {name: float(row[name]) for name in ("mean", "interval")}
+            predicted |= {name: math.nan if row[name] is None else float(row[name]) for name in ("low", "high")}
             rows.append({**words, **inputs, **predicted, "fitted_on": row.get("fitted_on")})
         except (ValueError, KeyError, TypeError, OverflowError):
             damaged += 1
@@ -192,7 +193,8 @@ def _compare(predictions: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     table["status"] = roles.map({"held out": "measured", "failed": "failed"}).fillna("not run yet").to_numpy()
     table["miss"] = table["mean"] / table["measured"] - 1
     inside = (table["low"] <= table["measured"]) & (table["measured"] <= table["high"])
-    table["inside"] = inside.where(table["measured"].notna(), None)
+    # an interval without ends neither holds nor misses
+    table["inside"] = inside.astype(object).where(table[["low", "measured", "high"]].notna().all(axis=1), None)
     table["factor"] = table["flops"] / runs.loc[runs["role"] == "fitted", "flops"].max()
     return table.sort_values(["flops", "trial"], kind="stable", ignore_index=True)
 

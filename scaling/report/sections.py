@@ -88,23 +88,22 @@ def _held_out_prediction(run: RunRecord) -> list[list[object]]:
     for row in run.predictions.itertuples():
         before = (
             f"Before a run of {numbers.ratio(row.factor)} the compute of the largest fitted one was started, the law "
-            f"predicted {numbers.loss(row.mean)} nats/token, with a {numbers.level(row.interval)} interval from "
-            f"{numbers.loss(row.low)} to {numbers.loss(row.high)}. "
+            f"predicted {numbers.loss(row.mean)} nats/token, {_interval(row)}. "
         )
         if not np.isfinite(row.measured):
             said.append([before, "That run has failed." if row.status == "failed" else "It has not been measured yet."])
             continue
         off = f"{numbers.percent(abs(row.miss))} too {'high' if row.miss > 0 else 'low'}"
-        verdict = badge("the interval held", "good") if row.inside else badge("the interval did not hold", "bad")
+        verdict = _verdict(row.inside, "the interval held", "the interval did not hold")
         said.append([before, f"It measured {numbers.loss(row.measured)}: the prediction was {off}, and ", verdict, "."])
     if len(said) > 3:  # many held-out runs: say how often, and leave each one to its table
         tested = run.tested
-        held = int((tested["inside"] == True).sum())  # noqa: E712  the column also holds None
+        held, known = int((tested["inside"] == True).sum()), int(tested["inside"].notna().sum())  # noqa: E712
         worst = tested["miss"].abs().max()
         return [
             [
                 f"{len(tested)} of {len(run.predictions)} held-out runs have been measured: ",
-                badge(f"{held} of {len(tested)} intervals held", "good" if held >= 0.8 * len(tested) else "bad"),
+                badge(f"{held} of {known} intervals held", "good" if known and held >= 0.8 * known else "bad"),
                 f"; the largest error was {numbers.percent(worst)}.",
             ]
         ]
@@ -155,10 +154,24 @@ def predictions(run: RunRecord, pictures: Pictures) -> Section:
     return Section("predictions", title, join([*parts, *_scaling(pictures)]))
 
 
+def _interval(row: Any) -> str:
+    """The interval of a prediction in words."""
+    if not (np.isfinite(row.low) and np.isfinite(row.high)):
+        return "without an interval, which its rows do not support"
+    return f"with a {numbers.level(row.interval)} interval from {numbers.loss(row.low)} to {numbers.loss(row.high)}"
+
+
+def _verdict(inside: object, good: str, bad: str) -> object:
+    """What became of an interval, of which there may be none."""
+    if inside is None or inside != inside:
+        return badge("there was no interval", "bad")
+    return badge(good, "good") if inside else badge(bad, "bad")
+
+
 def _prediction(row: Any) -> dict[str, object]:
     verdict: object = row.status
     if row.status == "measured":
-        verdict = badge("inside", "good") if row.inside else badge("outside", "bad")
+        verdict = _verdict(row.inside, "inside", "outside")
     return {
         "trial": code(row.trial),
         "N": numbers.count(row.params),
@@ -166,7 +179,9 @@ def _prediction(row: Any) -> dict[str, object]:
         "FLOPs": numbers.scientific(row.flops),
         "compute": numbers.ratio(row.factor),
         "predicted": numbers.loss(row.mean),
-        "interval": f"{numbers.loss(row.low)} to {numbers.loss(row.high)} ({numbers.level(row.interval)})",
+        "interval": f"{numbers.loss(row.low)} to {numbers.loss(row.high)} ({numbers.level(row.interval)})"
+        if np.isfinite(row.low) and np.isfinite(row.high)
+        else "none",
         "measured": numbers.loss(row.measured),
         "error": numbers.percent(row.miss, signed=True),
         "verdict": verdict,

@@ -37,6 +37,9 @@ def curve(
     k = np.atleast_1d(np.asarray(k))
     require(values.shape == (len(values), len(k)), "values", f"have shape {values.shape}", f"give [problems, {len(k)}]")
     low, high = percentiles(problem_means(values, bootstrap, seed), interval)
+    if len(values) == 1:  # its resamples are itself
+        low, high = np.full((2, len(k)), np.nan)
+        warnings.warn("NaN ends: one problem says nothing of others, give more for an interval", stacklevel=3)
     absent = np.isnan(values).sum(0)
     if absent.any():
         first = int(np.flatnonzero(absent)[0])

@@ -120,11 +120,13 @@ def test_every_form_of_the_same_table_gives_the_same_fit(form: str, tmp_path: Pa
 def test_a_held_out_test_prints_its_error_and_coverage_and_saves_the_fit_of_the_other_rows(
     tmp_path: Path, table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    runs().rename(columns={"status": "State"}).to_csv(table, sep=";", index=False)
     arguments = f"--results {table} --out {tmp_path / 'out'} --bootstrap 50 --holdout 'flops>1e21 and params<=5e9'"
     assert cli.execute(fit.main, fit.FLAGS, "", shlex.split(arguments)) == 0
     shown = capsys.readouterr().out
     mask = (runs()["flops"] > 1e21) & (runs()["params"] <= 5e9)
     assert f"fitted on {(~mask).sum()} rows, {mask.sum()} held out by flops>1e21 and params<=5e9" in shown
+    assert "separated by ';'" in shown  # what was done to the rows is said here, too
     assert "last value" in shown and "power law without E" in shown and "coverage" in shown
     assert scaling.Fit.from_json(tmp_path / "out" / "fit.json").certificate.points == (~mask).sum()
 
@@ -154,6 +156,10 @@ def test_tokens_in_billions_are_fitted_with_a_one_line_warning(
         ("--holdout 'flops >'", ["flops >", "expected a number"]),
         ("--cluster family", ["no column 'family'"]),
         ("--weights sigma", ["no column 'sigma'"]),
+        ("--space wurst", ["space: 'wurst' is no residual space: use one of log, raw, logit"]),
+        ("--fixed E=1.8 --fixed E=1.9", ["--fixed: 'E' is given 2 times: give it once"]),
+        ("--fixed E=nan", ["fixed: E is nan: give a number between 0 and inf"]),
+        ("--columns loss=loss --columns loss=flops", ["--columns: 'loss' is given 2 times: give it once"]),
         ("--objective hubber", ["'hubber' is not known", "huber"]),
         ("--bootstrap=-1", ["--bootstrap", "give a non-negative integer"]),
         ("--bootstraps 5", ["--bootstraps: unknown flag: did you mean --bootstrap?"]),

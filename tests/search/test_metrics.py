@@ -330,3 +330,5 @@ def test_samples_are_shown_in_one_line_and_missing_ones_are_explained():
     )
     with pytest.warns(UserWarning, match="NaN from k = 4 on: 1 of 2 problems have fewer samples than that"):
         coverage_curve(samples, [1, 2, 4])
+    with pytest.warns(UserWarning, match="NaN ends: one problem says nothing of others"):
+        assert coverage_curve(Samples.of([[1, 0, 0]]), [1, 2])["low"].isna().all()

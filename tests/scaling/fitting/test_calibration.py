@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from benchmarks import fit_calibration as bench
 from scaling.fitting import calibration
 from scaling.fitting.calibration import SHARE, calibrate, growth
 from scaling.fitting.fitted import ExtrapolationWarning
-from scaling.laws import CHINCHILLA, Law, Values, by_name, fit, holdout, plan
+from scaling.laws import CHINCHILLA, Law, Values, by_name, fit, holdout, plan, rolling
 
 
 def together(tests) -> tuple[float, float, float]:
@@ -89,6 +91,37 @@ def test_points_of_one_curve_are_told_from_runs_by_neighbours_that_err_alike():
     curve = fit("hestness", pd.DataFrame({"tokens": tokens, "loss": loss * np.exp(wave)}))
     assert any("neighbouring tokens err alike" in note for note in curve.doubts(tokens=2e10))
     assert not curve.doubts(tokens=1e9)  # among its own rows
+
+
+def test_step_0_is_a_size_like_others_and_hides_no_reach():
+    flops = np.array([0.0, *np.geomspace(1e17, 1e20, 14)])
+    law, truth = by_name("rl_compute"), dict(A=0.7, R0=0.1, Cmid=2e18, B=1.0)
+    reward = law(truth, flops=np.maximum(flops, 1e-9)) + 0.003 * np.random.default_rng(0).standard_normal(15)
+    runs = pd.DataFrame({"flops": flops, "reward": reward})
+    fitted = fit(law, runs)
+    reach = fitted.reach(flops=[0.0, 1e18, 1e22])["flops"]
+    assert reach.iloc[2] == pytest.approx(np.log(100)) and reach.iloc[:2].max() <= 0
+    assert fitted.calibration_along("flops").origins > 0 and fitted.doubts(flops=1e23)
+    assert len(rolling(law, runs, cuts=[2e19], bootstrap=8)) == int((flops > 2e19).sum())
+
+
+def test_a_law_that_promises_nothing_is_not_given_an_endless_interval():
+    rng = np.random.default_rng(0)
+    tokens = np.geomspace(1e8, 1e11, 24)
+    flat = np.where(tokens < 2e9, 3.0, 3.0 - 0.2 * np.log(tokens / 2e9))  # no gain, and then much
+    fitted = fit("hestness", pd.DataFrame({"tokens": tokens, "loss": flat * np.exp(0.002 * rng.standard_normal(24))}))
+    assert calibration.SHARE < fitted.calibration_along("tokens").share <= calibration.MOST_SHARE
+    assert np.isfinite(fitted.predict(tokens=1e13, interval=0.9).high)
+
+
+def test_sets_outside_their_level_say_so_where_an_interval_is_used(published_folder):
+    for family in (bench.gadre, bench.parscale, bench.gemstones, bench.colpret):
+        case = next(family(published_folder))
+        test = holdout(case.law, case.runs, case.where, bootstrap=16, **case.options)
+        assert test.doubts and "\n! " + test.doubts[0] in test.summary(), case.name
+        inputs = {name: test.table[name].to_numpy() for name in test.fit.law.inputs}
+        with pytest.warns(ExtrapolationWarning, match=re.escape(test.doubts[0])):
+            test.fit.predict(**inputs)
 
 
 @pytest.mark.slow
@@ -188,7 +221,7 @@ def test_the_discrepancy_is_never_below_the_noise_of_a_run(synthetic, published)
 
 def test_without_a_cut_the_law_may_be_as_far_off_as_a_run_and_by_a_share_of_what_it_promises():
     one_budget = fit(CHINCHILLA, few_runs())
-    alone = calibrate(one_budget.estimator, "flops", 0.004, one_budget.z)
+    alone = calibrate(one_budget.estimator, ["flops"], 0.004, one_budget.z)["flops"]
     assert (alone.origins, alone.edge, alone.share) == (0, 0.004, pytest.approx(SHARE))
     assert alone.at(np.array([1.0]), np.array([0.05])) == pytest.approx(np.hypot(0.004, SHARE * 0.05 / 2))
 

@@ -29,7 +29,9 @@ def test_an_irreducible_loss_at_zero_is_a_bound(synthetic):
 def test_an_exponent_beyond_its_range_is_a_bound(synthetic):
     fitted = fit(CHINCHILLA, synthetic(alpha=2.5, A=4e19))
     assert "alpha" in fitted.certificate.active_bounds
-    assert np.isnan(fitted.interval(0.9)["alpha"].low)
+    intervals = fitted.interval(0.9)
+    assert np.isnan(intervals["alpha"].low) and np.isnan(intervals["a"].low)  # a = beta / (alpha + beta)
+    assert "a          " in fitted.summary() and "(from a parameter on its bound)" in fitted.summary()
 
 
 def test_a_term_that_the_rows_do_not_show_is_not_identified(synthetic):
@@ -140,5 +142,6 @@ def test_the_units_of_a_column_do_not_decide_what_is_identified(x_unit, y_unit):
 
 
 def test_constant_losses_are_not_an_answer(synthetic):
-    certificate = fit(CHINCHILLA, synthetic().assign(loss=2.5)).certificate
-    assert certificate.no_interval and not certificate.ok
+    flat = fit(CHINCHILLA, synthetic().assign(loss=2.5))
+    assert flat.certificate.no_interval and not flat.certificate.ok
+    assert "no interval" in flat.summary()  # beta / (alpha + beta) of two zeros is no error

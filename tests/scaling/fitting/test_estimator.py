@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
-from scipy.optimize import minimize
+from scipy.optimize import minimize, nnls
 
+from scaling.fitting import start_grid
 from scaling.fitting.derivatives import Taylor
 from scaling.fitting.estimator import Estimator, cholesky_step
 from scaling.fitting.objectives import OBJECTIVES, Objective
+from scaling.fitting.start_grid import StartGrid
 from scaling.laws import CHINCHILLA, Law, fit
 
 SIGMOID = Law(
@@ -43,6 +46,7 @@ def expressions(p):
         "where": np.where(x > 1, a * b, np.exp(c) * x),
         "maximum": np.maximum(a * x, b) * c,
         "nested": (a + (b * x) ** (c / 2)) ** (1 / a),
+        "logaddexp": np.logaddexp(a * x, b) + np.logaddexp(0.0, -c * x) * np.logaddexp(b * x, 1.5),
         "squares": a**2 * b - (c - a) / b,
     }
 
@@ -139,6 +143,24 @@ def test_no_optimum_is_above_scipys(synthetic, objective):
         for start in ([6.0, 7.0, 1.7, 0.35, 0.35], [5.0, 8.0, 1.8, 0.3, 0.4])
     )
     assert fitted.certificate.objective <= best * (1 + 1e-9)
+
+
+def test_the_best_cell_of_a_reweighting_is_that_of_a_loop_over_all_cells(synthetic, monkeypatch):
+    runs = synthetic(30, noise=0.01)
+    e = fit(CHINCHILLA, runs).estimator
+    monkeypatch.setattr(start_grid, "CELL_ELEMENTS", 200)  # cells come in many stretches
+    monkeypatch.setattr(start_grid, "FEATURE_ELEMENTS", 2000)
+    grid, rng = StartGrid(e), np.random.default_rng(0)
+    weights, robust = rng.multinomial(30, np.full(30, 1 / 30), size=3).astype(float), rng.uniform(0.5, 1, 30)
+    found = e.coordinates.to_params(grid.best_cells(weights, robust))
+    for w, cell in zip(weights * robust, found, strict=True):
+        best = {}
+        for alpha, beta in itertools.product(CHINCHILLA.starts("alpha"), CHINCHILLA.starts("beta")):
+            basis = np.stack([runs["params"] ** -alpha, runs["tokens"] ** -beta, np.ones(30)], 1)
+            scale = np.sqrt(w) / runs["loss"].to_numpy()
+            size = np.linalg.norm(basis * scale[:, None], axis=0)
+            best[alpha, beta] = nnls(basis * scale[:, None] / size, runs["loss"].to_numpy() * scale)[1]
+        assert tuple(cell[3:]) == pytest.approx(min(best, key=best.get))
 
 
 def test_noiseless_runs_give_the_truth_back(synthetic):

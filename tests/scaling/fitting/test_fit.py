@@ -11,7 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scaling.fitting.where import select
-from scaling.laws import CHINCHILLA, Fit, Law, by_name, compare, fit, holdout, load, plan, rolling
+from scaling.laws import (
+    CHINCHILLA,
+    Fit,
+    Law,
+    by_name,
+    compare,
+    fit,
+    holdout,
+    isoflop_minima,
+    load,
+    plan,
+    rolling,
+    runs_needed,
+)
 
 
 @pytest.fixture
@@ -341,6 +354,19 @@ def test_an_argument_that_nothing_takes_is_refused_with_the_nearest(fitted, synt
         (lambda: holdout(CHINCHILLA, runs, "flops > 1e20", level=0.5), r"holdout\(level=\): is no .* 'interval'"),
         (lambda: rolling(CHINCHILLA, runs, objectiv="lad"), r"rolling\(objectiv=\): is no .* 'objective'"),
         (lambda: compare([CHINCHILLA], runs, level=0.5), r"compare\(level=\): is no .* 'interval'"),
+        (lambda: fit(CHINCHILLA, runs, bootstraps=5), r"fit\(bootstraps=\): is no .* 'bootstrap'"),
+        (lambda: fitted.interval(confidence=0.5), r"interval\(confidence=\): is no .* 'interval'"),
+        (lambda: fitted.summary(level=0.5), r"summary\(level=\): is no .* 'interval'"),
+        (lambda: fitted.plot("profile", level=0.5), r"plot\(level=\): is no .* 'interval'"),
+        (lambda: fitted.reach(params=1e9, tokens=1e10, level=0.5), r"inputs\(level=\): is no argument"),
+        (lambda: isoflop_minima(runs, level=0.5), r"isoflop_minima\(level=\): is no argument"),
+        (lambda: runs_needed(fitted, "a", width=0.1, level=0.5), r"runs_needed\(level=\): is no .* 'interval'"),
+        (lambda: fitted.predict("90%", params=1e9, tokens=1e10), "interval: '90%' is not a probability"),
+        (lambda: fitted.predict(params=-1.0, tokens=1e10), "params: -1.0 is no input of chinchilla"),
+        (lambda: fitted.predict(params=[1e9, 2e9], tokens=[1e10] * 3), "inputs: differ in length: 2 of params, 3 of"),
+        (lambda: plan(fitted, "1e21"), "plan: 1e21 is not a positive number"),
+        (lambda: fit(CHINCHILLA, runs, space="wurst"), "space: 'wurst' is no residual space"),
+        (lambda: fit(CHINCHILLA, runs, fixed={"E": np.nan}), "fixed: E is nan: give a number between 0 and inf"),
     ):
         with pytest.raises(ValueError, match=words):
             ask()

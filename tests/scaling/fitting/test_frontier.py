@@ -79,6 +79,23 @@ def test_budgets_derived_from_sizes_and_tokens_do_not_merge(published):
     assert "read as one" not in named.summary()
 
 
+def test_runs_of_several_budgets_are_no_budget_and_a_column_that_names_them_is_found():
+    rng, budgets = np.random.default_rng(1), 1e18 * 1.3 ** np.arange(8)
+    runs = parabolas(budgets, np.sqrt(budgets) / 50).assign(group=np.repeat(np.arange(8), 7))
+    runs["tokens"] *= rng.uniform(0.8, 1.25, len(runs))
+    bare = runs.drop(columns=["flops", "group"])
+    with pytest.raises(ConfigError, match=r"flops differ by a factor .*, which is no one budget.*budget="):
+        isoflop_minima(bare, bootstrap=20)
+    for name in ("isoflop", "Flop_Budget"):
+        found = isoflop_minima(bare.assign(**{name: runs["group"]}), bootstrap=20)
+        assert len(found.table) == 8 and f"budgets are those of the column '{name}'" in found.summary()
+    wide = parabolas([1e18, 4e18, 1.6e19], [1e8, 2e8, 4e8])
+    gaps = isoflop_minima(wide.assign(budget=[None] * 3 + [1.0] * 18), bootstrap=20)
+    assert "budget names no budget for 3 of 21 rows" in gaps.summary()
+    two = isoflop_minima(wide.head(14), bootstrap=20).summary()
+    assert "no interval: 2 budgets have a minimum, at least 3 are needed" in two
+
+
 def test_a_size_trained_twice_for_the_same_budget_stays_in_it():
     runs = parabolas([1e18, 1.3e18], [1e7, 1.1e7])
     again = pd.concat([runs, runs.assign(tokens=runs["tokens"] * 1.02, flops=runs["flops"] * 1.02)])
@@ -94,6 +111,11 @@ def test_a_frontier_can_be_planned_with():
     assert best.params * best.tokens * 6 == pytest.approx(1e22)
     assert best.intervals.params.low <= best.params <= best.intervals.params.high and best.reach == pytest.approx(10)
     assert "loss" not in best.summary() and "extrapolated" in best.summary()
+    for ask in (lambda: plan(frontier, 1e22, level=0.5), lambda: frontier.interval(level=0.5)):
+        with pytest.raises(ConfigError, match="did you mean 'interval'"):
+            ask()
+    with pytest.raises(ConfigError, match="interval: 95 is not a probability"):
+        frontier.interval(95)
     for wrong in ({"loss": 2.0}, {"flops": 1e20, "inference_tokens": 1e9}, {}):
         with pytest.raises(ConfigError, match="an isoFLOP frontier knows sizes for a budget and no loss"):
             plan(frontier, **wrong)

@@ -8,7 +8,7 @@ import pytest
 
 from scaling.laws import fit
 from scaling.laws.annealing import ANNEALING, areas
-from scaling.laws.multi_power import CONSTANTS, MULTI_POWER, drops, multi_power_law
+from scaling.laws.multi_power import CONSTANTS, MULTI_POWER, PUBLISHED, drops, multi_power_law
 
 TRUTH = CONSTANTS[MULTI_POWER.name]
 STEPS = 3000
@@ -39,6 +39,17 @@ def test_the_law_is_the_published_sum():
     many = multi_power_law(1200)
     table = drops(rates, pieces=1200, warmup_area=0.02)
     assert many(TRUTH, **table) == pytest.approx([published(rates, t, 0.02) for t in range(len(rates))], rel=1e-12)
+
+
+def test_larger_published_models_end_lower_and_all_of_them_gain_what_their_drops_give():
+    table = drops(schedules()["cosine"], [STEPS - 1], 60, 0.3)
+    law, ends = multi_power_law(60), {}
+    for size, p in PUBLISHED.items():
+        held = table.assign(**{f"drop_{i}": 0.0 for i in range(60)})
+        ends[size] = float(law(p, **table)[0])
+        most = p["B"] * table.filter(like="drop_").to_numpy().sum()  # G is at most 1
+        assert 0 < float(law(p, **held)[0]) - ends[size] < most
+    assert ends["25M"] > ends["100M"] > ends["400M"]
 
 
 def test_a_few_pieces_stand_for_thousands_of_steps():

@@ -161,6 +161,16 @@ def test_a_prediction_that_missed_says_so(sweep, tmp_path, undrawn):
     assert "outside" in page.section("predictions")
 
 
+def test_a_prediction_without_an_interval_neither_holds_nor_misses(sweep, tmp_path, undrawn):
+    rows, held_out, line, _ = sweep
+    bare = {**line, "low": None, "high": None}
+    page = Page(report.write(synthetic.write_directory(tmp_path / "run", [*rows, held_out], [bare])))
+    assert "without an interval, which its rows do not support" in page.section("headline")
+    for section in ("headline", "predictions"):
+        assert "there was no interval" in page.section(section)
+        assert "did not hold" not in page.section(section) and "outside" not in page.section(section)
+
+
 def test_the_first_prediction_of_a_trial_counts(sweep, tmp_path, undrawn):
     rows, held_out, line, _ = sweep
     later = {**line, "mean": 3.1, "low": 3.0, "high": 3.2}
