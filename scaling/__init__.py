@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scaling import laws as laws
+    from scaling.fitting.fit import fit as fit
     from scaling.laws import Fit as Fit
     from scaling.laws import Plan as Plan
     from scaling.laws import Prediction as Prediction
     from scaling.laws import compare as compare
-    from scaling.laws import fit as fit
     from scaling.laws import holdout as holdout
     from scaling.laws import load as load
     from scaling.laws import plan as plan

@@ -93,11 +93,11 @@ def test_chains_move_as_transitions_of_their_own_say():
 
 def test_triples_match_where_a_loop_over_three_places_says_and_yes_is_as_often_scored_as_no():
     tokens, labels, scored = TripleMatch(modulus=7, length=6).draw(np.random.default_rng(0), 200)
-    for row, asked, said in zip(tokens.tolist(), scored, labels, strict=True):
+    for row, asked, label in zip(tokens.tolist(), scored, labels, strict=True):
         for at in np.flatnonzero(asked):
             found = {(row[j] + row[k] + row[at]) % 7 == 0 for j, k in itertools.combinations(range(at), 2)}
             loose = {(row[j] + row[k] + row[at]) % 7 == 0 for j in range(at + 1) for k in range(at + 1)}
-            assert (True in found) == (True in loose) == said[at]
+            assert (True in found) == (True in loose) == label[at]
     assert scored[:, 2:].any(0).all() and not scored[:, :2].any()
     for at in range(2, 6):
         assert labels[scored[:, at], at].mean() == 0.5
