@@ -79,6 +79,18 @@ def routed(router: jax.Array) -> Choose:
     return choose
 
 
+def counted(choose: Choose, costs: np.ndarray, spent: list[jax.Array]) -> Choose:
+    """The same choice, which leaves the cost of every token `[batch, seq]` of each layer in `spent`; costs
+    `[layers, 3]`."""
+
+    def both(i: int, x: jax.Array) -> jax.Array:
+        shares = choose(i, x)
+        spent.append(shares @ costs[i].astype(np.float32))
+        return shares
+
+    return both
+
+
 def flops(config: ModelConfig, small: Dense) -> np.ndarray:
     """Forward FLOPs of every path of every layer for one token `[layers, 3]` int64, the mixers' left out."""
     c, found = config.resolved(), []

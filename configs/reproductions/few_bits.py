@@ -3,8 +3,8 @@
     python -m launch.reproduce few_bits --workdir runs/reproductions/few_bits
 
 Numbers keep 8 exponent bits, so that only the mantissa gets shorter; all three products of every hidden matrix are
-rounded. A run has failed when its smoothed loss rose to twice its best, when it is not finite, or when it ends more than
-`BEHIND` above the best rate of the same seed with all bits.
+rounded. A run has failed when its smoothed loss rose to twice its best, when it is not finite, or when it ends more
+than `BEHIND` above the best rate of the same seed with all bits.
 """
 
 from collections.abc import Sequence
@@ -84,15 +84,14 @@ def run(work: Workspace) -> Measured:
     failed = {bits: (found > best + BEHIND).mean(1) for bits, found in loss.items()}
     more = np.mean([failed[bits] for bits in FEW], axis=0) - failed[BFLOAT16]
     worse = failed[BFLOAT16] - failed[BITS[0]]
-    means = {bits: np.where(np.isinf(found), np.nan, found).mean(0).round(4) for bits, found in loss.items()}
-    details = {
-        "rates": RATES,
-        "failed": {bits: (found > best + BEHIND).mean(0).tolist() for bits, found in loss.items()},
-        "mean loss": {bits: [None if np.isnan(x) else x for x in found.tolist()] for bits, found in means.items()},
-        "failed in bfloat16 less with all bits": [float(worse.mean()), *t_interval(worse)],
-        "sharpness at the lowest rate": {
-            bits: work.keep(f"sharp_{bits}", partial(sharpness, work, bits)) for bits in BITS
-        },
-    }
+    details: dict[str, JSON] = {
+        f"{bits} bits": {
+            "rates": RATES, "failed": (found > best + BEHIND).mean(0).tolist(),
+            "median loss": [float(x) if np.isfinite(x) else None for x in np.median(found, axis=0)],
+            "sharpness at the lowest rate": work.keep(f"sharp_{bits}", partial(sharpness, work, bits)),
+        }
+        for bits, found in loss.items()
+    }  # fmt: skip
+    details["failed in bfloat16 less with all bits"] = [float(worse.mean()), *t_interval(worse)]
     flops = sum(float(table["flops"].sum()) for table in tables.values())
     return Measured(float(more.mean()), t_interval(more), flops, details)
