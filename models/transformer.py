@@ -165,7 +165,8 @@ def ready(tree: WeightTree, params: Params, dtype: str) -> Params:
     or stored for a CPU, and in float32 where `Weight.exact`."""
 
     def one(weight: Weight, x: Any) -> Any:
-        if not isinstance(x, jax.Array | np.ndarray):
+        multiplies_itself = not isinstance(x, jax.Array | np.ndarray)  # models.contraction.Factor
+        if multiplies_itself:
             return x.ready(partial(one, weight), dtype)
         return gathered(x if weight.exact else x.astype(dtype), weight.axes)
 

@@ -9,7 +9,7 @@ than `BEHIND` above the low rate of the same seed with all bits.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from scaling.reproduction import JSON, Measured, Reproduction, Workspace, t_inte
 from scaling.sweep.config import SweepConfig, Value
 from scaling.train.adaptation import LowPrecision
 from scaling.train.config import TrainConfig
-
-if TYPE_CHECKING:
-    import jax
 
 MODEL = ModelConfig(d_model=32, n_layers=4, n_heads=4)
 BITS, BFLOAT16, FEW = (23, 7, 2, 0), 7, (2, 0)  # of the mantissa
@@ -59,15 +56,16 @@ def planned(quick: bool) -> Sequence[SweepConfig]:
 def sharpness(work: Workspace, bits: int) -> JSON:
     """Of the runs at the low rate, on held-out text."""
     import jax
+    import jax.numpy as jnp
 
     from models import transformer
     from models.cross_entropy import sharpness as sharp
 
     config = sweep(bits, work.quick)
-    tokens, way = arms.heldout(config, WINDOWS), config.train.trains
+    tokens, way = jnp.asarray(arms.heldout(config, WINDOWS)), config.train.trains
 
     @jax.jit
-    def of(params: Any) -> jax.Array:
+    def of(params: Any) -> Any:
         logits = transformer.apply(MODEL, way.join(MODEL.resolved(), params, None), tokens[:, :-1])
         return sharp(logits, tokens[:, 1:]).mean()
 
