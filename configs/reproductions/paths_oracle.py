@@ -106,22 +106,8 @@ def compared(seed: int, quick: bool) -> JSON:
     loss, cost = map(float, routed(params))
     every = paths.every(MODEL.n_layers)
     losses = np.array([np.asarray(under(params, path)) for path in every], np.float64)  # [81, texts]
-    costs = COST[np.arange(MODEL.n_layers), every].sum(1)
-    best = paths.oracle(losses, costs, cost)
-    means, fits = losses.mean(1), costs <= cost
-    small = losses[(every == paths.SMALL).all(1)][0]
-    difficulty = small - losses[best, np.arange(len(small))]
-    common = every[fits][means[fits].argmin()]
-    one_big = [path for path in every if (path == paths.BIG).sum() <= 1]
-    return {
-        "router": {"loss": loss, "cost": cost},
-        "oracle": {"loss": float(losses[best, np.arange(len(small))].mean()), "cost": float(costs[best].mean())},
-        "oracle of any cost": float(losses.min(0).mean()),
-        "one path for all texts": {"loss": float(means[fits].min()), "path": common.tolist()},
-        "all big": float(means[-1]), "all small": float(small.mean()),
-        "at most one big": min(float(means[(every == path).all(1)][0]) for path in one_big),
-        "difficulty of texts, quartiles": np.quantile(difficulty, (0.25, 0.5, 0.75)).tolist(),
-    }  # fmt: skip
+    found = paths.judged(losses, COST[np.arange(MODEL.n_layers), every].sum(1), cost)
+    return {"router": {"loss": loss, "cost": cost}} | found
 
 
 def run(work: Workspace) -> Measured:
