@@ -74,14 +74,20 @@ def posed(work: Workspace) -> list[Problem]:
 
 
 def write(
-    policy: Policy, prompts: Sequence[str], samples: int, sampling: Sampling, most: int = ROOM
+    policy: Policy,
+    prompts: Sequence[str],
+    samples: int,
+    sampling: Sampling,
+    most: int = ROOM,
+    context: int = 128,
+    seed: int = 0,
 ) -> list[list[tuple[str, int, float]]]:
     """(text, tokens, mean probability of a token) of every sample of every prompt, the same for the same arguments."""
     ends = (policy.continuation(".")[0], *policy.ends)
     asked = [tuple(int(t) for t in policy.tokenizer.encode(prompt)) for prompt in prompts]
-    engine = Engine(policy.model, policy.params, EngineConfig(slots=256, max_len=128, page_size=32, ends=ends))
+    engine = Engine(policy.model, policy.params, EngineConfig(slots=256, max_len=context, page_size=32, ends=ends))
     found: list[list] = [[None] * samples for _ in prompts]
-    for one in engine.generate(Request(i, row, samples, most, sampling) for i, row in enumerate(asked)):
+    for one in engine.generate(Request(i, row, samples, most, sampling, seed=seed) for i, row in enumerate(asked)):
         mean = sum(one.logprobs) / len(one.logprobs)
         text = policy.text(asked[one.problem], one.tokens)
         found[one.problem][one.sample] = (text, one.generated_tokens, float(np.exp(mean)))
@@ -170,4 +176,3 @@ def _judged(problems: Sequence[Problem], rows: Sequence[Sequence[tuple[str, int,
              answer=task.answer(text), score=score, generated_tokens=tokens)
         for i, problem in enumerate(problems) for j, (text, tokens, score) in enumerate(rows[i])
     ])  # fmt: skip
-

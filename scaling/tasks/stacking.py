@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from math import comb, factorial
@@ -50,7 +51,7 @@ class Stacking(Blocks):
         stacks = 1 + int(rng.choice(n, p=ways / ways.sum()))
         row = "".join("abcdefg"[i] for i in rng.permutation(n))
         cuts = [0, *sorted(1 + rng.choice(n - 1, stacks - 1, replace=False)), n]
-        return tuple(sorted(row[a:b] for a, b in zip(cuts, cuts[1:])))
+        return tuple(sorted(row[a:b] for a, b in itertools.pairwise(cuts)))
 
     def problem(self, start: State, goal: State) -> Problem:
         text = f"{self.show(start)}>{self.show(goal)}:"
@@ -82,8 +83,7 @@ class Stacking(Blocks):
         """
         state, moves = problem.instance.start, []
         thought = completion.startswith(THINK)
-        bare = completion.removeprefix(DIRECT).removeprefix(THINK)
-        for step in re.split(rf"[{re.escape(self.delimiter + self.end)}]", bare)[:-1]:
+        for step in re.split(rf"[{re.escape(self.delimiter + self.end)}]", _bare(completion))[:-1]:
             read = _STEP.fullmatch(step)
             following = self.step(problem, state, read[1]) if read and (thought or not read[2]) else None
             if read is None or following is None or len(moves) == self.limit(problem):
@@ -108,11 +108,15 @@ class Stacking(Blocks):
 
     def _moves(self, text: str) -> str | None:
         """A text as Blocks has it; None for one whose steps have another form than its first character says."""
-        closed = re.split(rf"([{re.escape(self.delimiter + self.end)}])", text.removeprefix(DIRECT).removeprefix(THINK))
+        closed = re.split(rf"([{re.escape(self.delimiter + self.end)}])", _bare(text))
         read = [_STEP.fullmatch(step) for step in closed[:-1:2]]
         if None in read or (not text.startswith(THINK) and any(step and step[2] for step in read)):
             return None
         return "".join(f"{step[1]}{mark}" for step, mark in zip(read, closed[1::2]) if step) + closed[-1]
+
+
+def _bare(text: str) -> str:
+    return text[1:] if text.startswith((THINK, DIRECT)) else text
 
 
 def _placed(state: tuple[str, ...], goal: tuple[str, ...]) -> set[str]:
