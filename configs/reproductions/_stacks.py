@@ -1,7 +1,9 @@
 """What two reproductions share: a small policy that moves blocks, with arrangements written after each move or without.
 
 One policy of width 64 learns both forms of scaling/tasks/stacking.py at sizes of 3 to 7 blocks, half of its solutions
-each; the first character of a completion says which form follows, and is forced.
+each; the first character of a completion says which form follows, and is forced. It takes some two minutes of a core.
+
+An earlier one was discarded: after 400 steps, on fewer small puzzles, one in a hundred of its completions was right.
 """
 
 from __future__ import annotations

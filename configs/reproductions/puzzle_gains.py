@@ -71,7 +71,7 @@ def run(work: Workspace) -> Measured:
     samples = Samples.from_table(table)
     first = table.groupby("problem").agg(level=("level", "first"), mean=("correct", "mean"), best=("correct", "max"))
     level, single = first["level"].to_numpy(), first["mean"].to_numpy()
-    votes = vote_values(samples, np.array([ATTEMPTS]), subsets=1)[0][:, 0]
+    votes = vote_values(samples, np.array([ATTEMPTS]), subsets=200)[0][:, 0]
     values = np.stack([level, single, first["best"], feedback[:, 0], feedback[:, -1], votes,
                        halves(table).to_numpy()], 1)  # fmt: skip
 

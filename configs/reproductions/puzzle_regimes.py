@@ -1,4 +1,4 @@
-"""Three regimes of a puzzle's size: moves alone do at the smallest, thoughts win in the middle, and neither works beyond.
+"""Regimes of a puzzle's size: moves alone do at the smallest, thoughts win in the middle, neither works at the largest.
 
     python -m launch.reproduce puzzle_regimes --workdir runs/reproductions/puzzle_regimes
 
@@ -31,8 +31,9 @@ def get_reproduction() -> Reproduction:
         unit="accuracy, the least of: moves alone less a thought at 3 blocks, a thought less moves alone at 4 and 5, "
         "and a tenth less a thought at 7; of as many tokens of moves alone as a thought takes the best counts",
         minutes=12,
-        not_covered="language models; towers of Hanoi, checkers and river crossings, for which no policy was trained. "
-        "A thought is the arrangement after every move. Larger sizes are rarer in what the policy learned from",
+        not_covered="language models and more than one policy; towers of Hanoi, checkers and river crossings, for "
+        "which no policy was trained. A thought is the arrangement after every move. Larger sizes are rarer in what the "
+        "policy learned from. Tokens of a thought do not fall at any of these sizes (details)",
         simulated=False,
         run=run,
         sweeps=lambda quick: (plan(quick),),
