@@ -31,7 +31,8 @@ def get_reproduction() -> Reproduction:
         "eight rounds with feedback; shorter half of a size's solutions less longer half",
         minutes=10,
         not_covered="language models and NP-hard problems; one policy. Feedback is a checker that leaves the legal "
-        "steps with the arrangements that they truly led to, from which the policy goes on",
+        "steps with the arrangements that they truly led to, from which the policy goes on. The largest size is not "
+        "beyond the policy: gains may shrink where hardly anything is right, which is not seen here",
         simulated=False,
         run=run,
         sweeps=lambda quick: (plan(quick),),

@@ -32,8 +32,8 @@ def get_reproduction() -> Reproduction:
         "and a tenth less a thought at 7; of as many tokens of moves alone as a thought takes the best counts",
         minutes=12,
         not_covered="language models and more than one policy; towers of Hanoi, checkers and river crossings, for "
-        "which no policy was trained. A thought is the arrangement after every move. Larger sizes are rarer in what the "
-        "policy learned from. Tokens of a thought do not fall at any of these sizes (details)",
+        "which no policy was trained. A thought is the arrangement after every move. Larger sizes are rarer in what "
+        "the policy learned from. Tokens of a thought do not fall at any of these sizes (details)",
         simulated=False,
         run=run,
         sweeps=lambda quick: (plan(quick),),
