@@ -2,8 +2,8 @@
 
     python -m launch.reproduce small_search --workdir runs/reproductions/small_search
 
-The two policies are shared with sleep_time. A first run had fewer samples than the larger policy's FLOPs allow, and asked
-chains of two operations as well, which that policy rarely ends: -0.035 [-0.077, 0.007].
+The two policies are shared with sleep_time. A first run had fewer samples than the larger policy's FLOPs allow, and
+asked chains of two operations as well, which that policy rarely ends: -0.035 [-0.077, 0.007].
 """
 
 from functools import partial
