@@ -58,7 +58,7 @@ class Stacking(Blocks):
         return Problem(text, text, Route(start, goal, 2 * self.blocks))
 
     def solution(self, problem: Problem, rng: np.random.Generator) -> str:
-        state, moves = problem.instance.start, []
+        state, moves = problem.instance.start, list[tuple[str, State]]()
         while state != problem.instance.goal:
             options = self._ruled(problem, state)
             move, state = options[int(rng.integers(len(options)))]
@@ -81,7 +81,7 @@ class Stacking(Blocks):
 
         An end that comes elsewhere than at the goal, and a last step that was not closed, are taken away.
         """
-        state, moves = problem.instance.start, []
+        state, moves = problem.instance.start, list[tuple[str, State]]()
         thought = completion.startswith(THINK)
         for step in re.split(rf"[{re.escape(self.delimiter + self.end)}]", _bare(completion))[:-1]:
             read = _STEP.fullmatch(step)
@@ -119,6 +119,6 @@ def _bare(text: str) -> str:
     return text[1:] if text.startswith((THINK, DIRECT)) else text
 
 
-def _placed(state: tuple[str, ...], goal: tuple[str, ...]) -> set[str]:
-    """The blocks that stand as in the goal, with all that is below them."""
+def _placed(state: Any, goal: Any) -> set[str]:
+    """The blocks that stand as in the goal, both tuples of stacks, with all that is below them."""
     return {stack[i] for stack in state for i in range(len(stack)) if any(g.startswith(stack[: i + 1]) for g in goal)}
