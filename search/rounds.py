@@ -194,8 +194,17 @@ class Rounds:
 
         return jax.lax.while_loop(going, round, (state, most))[0]
 
-    def advance(self, params: Any, state: State) -> tuple[State, Extension]:
-        """Select, and extend what was selected; the rows are not yet scored."""
+    def first(self, params: Any, contexts: Any, keys: jax.Array) -> Population:
+        """What the first round writes after these prompts `[problems, width]`, by keys `[problems * width, 2]` uint32
+        of the rows' own: for who draws texts within another program."""
+        every = jnp.ones(self.config.problems, bool)
+        state = self.empty()._replace(contexts=contexts, occupied=every, done=~every)
+        state = state._replace(population=self._fresh(contexts, state.population.caches))
+        return self.advance(params, state, keys)[1].rows
+
+    def advance(self, params: Any, state: State, keys: jax.Array | None = None) -> tuple[State, Extension]:
+        """Select, and extend what was selected; the rows are not yet scored. keys: as in `first`; None: those of
+        their lineages."""
         state, choice = self.select(state)
         rows = self.taken(state.population, choice.parents, choice.live | (choice.cut >= 0))
         state, rows = self._new_lineages(state, choice, rows)
@@ -204,7 +213,7 @@ class Rounds:
         live = choice.live & (rows.reason == GOING)
         wanted = choice.targets, choice.steps, choice.forced, choice.temperature, choice.writer
         picked = Extension(rows, rows, live, choice.parents, rows.length, *wanted)
-        state, picked = self._extend(params, state, picked)
+        state, picked = self._extend(params, state, picked, keys)
         looks = self.strategy.lookahead and self.strategy.scored
         return self._look_ahead(params, state, picked) if looks else (state, picked)
 
@@ -375,13 +384,15 @@ class Rounds:
         _, costs, caches = jax.lax.while_loop(lambda carry: (carry[0] < last).any(), one, start)
         return state._replace(costs=costs), rows._replace(caches=caches)
 
-    def _extend(self, params: Any, state: State, picked: Extension) -> tuple[State, Extension]:
+    def _extend(
+        self, params: Any, state: State, picked: Extension, keys: jax.Array | None = None
+    ) -> tuple[State, Extension]:
         """Let the live rows go on for their steps."""
         going = _Going(
             picked.rows, state.costs, state.broke, picked.live, jnp.zeros_like(picked.steps), picked.rows.length
         )
         streams = _streams(state, self.config.seed, picked.rows.lineage)
-        stream_keys = lineage_keys(streams.reshape(-1, 3))
+        stream_keys = lineage_keys(streams.reshape(-1, 3)) if keys is None else keys
         before = picked.rows.length
 
         def body(carry: _Going) -> _Going:
