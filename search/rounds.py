@@ -303,7 +303,7 @@ class Rounds:
         view = particles.view(state.population, state.costs.rounds, self._left(state), stop)
         streams = jnp.stack([jnp.full_like(state.problem, self.config.seed), state.problem], -1)
         streams = jnp.concatenate([streams, jnp.full_like(streams[:, :1], STRATEGY)], -1)
-        keys = jax.vmap(_fold)(lineage_keys(streams), state.costs.rounds)
+        keys = sampling.step_keys(lineage_keys(streams), state.costs.rounds)
         choice, new = jax.vmap(self.strategy.select)(keys, state.strategy, view)
         running = state.occupied & ~state.done
         ended = running & (choice.done | stop)
@@ -594,7 +594,3 @@ def _streams(state: State, seed: int, lineage: jax.Array) -> jax.Array:
     """(seed, problem, lineage) of every row, `[problems, width, 3]` uint32."""
     problem = jnp.broadcast_to(state.problem[:, None], lineage.shape)
     return jnp.stack([jnp.full_like(lineage, seed), problem, lineage], -1)
-
-
-def _fold(key: jax.Array, data: jax.Array) -> jax.Array:
-    return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), data))

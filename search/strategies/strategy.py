@@ -78,6 +78,11 @@ Select = Callable[[jax.Array, Any, View], tuple[Choice, Any]]
 Control = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
+def either(condition: jax.Array, yes: Any, no: Any) -> Any:
+    """`yes` where a condition `[]` bool holds, else `no`: pytrees of one structure."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
 def by_score(state: Any, view: View) -> Answer:
     """The complete particle of the highest score, the first of equals."""
     weight = jnp.where(view.complete, view.score, 0.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,14 +19,14 @@ from models.config import ModelConfig
 from models.errors import require
 from models.transformer import Params
 from search.config import SearchConfig
-from search.decoder import Context, Decoder, TransformerDecoder
+from search.decoder import Decoder, TransformerDecoder
 from search.engine import sampling
 from search.engine.config import Precision
 from search.engine.sampling import Sampling
 from search.population import Population
 from search.rounds import Rounds
 from search.strategies.best_of_n import best_of_n
-from search.verifiers.scorer import Unscored
+from search.verifiers.scorer import Unscored, whole_texts
 
 Prompts = Callable[[Any, Population], Any]  # (contexts, rows) -> arrays [problems * particles, ...], the last: lengths
 
@@ -129,25 +130,9 @@ def generative_verifier(
     require(model.vocab_size == vocab_size, "scorer", problem, "train it with the policy's tokenizer")
     room = config.prompt_len + config.max_tokens + len(question)
     judge = TransformerDecoder(model, params, room, precision, field="question")
-    asked = jnp.asarray(question, jnp.int32)
-
-    def prompts(contexts: Context, rows: Population) -> tuple[jax.Array, jax.Array]:
-        """(tokens `[problems * particles, room]`, lengths)."""
-        place = jnp.arange(room)
-        before, own = contexts.length[:, None, None], rows.length[..., None]
-        prompt = jnp.pad(contexts.tokens, ((0, 0), (0, room - contexts.tokens.shape[1])))[:, None]
-        at = jnp.broadcast_to(place - before, (*rows.length.shape, room))
-        completion = jnp.take_along_axis(rows.tokens, jnp.clip(at, 0, rows.tokens.shape[-1] - 1), axis=-1)
-        text = jnp.where(place < before, prompt, completion)
-        length = rows.length + contexts.length[:, None] + len(asked)
-        if len(asked):
-            after = asked[jnp.clip(place - before - own, 0, len(asked) - 1)]
-            text = jnp.where(place < before + own, text, after)
-        text = jnp.where(place < length[..., None], text, 0)
-        return text.reshape(-1, room), length.reshape(-1)
-
     # Attention makes a token dearer the more it follows: the last one's price for all, which is at most too much.
     price = counts.decode_flops(judge.config, room + most_tokens)
+    asked = partial(whole_texts, after=question)
     return GenerativeVerifier(
-        judge, prompts, yes, no, flops_per_token=price, votes=votes, most_tokens=most_tokens, drawn=drawn
+        judge, asked, yes, no, flops_per_token=price, votes=votes, most_tokens=most_tokens, drawn=drawn
     )
