@@ -66,7 +66,9 @@ def trained(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _chunk(config: ModelConfig, train: TrainConfig, state: Any, examples: Any, key: Any, hyper: Any, frozen: Any) -> Any:
+def _chunk(
+    config: ModelConfig, train: TrainConfig, state: Any, examples: Any, key: Any, hyper: Any, frozen: Any
+) -> Any:
     def step(state: Any, key: jax.Array) -> tuple[Any, None]:
         chosen = jax.random.randint(key, (train.batch_size,), 0, EXAMPLES)
         batch = jax.tree.map(lambda x: x[chosen], examples)

@@ -29,11 +29,12 @@ def get_reproduction() -> Reproduction:
         methods=(219,),
         claim="Tuned to a domain, pruned and quantised, a small model has a lower perplexity there and a lower general "
         "score",
-        source="GEM, Fragile Mastery, 2025; indices as scaling.evaluate.measures.specialisation states them",
+        source="Jha and Paudel 2025, Fragile Mastery, arXiv:2503.22698",
         smallest_effect=0.05,
         unit="the lesser of: fall of the target's nats per token; fall of accuracy on the other domains",
         minutes=4,
-        not_covered="language; larger models; tuning with a mask after pruning; 4 bits; replay, which would keep more",
+        not_covered="language; larger models; the published indices (those here are our own forms) and architecture; tuning "
+        "after pruning; 4 bits; replay, which would keep more",
         simulated=False,
         run=run,
     )

@@ -48,8 +48,8 @@ def get_reproduction() -> Reproduction:
         smallest_effect=0.15,
         unit="greedy accuracy on held-out problems: after less before",
         minutes=12,
-        not_covered="reasoning in words; models above 0.1M weights; a reward model; the updates were doubled after a first "
-        "form of 200, which could not tell",
+        not_covered="reasoning in words; models above 0.1M weights; a reward model; the updates were doubled after "
+        "a first form of 200, which could not tell",
         simulated=False,
         run=run,
     )

@@ -1,6 +1,5 @@
-"""What a model that was specialised to one domain gained there and lost elsewhere (GEM, "Fragile Mastery", 2025).
-
-The published indices are given in words; these are the forms that are used here.
+"""What a model that was specialised to one domain gained there and lost elsewhere, after Jha and Paudel 2025 (Fragile
+Mastery, arXiv:2503.22698); the forms of the indices are our own.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from models.errors import require
 
 def specialisation_index(target_gain: float, general_loss: float) -> float:
     """gain / (gain + loss), of what the target gained and the rest lost in one unit: 1 where nothing was lost, 1/2
-    where as much was lost as gained, 0 where nothing was gained. A loss or a gain below 0 counts as none; 0 for neither.
+    where as much was lost as gained, 0 where nothing was gained. What is below 0 counts as none; 0 for neither.
     """
     gain, lost = max(0.0, float(target_gain)), max(0.0, float(general_loss))
     require(np.isfinite(gain + lost), "specialisation", f"of {gain} and {lost}", "give finite numbers")
