@@ -56,7 +56,7 @@ def one(teacher: Frozen, width: int, seed: int, general: int, distilled: int, pr
 
 
 def run(work: Workspace) -> Measured:
-    seeds, learned, general, distilled, problems = (2, 100, 100, 100, 20) if work.quick else (3, 1500, 1000, 300, 300)
+    seeds, learned, general, distilled, problems = (2, 100, 100, 100, 20) if work.quick else (3, 1000, 800, 400, 300)
     teacher = Frozen(TEACHER, taught(learned))
     skill = work.keep("teacher", lambda: domains.judged(TEACHER, teacher.params, problems))
     found: dict[int, list[dict]] = {}
