@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from models.config import ModelConfig
 from models.errors import require
+from models.transformer import weights
 from models.weight import Stacked, walk
 
 
@@ -20,8 +21,6 @@ def prune(params: Mapping[str, Any], config: ModelConfig, share: float) -> dict[
     et al. 2015), without training after it.
     """
     require(0 <= share < 1, "prune.share", f"is {share}", "give a share from 0 to below 1")
-    from models.transformer import weights  # which imports much that pruning of declared trees does not need
-
     made: dict[str, Any] = jax.tree.map(lambda x: x, dict(params))
     for path, weight in walk(weights(config)):
         if weight.role != "matrix":
