@@ -12,10 +12,11 @@ import numpy as np
 from models.config import ModelConfig
 from models.transformer import apply, shifted
 from scaling.tasks.modular import Modular
+from scaling.tasks.task import Split
 from scaling.tasks.text import CharTokenizer, solved_rows
 from scaling.tasks.words import Copy, Recall
 from scaling.train.config import TrainConfig, hyperparameters
-from scaling.train.objectives import Completions, Frozen, Objective
+from scaling.train.objectives import AnyObjective, Completions, Frozen
 from scaling.train.step import init_state, train_step
 
 CHAINS = 0  # the place of arithmetic, whose solutions are chains of thought
@@ -30,7 +31,7 @@ def model(width: int) -> ModelConfig:
     return ModelConfig(vocab_size=TOKENS.vocab_size, d_model=width, n_layers=2, n_heads=2).resolved()
 
 
-def train_config(learning_rate: float, objective: Objective | None = None) -> TrainConfig:
+def train_config(learning_rate: float, objective: AnyObjective | None = None) -> TrainConfig:
     """Steps at a constant rate, so that any number of them is one program."""
     return TrainConfig(
         steps=CHUNK, batch_size=32, seq_len=SEQ, learning_rate=learning_rate, schedule="constant", warmup_steps=10,
@@ -38,7 +39,7 @@ def train_config(learning_rate: float, objective: Objective | None = None) -> Tr
     )  # fmt: skip
 
 
-def rows(domain: int, split: str = "train", number: int = EXAMPLES) -> dict[str, np.ndarray]:
+def rows(domain: int, split: Split = "train", number: int = EXAMPLES) -> dict[str, np.ndarray]:
     """Solved problems of a domain, as rows of a batch."""
     task = DOMAINS[domain]
     return solved_rows(TOKENS, task, task.generate(domain, number, split), SEQ)
