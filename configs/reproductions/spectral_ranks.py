@@ -3,7 +3,8 @@
     python -m launch.reproduce spectral_ranks --workdir runs/reproductions/spectral_ranks
 
 Two minutes on one core. Models of 0.03M weights learn four domains; their hidden matrices are then cut to 60, 70, 80
-and 90 per cent of their parameters by either rule, without training after it.
+and 90 per cent of their parameters by either rule, without training after it. Four
+seeds could not tell (0.221 [-0.099, 0.541] against 0.02), so there are twice as many.
 """
 
 from functools import partial
@@ -48,7 +49,7 @@ def one(seed: int, steps: int, problems: int) -> dict:
 
 
 def run(work: Workspace) -> Measured:
-    seeds, steps, problems = (2, 100, 20) if work.quick else (4, 1200, 300)
+    seeds, steps, problems = (2, 100, 20) if work.quick else (8, 1200, 300)
     every = []
     for seed in range(seeds):
         work.say(f"seed {seed}: a general model, cut by two rules")
