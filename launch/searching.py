@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from launch.prompts import Prompt
     from scaling.sweep.lease import Presence
     from search.policy import Policy
-    from search.searcher import Candidate, Found
-    from search.strategies.setting import Search, Setting, StrategyConfig
+    from search.searcher import Candidate, Found, Searcher
+    from search.strategies.setting import Setting, StrategyConfig
 
 POLL_S = 0.5
 MOST_SEARCHES = 4  # with different delimiters, that are kept compiled
@@ -71,14 +71,14 @@ class Prepared:
     config: JobConfig
     setting: Setting
     digest: str
-    searches: dict[str | None, Search] = dataclasses.field(default_factory=dict)  # by a row's own delimiter
+    searches: dict[str | None, Searcher] = dataclasses.field(default_factory=dict)  # by a row's own delimiter
 
     @property
     def stepwise(self) -> bool:
         """Whether it chooses between steps, which something must end."""
         return self.config.strategy is not None and self.config.strategy.stepwise
 
-    def of(self, delimiter: str | None) -> Search:
+    def of(self, delimiter: str | None) -> Searcher:
         """The search of rows with this delimiter of their own; ConfigError where there can be none."""
         if delimiter not in self.searches:
             made = self.strategy(delimiter).search(self.setting)

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from models.contraction import contract
+
 
 @partial(
     jax.tree_util.register_dataclass,
@@ -44,6 +46,17 @@ class Adapted:
 
         gains, bottleneck = (cast(self.gain_in), cast(self.gain_out)), (cast(self.squeeze), cast(self.expand))
         return Adapted(base(self.base), cast(self.down), cast(self.up), *gains, *bottleneck, self.scale)
+
+    def contracted(self, x: jax.Array, dims: int) -> jax.Array:
+        """The product of x `[..., *in]` and the base's first `dims` dims with all parts: `[..., *out]` in x's dtype."""
+        y = contract(x if self.gain_in is None else x * self.gain_in, self.base, dims)
+        if self.gain_out is not None:
+            y = y * self.gain_out
+        if self.down is not None:
+            y = y + jnp.asarray(self.scale, y.dtype) * contract(contract(x, self.down, dims), self.up)
+        if self.squeeze is not None:
+            y = y + contract(jax.nn.gelu(contract(y, self.squeeze, y.ndim - x.ndim + dims)), self.expand)
+        return y
 
 
 def merged(w: Adapted) -> jax.Array:

@@ -3,44 +3,39 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from models.adapted import Adapted
-from models.output_major import OutputMajor, output_major_contract
 from models.platform import on_cpu
-from models.quantized import QuantizedWeight, quantized_contract
 from models.sharding import current_mesh
 
 PRODUCT = "product"  # the name under which a rematerialisation policy can save what `contract` returns
 
 
-def contract(x: jax.Array, w: jax.Array | QuantizedWeight | OutputMajor | Adapted, dims: int = 1) -> jax.Array:
+class Factor(Protocol):
+    """A weight that is more than an array, and multiplies itself."""
+
+    def contracted(self, x: jax.Array, dims: int) -> jax.Array:
+        """The contraction of the last `dims` dims of x with its first ones, in x's dtype."""
+
+    def ready(self, whole: Callable[[Any], Any], dtype: str) -> Factor:
+        """Itself as products read it: `whole` does that for an array, and `dtype` is that of the computation."""
+
+
+def contract(x: jax.Array, w: jax.Array | Factor, dims: int = 1) -> jax.Array:
     """Contract the last `dims` dims of x with the first `dims` of w, accumulating in float32.
 
     x `[..., *in]`, w `[*in, *out]` -> `[..., *out]` in x's dtype.
     """
-    if isinstance(w, Adapted):
-        return _adapted(x, w, dims)
-    if isinstance(w, QuantizedWeight):
-        return quantized_contract(x, w, dims)
-    if isinstance(w, OutputMajor):
-        return output_major_contract(x, w, dims)
+    if not isinstance(w, jax.Array | np.ndarray):
+        return w.contracted(x, dims)
     return checkpoint_name(_contract(x, w, dims), PRODUCT)
-
-
-def _adapted(x: jax.Array, w: Adapted, dims: int) -> jax.Array:
-    y = contract(x if w.gain_in is None else x * w.gain_in, w.base, dims)
-    if w.gain_out is not None:
-        y = y * w.gain_out
-    if w.down is not None:
-        y = y + jnp.asarray(w.scale, y.dtype) * contract(contract(x, w.down, dims), w.up)
-    if w.squeeze is not None:
-        y = y + contract(jax.nn.gelu(contract(y, w.squeeze, y.ndim - x.ndim + dims)), w.expand)
-    return y
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -40,6 +40,21 @@ def cross_entropy(
     return _weighted_loss(hidden, head, targets, weights, softcap), weights.sum()
 
 
+def sharpness(logits: jax.Array, targets: jax.Array, epsilon: float = 5e-4) -> jax.Array:
+    """100 (most - loss) / (1 + loss) `[...]` of logits `[..., vocab]` and targets `[...]`: by how many per cent the
+    loss may rise where every logit z moves by at most epsilon (|z| + 1) (Keskar et al. 2017, of logits as in Lee et al.
+    2024, arXiv:2405.18710). The loss falls with the target's logit and rises with all others, so that its most is at a
+    corner of the box that is known."""
+    own = jax.nn.one_hot(targets, logits.shape[-1], dtype=bool)
+    room = epsilon * (jnp.abs(logits) + 1)
+
+    def loss(z: jax.Array) -> jax.Array:
+        return jax.nn.logsumexp(z, axis=-1) - jnp.take_along_axis(z, targets[..., None], axis=-1)[..., 0]
+
+    here = loss(logits)
+    return 100 * (loss(logits + jnp.where(own, -room, room)) - here) / (1 + here)
+
+
 def log_probabilities(
     hidden: jax.Array, head: jax.Array, targets: jax.Array, *, softcap: float | None = None, temperature: float = 1.0
 ) -> jax.Array:

@@ -9,6 +9,7 @@ for 64. What stays in a cache between steps is better left alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,6 +39,15 @@ class OutputMajor:
     def astype(self, dtype: Any) -> OutputMajor:
         """The same in another dtype."""
         return OutputMajor(self.values.astype(dtype), self.shape, self.inputs)
+
+    def ready(self, whole: Callable[[Any], Any], dtype: str) -> OutputMajor:
+        """Itself: it is read as it was stored."""
+        del whole, dtype
+        return self
+
+    def contracted(self, x: jax.Array, dims: int) -> jax.Array:
+        """As `output_major_contract`."""
+        return output_major_contract(x, self, dims)
 
 
 def output_major(w: jax.Array, inputs: int) -> OutputMajor:

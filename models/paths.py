@@ -79,6 +79,18 @@ def routed(router: jax.Array) -> Choose:
     return choose
 
 
+def counted(choose: Choose, costs: np.ndarray, spent: list[jax.Array]) -> Choose:
+    """The same choice, which leaves the cost of every token `[batch, seq]` of each layer in `spent`; costs
+    `[layers, 3]`."""
+
+    def both(i: int, x: jax.Array) -> jax.Array:
+        shares = choose(i, x)
+        spent.append(shares @ costs[i].astype(np.float32))
+        return shares
+
+    return both
+
+
 def flops(config: ModelConfig, small: Dense) -> np.ndarray:
     """Forward FLOPs of every path of every layer for one token `[layers, 3]` int64, the mixers' left out."""
     c, found = config.resolved(), []
@@ -111,3 +123,23 @@ def oracle(losses: np.ndarray, costs: np.ndarray, budget: float) -> np.ndarray:
         price = (low + high) / 2
         low, high = (low, price) if costs[chosen(price)].mean() <= budget else (price, high)
     return chosen(high)
+
+
+def judged(losses: np.ndarray, costs: np.ndarray, budget: float) -> dict[str, Any]:
+    """Mean losses of all 3^L paths' losses `[paths, texts]`, in the order of `every`, whose costs are `[paths]`: of the
+    oracle at a mean cost of `budget` and of any, of the best path of all texts that costs no more, and of paths of one
+    kind; and quartiles of how much harder small blocks alone find a text than its oracle does."""
+    paths = every(round(np.log(len(losses)) / np.log(3)))
+    best, means, fits = oracle(losses, costs, budget), losses.mean(1), costs <= budget
+    small = losses[(paths == SMALL).all(1)][0]
+    own = losses[best, np.arange(len(small))]
+    return {
+        "oracle": {"loss": float(own.mean()), "cost": float(costs[best].mean())},
+        "oracle of any cost": float(losses.min(0).mean()),
+        "one path for all texts": {
+            "loss": float(means[fits].min()), "path": paths[fits][means[fits].argmin()].tolist(),
+        },
+        "all big": float(means[-1]), "all small": float(small.mean()),
+        "at most one big": float(means[(paths == BIG).sum(1) <= 1].min()),
+        "difficulty of texts, quartiles": np.quantile(small - own, (0.25, 0.5, 0.75)).tolist(),
+    }  # fmt: skip

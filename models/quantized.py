@@ -9,6 +9,7 @@ loop, ten times slower than float32; two rows go through the fast product, so a 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -75,6 +76,15 @@ class QuantizedWeight:
         """Itself: products are computed in the dtype of the other operand."""
         del dtype
         return self
+
+    def ready(self, whole: Callable[[Any], Any], dtype: str) -> QuantizedWeight:
+        """Itself: it is read as it was quantised."""
+        del whole, dtype
+        return self
+
+    def contracted(self, x: jax.Array, dims: int) -> jax.Array:
+        """As `quantized_contract`."""
+        return quantized_contract(x, self, dims)
 
 
 def quantize_weight(w: jax.Array, mode: Mode, inputs: int = 1, transposed: bool = False) -> QuantizedWeight:

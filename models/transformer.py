@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from models.adapted import Adapted
 from models.config import ModelConfig
 from models.contraction import PRODUCT, contract
 from models.cross_entropy import cross_entropy
 from models.layer import Layer
 from models.norm import norm
-from models.output_major import OutputMajor
 from models.past import Past, WholeSequence
 from models.quantized import QuantizedWeight, lookup
 from models.routing import Routing, collect
@@ -166,9 +165,8 @@ def ready(tree: WeightTree, params: Params, dtype: str) -> Params:
     or stored for a CPU, and in float32 where `Weight.exact`."""
 
     def one(weight: Weight, x: Any) -> Any:
-        if isinstance(x, QuantizedWeight | OutputMajor):
-            return x
-        if isinstance(x, Adapted):
+        multiplies_itself = not isinstance(x, jax.Array | np.ndarray)  # models.contraction.Factor
+        if multiplies_itself:
             return x.ready(partial(one, weight), dtype)
         return gathered(x if weight.exact else x.astype(dtype), weight.axes)
 
@@ -332,9 +330,7 @@ def run_layer(
     `config.remat` says."""
     declared = block_weights(config, layer)
 
-    def run(
-        w: Params, x: Any, positions: jax.Array, segments: jax.Array | None, tokens: jax.Array
-    ) -> tuple[Any, Any]:
+    def run(w: Params, x: Any, positions: jax.Array, segments: jax.Array | None, tokens: jax.Array) -> tuple[Any, Any]:
         past = WholeSequence(positions, segments, config.context)
         x, _, routings = config.wired.apply(config.stream, layer, ready(declared, w, config.dtype), x, past, tokens)
         return x, routings

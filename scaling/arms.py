@@ -60,12 +60,15 @@ def heldout(config: SweepConfig, windows: int) -> np.ndarray:
     return np.asarray(found).reshape(-1, found.shape[-1])[:windows]
 
 
-def trained(work: Workspace, config: SweepConfig) -> list[Any]:
-    """The parameters of every run of a sweep that `work` has trained, in the order of the seeds."""
-    from scaling.train.checkpoint import load_params
+def trained(work: Workspace, config: SweepConfig, learning_rate: float | None = None) -> list[Any]:
+    """What the runs of a sweep that `work` has trained ended with, in the order of the seeds: the parameters of their
+    models, or what trained where the two are not the same (`Adaptation.linear`). None: of every rate."""
+    from scaling.train.checkpoint import load
 
-    place = work.folder / "sweeps" / config.name / "trials"
-    return [load_params(place / trial.id) for trial in sorted(config.trials(), key=lambda trial: trial.train.seed)]
+    place, name = work.folder / "sweeps" / config.name / "trials", "params" if config.train.trains.linear else "trained"
+    chosen = [t for t in config.trials() if learning_rate in (None, t.train.learning_rate)]
+    ordered = sorted(chosen, key=lambda trial: trial.train.seed)
+    return [load(place / trial.id / "checkpoints", subtree=name).state for trial in ordered]
 
 
 def heldout_loss(model: ModelConfig, params: Any, tokens: np.ndarray) -> float:

@@ -50,6 +50,20 @@ def difficulty_bins(ease: pd.Series | Mapping[Any, float], bins: int = 5) -> pd.
     return pd.Series(rank * bins // len(ease) + 1, index=ease.index, name="difficulty")
 
 
+def absolute_bins(ease: pd.Series | Mapping[Any, float], edges: Sequence[float] = (0.1, 0.5)) -> pd.Series:
+    """Bins by pass rates themselves from problem -> pass rate, 1 the easiest: [0.5, 1], [0.1, 0.5), [0, 0.1).
+
+    So a strong policy's problems are easy, which quintiles cannot say (Liu et al. 2025). edges: rising, each the least
+    pass rate of an easier bin.
+    """
+    ease = pd.Series(ease, dtype=float)
+    require(not ease.isna().any(), "ease", "has a problem without a value", "give one number per problem")
+    rising = bool(len(edges)) and list(edges) == sorted(set(edges)) and edges[0] > 0 and edges[-1] <= 1
+    require(rising, "edges", f"are {tuple(edges)}", "give rising pass rates above 0, such as (0.1, 0.5)")
+    easier = np.searchsorted(np.asarray(edges, float), ease.to_numpy(), side="right")
+    return pd.Series(len(edges) + 1 - easier, index=ease.index, name="difficulty")
+
+
 @dataclass(frozen=True, eq=False)
 class ComputeOptimal:
     """Accuracy when every problem gets the strategy that was best for its difficulty on the other fold.

@@ -247,8 +247,6 @@ class TransformerDecoder:
         from its own state, the prompt's at first."""
         weights, head = params
         weights, flat = computed(self.config, weights), tokens.reshape(-1)
-        live, positions = flat >= 0, (contexts.length[:, None] + length).reshape(-1, 1)
-        at = jnp.where(live, length.reshape(-1), -1)[:, None]  # who stands still writes nowhere
 
         def going_on(own: jax.Array, prompt: jax.Array) -> jax.Array:
             first = (length == 0).reshape(*length.shape, *(1,) * (own.ndim - 2))
@@ -256,16 +254,26 @@ class TransformerDecoder:
 
         states = jax.tree.map(going_on, caches.states, contexts.states)
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), caches.layers)
-        pasts = [
-            ParticlePast(positions, {}, (own,), state, (), at, live, prompt, contexts.length, tokens.shape)
-            for prompt, own, state in zip(contexts.layers, rows, states)
-        ]
-        output = forward(self.config, weights, jnp.maximum(flat, 0)[:, None], positions, pasts=pasts)
+        pasts = self._pasts(contexts, rows, states, tokens, length)
+        output = forward(self.config, weights, jnp.maximum(flat, 0)[:, None], pasts[0].positions, pasts=pasts)
         after = cast(tuple[ParticlePast, ...], output.pasts)
         outputs = self._outputs(output.hidden, output.head, head)
         outputs = jax.tree.map(lambda x: x[:, 0].reshape(*tokens.shape, *x.shape[2:]), outputs)
         own = Own(tuple(past.blocks[0] for past in after), tuple(past.state for past in after))
         return outputs, jax.tree.map(lambda x: x.reshape(*tokens.shape, *x.shape[1:]), own)
+
+    def _pasts(
+        self, contexts: Context, layers: Layers, states: Layers, tokens: jax.Array, length: jax.Array
+    ) -> list[ParticlePast]:
+        """Of every layer, for one token of particles `[problems, particles]`; what they keep leads with their rows."""
+        live = tokens >= 0
+        # Who stands still writes nowhere, and may be as long as positions go.
+        positions = (contexts.length[:, None] + jnp.where(live, length, 0)).reshape(-1, 1)
+        at, live = jnp.where(live, length, -1).reshape(-1, 1), live.reshape(-1)
+        return [
+            ParticlePast(positions, {}, (own,), state, (), at, live, prompt, contexts.length, tokens.shape)
+            for prompt, own, state in zip(contexts.layers, layers, states)
+        ]
 
     def position_axes(self, caches: Own) -> Own:
         """After problems, particles and heads; states have none."""

@@ -68,12 +68,6 @@ class Ledger:
         total.depth = max((cost.depth for cost in costs), default=0)
         return total
 
-    def add(self, other: Ledger) -> None:
-        """Take over another ledger's costs, for instance of an earlier run of the same job."""
-        for problem, cost in other.problems.items():
-            self.charge(problem, **{name: getattr(cost, name) for name in NAMES if name != "depth"})
-            self.reach(problem, cost.depth)
-
 
 class Prices:
     """FLOPs and bytes of decoding and reading with one model, summed ahead so that a range of tokens costs a lookup.

@@ -194,8 +194,17 @@ class Rounds:
 
         return jax.lax.while_loop(going, round, (state, most))[0]
 
-    def advance(self, params: Any, state: State) -> tuple[State, Extension]:
-        """Select, and extend what was selected; the rows are not yet scored."""
+    def first(self, params: Any, contexts: Any, keys: jax.Array) -> Population:
+        """What the first round writes after these prompts `[problems, width]`, by keys `[problems * width, 2]` uint32
+        of the rows' own: for who draws texts within another program."""
+        every = jnp.ones(self.config.problems, bool)
+        state = self.empty()._replace(contexts=contexts, occupied=every, done=~every)
+        state = state._replace(population=self._fresh(contexts, state.population.caches))
+        return self.advance(params, state, keys)[1].rows
+
+    def advance(self, params: Any, state: State, keys: jax.Array | None = None) -> tuple[State, Extension]:
+        """Select, and extend what was selected; the rows are not yet scored. keys: as in `first`; None: those of
+        their lineages."""
         state, choice = self.select(state)
         rows = self.taken(state.population, choice.parents, choice.live | (choice.cut >= 0))
         state, rows = self._new_lineages(state, choice, rows)
@@ -204,7 +213,7 @@ class Rounds:
         live = choice.live & (rows.reason == GOING)
         wanted = choice.targets, choice.steps, choice.forced, choice.temperature, choice.writer
         picked = Extension(rows, rows, live, choice.parents, rows.length, *wanted)
-        state, picked = self._extend(params, state, picked)
+        state, picked = self._extend(params, state, picked, keys)
         looks = self.strategy.lookahead and self.strategy.scored
         return self._look_ahead(params, state, picked) if looks else (state, picked)
 
@@ -294,7 +303,7 @@ class Rounds:
         view = particles.view(state.population, state.costs.rounds, self._left(state), stop)
         streams = jnp.stack([jnp.full_like(state.problem, self.config.seed), state.problem], -1)
         streams = jnp.concatenate([streams, jnp.full_like(streams[:, :1], STRATEGY)], -1)
-        keys = jax.vmap(_fold)(lineage_keys(streams), state.costs.rounds)
+        keys = sampling.step_keys(lineage_keys(streams), state.costs.rounds)
         choice, new = jax.vmap(self.strategy.select)(keys, state.strategy, view)
         running = state.occupied & ~state.done
         ended = running & (choice.done | stop)
@@ -368,21 +377,22 @@ class Rounds:
             live, length = at < last, jnp.full_like(last, at)
             tokens = jnp.where(live, rows.tokens[..., at], -1)
             _, caches = particles.step(self.decoder, params[0], state.contexts, caches, tokens, length)
-            contexts = state.contexts.length[:, None] + length + 1
-            costs = _charged(costs, live, live, contexts, jnp.minimum(contexts, self._window), length + 1)
+            costs = self._charged(state, costs, live, live, length + 1)
             return at + 1, costs._replace(depth=costs.depth + live.any(-1)), caches
 
         start = jnp.int32(0), state.costs, rows.caches
         _, costs, caches = jax.lax.while_loop(lambda carry: (carry[0] < last).any(), one, start)
         return state._replace(costs=costs), rows._replace(caches=caches)
 
-    def _extend(self, params: Any, state: State, picked: Extension) -> tuple[State, Extension]:
+    def _extend(
+        self, params: Any, state: State, picked: Extension, keys: jax.Array | None = None
+    ) -> tuple[State, Extension]:
         """Let the live rows go on for their steps."""
         going = _Going(
             picked.rows, state.costs, state.broke, picked.live, jnp.zeros_like(picked.steps), picked.rows.length
         )
         streams = _streams(state, self.config.seed, picked.rows.lineage)
-        stream_keys = lineage_keys(streams.reshape(-1, 3))
+        stream_keys = lineage_keys(streams.reshape(-1, 3)) if keys is None else keys
         before = picked.rows.length
 
         def body(carry: _Going) -> _Going:
@@ -397,8 +407,7 @@ class Rounds:
         """One token for every row that is still live."""
         c, s = self.config, self.strategy
         rows, costs, broke, live, taken, begin = carry
-        contexts = state.contexts.length[:, None] + rows.length + 1
-        live, broke = self._affordable(state, picked, carry, contexts)
+        live, broke = self._affordable(state, picked, carry)
         token, logprob, forced = self._draw(picked, lineage_keys, rows)
         if s.control is not None:
             controlled, aux = jax.vmap(jax.vmap(s.control))(token, rows.length, rows.aux)
@@ -411,8 +420,8 @@ class Rounds:
         stuck = live & (token < 0)  # nothing may be drawn here
         live = live & ~stuck
         rows = _written(rows, live, token, logprob, forced)
-        place, read = jnp.minimum(rows.length - live, c.max_tokens - 1), jnp.where(live, token, -1)
-        outputs, caches = particles.step(self.decoder, params[0], state.contexts, rows.caches, read, place)
+        read = jnp.where(live, token, -1)
+        outputs, caches = particles.step(self.decoder, params[0], state.contexts, rows.caches, read, rows.length - live)
         rows = rows._replace(outputs=_where(live, outputs, rows.outputs), caches=caches)
         ended = live & (self._end(rows, token) | rows.outputs.ended)
         queue = (picked.forced >= 0).sum(-1)
@@ -423,7 +432,7 @@ class Rounds:
         begin = jnp.where(boundary, rows.length, begin)
         full = (rows.length >= c.max_tokens) | (rows.steps >= c.max_steps) | stuck
         reason = jnp.where(ended, ENDED, jnp.where((live | stuck) & full, FULL, rows.reason))
-        costs = _charged(costs, live, forced, contexts, jnp.minimum(contexts, self._window), rows.length)
+        costs = self._charged(state, costs, live, forced, rows.length)
         live = live & (reason == GOING) & ~(boundary & (taken >= picked.steps))
         if s.race:
             live = live & ((picked.live & (reason == ENDED)).sum(-1) < s.race)[:, None]
@@ -460,9 +469,7 @@ class Rounds:
         own = temperature.reshape(-1)
         return dataclasses.replace(wide, temperature=jnp.where(jnp.isnan(own), wide.temperature, own))
 
-    def _affordable(
-        self, state: State, picked: Extension, carry: _Going, contexts: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def _affordable(self, state: State, picked: Extension, carry: _Going) -> tuple[jax.Array, jax.Array]:
         """The live rows that the budget pays for, the first ones first, and the problems where it does not pay for all.
 
         What scoring this round's rows will cost is set aside.
@@ -470,18 +477,20 @@ class Rounds:
         budget, live = self.config.budget, carry.live
         if budget is None or budget.unit == "seconds":
             return live, carry.broke
+        longer = carry.rows._replace(length=carry.rows.length + live)
+        own = self._own(longer.length)
         if budget.unit == "tokens":
             price = live.astype(jnp.float32)
         elif budget.unit == "flops":
-            flops = self._prices["flops"]
+            flops, contexts = self._prices["flops"], state.contexts.length[:, None] + own
             each = flops.fixed + flops.per_context * contexts + flops.per_window * flops.windowed(contexts)
             price = jnp.where(live, each, 0.0)
         else:
-            own, prompt = self._prices["bytes"], state.contexts.length[:, None]
-            price = jnp.where(live, own.fixed + own.per_context * (contexts - prompt), 0.0)
+            size, prompt = self._prices["bytes"], state.contexts.length[:, None]
             first = live & (jnp.cumsum(live, axis=-1) == 1)
-            price = price + jnp.where(first, own.per_context * prompt, 0.0)
-        longer = carry.rows._replace(length=carry.rows.length + live)
+            each, once = (0, prompt + own) if self.strategy.together else (own, prompt)
+            price = jnp.where(live, size.fixed + size.per_context * each, 0.0)
+            price = price + jnp.where(first, size.per_context * once, 0.0)
         to_read = self._to_read(state, longer, picked.live).sum(-1).astype(jnp.float32)
         aside = {"tokens": 1.0, "flops": self.scorer.flops_per_token, "bytes": 0.0}[budget.unit] * to_read
         total = (self.spent(carry.costs, state.contexts) + aside)[:, None] + jnp.cumsum(price, axis=-1)
@@ -502,6 +511,23 @@ class Rounds:
         rows = jax.tree.map(lambda axis, a, b: a if axis < 0 else b, self._axes, before.rows, after.rows)
         kept = picked.rows._replace(caches=before._replace(rows=rows))
         return state, picked._replace(rows=kept, judged=further.rows)
+
+    def _own(self, length: jax.Array) -> jax.Array:
+        """Keys beside the prompt that rows of `length` tokens attend to `[problems, width]`."""
+        return jnp.broadcast_to(length.sum(-1, keepdims=True), length.shape) if self.strategy.together else length
+
+    def _charged(self, state: State, costs: Costs, live: jax.Array, forced: jax.Array, length: jax.Array) -> Costs:
+        """The costs with one token step, after which rows have `length` tokens."""
+        own = self._own(length)
+        contexts, read = state.contexts.length[:, None] + own, jnp.where(live, own, 0)
+        return costs._replace(
+            generated=costs.generated + (live & ~forced).sum(-1),
+            forced=costs.forced + (live & forced).sum(-1),
+            contexts=costs.contexts + jnp.where(live, contexts, 0).sum(-1),
+            windowed=costs.windowed + jnp.where(live, jnp.minimum(contexts, self._window), 0).sum(-1),
+            suffix=costs.suffix + (read.max(-1) if self.strategy.together else read.sum(-1)),
+            steps=costs.steps + live.any(-1),
+        )
 
     def _traced(self, state: State) -> State:
         """The answer so far, written down for anytime curves."""
@@ -564,25 +590,7 @@ def _stepped(rows: Population, boundary: jax.Array) -> Population:
     )
 
 
-def _charged(
-    costs: Costs, live: jax.Array, forced: jax.Array, contexts: jax.Array, windowed: jax.Array, length: jax.Array
-) -> Costs:
-    """The costs with one token step: `contexts` keys per row, of which `length` are its own."""
-    return costs._replace(
-        generated=costs.generated + (live & ~forced).sum(-1),
-        forced=costs.forced + (live & forced).sum(-1),
-        contexts=costs.contexts + jnp.where(live, contexts, 0).sum(-1),
-        windowed=costs.windowed + jnp.where(live, windowed, 0).sum(-1),
-        suffix=costs.suffix + jnp.where(live, length, 0).sum(-1),
-        steps=costs.steps + live.any(-1),
-    )
-
-
 def _streams(state: State, seed: int, lineage: jax.Array) -> jax.Array:
     """(seed, problem, lineage) of every row, `[problems, width, 3]` uint32."""
     problem = jnp.broadcast_to(state.problem[:, None], lineage.shape)
     return jnp.stack([jnp.full_like(lineage, seed), problem, lineage], -1)
-
-
-def _fold(key: jax.Array, data: jax.Array) -> jax.Array:
-    return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), data))

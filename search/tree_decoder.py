@@ -10,8 +10,6 @@ import numpy as np
 
 from search.decoder import Outputs, Price
 
-MIN_VALUE = 1e-6
-
 
 class TreeContext(NamedTuple):
     """Which tree each problem walks, `[problems]` int32, prompts' length (0), and what follows the root."""

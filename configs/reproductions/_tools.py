@@ -19,8 +19,9 @@ from scaling.train.config import TrainConfig, hyperparameters
 from scaling.train.objectives import Completions, PolicyGradient
 from scaling.train.state import TrainState
 from scaling.train.step import init_state, train_step
+from search.metrics.curves import powers_of_two
 from search.posttrain import MeasureConfig, PostTraining, RolloutConfig, Rollouts
-from search.posttrain.measure import Measure, powers
+from search.posttrain.measure import Measure
 
 TASK, SEQ = Calculation(operations=2, digits=1), 39
 TOKENS = CharTokenizer.of(TASK)
@@ -103,7 +104,7 @@ def judged(params: Any, drawn: Rollouts, problems: int, samples: int) -> dict[st
     columns, flops = Measure(drawn, TASK, MeasureConfig(problems=problems, samples=samples))(params)
     found = drawn.drawn(TASK.generate(1, problems, "test"), params, 4, 1)
     tokens, calls, failed = (sum(getattr(x, name) for x in found.episodes) for name in ("drawn", "calls", "failed"))
-    most = f"vote@{powers(samples)[-1]}"
+    most = f"vote@{powers_of_two(samples)[-1]}"
     return {
         "success": columns["vote@1"], most: columns[most], f"pass@{samples}": columns[f"pass@{samples}"],
         "tokens": tokens / len(found.episodes), "calls": calls / len(found.episodes), "failed": failed / max(calls, 1),

@@ -2,10 +2,13 @@
 
     python -m launch.reproduce grpo_arithmetic --workdir runs/reproductions/grpo_arithmetic
 
-Five minutes on one core. A two-layer model imitates sums of two-digit numbers, then practises on other problems of the
+Seven minutes on one core. A two-layer model imitates sums of two-digit numbers, then practises on other problems of the
 training split: it writes eight answers each, a checker rewards the right ones (GRPO). Greedy accuracy and pass@k, exact
 since right answers are unique, are measured on held-out problems before and after. The largest gap between the
 log-probabilities that were recorded while sampling and the trainer's is among the details.
+
+A first form of 200 updates gave 0.115 [0.043, 0.187], so that there are now twice as many; the rate stayed, as at three
+times that the policy collapsed (greedy accuracy from 0.38 to 0.06 in 120 updates of a seed that is not judged).
 """
 
 import json
@@ -44,8 +47,9 @@ def get_reproduction() -> Reproduction:
         source="Shao et al. 2024, DeepSeekMath, arXiv:2402.03300",
         smallest_effect=0.15,
         unit="greedy accuracy on held-out problems: after less before",
-        minutes=10,
-        not_covered="reasoning in words; models above 0.1M weights; a reward model",
+        minutes=12,
+        not_covered="reasoning in words; models above 0.1M weights; a reward model; the updates were doubled after "
+        "a first form of 200, which could not tell",
         simulated=False,
         run=run,
     )
@@ -103,7 +107,7 @@ def one(work: Workspace, seed: int, steps: int, imitation: int) -> dict:
 
 
 def run(work: Workspace) -> Measured:
-    seeds, steps, imitation = (2, 3, 50) if work.quick else (3, 200, IMITATED.steps)
+    seeds, steps, imitation = (2, 3, 50) if work.quick else (3, 400, IMITATED.steps)
     every = []
     for seed in range(seeds):
         work.say(f"seed {seed}: imitates, then practises")

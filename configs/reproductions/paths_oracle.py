@@ -50,53 +50,29 @@ def trained(seed: int, quick: bool) -> dict[str, Any]:
 
     from models import transformer
     from scaling.data import DataConfig, prepare
+    from scaling.train.descent import descended, warmed
 
     batches = prepare(DataConfig()).batches(SEQ, ROWS, seed)
-    declared = paths.weights(MODEL, SMALL)
-    params = jax.jit(lambda key: transformer.drawn(MODEL.resolved(), declared, key))(jax.random.key(seed))
+    declared, (first, second) = paths.weights(MODEL, SMALL), steps_of(quick)
+    drawn = jax.jit(lambda key: transformer.drawn(MODEL.resolved(), declared, key))(jax.random.key(seed))
 
     def under_random(params: Any, tokens: jax.Array, key: jax.Array) -> jax.Array:
-        drawn = jax.random.randint(key, (MODEL.n_layers, ROWS, SEQ), 0, 3)
-        return surprise(params, tokens, paths.given(drawn)).mean()
+        at_random = jax.random.randint(key, (MODEL.n_layers, ROWS, SEQ), 0, 3)
+        return surprise(params, tokens, paths.given(at_random)).mean()
 
     def under_router(router: jax.Array, fixed: Any, tokens: jax.Array) -> jax.Array:
         spent: list[jax.Array] = []
-        loss = surprise(fixed, tokens, counted(paths.routed(router), spent)).mean()
+        loss = surprise(fixed, tokens, paths.counted(paths.routed(router), COST, spent)).mean()
         return loss + FORCE * jnp.square(jnp.stack(spent).sum(0).mean() - HALF)
 
-    first, second = steps_of(quick)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 3e-3, first // 10, first)
-    tune = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.95, weight_decay=0.1))
-    turn = optax.adam(1e-2)
+    def tokens(step: int) -> Any:
+        return batches.batch(step)["tokens"]
 
-    @jax.jit
-    def advance(params: Any, state: Any, tokens: jax.Array, key: jax.Array) -> tuple[Any, Any]:
-        updates, state = tune.update(jax.grad(under_random)(params, tokens, key), state, params)
-        return optax.apply_updates(params, updates), state
-
-    @jax.jit
-    def route(router: Any, state: Any, fixed: Any, tokens: jax.Array) -> tuple[Any, Any]:
-        updates, state = turn.update(jax.grad(under_router)(router, fixed, tokens), state)
-        return optax.apply_updates(router, updates), state
-
-    state = tune.init(params)
-    for step in range(first):
-        params, state = advance(params, state, batches.batch(step)["tokens"], jax.random.key(step))
-    router, state = params["router"], turn.init(params["router"])
-    for step in range(first, first + second):
-        router, state = route(router, state, params, batches.batch(step)["tokens"])
-    return params | {"router": router}
-
-
-def counted(choose: paths.Choose, spent: list[jax.Array]) -> paths.Choose:
-    """The same choice, which leaves the cost of every token `[batch, seq]` of each layer in `spent`."""
-
-    def both(i: int, x: jax.Array) -> jax.Array:
-        shares = choose(i, x)
-        spent.append(shares @ COST[i].astype(np.float32))
-        return shares
-
-    return both
+    params = descended(
+        under_random, drawn, ((tokens(step), jax.random.key(step)) for step in range(first)), warmed(first)
+    )
+    fixed = ((params, tokens(step)) for step in range(first, first + second))
+    return params | {"router": descended(under_router, params["router"], fixed, optax.adam(1e-2))}
 
 
 def surprise(params: Any, tokens: jax.Array, choose: paths.Choose) -> jax.Array:
@@ -120,7 +96,7 @@ def compared(seed: int, quick: bool) -> JSON:
     @jax.jit
     def routed(params: Any) -> tuple[jax.Array, jax.Array]:
         spent: list[jax.Array] = []
-        loss = surprise(params, tokens, counted(paths.routed(params["router"]), spent))
+        loss = surprise(params, tokens, paths.counted(paths.routed(params["router"]), COST, spent))
         return loss.mean(), jnp.stack(spent).sum(0).mean()
 
     @jax.jit
@@ -130,22 +106,8 @@ def compared(seed: int, quick: bool) -> JSON:
     loss, cost = map(float, routed(params))
     every = paths.every(MODEL.n_layers)
     losses = np.array([np.asarray(under(params, path)) for path in every], np.float64)  # [81, texts]
-    costs = COST[np.arange(MODEL.n_layers), every].sum(1)
-    best = paths.oracle(losses, costs, cost)
-    means, fits = losses.mean(1), costs <= cost
-    small = losses[(every == paths.SMALL).all(1)][0]
-    difficulty = small - losses[best, np.arange(len(small))]
-    common = every[fits][means[fits].argmin()]
-    one_big = [path for path in every if (path == paths.BIG).sum() <= 1]
-    return {
-        "router": {"loss": loss, "cost": cost},
-        "oracle": {"loss": float(losses[best, np.arange(len(small))].mean()), "cost": float(costs[best].mean())},
-        "oracle of any cost": float(losses.min(0).mean()),
-        "one path for all texts": {"loss": float(means[fits].min()), "path": common.tolist()},
-        "all big": float(means[-1]), "all small": float(small.mean()),
-        "at most one big": min(float(means[(every == path).all(1)][0]) for path in one_big),
-        "difficulty of texts, quartiles": np.quantile(difficulty, (0.25, 0.5, 0.75)).tolist(),
-    }  # fmt: skip
+    found = paths.judged(losses, COST[np.arange(MODEL.n_layers), every].sum(1), cost)
+    return {"router": {"loss": loss, "cost": cost}} | found
 
 
 def run(work: Workspace) -> Measured:

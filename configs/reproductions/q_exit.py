@@ -42,28 +42,18 @@ def steps_of(quick: bool) -> int:
 def trained(seed: int, quick: bool) -> dict[str, Any]:
     """Parameters after AdamW on text, of the pondering loss."""
     import jax
-    import optax
 
     from models import pondering
     from scaling.data import DataConfig, prepare
+    from scaling.train.descent import descended, warmed
 
     steps, batches = steps_of(quick), prepare(DataConfig()).batches(SEQ, ROWS, seed)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 3e-3, steps // 10, steps)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.95, weight_decay=0.1))
 
     def loss(params: Any, tokens: jax.Array) -> jax.Array:
         return pondering.loss(pondering.apply(MODEL, params, tokens[:, :-1]), tokens[:, 1:], RATE, BETA)
 
-    @jax.jit
-    def advance(params: Any, state: Any, tokens: jax.Array) -> tuple[Any, Any]:
-        updates, state = optimizer.update(jax.grad(loss)(params, tokens), state, params)
-        return optax.apply_updates(params, updates), state
-
     params = jax.jit(partial(pondering.init, MODEL))(jax.random.key(seed))
-    state = optimizer.init(params)
-    for step in range(steps):
-        params, state = advance(params, state, batches.batch(step)["tokens"])
-    return params
+    return descended(loss, params, ((batches.batch(step)["tokens"],) for step in range(steps)), warmed(steps))
 
 
 def exits(seed: int, quick: bool) -> JSON:

@@ -163,17 +163,28 @@ def isoflop_minima(
             f"{used.sum()} of {len(used)} budgets have a minimum inside the sizes tried ({why})",
             "train more sizes around the minima, or name the column of the budgets with budget=",
         )
-    log_c, log_n = np.log(frontier["flops"][used].to_numpy()), np.log(frontier["params"][used].to_numpy())
-    log_d = np.log(frontier["tokens"][used].to_numpy())
-    own = np.maximum(frontier["sd_log_params"][used].to_numpy(), 1e-3)
+    point, samples, between = _line(frontier[used], np.array(draws)[used], rng)
+    return Frontier(frontier, Values(point), samples, between, budget is not None, tuple(notes), tuple(doubts))
+
+
+def _line(
+    minima: pd.DataFrame, drawn: np.ndarray, rng: np.random.Generator
+) -> tuple[dict[str, float], pd.DataFrame, float]:
+    """Powers of C through the used minima, those through resampled ones, and the scatter between budgets.
+
+    drawn: ln N* of every budget's resamples `[budgets, bootstrap]`.
+    """
+    log_c, log_n, log_d = (np.log(minima[name].to_numpy()) for name in ("flops", "params", "tokens"))
+    own = np.maximum(minima["sd_log_params"].to_numpy(), 1e-3)
     between = between_budgets(log_c, log_n, own)
     weights = 1 / (own**2 + between**2)
-    shifts = (np.array(draws)[used] - log_n[:, None]).T + between * rng.standard_normal((bootstrap, len(log_n)))
+    bootstrap = drawn.shape[1]
+    shifts = (drawn - log_n[:, None]).T + between * rng.standard_normal((bootstrap, len(log_n)))
     if len(log_n) > 2:  # the scatter of k budgets around a line has k - 2 degrees of freedom
         shifts *= np.sqrt((len(log_n) - 2) / rng.chisquare(len(log_n) - 2, size=(bootstrap, 1)))
     samples = pd.DataFrame(power(log_c, log_n + shifts, log_d - shifts, weights))
     point = {name: float(value) for name, value in power(log_c, log_n, log_d, weights).items()}
-    return Frontier(frontier, Values(point), samples, between, budget is not None, tuple(notes), tuple(doubts))
+    return point, samples, between
 
 
 def _budget_column(table: pd.DataFrame, notes: list[str]) -> str | None:

@@ -17,6 +17,7 @@ from scaling.report.figures import Drawing
 from scaling.report.html import Html, Section, badge, code, element, join, page, paragraph, picture, table
 
 CURVES = "curves"  # the field of the details that is drawn
+MARKERS = "os^Dv"  # in turn, since the colours of many lines lie close
 VERDICTS = {"holds": "good", "does not hold": "bad", "cannot tell": "plain"}  # the badge of each
 _NUMBER = (float, int)
 _PANELS: kept.Shape = [{
@@ -72,14 +73,17 @@ def _draw(panels: Sequence[Mapping[str, Any]], figure: Figure) -> None:
     for i, panel in enumerate(panels, 1):
         ax = figure.add_subplot(1, len(panels), i)
         many = len(panel["lines"])
-        for j, (name, line) in enumerate(panel["lines"].items()):
+        lines = [*panel["lines"].items()]
+        if many > 4:  # named in the order in which they end
+            lines.sort(key=lambda line: -line[1]["y"][-1] if line[1]["y"] else 0.0)
+        for j, (name, line) in enumerate(lines):
             colour = style.ramp(ax)(j / max(1, many - 1))
-            ax.plot(line["x"], line["y"], marker="o", markersize=4, label=name, color=colour)
+            ax.plot(line["x"], line["y"], marker=MARKERS[j % len(MARKERS)], markersize=4, label=name, color=colour)
             if "low" in line and "high" in line:
                 ax.fill_between(line["x"], line["low"], line["high"], color=colour, alpha=0.2, linewidth=0)
         ax.set_xlabel(panel["x"])
         ax.set_ylabel(panel["y"])
-        for axis in panel.get("log", ""):
-            getattr(ax, f"set_{axis}scale")("log")
         if many > 1:
-            ax.legend()
+            ax.legend(**({} if many <= 4 else {"loc": "center left", "bbox_to_anchor": (1, 0.5)}))
+        for axis in panel.get("log", ""):
+            style.log_axis(ax, axis, "flops" if "FLOP" in panel[axis] else "count")

@@ -47,6 +47,16 @@ class Modular(Computation):
         text = f"{self.modulus}:{operands[0]}{rest}"
         return Problem(f"{text}=", text, (tuple(operands), tuple(signs)))
 
+    def rest(self, problem: Problem, done: int, value: int) -> Problem:
+        """What is left to ask once the first `done` operations are known to give `value`: a shorter problem.
+
+        So facts can be derived before a question comes (sleep-time compute, Lin et al. 2025).
+        """
+        operands, signs = problem.instance
+        fix = f"give 0 to {len(signs) - 1}, so that something is left to ask"
+        require(0 <= done < len(signs), "done", f"is {done}", fix)
+        return self.problem([value % self.modulus, *operands[done + 1 :]], list(signs[done:]))
+
     def right_steps(self, problem: Problem) -> list[str]:
         operands, signs = problem.instance
         if self.per_step == 0:

@@ -180,9 +180,9 @@ class StateTracking:
 class TripleMatch:
     """Whether two earlier tokens and a place's own sum to 0 modulo `modulus` (Match3 of Sanford et al. 2023): 1 or 0.
 
-    The two lie at different places before the third. Places where the answer would be another if they needed not, or
-    where attention to single tokens would see it, as a token may then match with itself, have no label; of the others
-    as many yes as no are scored at every place, so that no constant has more than half of them right.
+    The two lie at different places before the third. Where one place taken twice, its own or an earlier one, would
+    complete a triple, attention to single tokens could see it: such places have no label. Of the others as many yes as
+    no are scored at every place, so that no constant has more than half of them right.
     """
 
     modulus: int = 11

@@ -245,17 +245,11 @@ def pack_tokens(tokens: Sequence[int], vocab_size: int) -> np.ndarray:
     return np.packbits(bits.reshape(-1, 32), axis=-1, bitorder="little").view("<u4")[:, 0].astype(np.uint32)
 
 
-def row_keys(root: jax.Array, problem: jax.Array, lineage: jax.Array, step: jax.Array) -> jax.Array:
-    """Keys `[n, 2]` uint32 = fold_in(fold_in(fold_in(root, problem), lineage), step), threefry; arguments `[n]`.
+def step_keys(lineage_keys: jax.Array, step: jax.Array) -> jax.Array:
+    """Keys `[n, 2]` uint32 of one step from those of the lineages `[n, 2]` (`decode.lineage_keys`); step `[n]` int32.
 
     They depend on what a row is and never on where it lies in the batch, so tokens do not either.
     """
-    problems = jax.vmap(_fold_in, (None, 0))(root, problem)
-    return step_keys(jax.vmap(_fold_in)(problems, lineage), step)
-
-
-def step_keys(lineage_keys: jax.Array, step: jax.Array) -> jax.Array:
-    """Keys `[n, 2]` uint32 of one step from those of the lineages `[n, 2]`; step `[n]` int32."""
     return jax.vmap(_fold_in)(lineage_keys, step)
 
 

@@ -68,11 +68,6 @@ def stack_stops(
     return table
 
 
-def empty_window(rows: int, width: int) -> jax.Array:
-    """The last tokens `[rows, width]` int32 of samples that have none yet; prompt tokens never count."""
-    return jnp.full((rows, width), EMPTY, jnp.int32)
-
-
 def push(window: jax.Array, token: jax.Array, live: jax.Array | None = None) -> jax.Array:
     """The window `[n, width]` after one more token `[n]`; rows that are not `live` `[n]` bool stay as they are."""
     moved = jnp.concatenate([window[:, 1:], token[:, None].astype(jnp.int32)], axis=1)

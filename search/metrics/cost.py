@@ -106,6 +106,17 @@ def budget_to_reach(budgets: ArrayLike, accuracy: ArrayLike, target: float) -> f
     return float(np.exp((1 - share) * np.log(price[at - 1]) + share * np.log(price[at])))
 
 
+def amortised(ahead: ArrayLike, asked: ArrayLike, queries: ArrayLike) -> np.ndarray:
+    """Tokens of a query when `ahead` tokens are spent once on what `queries` of them share, and `asked` on each."""
+    return np.asarray(ahead, float) / np.asarray(queries, float) + np.asarray(asked, float)
+
+
+def queries_to_pay(ahead: float, asked: float, without: float) -> float:
+    """Queries of one context from which on tokens spent ahead of them are saved again: ahead / (without - asked), where
+    a query takes `without` tokens if nothing was done ahead; infinite where it takes no more than `asked`."""
+    return ahead / (without - asked) if without > asked else float("inf")
+
+
 class Efficiency(NamedTuple):
     """How much less a strategy needs: ratio = baseline's budget / its own at the same accuracy, above 1 is better.
 

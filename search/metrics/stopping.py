@@ -15,10 +15,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import betainc, entr
 
-from models.errors import ConfigError, nearest, require
+from models.errors import require
 from search.metrics.curves import curve
 from search.metrics.samples import INVALID, Samples
 from search.metrics.selection import SUBSETS, subsets_of, vote
+from search.named import instead
 
 Rule = Callable[
     [np.ndarray], tuple[int | None, int]
@@ -59,18 +60,24 @@ def _share(top: float, second: float, counts: np.ndarray) -> float:
 SETTLED = {"beta": (_beta, 0.95, 1), "entropy": (_entropy, 0.25, 2), "share": (_share, 0.8, 2)}
 
 
+def settling(criterion: str, threshold: float | None) -> tuple[Callable[[float, float, np.ndarray], float], float, int]:
+    """A criterion's certainty of the leader, from which on it is settled, and after how many answers at least.
+
+    threshold: None for the criterion's usual one. ConfigError for a criterion that is none.
+    """
+    require(criterion in SETTLED, "criterion", f"{criterion!r} is not known", instead(criterion, SETTLED))
+    certainty, usual, fewest = SETTLED[criterion]
+    # rounding must not ask for a fifth sample at exactly the threshold
+    return certainty, (usual if threshold is None else threshold) - 1e-12, fewest
+
+
 def adaptive_consistency(criterion: str = "beta", threshold: float | None = None, most: int = 40) -> Rule:
     """Stop after the first sample at which the leading answer is settled, at the latest after `most`; answer it.
 
     criterion: "beta" (certainty that the leader beats the second, .95: four equal answers are enough), "share" of the
     leader (.8), or "entropy", 1 minus the relative entropy of the counts (.25, the published .75 of entropy).
     """
-    if criterion not in SETTLED:
-        near = nearest(criterion, SETTLED)
-        fix = f"did you mean {near!r}?" if near else f"use one of {', '.join(SETTLED)}"
-        raise ConfigError("criterion", f"{criterion!r} is not known", fix)
-    certainty, usual, fewest = SETTLED[criterion]
-    bar = usual if threshold is None else threshold
+    certainty, bar, fewest = settling(criterion, threshold)
 
     def rule(codes: np.ndarray) -> tuple[int | None, int]:
         codes = codes[:most]
@@ -80,8 +87,7 @@ def adaptive_consistency(criterion: str = "beta", threshold: float | None = None
                 continue
             counts[code] += 1
             second, top = np.sort(counts)[-2:] if len(counts) > 1 else (0.0, counts[0])
-            # rounding must not ask for a fifth sample at exactly the threshold
-            if counts.sum() >= fewest and certainty(top, second, counts[counts > 0]) >= bar - 1e-12:
+            if counts.sum() >= fewest and certainty(top, second, counts[counts > 0]) >= bar:
                 return vote(codes[:used]), used
         return vote(codes), len(codes)
 

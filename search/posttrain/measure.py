@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,10 @@ import numpy as np
 from scaling.evaluate.summary import mean_interval
 from scaling.laws.coverage import pass_at_k
 from scaling.tasks import Task
+from search.metrics.curves import powers_of_two
 from search.posttrain.config import MeasureConfig
 from search.posttrain.rollouts import Rollouts
+from search.strategies.votes import elect
 
 log = logging.getLogger(__name__)
 LEVEL = 0.9  # of the intervals over problems
@@ -53,7 +54,7 @@ class Measure:
         reading = (drawn.flops - decoding) / len(self.problems)
         per_sample = decoding / right.size
         columns: dict[str, float] = {"unjudged": unjudged}
-        for k in powers(self.config.samples):
+        for k in powers_of_two(self.config.samples).tolist():
             voted = [votes(a, r, k) for a, r in zip(answers, right, strict=True)]
             columns |= dict(zip((f"vote@{k}", f"vote@{k}_low", f"vote@{k}_high"), mean_interval(voted, LEVEL)))
             columns[f"pass@{k}"] = float(pass_at_k(right.shape[1], right.sum(1), k).mean())
@@ -61,17 +62,10 @@ class Measure:
         return columns, float(drawn.flops)
 
 
-def powers(samples: int) -> list[int]:
-    """1, 2, 4, ... up to `samples`."""
-    return [2**i for i in range(samples.bit_length())]
-
-
 def votes(answers: Sequence[str | None], right: np.ndarray, k: int) -> float:
     """Share of disjoint blocks of k samples whose most frequent answer is right; unread answers (None) do not vote."""
     won = []
     for start in range(0, len(answers) - k + 1, k):
-        block = range(start, start + k)
-        counts = Counter(answers[i] for i in block if answers[i] is not None)  # in order of first appearance
-        best = counts.most_common(1)[0][0] if counts else None
-        won.append(best is not None and bool(right[next(i for i in block if answers[i] == best)]))
+        elected = elect(answers[start : start + k])
+        won.append(elected is not None and bool(right[start + elected.candidate]))
     return float(np.mean(won))

@@ -33,10 +33,11 @@ from scaling.train.checkpoint import Checkpoints
 from scaling.train.metrics import read_rows
 from scaling.train.objectives.frozen import frozen_configs, load_frozen
 from search.ledger import Prices
+from search.metrics.curves import powers_of_two
 from search.policy import FIELD, Policy, load_policy
 from search.posttrain.config import PostTrainConfig, posttrained
 from search.posttrain.loop import PostTraining
-from search.posttrain.measure import Measure, powers
+from search.posttrain.measure import Measure
 from search.posttrain.rollouts import Rollouts
 
 Report = Callable[[int, dict[str, float]], None]
@@ -200,7 +201,7 @@ class PostTrial:
 
     def _row(self, training: PostTraining, wall_s: float) -> dict[str, Any]:
         rows, spent = [row for _, row in read_rows(self.path / "metrics.jsonl")], training.spent
-        first, last, most = rows[0], rows[-1], powers(self.config.measure.samples)[-1]
+        first, last, most = rows[0], rows[-1], powers_of_two(self.config.measure.samples)[-1]
         gaps = [row["sampler_gap"] for row in rows if "sampler_gap" in row]
         return {
             "trial": self.config.id, "sweep": self.config.name, "status": "done", "seed": self.config.train.seed,

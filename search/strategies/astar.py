@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from models.errors import require
 from search.strategies.setting import Setting, Stepwise, Voting
-from search.strategies.strategy import WHOLE, Answer, Choice, Strategy, View
+from search.strategies.strategy import WHOLE, Answer, Choice, Strategy, View, either
 from search.strategies.survey import Tags
 
 
@@ -133,7 +133,7 @@ class _AStar:
             popped=frontier.popped + gone.sum(),
             evicted=frontier.evicted + (live & left[jnp.minimum(targets, store - 1)]).sum(),
         )
-        new = jax.tree.map(lambda a, b: jnp.where(done, a, b), frontier, new)
+        new = either(done, frontier, new)
         steps = jnp.where(scarce, WHOLE, 1)
         return self.strategy.choice(parents, live, targets=targets, steps=steps, done=done), new
 

@@ -11,6 +11,7 @@ from search.strategies.best_of_n import BestOfN, Greedy, Majority, WeightedVote
 from search.strategies.budget_forcing import BudgetForcing
 from search.strategies.deepening import IterativeDeepening
 from search.strategies.gibbs import ParticleGibbs
+from search.strategies.hogwild import HogwildWorkers
 from search.strategies.mcts import MCTS
 from search.strategies.metropolis import Metropolis
 from search.strategies.pruning import ConfidentVote, Pruning, Restarts
@@ -23,7 +24,6 @@ from search.strategies.spawn_join import SpawnJoin
 from search.strategies.step_speculation import StepSpeculation
 from search.strategies.stopping import AdaptiveConsistency, EarlyStopping
 from search.strategies.strategy import Strategy
-from search.strategies.workers import HogwildWorkers
 
 AnyStrategy = (
     Greedy | BestOfN | Majority | WeightedVote | Beam | DVTS | Rebase | ParticleFilter | OddsFilter | TwistedSMC

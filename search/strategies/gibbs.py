@@ -12,7 +12,7 @@ from models.errors import require
 from search.strategies.resampling import at, effective_sample_size, log_mean
 from search.strategies.setting import Setting, Stepwise
 from search.strategies.smc import Pick, chosen, steered, weighed
-from search.strategies.strategy import Answer, Choice, Strategy, View
+from search.strategies.strategy import Answer, Choice, Strategy, View, either
 from search.strategies.survey import Tags
 
 
@@ -146,7 +146,7 @@ class _Gibbs:
             state._replace(trial=jnp.bool_(True), ancestors=ancestors),
         )
         tries = again & (state.iteration > 0) & going[0]
-        return _either(tries, trial, went_on)
+        return either(tries, trial, went_on)
 
     def spliced(self, key: jax.Array, state: GibbsState, view: View) -> tuple[Choice, GibbsState]:
         """Draw the reference's past by w p(suffix | past) phi(past + suffix) / psi(past) (Lindsten et al. 2014)."""
@@ -169,11 +169,11 @@ class _Gibbs:
         inner, final = jax.random.split(key)
         finished = ~state.trial & view.ended[: self.n].all()
         done = view.last | (finished & (state.iteration == self.iterations - 1))
-        went_on = _either(finished, self.restart(inner, state, view), self.step(inner, state, view))
+        went_on = either(finished, self.restart(inner, state, view), self.step(inner, state, view))
         if self.samples_ancestors:
-            went_on = _either(state.trial, self.spliced(inner, state, view), went_on)
+            went_on = either(state.trial, self.spliced(inner, state, view), went_on)
         choice, new = went_on
-        new = jax.tree.map(lambda a, b: jnp.where(done, a, b), state, new)
+        new = either(done, state, new)
         return choice._replace(done=done), new._replace(chance=jax.random.uniform(final))
 
     def answer(self, state: GibbsState, view: View) -> Answer:
@@ -202,10 +202,6 @@ class _Gibbs:
             "iterations": state.iteration + 1,
             "moves": state.moves,
         }
-
-
-def _either(condition: jax.Array, yes: Any, no: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
 def particle_gibbs(

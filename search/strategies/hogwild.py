@@ -10,178 +10,78 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models import cache, counts
+from models import cache
 from models.cache import Layers, Store
 from models.config import ModelConfig
 from models.context import Lead
 from models.errors import require
 from models.mixers.attention import Attention
-from models.past import Arrays, Past, Read, keys_and_values
+from models.past import Arrays, Read, keys_and_values
 from models.positions import rotary_angles, rotate
 from models.rotary import Rotary
 from models.span import Span
-from models.transformer import Params, forward, logits
-from search.decoder import Context, TransformerDecoder
-from search.engine import sampling
-from search.engine.config import Precision
-from search.engine.decode import lineage_keys
-from search.engine.precision import computed
-from search.engine.sampling import Sampling
-from search.ledger import Cost
-from search.searcher import SearchProblem
+from search.config import SearchConfig
+from search.decoder import Context, Decoder, ParticlePast, TransformerDecoder
+from search.strategies.best_of_n import best_of_n
+from search.strategies.setting import Setting, StrategyConfig, answer_of, needs
+from search.strategies.strategy import Choice, Strategy, View
+from search.strategies.survey import Tags
+from search.strategies.votes import by_vote
 
 
-class Worked(NamedTuple):
-    """What every worker wrote, whether it wrote an end, and what all of it cost."""
+def hogwild(workers: int, openings: Sequence[Sequence[int]] = ()) -> Strategy:
+    """`workers` workers of a `WorkersDecoder`, a token each at a time, until all have written an end or are full.
 
-    texts: tuple[tuple[int, ...], ...]
-    complete: tuple[bool, ...]
-    cost: Cost
-
-
-class _Going(NamedTuple):
-    """blocks `[workers, kv_heads, max_tokens, head_dim]` per layer; tokens `[workers, max_tokens]`; length, live
-    `[workers]`; scores `[workers, vocab]`: what follows; contexts, steps, together: the counts behind the ledger."""
-
-    blocks: Layers
-    tokens: jax.Array
-    length: jax.Array
-    live: jax.Array
-    scores: jax.Array
-    contexts: jax.Array
-    steps: jax.Array
-    together: jax.Array
-
-
-class Hogwild:
-    """`workers` workers on one cache, a token each at a time, until all have written an end or max_tokens.
-
-    A worker sees the tokens that the others append in the same step. Random numbers are those of a search: worker w
-    of a problem draws as the sample w of best-of-N would. openings: tokens that each worker is made to write first,
-    such as its name. One problem at a time; no scorer, and budgets are max_tokens per worker.
+    A worker sees the tokens that the others append in the same step; worker w of a problem draws as the sample w of
+    best-of-N would. openings: tokens that each worker is made to write first, such as its name.
     """
+    require(workers >= 1, "workers", f"is {workers}", "give 1 or more")
+    require(not openings or len(openings) == workers, "openings", f"are {len(openings)}", f"give {workers}")
+    forced = np.full((workers, max(map(len, openings), default=0)), -1, np.int32)
+    for worker, opening in enumerate(openings):
+        forced[worker, : len(opening)] = opening
+    apart = best_of_n(workers, scored=False)
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        params: Params,
-        prompt_len: int,
-        max_tokens: int,
-        workers: int,
-        *,
-        ends: Sequence[int] = (),
-        openings: Sequence[Sequence[int]] = (),
-        settings: Sampling | None = None,
-        seed: int = 0,
-        precision: Precision = "float32",
-    ):
-        c = model
-        require(workers >= 1, "workers", f"is {workers}", "give 1 or more")
+    def select(key: jax.Array, state: Any, view: View) -> tuple[Choice, Any]:
+        choice, state = apart.select(key, state, view)
+        return choice._replace(forced=jnp.asarray(forced)), state
+
+    return dataclasses.replace(apart, name="hogwild", select=select, forced=forced.shape[1], together=True)
+
+
+class WorkersDecoder(TransformerDecoder):
+    """A transformer whose particles of a problem are workers on one cache; arguments as those of its base."""
+
+    def __init__(self, model: ModelConfig, *given: Any, **named: Any):
+        rotated = all(isinstance(layer.mixer, Attention) and _rotary(model, layer.mixer) for layer in model.layers)
         fix = "use rotary positions without scaling or windows"
-        mixers = [layer.mixer for layer in c.layers]
-        rotated = all(isinstance(mixer, Attention) and _rotary(c, mixer) for mixer in mixers)
         require(rotated, "model.positions", "cannot be rotated per block", fix)
-        windows = any(getattr(mixer, "window", None) is not None for mixer in mixers)
+        windows = any(getattr(layer.mixer, "window", None) is not None for layer in model.layers)
         require(not windows, "model.sliding_window", "is not told apart by blocks", fix)
-        require(not openings or len(openings) == workers, "openings", f"are {len(openings)}", f"give {workers}")
-        require(all(len(o) < max_tokens for o in openings), "openings", "leave no room", "raise max_tokens")
-        self.decoder = TransformerDecoder(model, params, prompt_len, precision)
-        self.config, self.workers, self.max_tokens, self.seed = self.decoder.config, workers, max_tokens, seed
-        self._end = jnp.isin(jnp.arange(model.vocab_size), jnp.asarray(tuple(ends) or (-1,)))
-        self._settings = sampling.stack_rows([settings or Sampling()] * workers, model.vocab_size)
-        self._openings = np.full((workers, max([1, *map(len, openings)])), -1, np.int32)
-        for worker, opening in enumerate(openings):
-            self._openings[worker, : len(opening)] = opening
-        self._program = jax.jit(self._run)
+        super().__init__(model, *given, **named)
 
-    def run(self, problem: SearchProblem) -> Worked:
-        """All workers on one problem. Raises ConfigError for a prompt that does not fit."""
-        prompt = self.decoder.encode(problem.prompt)
-        done = jax.device_get(self._program(self.decoder.params, prompt, np.uint32(problem.number)))
-        texts = tuple(tuple(int(t) for t in row[:n]) for row, n in zip(done.tokens, done.length))
-        complete = tuple(bool(text) and bool(self._end[text[-1]]) for text in texts)
-        length, written = int(prompt[-1]), int(done.length.sum())
-        forced = sum(min(int((row >= 0).sum()), len(text)) for row, text in zip(self._openings, texts))
-        flops, size = self.decoder.price("flops"), counts.kv_cache_bytes_per_token(self.config)
-        keys = int(done.contexts) + length * (length + 1) // 2
-        cost = Cost(
-            prompt_tokens=length + forced,
-            generated_tokens=written - forced,
-            flops=round(flops.fixed * (written + length) + flops.per_context * keys),
-            bytes=size * (int(done.together) + written),
-            depth=int(done.steps),
-        )
-        return Worked(texts, complete, cost)
-
-    def _run(self, params: Any, prompt: Any, problem: jax.Array) -> _Going:
-        context = self.decoder.admit(params, self.decoder.contexts(1), jnp.int32(0), prompt)
-        w, zero = self.workers, jnp.int32(0)
-        streams = jnp.stack(
-            [jnp.full(w, self.seed, jnp.uint32), jnp.full(w, problem), jnp.arange(w, dtype=jnp.uint32)], -1
-        )
-        going = _Going(
-            blocks=cache.empty(self.config, w, self.max_tokens),
-            tokens=jnp.full((w, self.max_tokens), -1, jnp.int32),
-            length=jnp.zeros(w, jnp.int32),
-            live=jnp.ones(w, bool),
-            scores=jnp.broadcast_to(context.outputs.logits, (w, self.config.vocab_size)),
-            contexts=zero,
-            steps=zero,
-            together=zero,
-        )
-        step = partial(self._step, params, context, lineage_keys(streams))
-        return jax.lax.while_loop(lambda g: g.live.any(), step, going)
-
-    def _step(self, params: Any, context: Context, keys: jax.Array, going: _Going) -> _Going:
-        """One token of every live worker."""
-        length, live = going.length, going.live
-        drawn = sampling.draw(sampling.step_keys(keys, length), going.scores, self._settings).token
-        opening = jnp.asarray(self._openings)
-        at = jnp.minimum(length, opening.shape[1] - 1)[:, None]
-        forced = jnp.where(length < opening.shape[1], jnp.take_along_axis(opening, at, 1)[:, 0], -1)
-        token = jnp.where(forced >= 0, forced, drawn)
-        here = (jnp.arange(self.max_tokens) == length[:, None]) & live[:, None]
-        after = length + live
-        scores, blocks = self._forward(params, context, going.blocks, jnp.where(live, token, 0), length, after)
-        seen = context.length[0] + after.sum()
-        return _Going(
-            blocks=blocks,
-            tokens=jnp.where(here, token[:, None], going.tokens),
-            length=after,
-            live=live & ~self._end[token] & (after < self.max_tokens),
-            scores=scores,
-            contexts=going.contexts + seen * live.sum(),
-            steps=going.steps + 1,
-            together=going.together + seen,
-        )
-
-    def _forward(
-        self, params: Any, context: Context, blocks: Layers, tokens: jax.Array, length: jax.Array, after: jax.Array
-    ) -> tuple[jax.Array, Layers]:
-        """What follows one token of every worker; length, after `[workers]`: tokens in each block before and now."""
-        c, w = self.config, self.workers
-        weights = computed(c, params[0])
-        # A worker that has ended writes nowhere.
-        place = jnp.where(after > length, length, self.max_tokens)[:, None]
-        others = (1 - jnp.eye(w, dtype=jnp.int32)) * after  # [worker, block]: tokens that come before its own block
-        own = context.length[0] + others.sum(-1)  # where each worker's own block begins for it
-        begins = context.length[0] + jnp.cumsum(others, axis=-1) - others
-        begins = jnp.where(jnp.eye(w, dtype=bool), own[:, None], begins)
-        shared = place, after, own, begins, context.length[0]
-        pasts = [
-            WorkerPast(length[:, None], prompt, kept, _turn(c, layer.mixer), *shared)
-            for layer, prompt, kept in zip(c.layers, context.layers, blocks)
+    def _pasts(
+        self, contexts: Context, layers: Layers, states: Layers, tokens: jax.Array, length: jax.Array
+    ) -> list[ParticlePast]:
+        """Positions are those within a worker's own block."""
+        pasts = super()._pasts(contexts, layers, states, tokens, length)
+        workers, after = tokens.shape[1], length + (tokens >= 0)
+        mine = jnp.eye(workers, dtype=bool)
+        others = jnp.where(mine, 0, after[:, None])  # [problem, worker, block]: tokens that come before its own block
+        own = contexts.length[:, None] + others.sum(-1)  # where each worker's own block begins for it
+        begins = contexts.length[:, None, None] + jnp.cumsum(others, axis=-1) - others
+        placed = after, own, jnp.where(mine, own[..., None], begins)
+        positions = length.reshape(-1, 1)
+        return [
+            WorkerPast(**vars(past) | {"positions": positions}, turned=_turn(self.config, layer.mixer), placed=placed)
+            for layer, past in zip(self.config.layers, pasts)
         ]
-        output = forward(c, weights, tokens[:, None], length[:, None], pasts=pasts)
-        written = tuple(past.blocks for past in cast(tuple[WorkerPast, ...], output.pasts))
-        return logits(c, output.hidden, output.head)[:, 0], written
 
 
 def _rotary(config: ModelConfig, mixer: Attention) -> Rotary | None:
@@ -191,8 +91,8 @@ def _rotary(config: ModelConfig, mixer: Attention) -> Rotary | None:
 
 
 def _turn(config: ModelConfig, mixer: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """A layer's function that moves queries `[workers, 1, heads, head_dim]` further from a block's keys, each by its
-    `distance` `[workers]`."""
+    """A layer's function that moves queries `[rows, 1, heads, head_dim]` further from a block's keys, each by its
+    `distance` `[rows]`."""
     rotary = _rotary(config, mixer)
     assert rotary
 
@@ -204,41 +104,68 @@ def _turn(config: ModelConfig, mixer: Any) -> Callable[[jax.Array, jax.Array], j
 
 
 @dataclass(frozen=True)
-class WorkerPast(Past):
-    """One layer of all workers: the prompt, and a block for each, which every worker reads.
+class WorkerPast(ParticlePast):
+    """One layer of particles that read one another's blocks.
 
-    prompt `[1, heads, prompt_len, ...]` of `filled` tokens, blocks `[workers, heads, max_tokens, ...]` of `after`
-    tokens each; place `[workers, 1]`: where each writes; own, begins: positions, for each worker, of its own block and
-    `[worker, block]` of all blocks.
+    placed: tokens in every block, `[problems, workers]`, and positions, for each worker, of its own block, of that
+    shape too, and of all blocks `[problems, worker, block]`.
     """
 
-    positions: jax.Array
-    prompt: Store
-    blocks: Store
-    turned: Callable[[jax.Array, jax.Array], jax.Array]
-    place: jax.Array
-    after: jax.Array
-    own: jax.Array
-    begins: jax.Array
-    filled: jax.Array
+    turned: Callable[[jax.Array, jax.Array], jax.Array] = lambda q, distance: q
+    placed: tuple[Any, ...] = ()
 
     def attend(
         self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values, lead: Lead | None = None
     ) -> tuple[jax.Array, WorkerPast]:  # fmt: skip
         """Over the prompt and every block, the query turned to where it stands from each."""
-        workers = q.shape[0]
-        blocks = cache.write(self.blocks, new, cache.write_block, self.place)
+        problems, workers = self.shape
+        after, own, begins = self.placed
+        blocks = cache.write(self.blocks[0], new, cache.write_block, self.at)
+
+        def wide(x: jax.Array) -> jax.Array:
+            """What all workers of a problem read, for each of them."""
+            return jnp.broadcast_to(x[:, None], (problems, workers, *x.shape[1:])).reshape(-1, *x.shape[1:])
 
         def over(store: Store, filled: jax.Array, distance: jax.Array) -> cache.Partial:
-            queries = cache.split_queries(self.turned(q, distance), read(new)[0].shape[2])
-            wide = {name: jnp.broadcast_to(x, (workers, *x.shape)) for name, x in store.items()}
-            length = cache.length_of(wide)
-            visible = jnp.broadcast_to(jnp.arange(length) < filled, (workers, queries.shape[2], length))
-            return cache.own_block(queries, wide, visible, span, read)
+            """store `[problems, ...]` of `filled` `[problems]` tokens, `distance` `[problems, workers]` off."""
+            queries = cache.split_queries(self.turned(q, distance.reshape(-1)), read(new)[0].shape[2])
+            store = jax.tree.map(wide, store)
+            length = cache.length_of(store)
+            visible = wide(jnp.arange(length) < filled[:, None])[:, None]
+            visible = jnp.broadcast_to(visible, (q.shape[0], queries.shape[2], length))
+            return cache.own_block(queries, store, visible, span, read)
 
-        part = over({name: x[0] for name, x in self.prompt.items()}, self.filled, self.own)
+        part = over(self.prompt, self.prompt_length, own)
         for i in range(workers):
-            one = {name: x[i] for name, x in blocks.items()}
-            part = cache.merge(part, over(one, self.after[i], self.own - self.begins[:, i]))
+            one = jax.tree.map(lambda x, i=i: x.reshape(*self.shape, *x.shape[1:])[:, i], blocks)
+            part = cache.merge(part, over(one, after[:, i], own - begins[..., i]))
         y = cache.join_queries(cache.finish(cache.with_lead(part, lead, span)), 1).astype(q.dtype)
-        return y, dataclasses.replace(self, blocks=blocks)
+        return y, dataclasses.replace(self, blocks=(blocks,))
+
+
+@dataclass(frozen=True)
+class HogwildWorkers(StrategyConfig):
+    """Workers on one cache, each of which sees what all others write, as they do; no verifier looks."""
+
+    workers: int
+    openings: tuple[str, ...] = ()  # texts that the workers are made to write first, one each, such as their names
+    answer: str | None = None  # how an answer is read, such as number:####; None: as the search says
+
+    name = "hogwild"
+    tags = Tags("hybrid", ("stimulation",), "threads", ("accuracy", "efficiency"))
+
+    def make(self, setting: Setting | None) -> Strategy:
+        """The vote of the workers; see `hogwild`."""
+        at = needs(setting, self.name)
+        openings = [at.tokens(text, f"{self.name}.openings") for text in self.openings]
+        most = at.search.max_tokens
+        require(all(len(o) < most for o in openings), f"{self.name}.openings", "leave no room", "raise max_tokens")
+        return by_vote(hogwild(self.workers, openings), answer_of(self.answer, setting))
+
+    def sized(self, search: SearchConfig) -> SearchConfig:
+        """What a worker writes is one step."""
+        return dataclasses.replace(search, delimiters=(), tokens_per_step=None)
+
+    def decoder(self, setting: Setting) -> Decoder:
+        """The policy, whose particles read one another."""
+        return setting.decoder(kind=WorkersDecoder)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from models.errors import require
 from search.strategies.astar import repeated
 from search.strategies.setting import Setting, Stepwise
-from search.strategies.strategy import Answer, Choice, Strategy, View, by_score
+from search.strategies.strategy import Answer, Choice, Strategy, View, by_score, either
 from search.strategies.survey import Tags
 
 Rule = Literal["puct", "uct"]
@@ -135,7 +135,7 @@ class _MCTS:
             size=tree.size + self.actions,
             fresh=tree.size,
         )
-        new = jax.tree.map(lambda a, b, c: jnp.where(view.last, a, jnp.where(done, b, c)), old, tree, new)
+        new = either(view.last, old, either(done, tree, new))
         return self.strategy.choice(jnp.full(self.actions, leaf), True, targets=targets, done=done), new
 
     def most_visited(self, tree: Tree, view: View) -> Answer:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from models.errors import require
 from search.config import SearchConfig
 from search.population import Population
-from search.strategies.setting import Search, Setting, Stepwise, StrategyConfig, Voting, answer_of, searcher
+from search.strategies.setting import Setting, Stepwise, StrategyConfig, Voting, answer_of
 from search.strategies.strategy import WHOLE, Aggregate, Answer, Choice, Strategy, View, aggregate
 from search.strategies.survey import Tags
 from search.strategies.votes import UNREAD, AnswerOf, codes, leader, totals
@@ -242,7 +242,6 @@ class ConfidentVote(StrategyConfig):
             search, tokens_per_step=1, delimiters=(), max_steps=search.max_tokens, max_rounds=rounds
         )
 
-    def search(self, setting: Setting) -> Search:
-        """With its own scorer, whatever the setting's."""
-        sized = dataclasses.replace(setting, search=self.sized(setting.search), host_flops=0.0)
-        return searcher(sized, self.strategy(sized), sized.decoder(), ConfidenceScorer(self.top))
+    def scorer(self, setting: Setting) -> Any:
+        """Its own, whatever the setting's."""
+        return ConfidenceScorer(self.top)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from models.errors import require
 from search.config import SearchConfig
 from search.searcher import HostScores
-from search.strategies.setting import Search, Setting, StrategyConfig, needs, searcher
+from search.strategies.setting import Setting, StrategyConfig, needs
 from search.strategies.strategy import WHOLE, Answer, Choice, Strategy, View, by_score
 from search.strategies.survey import Tags
 from search.strategies.votes import UNREAD, AnswerOf, codes, leader
@@ -160,13 +160,11 @@ class Revision(StrategyConfig):
         """An attempt is one step, whatever the search's delimiters."""
         return dataclasses.replace(search, delimiters=(), tokens_per_step=None)
 
-    def search(self, setting: Setting) -> Search:
+    def scorer(self, setting: Setting) -> Any:
         """A verifier of the host is shown the last attempt alone."""
-        sized = dataclasses.replace(setting, search=self.sized(setting.search))
-        scorer = setting.scorer
-        if scorer is not None and not hasattr(scorer, "flops_per_token"):
-            scorer = of_last_attempt(scorer, self._separator(setting))
-        return searcher(sized, self.strategy(sized), sized.decoder(), scorer)
+        if setting.scorer is None or hasattr(setting.scorer, "flops_per_token"):
+            return setting.scorer
+        return of_last_attempt(setting.scorer, self._separator(setting))
 
     def _separator(self, setting: Setting) -> int:
         return setting.token(self.separator, f"{self.name}.separator")

@@ -7,9 +7,8 @@ text (a delimiter, a trigger, how answers are read) becomes tokens here, where t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from jax.sharding import Mesh
 
@@ -18,8 +17,7 @@ from search.config import SearchConfig
 from search.decoder import Decoder, TransformerDecoder, ValueHead
 from search.engine.config import Precision
 from search.named import Named
-from search.saved import Keep
-from search.searcher import Found, Searcher, SearchProblem
+from search.searcher import Searcher
 from search.strategies.answers import Reader, reader
 from search.strategies.strategy import Strategy
 from search.strategies.survey import Tags
@@ -29,14 +27,6 @@ if TYPE_CHECKING:
     from search.policy import Policy
 
 Vote = Literal["none", "majority", "weighted"]
-
-
-class Search(Protocol):
-    """A strategy with a policy, ready for problems."""
-
-    def run(self, problems: Iterable[SearchProblem], keep: Keep | None = None) -> Iterator[Found]:
-        """Every problem as its search ends; problems are taken from the iterable as room appears. keep: where a search
-        that can is kept between rounds."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +48,15 @@ class Setting:
     precision: Precision = "float32"
     quantized_cache: bool = False
 
-    def decoder(self, policy: Policy | None = None) -> Decoder:
+    def decoder(
+        self, policy: Policy | None = None, kind: type[TransformerDecoder] = TransformerDecoder
+    ) -> Decoder:
         """The policy as what draws a search's tokens, or another one beside it."""
         if policy is None:
             policy, head = self.policy, self.head
         else:
             head = None
-        return TransformerDecoder(
+        return kind(
             policy.model, policy.params, self.search.prompt_len, self.precision, head,
             quantized_cache=self.quantized_cache,
         )  # fmt: skip
@@ -127,20 +119,21 @@ class StrategyConfig(Named):
         """Rows that it decodes side by side for one problem."""
         return self.strategy(setting).width
 
-    def search(self, setting: Setting) -> Search:
+    def decoder(self, setting: Setting) -> Decoder:
+        """What draws its tokens."""
+        return setting.decoder()
+
+    def scorer(self, setting: Setting) -> Any:
+        """What scores them."""
+        return setting.scorer
+
+    def search(self, setting: Setting) -> Searcher:
         """The strategy with the policy of the setting; ConfigError for what cannot be."""
-        sized = dataclasses.replace(setting, search=self.sized(setting.search))
-        return searcher(sized, self.strategy(sized), sized.decoder(), sized.scorer)
-
-
-def searcher(setting: Setting, strategy: Strategy, decoder: Decoder, scorer: Any) -> Searcher:
-    """A Searcher of this setting."""
-    spelling = setting.policy.spelling if _texts(setting.search) else ()
-    return Searcher(decoder, strategy, setting.search, scorer, setting.mesh, setting.host_flops, spelling)
-
-
-def _texts(search: SearchConfig) -> bool:
-    return any(isinstance(end, str) for end in (*search.delimiters, *search.ends))
+        at = dataclasses.replace(setting, search=self.sized(setting.search))
+        texts = any(isinstance(end, str) for end in (*at.search.delimiters, *at.search.ends))
+        spelling = at.policy.spelling if texts else ()
+        decoder, scorer = self.decoder(at), self.scorer(at)
+        return Searcher(decoder, self.strategy(at), at.search, scorer, at.mesh, at.host_flops, spelling)
 
 
 class NeedsPolicy(ConfigError):

@@ -20,7 +20,7 @@ def short_m(chains: int, m: int = 1, answer_of: AnswerOf | None = None) -> Strat
     """`chains` chains that stop at the end of the m-th one: tokens sum_j min(len_j, len_(m)), depth len_(m).
 
     Of chains that end at the same token the first ones count. The answer is the majority of the m by `answer_of`, of
-    tied answers the one with the shortest chain; without it the shortest chain, and `elect_from` votes on the host.
+    tied answers the one with the shortest chain; without it the shortest chain answers.
     Where length and correctness correlate positively this loses to a plain vote of all k: search.metrics reports that.
     """
     require(1 <= m <= chains, "m", f"is {m} of {chains} chains", "use 1 <= m <= chains")

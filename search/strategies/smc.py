@@ -28,7 +28,7 @@ from search.strategies.resampling import (
     resample,
 )
 from search.strategies.setting import Setting, Stepwise, Voting
-from search.strategies.strategy import Answer, Choice, Strategy, View
+from search.strategies.strategy import Answer, Choice, Strategy, View, either
 from search.strategies.survey import Tags
 
 IMPOSSIBLE = -1e4  # log psi of a particle that can no longer end: finite, so that a search of nothing else has weights
@@ -119,7 +119,7 @@ def smc(
             state.resampled + again,
         )
         # Once it is over, the weights stay those before the last round: `answer` adds what that brought.
-        new = jax.tree.map(lambda a, b: jnp.where(done, a, b), state, new)._replace(chance=jax.random.uniform(final))
+        new = either(done, state, new)._replace(chance=jax.random.uniform(final))
         wide = jnp.repeat(parents, group, total_repeat_length=width)
         forced = jnp.tile(jnp.arange(group), samples)[:, None] if actions else None
         return strategy.choice(wide, ~view.ended[wide], forced=forced, done=done), new

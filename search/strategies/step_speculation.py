@@ -5,7 +5,6 @@ A step that the large model rates below a threshold is taken back and written by
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 from models.errors import ConfigError, require
 from search.decoder import Decoder, Outputs, Price
 from search.population import Population
-from search.strategies.setting import Search, Setting, Stepwise, Voting, searcher
+from search.strategies.setting import Setting, Stepwise, Voting
 from search.strategies.strategy import Choice, Strategy, View
 from search.strategies.survey import Tags
 from search.verifiers.scorer import Judge, Scorer, Unscored
@@ -210,20 +209,20 @@ class StepSpeculation(Stepwise, Voting):
         """See `step_speculation`."""
         return step_speculation(self.samples, self.threshold, self.stop_on_repeat)
 
-    def search(self, setting: Setting) -> Search:
-        """With both models; the small one is read from its folder."""
+    def decoder(self, setting: Setting) -> Decoder:
+        """Both models; the small one is read from its folder."""
         from search.policy import load_policy
 
-        at = dataclasses.replace(setting, search=self.sized(setting.search))
-        small, problem = load_policy(self.small), f"{self.small} has another tokenizer than {at.policy.source}"
-        same = tuple(small.spelling) == tuple(at.policy.spelling)
-        require(same, f"{self.name}.small", problem, "use models of one tokenizer")
-        scorer = at.scorer
+        small, policy = load_policy(self.small), setting.policy
+        same, problem = tuple(small.spelling) == tuple(policy.spelling), f"{self.small} has another tokenizer than"
+        require(same, f"{self.name}.small", f"{problem} {policy.source}", "use models of one tokenizer")
+        return PairedDecoder(setting.decoder(small), setting.decoder())
+
+    def scorer(self, setting: Setting) -> Any:
+        """The large model's ratings, or a verifier that is shown the large model's particles."""
         if self.ratings:
             where = f"{self.name}.ratings"
-            scorer = JudgeScorer({at.token(text, where): rating for text, rating in self.ratings.items()})
-        elif isinstance(scorer, Judge):
+            return JudgeScorer({setting.token(text, where): rating for text, rating in self.ratings.items()})
+        if isinstance(setting.scorer, Judge):
             raise ConfigError("verifier", "that writes judgements does not rate drafts", "give ratings, or another one")
-        elif hasattr(scorer, "flops_per_token"):
-            scorer = OfLarge(scorer)
-        return searcher(at, self.strategy(at), PairedDecoder(at.decoder(small), at.decoder()), scorer)
+        return OfLarge(setting.scorer) if hasattr(setting.scorer, "flops_per_token") else setting.scorer

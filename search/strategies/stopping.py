@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.errors import ConfigError, nearest, require
+from models.errors import require
 from search.strategies.setting import Setting, StrategyConfig, answer_of
 from search.strategies.strategy import WHOLE, Answer, Choice, Strategy, View
 from search.strategies.survey import Tags
@@ -52,15 +52,10 @@ def adaptive_consistency(
 
     criterion: as in `search.metrics.adaptive_consistency`. batch: samples drawn side by side between two looks.
     """
-    from search.metrics.stopping import SETTLED  # metrics and laws are a second of import that no other strategy needs
+    from search.metrics.stopping import settling  # metrics and laws are a second of import that no other strategy needs
 
-    if criterion not in SETTLED:
-        near = nearest(criterion, SETTLED)
-        fix = f"did you mean {near!r}?" if near else f"use one of {', '.join(SETTLED)}"
-        raise ConfigError("criterion", f"{criterion!r} is not known", fix)
     require(1 <= batch <= most, "batch", f"is {batch} of at most {most} samples", "use 1 <= batch <= most")
-    certainty, usual, fewest = SETTLED[criterion]
-    bar = (usual if threshold is None else threshold) - 1e-12
+    certainty, bar, fewest = settling(criterion, threshold)
     # Settled at [leader, second] (share: [leader, all others]), in float64, ahead.
     ahead = [[certainty(a, b, np.array([a, b])) >= bar for b in range(most + 1)] for a in range(1, most + 1)]
     table, place = jnp.asarray([[False] * (most + 1), *ahead]), jnp.arange(most)

@@ -78,6 +78,11 @@ Select = Callable[[jax.Array, Any, View], tuple[Choice, Any]]
 Control = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
+def either(condition: jax.Array, yes: Any, no: Any) -> Any:
+    """`yes` where a condition `[]` bool holds, else `no`: pytrees of one structure."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
 def by_score(state: Any, view: View) -> Answer:
     """The complete particle of the highest score, the first of equals."""
     weight = jnp.where(view.complete, view.score, 0.0)
@@ -95,8 +100,9 @@ class Strategy:
     cuts: whether `Choice.cut` is used; tempers: whether `Choice.temperature` is. control(token, length, aux) -> (token,
     aux), of scalars: what is written instead of a token that was drawn as number `length` of its particle. scored:
     whether scores are needed at all. race: a round stops all of its rows at the token at which so many have written an
-    end (0: never). writers: models of the decoder that `Choice.writer` chooses among. report(state, view) -> scalars by
-    name, which come back as `Found.report`.
+    end (0: never). writers: models of the decoder that `Choice.writer` chooses among. together: whether rows of a
+    problem read one another's tokens as they are written, for which the decoder must be made, and which the ledger then
+    counts. report(state, view) -> scalars by name, which come back as `Found.report`.
     """
 
     name: str
@@ -114,6 +120,7 @@ class Strategy:
     scored: bool = True
     race: int = 0
     writers: int = 1
+    together: bool = False
     report: Callable[[Any, View], dict[str, jax.Array]] | None = None
 
     def choice(

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from search.searcher import Found
 from search.strategies.strategy import Answer, Strategy, View
 
 UNREAD = -1  # the code of an answer that cannot be read
@@ -22,21 +21,6 @@ ROUNDING = 1e-6  # totals of float32 weights that differ by less, relatively, ar
 
 # (tokens [max_tokens] int32, -1 after the end; length [] int32) -> the answer's code [] int32, UNREAD for none
 AnswerOf = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-def after(marker: int, ends: Sequence[int] = ()) -> AnswerOf:
-    """The answer is what stands behind the last `marker`, without tokens that end a generation; nothing is no answer.
-
-    Its code is a hash of 31 bits: of n different answers two get one code with probability n^2 / 2^32.
-    """
-
-    def answer_of(tokens: jax.Array, length: jax.Array) -> jax.Array:
-        place = jnp.arange(tokens.shape[0])
-        start = jnp.max(jnp.where(tokens == marker, place + 1, 0))
-        inside = (place >= start) & (place < length) & ~jnp.isin(tokens, jnp.asarray(tuple(ends) or (UNREAD,)))
-        return jnp.where(inside.any() & (start > 0), hashed(tokens, place - start, inside), UNREAD)
-
-    return answer_of
 
 
 def whole(tokens: jax.Array, length: jax.Array) -> jax.Array:
@@ -112,10 +96,3 @@ def elect(answers: Sequence[Hashable], weights: Sequence[float] | None = None) -
     most = max(got.values())
     best = next(answer for answer, total in got.items() if total >= most * (1 - ROUNDING))
     return Elected(best, got[best] / float(np.sum(list(got.values()))), first[best])
-
-
-def elect_from(found: Found, answer: Callable[[tuple[int, ...]], Hashable], weighted: bool = False) -> Elected | None:
-    """The vote of a search's candidates, with answers that only the host can read: answer(tokens) -> None for none."""
-    voters = [(place, c) for place, c in enumerate(found.candidates) if c.weight > 0 and c.complete]
-    elected = elect([answer(c.tokens) for _, c in voters], [c.weight for _, c in voters] if weighted else None)
-    return None if elected is None else elected._replace(candidate=voters[elected.candidate][0])

@@ -22,7 +22,7 @@ from models.transformer import Params, forward, logits
 from search.decoder import ValueHead
 from search.population import Population
 from search.verifiers.scorer import Unscored
-from search.verifiers.value_head import RIDGE, in_batches, logistic
+from search.verifiers.value_head import RIDGE, check_labels, in_batches, regressed
 
 STATISTICS = ("least", "mean", "sum")  # of the log-probabilities of what the policy wrote
 
@@ -82,17 +82,12 @@ def fit_confidence(
     Raises:
       ConfigError: not one prompt length and label per text, or labels that are all alike.
     """
-    for name, given in (("labels", labels), ("prompts", prompts)):
-        require(len(texts) == len(given), name, f"{len(given)} for {len(texts)} texts", "give one per text")
-    kinds = {float(label) for label in labels}
-    require(len(kinds) > 1, "labels", f"are all {kinds or 'absent'}", "sample easier or harder problems")
-    features = in_batches(_read, model, params, texts, prompts, batch)
-    mean, scale = features.mean(0), features.std(0) + 1e-6
-    x = np.concatenate([(features - mean) / scale, np.ones((len(features), 1))], axis=1)
-    w = logistic(x, np.asarray(labels, float), ridge)
-    weight = w[:-1] / scale
+    check_labels(texts, labels)
+    problem = f"{len(prompts)} for {len(texts)} texts"
+    require(len(texts) == len(prompts), "prompts", problem, "give one per text")
+    weight, bias, mean = regressed(in_batches(_read, model, params, texts, prompts, batch), labels, ridge)
     (hidden, own), (middle, mean) = (np.split(each, [-len(STATISTICS)]) for each in (weight, mean))
-    head = ValueHead(jnp.asarray(hidden, jnp.float32), jnp.asarray(w[-1] - hidden @ middle, jnp.float32))
+    head = ValueHead(jnp.asarray(hidden, jnp.float32), jnp.asarray(bias - hidden @ middle, jnp.float32))
     return Confidence(head, jnp.asarray(own, jnp.float32), jnp.asarray(mean, jnp.float32))
 
 

@@ -6,7 +6,9 @@ without a verdict is that of sc-genrm-scaling: they do not vote, and a particle 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,26 +19,23 @@ from models.config import ModelConfig
 from models.errors import require
 from models.transformer import Params
 from search.config import SearchConfig
-from search.decoder import Context, Decoder, Outputs, TransformerDecoder
+from search.decoder import Decoder, TransformerDecoder
 from search.engine import sampling
 from search.engine.config import Precision
 from search.engine.sampling import Sampling
-from search.population import Population, at_start
+from search.population import Population
+from search.rounds import Rounds
+from search.strategies.best_of_n import best_of_n
+from search.verifiers.scorer import Unscored, whole_texts
 
 Prompts = Callable[[Any, Population], Any]  # (contexts, rows) -> arrays [problems * particles, ...], the last: lengths
 
 
-class _Votes(NamedTuple):
-    """Judgements that are being written, `[rows, votes]`: what follows each, caches, the token just written, whether it
-    goes on, its verdict (-1: none yet, 0: no, 1: yes) and its tokens; `step` `[]` int32: tokens of the longest."""
+class Verdicts(NamedTuple):
+    """Judgements `[rows, votes]` int32: the verdict of each (-1: none, 0: no, 1: yes), and its tokens."""
 
-    outputs: Outputs
-    caches: Any
-    token: jax.Array
-    live: jax.Array
     verdict: jax.Array
     written: jax.Array
-    step: jax.Array
 
 
 class GenerativeVerifier:
@@ -68,6 +67,7 @@ class GenerativeVerifier:
         both = sorted(set(yes) & set(no))
         require(not both, "verdicts", f"{both} are both yes and no", "give each token to one of them")
         drawn = drawn or Sampling()
+        self._search = SearchConfig(max_tokens=most_tokens, max_rounds=1, ends=(*yes, *no), sampling=drawn)
         drawn.check_tokens(judge.vocab_size)
         unknown = [t for t in (*yes, *no) if not 0 <= t < judge.vocab_size]
         require(not unknown, "verdicts", f"{unknown} are no tokens of the judge", f"use 0 to {judge.vocab_size - 1}")
@@ -76,7 +76,6 @@ class GenerativeVerifier:
         self._judge, self._prompts = judge, prompts
         said = jnp.full(judge.vocab_size, -1)
         self._said = said.at[jnp.asarray(yes)].set(1).at[jnp.asarray(no)].set(0)
-        self._settings = sampling.stack_rows([drawn], judge.vocab_size)
 
     def tokens(self, contexts: Any, rows: Population) -> jax.Array:
         """The prompt once, and every judgement at its longest."""
@@ -90,7 +89,7 @@ class GenerativeVerifier:
         score = jnp.clip(yes / jnp.maximum(valid, 1), 1e-6, 1 - 1e-6)
         return score.reshape(shape), (prompts[-1] + verdicts.written.sum(-1)).reshape(shape)
 
-    def verdicts(self, params: Any, prompts: Any, keys: jax.Array) -> _Votes:
+    def verdicts(self, params: Any, prompts: Any, keys: jax.Array) -> Verdicts:
         """The judgements of every prompt, when all have ended; keys `[rows, 2]` uint32."""
         n, judge = len(keys), self._judge
 
@@ -98,34 +97,12 @@ class GenerativeVerifier:
             return judge.admit(params, contexts, i, jax.tree.map(lambda x: x[i], prompts))
 
         contexts = jax.lax.fori_loop(0, n, read, judge.contexts(n))
-        shape = (n, self.votes)
-        each = jnp.tile(jnp.arange(self.votes), n)
-        votes = sampling.step_keys(jnp.repeat(keys, self.votes, axis=0), each)
-        ints = jnp.zeros(shape, jnp.int32)
-        first = _Votes(
-            at_start(judge.start(contexts), shape), judge.caches(n, self.votes, self.most_tokens), ints, ints == 0,
-            ints - 1, ints, jnp.int32(0),
-        )  # fmt: skip
-
-        def write(v: _Votes) -> _Votes:
-            place = jnp.full(shape, v.step - 1)
-            outputs, caches = judge.step(params, contexts, v.caches, jnp.maximum(v.token, 0), place)
-            return self._say(v._replace(outputs=outputs, caches=caches, live=v.live & ~outputs.ended), votes)
-
-        return jax.lax.while_loop(lambda v: v.live.any() & (v.step < self.most_tokens), write, self._say(first, votes))
-
-    def _say(self, v: _Votes, votes: jax.Array) -> _Votes:
-        """One token more of every judgement that goes on."""
-        rows = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(votes), *x.shape[1:])), self._settings)
-        scores = v.outputs.logits.reshape(len(votes), -1)
-        steps = jnp.full(len(votes), v.step)
-        token = sampling.draw(sampling.step_keys(votes, steps), scores, rows).token.reshape(v.live.shape)
-        live = v.live & (token >= 0)
-        said = jnp.where(live, self._said[token], -1)
-        return v._replace(
-            token=token, live=live & (said < 0), verdict=jnp.maximum(v.verdict, said), written=v.written + live,
-            step=v.step + 1,
-        )  # fmt: skip
+        votes = sampling.step_keys(jnp.repeat(keys, self.votes, axis=0), jnp.tile(jnp.arange(self.votes), n))
+        samples = best_of_n(self.votes, scored=False)
+        writing = Rounds(judge, samples, Unscored(), dataclasses.replace(self._search, problems=n))
+        rows = writing.first((params, ()), contexts, votes)
+        last = jnp.take_along_axis(rows.tokens, jnp.maximum(rows.length - 1, 0)[..., None], -1)[..., 0]
+        return Verdicts(jnp.where(rows.length > 0, self._said[last], -1), rows.length)
 
 
 def generative_verifier(
@@ -153,25 +130,9 @@ def generative_verifier(
     require(model.vocab_size == vocab_size, "scorer", problem, "train it with the policy's tokenizer")
     room = config.prompt_len + config.max_tokens + len(question)
     judge = TransformerDecoder(model, params, room, precision, field="question")
-    asked = jnp.asarray(question, jnp.int32)
-
-    def prompts(contexts: Context, rows: Population) -> tuple[jax.Array, jax.Array]:
-        """(tokens `[problems * particles, room]`, lengths)."""
-        place = jnp.arange(room)
-        before, own = contexts.length[:, None, None], rows.length[..., None]
-        prompt = jnp.pad(contexts.tokens, ((0, 0), (0, room - contexts.tokens.shape[1])))[:, None]
-        at = jnp.broadcast_to(place - before, (*rows.length.shape, room))
-        completion = jnp.take_along_axis(rows.tokens, jnp.clip(at, 0, rows.tokens.shape[-1] - 1), axis=-1)
-        text = jnp.where(place < before, prompt, completion)
-        length = rows.length + contexts.length[:, None] + len(asked)
-        if len(asked):
-            after = asked[jnp.clip(place - before - own, 0, len(asked) - 1)]
-            text = jnp.where(place < before + own, text, after)
-        text = jnp.where(place < length[..., None], text, 0)
-        return text.reshape(-1, room), length.reshape(-1)
-
     # Attention makes a token dearer the more it follows: the last one's price for all, which is at most too much.
     price = counts.decode_flops(judge.config, room + most_tokens)
+    asked = partial(whole_texts, after=question)
     return GenerativeVerifier(
-        judge, prompts, yes, no, flops_per_token=price, votes=votes, most_tokens=most_tokens, drawn=drawn
+        judge, asked, yes, no, flops_per_token=price, votes=votes, most_tokens=most_tokens, drawn=drawn
     )

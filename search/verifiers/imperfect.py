@@ -35,14 +35,6 @@ class Imperfect:
             value = getattr(self, field)
             require(0 <= value <= 1, f"imperfect.{field}", f"is {value}", "give a rate from 0 to 1")
 
-    @property
-    def tokens_per_score(self) -> float:
-        return self.verifier.tokens_per_score
-
-    @property
-    def flops_per_score(self) -> float:
-        return self.verifier.flops_per_score
-
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> np.ndarray:
         """Scores [n] float64."""
         scores = np.clip(self.verifier.score(problems, completions), SMALLEST, 1 - SMALLEST)
@@ -60,9 +52,6 @@ class Careless:
     """A real verifier with false positives: it replays Countdown but lets numbers be used again."""
 
     task: Countdown
-
-    tokens_per_score = 0.0
-    flops_per_score = 0.0
 
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> np.ndarray:
         """Scores [n] float64."""

@@ -16,9 +16,10 @@ import numpy as np
 from scipy.special import logit
 
 from models.config import ModelConfig
-from models.errors import nearest, require
+from models.errors import require
 from models.transformer import Params
 from search.decoder import ValueHead
+from search.named import instead
 from search.verifiers.confidence import Confidence, ConfidenceScorer, fit_confidence
 from search.verifiers.reward_model import RewardModel
 from search.verifiers.reward_training import outcome, process, train_reward_model
@@ -50,9 +51,7 @@ class Verifier(NamedTuple):
 def check_kind(kind: str, field: str) -> None:
     """ConfigError with near names when there is no such verifier."""
     kinds = get_args(Kind)
-    near = nearest(kind, kinds)
-    fix = f"did you mean {near!r}?" if near else f"use one of {', '.join(kinds)}"
-    require(kind in kinds, field, f"is {kind!r}", fix)
+    require(kind in kinds, field, f"is {kind!r}", instead(kind, kinds))
 
 
 def fit_verifier(

@@ -27,9 +27,6 @@ class Oracle:
     task: Task
     says: Knowledge = "value"
 
-    tokens_per_score = 0.0
-    flops_per_score = 0.0
-
     def __post_init__(self) -> None:
         options = get_args(Knowledge)
         require(self.says in options, "oracle.says", f"is {self.says!r}", f"use one of {', '.join(options)}")
@@ -60,14 +57,6 @@ class Noisy:
     def __post_init__(self) -> None:
         require(0 <= self.sigma < np.inf, "noisy.sigma", f"is {self.sigma}", "give 0 or a positive number")
 
-    @property
-    def tokens_per_score(self) -> float:
-        return self.verifier.tokens_per_score
-
-    @property
-    def flops_per_score(self) -> float:
-        return self.verifier.flops_per_score
-
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> np.ndarray:
         """Scores [n] float64."""
         scores = np.clip(self.verifier.score(problems, completions), SMALLEST, 1 - SMALLEST)
@@ -80,14 +69,6 @@ class Adversarial:
     """A verifier turned round: it prefers most what the given one likes least."""
 
     verifier: Verifier
-
-    @property
-    def tokens_per_score(self) -> float:
-        return self.verifier.tokens_per_score
-
-    @property
-    def flops_per_score(self) -> float:
-        return self.verifier.flops_per_score
 
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> np.ndarray:
         """Scores [n] float64."""

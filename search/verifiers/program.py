@@ -39,9 +39,6 @@ class ProgramVerifier:
     level: Level = field(default_factory=best_level)
     all_or_nothing: bool = False  # a program that fails a case scores 0
 
-    tokens_per_score = 0.0
-    flops_per_score = 0.0
-
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> np.ndarray:
         """Scores [n] float64. Raises NotConfined if a sandbox could not be set up: nothing was run without one."""
         scores = [self._share(problem, text) for problem, text in zip(problems, completions, strict=True)]

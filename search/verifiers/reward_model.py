@@ -15,12 +15,12 @@ import jax.numpy as jnp
 from models import counts
 from models.config import ModelConfig
 from models.errors import require
-from models.transformer import Params, forward
+from models.transformer import Params
 from search.decoder import Context, ValueHead
 from search.engine.precision import running_config, stored_params
 from search.population import Population
-
-PADDING = -1  # the segment of places without a token, which nothing attends to
+from search.verifiers.scorer import whole_texts
+from search.verifiers.value_head import hidden_after
 
 
 class RewardModel:
@@ -45,22 +45,9 @@ class RewardModel:
     def score(self, params: Any, contexts: Context, rows: Population) -> jax.Array:
         """sigmoid(head) of the last token's hidden state, `[problems, particles]` float32."""
         weights, head = params
-        problems, particles, room = rows.tokens.shape
-        prompt_len = contexts.tokens.shape[1]
-        prompts = jnp.broadcast_to(contexts.tokens[:, None], (problems, particles, prompt_len))
-        tokens = jnp.concatenate([prompts, jnp.maximum(rows.tokens, 0)], axis=-1).reshape(-1, prompt_len + room)
-        prompt_length = jnp.repeat(contexts.length, particles)[:, None]
-        length = rows.length.reshape(-1, 1)
-        place = jnp.arange(prompt_len + room)
-        in_prompt = place < prompt_length
-        written = (place >= prompt_len) & (place < prompt_len + length)
-        positions = jnp.where(place < prompt_len, place, place - prompt_len + prompt_length)
-        segments = jnp.where(in_prompt | written, 0, PADDING)
-        hidden = forward(self.config, weights, tokens, positions, segments).hidden
-        last = jnp.where(length > 0, prompt_len + length - 1, prompt_length - 1)
-        final = jnp.take_along_axis(hidden, last[..., None], 1)[:, 0].astype(jnp.float32)
+        final = hidden_after(self.config, weights, *whole_texts(contexts, rows))
         score = jax.nn.sigmoid(final @ head.weight + head.bias)
-        return jnp.clip(score, 1e-6, 1 - 1e-6).reshape(problems, particles)
+        return jnp.clip(score, 1e-6, 1 - 1e-6).reshape(rows.length.shape)
 
     def tokens(self, contexts: Context, rows: Population) -> jax.Array:
         """The whole text, prompt and completion."""

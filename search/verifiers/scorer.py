@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
+from search.decoder import Context
 from search.population import Population
 
 
@@ -38,6 +40,23 @@ class Judge(Protocol):
 
     def judge(self, params: Any, contexts: Any, rows: Population, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(scores float32, tokens int32) `[problems, particles]`; keys `[problems, particles, 2]` uint32."""
+
+
+def whole_texts(contexts: Context, rows: Population, after: Sequence[int] = ()) -> tuple[jax.Array, jax.Array]:
+    """Prompt, completion and the tokens `after` of every particle: (tokens `[problems * particles, room]` int32, 0
+    behind a text, lengths `[problems * particles]`)."""
+    prompts, own = contexts.tokens[:, None], rows.tokens
+    behind = jnp.asarray(after, jnp.int32)
+    wide = [jnp.broadcast_to(x, (*own.shape[:2], x.shape[-1])) for x in (prompts, own, behind)]
+    parts = jnp.concatenate(wide, axis=-1)
+    first, second = contexts.length[:, None, None], contexts.length[:, None, None] + rows.length[..., None]
+    place = jnp.arange(parts.shape[-1])
+    source = (
+        place + (place >= first) * (prompts.shape[-1] - first) + (place >= second) * (first + own.shape[-1] - second)
+    )
+    tokens = jnp.take_along_axis(parts, jnp.minimum(source, parts.shape[-1] - 1), axis=-1)
+    length = second + len(behind)
+    return jnp.where(place < length, tokens, 0).reshape(-1, parts.shape[-1]), length.reshape(-1)
 
 
 class Unscored:

@@ -40,15 +40,24 @@ def fit_value_head(
     Raises:
       ConfigError: fewer than two texts, or labels that are all alike.
     """
+    check_labels(texts, labels)
+    weight, bias, mean = regressed(last_hidden(model, params, texts, batch), labels, ridge)
+    return ValueHead(jnp.asarray(weight, jnp.float32), jnp.asarray(bias - weight @ mean, jnp.float32))
+
+
+def check_labels(texts: Sequence[Sequence[int]], labels: Sequence[float]) -> None:
+    """ConfigError unless there is a label for every text, and some differ."""
     require(len(texts) == len(labels), "labels", f"{len(labels)} for {len(texts)} texts", "give one per text")
     kinds = {float(label) for label in labels}
     require(len(kinds) > 1, "labels", f"are all {kinds or 'absent'}", "sample easier or harder problems")
-    features = last_hidden(model, params, texts, batch)
+
+
+def regressed(features: np.ndarray, labels: Sequence[float], ridge: float) -> tuple[np.ndarray, float, np.ndarray]:
+    """(weight, bias, mean) with logits (features - mean) . weight + bias, fitted to features `[n, d]` standardised."""
     mean, scale = features.mean(0), features.std(0) + 1e-6
     x = np.concatenate([(features - mean) / scale, np.ones((len(features), 1))], axis=1)
     w = logistic(x, np.asarray(labels, float), ridge)
-    weight = w[:-1] / scale
-    return ValueHead(jnp.asarray(weight, jnp.float32), jnp.asarray(w[-1] - weight @ mean, jnp.float32))
+    return w[:-1] / scale, w[-1], mean
 
 
 def last_hidden(model: ModelConfig, params: Params, texts: Sequence[Sequence[int]], batch: int = 64) -> np.ndarray:
@@ -83,9 +92,14 @@ def in_batches(
 @partial(jax.jit, static_argnums=0)
 def _hidden(config: ModelConfig, params: Params, tokens: Any, span: Any) -> jax.Array:
     """The hidden state after every text, `[batch, d_model]` float32; see `in_batches`."""
+    return hidden_after(config, params, tokens, span[:, 1])
+
+
+def hidden_after(config: ModelConfig, params: Params, tokens: Any, length: Any) -> jax.Array:
+    """The hidden state after the first `length` `[batch]` tokens of every text, `[batch, d_model]` float32."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     hidden = forward(config, params, tokens, positions).hidden
-    return jnp.take_along_axis(hidden, span[:, 1:, None] - 1, 1)[:, 0].astype(jnp.float32)
+    return jnp.take_along_axis(hidden, length[:, None, None] - 1, 1)[:, 0].astype(jnp.float32)
 
 
 def logistic(x: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:

@@ -15,18 +15,7 @@ SMALLEST = 1e-6  # scores lie between this and 1 minus this, so that every logit
 
 
 class Verifier(Protocol):
-    """How likely each completion, or prefix of one, is to be right.
-
-    tokens_per_score, flops_per_score: what a score costs, for the ledger.
-    """
-
-    @property
-    def tokens_per_score(self) -> float:
-        """Tokens that a model reads or writes for one score."""
-
-    @property
-    def flops_per_score(self) -> float:
-        """FLOPs of matrix products for one score."""
+    """How likely each completion, or prefix of one, is to be right."""
 
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> np.ndarray:
         """Scores [n] float64 in (0, 1) of completions [n] of problems [n]."""

@@ -18,7 +18,7 @@ from search.strategies.best_of_n import best_of_n
 from search.strategies.budget_forcing import budget_forcing
 from search.strategies.catalogue import strategy_by_name
 from search.strategies.deepening import iterative_deepening
-from search.strategies.hogwild import Hogwild
+from search.strategies.hogwild import WorkersDecoder, hogwild
 from search.strategies.revision import revision
 from search.strategies.spawn_join import Calls, spawn_join
 from search.strategies.step_speculation import JudgeScorer, PairedDecoder, step_speculation
@@ -97,22 +97,10 @@ def catalogued(name: str, model: ModelConfig) -> dict[str, Any]:
     return searched(decoder(model), strategy_by_name(f"{name}:{ARGUMENTS[name]}"), ValueScorer())
 
 
-def hogwild() -> dict[str, Any]:
-    """Three workers on one cache, with the logits that follow their last tokens."""
-    workers = Hogwild(PLAIN, initial(PLAIN), PROMPT, LONG, 3, ends=(END,), openings=((1,), (2, 3), ()), seed=4)
-    found = {}
-    for problem in problems():
-        worked = workers.run(problem)
-        # `run` keeps tokens alone, which one bit seldom moves.
-        last = workers._program(
-            workers.decoder.params, workers.decoder.encode(problem.prompt), np.uint32(problem.number)
-        )
-        found[str(problem.number)] = {
-            "texts": [" ".join(map(str, text)) for text in worked.texts],
-            "scores": record.bits(last.scores),
-            "cost": cost(worked.cost),
-        }
-    return found
+def together() -> dict[str, Any]:
+    """Three workers on one cache."""
+    workers = WorkersDecoder(PLAIN, initial(PLAIN), PROMPT)
+    return searched(workers, hogwild(3, ((1,), (2, 3), ())), None, seed=4, delimiters=(), tokens_per_step=None)
 
 
 def spawned() -> dict[str, Any]:
@@ -145,7 +133,7 @@ def cases() -> dict[str, Callable[[], dict[str, Any]]]:
     forcing = budget_forcing(2, STOP, least=4, most=8, wait=(1, 2), header=(3,))
     revised = revision(4, 2, STOP, END, LONG, window=1)
     return made | {
-        "hogwild": hogwild,
+        "hogwild": together,
         "spawn_join": spawned,
         "step_speculation": drafted,
         "budget_forcing": lambda: searched(decoder(), forcing, LikelihoodScorer(), delimiters=()),

@@ -301,12 +301,13 @@ def test_every_strategy_is_a_field_of_a_job(tmp_path: Path) -> None:
     [
         "twisted_smc:samples=4", "particle_gibbs:samples=4,iterations=2", "astar:branch=2,capacity=6",
         "mcts:simulations=4,actions=2", "short_m:chains=4,m=2", "adaptive_consistency:most=6,batch=2",
+        'hogwild:workers=2,openings=["1","2"]',
     ],
 )  # fmt: skip
 def test_jobs_of_other_strategies_write_what_their_search_finds_and_go_on_after_a_stop(
     strategy: str, tmp_path: Path
 ) -> None:
-    """A store of pages, a reference, a frontier, a tree, a race and a vote that may end early."""
+    """A store of pages, a reference, a frontier, a tree, a race, a vote that may end early, workers on one cache."""
     config = dataclasses.replace(BEAM, strategy=read_strategy(strategy))
     search, rows = prepared(config, POLICY), ROWS[:3]
     assert search is not None

@@ -1,5 +1,6 @@
 """The fused unembedding and cross-entropy equals the plain one, values and gradients, in one chunk or many."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import cross_entropy as module
-from models.cross_entropy import chunk_length, cross_entropy
+from models.cross_entropy import chunk_length, cross_entropy, sharpness
 
 TOLERANCE = 1e-5  # float32 sums of at most a few hundred terms of order 1, relative to the largest entry
 
@@ -114,3 +115,14 @@ def test_huge_logits_stay_finite():
     assert all(
         bool(jnp.isfinite(x).all()) for x in value_and_gradients(cross_entropy, 1e4 * hidden, head, targets, weights)
     )
+
+
+def test_sharpness_is_the_most_of_all_corners_of_the_box() -> None:
+    rng, epsilon = np.random.default_rng(3), 0.05
+    logits, targets = rng.standard_normal((3, 5)).astype(np.float32), np.array([0, 4, 2])
+    corners = np.array(list(itertools.product((-1, 1), repeat=5)))
+    found = sharpness(logits, targets, epsilon)
+    for z, target, got in zip(np.float64(logits), targets, found, strict=True):
+        at = z + np.concatenate([np.zeros((1, 5)), epsilon * corners * (abs(z) + 1)])
+        loss = np.log(np.exp(at).sum(1)) - at[:, target]
+        assert got == pytest.approx(100 * (loss.max() - loss[0]) / (1 + loss[0]), rel=1e-4)  # a difference in float32

@@ -17,6 +17,7 @@ from models.channels.experts import Experts
 from models.config import ModelConfig
 from models.errors import ConfigError
 from models.layer import Layer
+from models.mixers import Attention, Mixer
 from models.mixers.latent import Latent
 from models.past import Arrays, Past, Read, keys_and_values
 from models.rotary import Rotary
@@ -152,6 +153,18 @@ def test_a_token_keeps_its_latent_and_one_rotated_key() -> None:
     assert sum(x.size for x in jax.tree.leaves(blocks)) == 5 * numbers
     large = dataclasses.replace(MODEL, n_layers=61, dtype="bfloat16", pattern=(Layer(Latent(heads=128), None),))
     assert counts.kv_cache_bytes_per_token(large) == 61 * 2 * 576
+
+
+def test_latents_are_fewer_bytes_than_the_keys_and_values_of_grouped_queries() -> None:
+    """Table 1 of "Insights into DeepSeek-V3" (arXiv:2505.09343): 70.272, 327.680 and 516.096 KB per token in bfloat16,
+    of DeepSeek-V3, Qwen2.5-72B and LLaMA-3.1-405B."""
+
+    def bytes_of(n_layers: int, mixer: Mixer) -> int:
+        config = ModelConfig(11, d_model=128, n_layers=n_layers, dtype="bfloat16", pattern=(Layer(mixer, None),))
+        return counts.kv_cache_bytes_per_token(config)
+
+    grouped = Attention(128, 8, 128)
+    assert [bytes_of(61, Latent(heads=128)), bytes_of(80, grouped), bytes_of(126, grouped)] == [70272, 327680, 516096]
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,16 @@ def test_the_oracle_takes_the_best_of_all_paths_at_the_least_price_that_fits():
             assert costs[other].sum() > cost or losses[other, rows].sum() >= loss - 1e-9
 
 
+def test_paths_are_judged_by_their_means_and_texts_by_their_oracle():
+    losses = np.arange(9.0)[:, None] + np.array([0, 10])  # of two layers: skip small big, the last fastest
+    losses[8, 1] = 0
+    found = paths.judged(losses, paths.every(2).sum(1), 2.0)
+    assert found["oracle"] == {"loss": 0.0, "cost": 2.0} and found["oracle of any cost"] == 0
+    assert found["one path for all texts"] == {"loss": 5.0, "path": [0, 0]}
+    assert (found["all big"], found["all small"], found["at most one big"]) == (4.0, 9.0, 5.0)
+    assert found["difficulty of texts, quartiles"] == [6.5, 9.0, 11.5]  # 4 - 0 and 14 - 0
+
+
 def test_what_cannot_be_is_said_in_one_line():
     for make, told in (
         (lambda: paths.every(7), "layers: are 7, which have 3^7 paths: use 1 to 6 to try all"),

@@ -13,6 +13,7 @@ import numpy as np
 from models import transformer
 from models.config import ModelConfig
 from search.engine import sampling
+from search.engine.decode import lineage_keys
 from search.engine.margin import gap_to_flip
 from search.engine.request import Completion, Request
 from search.engine.sampling import Filters, Sampling
@@ -35,11 +36,8 @@ def _program(config: ModelConfig, filters: Filters, bias: int, forced: int):
         """tokens `[max_len]`: a whole sequence; its first generated token is at `first`."""
         scores = transformer.apply(config, params, tokens[None])[0]
         step = jnp.arange(len(tokens)) - first + 1  # what follows position p is the token number p - first + 1
-        keys = sampling.row_keys(
-            jax.random.key_data(jax.random.key(stream[0])),
-            *(jnp.full(len(tokens), part) for part in stream[1:]),
-            jnp.maximum(step, 0).astype(jnp.uint32),
-        )
+        lineages = lineage_keys(jnp.broadcast_to(jnp.asarray(stream, jnp.uint32), (len(tokens), 3)))
+        keys = sampling.step_keys(lineages, jnp.maximum(step, 0).astype(jnp.uint32))
         rows = rows.take(jnp.zeros(len(tokens), jnp.int32))
         forced = sampling.forced_at(rows, jnp.maximum(step, 0))
         drawn = sampling.draw(keys, scores, rows, history=history, forced=forced)

@@ -16,6 +16,7 @@ from scipy.stats import beta as beta_distribution
 
 from scaling.laws.coverage import expected_coverage
 from search.allocation import (
+    absolute_bins,
     allocate_sequentially,
     compute_optimal,
     difficulty,
@@ -34,6 +35,18 @@ def test_bins_are_equal_in_size_and_the_hardest_comes_last() -> None:
     assert ease.groupby(bins).mean().is_monotonic_decreasing
     with pytest.raises(ValueError, match="bins: is 11 for 10 problems"):
         difficulty_bins(ease, 11)
+
+
+def test_absolute_bins_go_by_the_pass_rate_itself_so_that_all_problems_may_be_easy() -> None:
+    ease = pd.Series([0.0, 0.09, 0.1, 0.49, 0.5, 1.0], index=list("abcdef"))
+    assert absolute_bins(ease).to_dict() == dict(a=3, b=3, c=2, d=2, e=1, f=1)
+    assert absolute_bins({"a": 0.9, "b": 0.7}).to_dict() == dict(a=1, b=1)
+    assert absolute_bins(ease, [0.05, 0.3, 0.8]).to_dict() == dict(a=4, b=3, c=3, d=2, e=2, f=1)
+    for edges in ((), (0.5, 0.1), (0.1, 0.1), (0.0, 0.5), (0.5, 1.1)):
+        with pytest.raises(ValueError, match="edges: are"):
+            absolute_bins(ease, edges)
+    with pytest.raises(ValueError, match="ease: has a problem without a value"):
+        absolute_bins({"a": float("nan")})
 
 
 def test_difficulty_by_pass_rate_and_by_score() -> None:

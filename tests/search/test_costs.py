@@ -12,7 +12,15 @@ from scaling.laws.generative_verifier import genrm_cost
 from scaling.laws.imperfect_verifier import optimal_attempts, verified_ceiling
 from search.ledger import Cost
 from search.metrics import Samples, eflops, genrm_grid, intensity, outcomes, sample_efficiency, verified_curve
-from search.metrics.cost import attended, budget_to_reach, intensities, ledger_eflops, measured_intensity
+from search.metrics.cost import (
+    amortised,
+    attended,
+    budget_to_reach,
+    intensities,
+    ledger_eflops,
+    measured_intensity,
+    queries_to_pay,
+)
 from search.metrics.verification import first_accepted
 from tests.search import recorded
 
@@ -153,3 +161,11 @@ def test_a_budget_at_which_a_problem_is_missing_does_not_count() -> None:
     table = curves(1.0, problems=6)
     table = table[~((table["problem"] == 3) & (table["budget"] == 512) & (table["strategy"] == "beam"))]
     assert 512 not in outcomes(table, "beam").columns and 512 in outcomes(table, "best_of_n").columns
+
+
+def test_tokens_spent_ahead_are_shared_by_the_queries_and_pay_where_both_ways_cost_the_same() -> None:
+    assert amortised(60, 20, [1, 3, 60]).tolist() == [80, 40, 21]
+    spent = [60 + 20 * queries for queries in range(1, 6)]  # ahead once, and 20 tokens of each query
+    assert (amortised(60, 20, range(1, 6)) * range(1, 6)).tolist() == spent
+    assert queries_to_pay(60, 20, 50) == 2 and spent[1] == 2 * 50
+    assert queries_to_pay(60, 50, 50) == queries_to_pay(60, 51, 50) == float("inf")

@@ -21,11 +21,6 @@ def test_costs_add_up_per_problem_and_in_total() -> None:
     assert ledger[3] == Cost(generated_tokens=7, discarded_tokens=4, flops=100, bytes=7, depth=5, seconds=0.5)
     assert ledger[3].kept_tokens == 3 and ledger[99] == Cost()
     assert ledger.total == Cost(9, 0, 7, 4, 1, 111, 7, 6, 0.5)
-    other = Ledger()
-    other.charge(3, generated_tokens=1, depth=9)
-    other.add(ledger)
-    assert other[3] == Cost(generated_tokens=8, discarded_tokens=4, flops=100, bytes=7, depth=9, seconds=0.5)
-    assert other.total.flops == 111
 
 
 def test_prices_of_ranges_are_sums_over_tokens() -> None:

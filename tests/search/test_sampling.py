@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from models.errors import ConfigError
 from search.engine import sampling, stop
+from search.engine.decode import lineage_keys
 from search.engine.sampling import Filters, Sampling
 from tests.search import exact
 from tests.search.exact import chi_square, normalized
@@ -48,13 +49,21 @@ def oracle(logits: np.ndarray, s: Sampling, history: np.ndarray = HISTORY, slack
 
 
 draw = jax.jit(sampling.draw)
-row_keys = jax.jit(sampling.row_keys)
+
+
+@jax.jit
+def row_keys(*stream: jax.Array) -> jax.Array:
+    """The keys `[n, 2]` of seeds, problems, lineages and steps `[n]`."""
+    *whose, step = (jnp.asarray(part, jnp.uint32) for part in stream)
+    return sampling.step_keys(lineage_keys(jnp.stack(whose, -1)), step)
+
+
 first_above = jax.jit(sampling.first_above)
 
 
 def keys_of(n: int, root: int = 0) -> jax.Array:
     at = np.arange(n)
-    return row_keys(np.array([0, root], np.uint32), at // 1000, at % 1000, at * 0)
+    return row_keys(at * 0 + root, at // 1000, at % 1000, at * 0)
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +193,7 @@ def test_a_rows_token_does_not_depend_on_the_rest_of_the_batch(vocab):
 
 def test_keys_fold_problem_lineage_and_step_in_this_order():
     root = jax.random.PRNGKey(3)
-    made = row_keys(root, np.array([5, 5, 6]), np.array([0, 1, 0]), np.array([9, 9, 9]))
+    made = row_keys(np.array([3, 3, 3]), np.array([5, 5, 6]), np.array([0, 1, 0]), np.array([9, 9, 9]))
     for key, (problem, lineage) in zip(np.asarray(made), [(5, 0), (5, 1), (6, 0)]):
         expected = root
         for data in (problem, lineage, 9):
@@ -264,7 +273,7 @@ def test_unknown_tokens_are_refused_by_name():
 )
 def test_stop_sequences_match_as_a_suffix_compare_does(stops, tokens):
     table = stop.stack_stops([stops], count=3, width=3)
-    window = stop.empty_window(1, 3)
+    window = jnp.full((1, 3), stop.EMPTY, jnp.int32)
     for i in range(len(tokens)):
         window = stop.push(window, np.array(tokens[i : i + 1]), np.array([True]))
         so_far = tokens[: i + 1]

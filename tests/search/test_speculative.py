@@ -18,6 +18,7 @@ from models.config import ModelConfig
 from models.errors import ConfigError
 from search.engine import drafters, sampling, verify
 from search.engine.config import EngineConfig
+from search.engine.decode import lineage_keys
 from search.engine.drafters import Guess, Tree
 from search.engine.engine import Engine
 from search.engine.request import Request
@@ -72,11 +73,10 @@ def expand_from(q: np.ndarray, trust: float):
 
 def generate(p, expand_of, rule, branch, n, rounds=LONG, nodes=NODES, greedy=False):
     """(the first LONG tokens `[n, LONG]`, accepted per round) of n rows that decode the language p speculatively."""
-    root = np.array([0, 7], np.uint32)
-
     @jax.jit
     def run(lineage):
-        keys = sampling.row_keys(root, lineage, lineage, lineage * 0)
+        whose = jnp.stack([jnp.full_like(lineage, 7), lineage, lineage], -1).astype(jnp.uint32)
+        keys = sampling.step_keys(lineage_keys(whose), lineage * 0)
 
         def one(carry, _):
             window, out, length = carry

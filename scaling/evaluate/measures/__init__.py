@@ -6,4 +6,5 @@ item_response.py  abilities and difficulties; a new version of a test from a few
 leakage.py        test items in a training text
 correlation.py    against compression, along the chain of probabilities, over training; intervals over runs
 inverse.py        scores that fall with size
+specialisation.py what a specialist gained on its domain and lost on others
 """

@@ -21,6 +21,7 @@ from scaling.evaluate.measures.inverse import slopes
 from scaling.evaluate.measures.item_response import fit_items, logit_linear, reevaluated, spread_models
 from scaling.evaluate.measures.leakage import Overlap, recall_and_precision
 from scaling.evaluate.measures.signal import monotonicity, ranking_consistency, signal_to_noise
+from scaling.evaluate.measures.specialisation import generalisation_gap, specialisation_index, transfer
 
 
 @pytest.mark.parametrize("n", [3, 7])
@@ -169,3 +170,30 @@ def test_the_slope_is_that_of_least_squares() -> None:
     found = slopes(values, sizes, bootstrap=200)
     assert found.whole[0] == pytest.approx(np.polyfit(np.log10(sizes), values.mean(1), 1)[0])
     assert found.whole[1] < found.whole[0] < found.whole[2]
+
+
+def test_a_specialist_is_described_by_what_its_target_gained_and_the_rest_lost() -> None:
+    """Losses in nats of a general model of three domains, and of one specialised to each."""
+    before = np.array([2.0, 1.0, 1.5])
+    after = np.array([[1.0, 1.5, 2.5], [2.0, 0.5, 1.5], [3.0, 2.0, 1.5]])
+    gained = transfer(before, after)
+    np.testing.assert_array_equal(gained, [[1, -0.5, -1], [0, 0.5, 0], [-1, -1, 0]])
+    assert specialisation_index(1.0, 0.75) == pytest.approx(4 / 7)  # the first: 1 nat for 3/4 of the others
+    assert specialisation_index(0.5, 0.0) == 1  # the second lost nothing
+    assert specialisation_index(0.0, 1.0) == specialisation_index(-2.0, 1.0) == specialisation_index(0, 0) == 0
+    assert specialisation_index(0.5, -0.3) == 1  # what the rest gained is no reason to be called more special
+    gaps = [generalisation_gap(row, i) for i, row in enumerate(after)]
+    assert gaps == pytest.approx(np.exp([2.0 - 1.0, 1.75 - 0.5, 2.5 - 1.5]))
+    assert generalisation_gap([0.7] * 4, 2) == pytest.approx(1)
+
+
+def test_a_specialist_needs_domains_to_compare_and_finite_losses() -> None:
+    for refused in (
+        lambda: generalisation_gap([1.0], 0),
+        lambda: generalisation_gap([1.0, np.nan], 0),
+        lambda: generalisation_gap([1.0, 2.0], 2),
+        lambda: transfer([1.0, 2.0], [[1.0, 2.0, 3.0]]),
+        lambda: specialisation_index(np.inf, 0.0),
+    ):
+        with pytest.raises(ConfigError):
+            refused()

@@ -13,7 +13,7 @@ from models.errors import ConfigError
 from scaling import report
 from scaling.fitting.fit import fit
 from scaling.laws.chinchilla import CHINCHILLA
-from scaling.report import style
+from scaling.report import claim, style
 from scaling.report.frontier import flops_per_token, isoflop_curves, optimal_path
 from tests.scaling.report import synthetic
 
@@ -160,3 +160,13 @@ def test_colours_of_a_ramp_differ_from_either_paper():
             colours = style.ramp(ax)(np.linspace(0, 1, 32))[:, :3]
             paper = np.array(mpl.colors.to_rgb(ax.get_facecolor()))
             assert np.abs(colours - paper).max(axis=1).min() > 0.25
+
+
+def test_measurements_of_a_claim_have_readable_numbers_on_logarithmic_axes_and_names_in_the_order_of_their_ends():
+    lines = {f"line {i}": {"x": [3e10, 2.4e11], "y": [3 + i / 8, 2 + i / 8]} for i in range(6)}
+    figure = Figure()
+    claim._draw([{"x": "compute C (FLOPs)", "y": "loss", "log": "x", "lines": lines}], figure)
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    assert {"5e10", "1e11", "2e11"} <= {label.get_text() for label in ax.get_xticklabels()}
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [f"line {i}" for i in reversed(range(6))]

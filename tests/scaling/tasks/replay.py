@@ -115,6 +115,16 @@ def blocks(prompt: str, steps: list[str]) -> bool:
     return sorted("".join(stack) for stack in stacks) == goal
 
 
+def stacking(prompt: str, steps: list[str]) -> bool:
+    thought, first = steps[0].startswith("?"), steps[0][steps[0][:1] in ("?", "!") :]
+    steps = [first, *steps[1:]]
+    form = "[a-g][a-g0](=[a-g,]*)?" if thought else "[a-g][a-g0]"
+    if not all(re.fullmatch(form, step) for step in steps):
+        return False
+    most = 2 * sum(letter in "abcdefg" for letter in prompt.split(">")[0])
+    return len(steps) <= most and blocks(prompt, [step[:2] for step in steps])
+
+
 def arithmetic(prompt: str, steps: list[str]) -> bool:
     match = re.fullmatch("([0-9]+)([-+*%m])([0-9]+)(=[$]?|:)", prompt)
     assert match
@@ -255,6 +265,7 @@ CHECKS = {
     "checkers": checkers,
     "river": river,
     "blocks": blocks,
+    "stacking": stacking,
     "arithmetic": arithmetic,
     "modular": modular,
     "program": program,

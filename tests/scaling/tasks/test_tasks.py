@@ -348,3 +348,23 @@ def test_slack_allows_detours_and_no_more(name: str) -> None:
         right.append(task.verify(problem, text))
     value = task.value(problem, "")
     assert abs(np.mean(right) - value) < 4 * (value * (1 - value) / len(right)) ** 0.5
+
+
+def test_a_fact_derived_ahead_of_a_chain_leaves_its_answer_as_it_is_and_a_wrong_one_does_what_it_says() -> None:
+    task = task_by_name("modular:operations=6")
+    for problem in task.generate(0, 20):
+        steps = task.right_steps(problem)
+        for done in range(6):
+            for value in range(7):
+                rest = task.rest(problem, done, value)
+                assert len(rest.instance[1]) == 6 - done
+                operands, signs = rest.instance
+                total = operands[0]
+                for sign, operand in zip(signs, operands[1:], strict=True):
+                    total = {"+": total + operand, "-": total - operand, "*": total * operand}[sign] % 7
+                assert task_by_name(f"modular:operations={6 - done}").right_answer(rest) == str(total)
+            known = int(steps[done - 1].split("=")[1]) if done else problem.instance[0][0]
+            rest = task.rest(problem, done, known)
+            assert task_by_name(f"modular:operations={6 - done}").right_steps(rest) == steps[done:]
+    with pytest.raises(ValueError, match="done: is 6"):
+        task.rest(problem, 6, 0)

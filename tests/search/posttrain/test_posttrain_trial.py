@@ -28,9 +28,10 @@ from scaling.train.adaptation import LowRank, Only
 from scaling.train.checkpoint import Checkpoints, load_params
 from scaling.train.config import TrainConfig
 from scaling.train.objectives import Coverage, PolicyGradient
+from search.metrics.curves import powers_of_two
 from search.policy import load_policy
 from search.posttrain import MeasureConfig, PostTrainConfig, PostTraining, Rollouts
-from search.posttrain.measure import powers, votes
+from search.posttrain.measure import votes
 from search.posttrain.report import accuracy_table
 from search.posttrain.trial import PostTrial, pretraining_flops
 
@@ -166,7 +167,7 @@ def test_one_ledger_has_pretraining_rollouts_references_updates_and_inference(ro
     assert foretold == {name: row[name] for name in foretold}
     assert row["rollout_flops"] <= price.rollout and row["measure_flops"] <= price.measure
     found = accuracy_table(directory)
-    assert len(found) == 2 * len(powers(MEASURE.samples))
+    assert len(found) == 2 * len(powers_of_two(MEASURE.samples))
     assert (found["total"] == found["pretrain"] + found["posttrain"] + found["inference"]).all()
     after = found[(found["step"] == 3) & (found["samples"] == 4)].iloc[0]
     assert after["inference"] == lines[-1]["inference@4"] * 100 and after["posttrain"] == row["flops"]
@@ -191,7 +192,7 @@ def test_votes_are_the_majority_of_disjoint_blocks() -> None:
     assert votes(answers, right, 1) == 2 / 8
     assert votes(answers, right, 2) == 1 / 4  # of 1 and 2, the first; 2; 3; of 3 and 1, the first
     assert votes(answers, right, 4) == 0 and votes([None, None], np.zeros(2), 2) == 0
-    assert powers(5) == [1, 2, 4]
+    assert powers_of_two(5).tolist() == [1, 2, 4]
 
 
 def test_low_rank_practice_trains_few_weights_and_leaves_a_whole_policy(root: Path, tmp_path: Path) -> None:

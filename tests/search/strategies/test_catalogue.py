@@ -26,11 +26,12 @@ from search.strategies.best_of_n import best_of_n
 from search.strategies.budget_forcing import budget_forcing
 from search.strategies.catalogue import STRATEGIES, read_strategy, strategy_by_name
 from search.strategies.deepening import iterative_deepening
-from search.strategies.pruning import confident_vote, pruning, restarts
+from search.strategies.hogwild import WorkersDecoder
+from search.strategies.pruning import ConfidenceScorer, confident_vote, pruning, restarts
 from search.strategies.revision import revision
 from search.strategies.setting import NeedsPolicy, Setting
 from search.strategies.spawn_join import Calls, spawn_join
-from search.strategies.step_speculation import step_speculation
+from search.strategies.step_speculation import JudgeScorer, OfLarge, PairedDecoder, step_speculation
 from search.strategies.stopping import adaptive_consistency, early_stopping
 from search.strategies.strategy import Strategy, View
 from search.strategies.votes import by_vote
@@ -123,6 +124,24 @@ def test_what_a_search_can_be_is_made_of_the_sizes_of_its_strategy() -> None:
     search = read_strategy("beam:samples=4,width=2").search(SETTING)
     assert isinstance(search, Searcher) and search.strategy.width == 4
     assert read_strategy("hogwild:workers=3").rows(SETTING) == 3
+
+
+def test_some_strategies_search_with_another_decoder_or_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(read_strategy("hogwild:workers=2").decoder(SETTING), WorkersDecoder)
+    assert isinstance(read_strategy("confident_vote:samples=20").scorer(SETTING), ConfidenceScorer)
+    revised = read_strategy('revision:samples=4,attempts=2,separator="\\n"')
+    host = dataclasses.replace(SETTING, scorer=lambda payloads, texts: [len(text) for text in texts])
+    assert revised.scorer(host)([None], [(65, 10, 66, 67)]) == [2]  # behind the last separator
+    assert revised.scorer(SETTING) is SETTING.scorer and read_strategy("greedy").scorer(host) is host.scorer
+    monkeypatch.setattr("search.policy.load_policy", lambda folder: POLICY)
+    drafted = read_strategy("step_speculation:samples=2,small=there")
+    assert isinstance(drafted.decoder(SETTING), PairedDecoder) and isinstance(drafted.scorer(SETTING), OfLarge)
+    rated = read_strategy('step_speculation:samples=2,small=there,ratings={"1":0.5}')
+    assert isinstance(rated.scorer(SETTING), JudgeScorer) and drafted.scorer(host) is host.scorer
+    other = dataclasses.replace(POLICY, tokenizer=type("Other", (), {"spelling": (b"a",)})())
+    monkeypatch.setattr("search.policy.load_policy", lambda folder: other)
+    with pytest.raises(ConfigError, match="step_speculation.small: there has another tokenizer than here"):
+        drafted.decoder(SETTING)
 
 
 @pytest.mark.parametrize(

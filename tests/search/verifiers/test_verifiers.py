@@ -37,8 +37,6 @@ def test_the_oracle_says_what_the_task_knows() -> None:
 
 def test_noise_is_normal_and_belongs_to_the_text() -> None:
     class Half:
-        tokens_per_score, flops_per_score = 3.0, 7.0
-
         def score(self, problems, completions):
             return np.full(len(completions), 0.5)
 
@@ -48,7 +46,6 @@ def test_noise_is_normal_and_belongs_to_the_text() -> None:
     assert np.allclose(noise[::-1], logit(noisy.score([PROBLEMS[0]] * 4000, many[::-1])))
     assert not np.allclose(noise, logit(noisy.score([PROBLEMS[1]] * 4000, many)))
     assert not np.allclose(noise, logit(Noisy(Half(), 2.0, seed=1).score([PROBLEMS[0]] * 4000, many)))
-    assert (noisy.tokens_per_score, noisy.flops_per_score) == (3.0, 7.0)
     exact = Oracle(COUNTDOWN)
     assert np.allclose(Noisy(exact, 0.0).score(PROBLEMS, texts()), exact.score(PROBLEMS, texts()))
     with pytest.raises(ConfigError, match=r"noisy.sigma: is -1"):
@@ -100,8 +97,6 @@ def test_a_checker_that_forgets_what_was_used_has_known_false_positives() -> Non
 
 class Fails:
     """Raises on one problem and gives something that is no score on another."""
-
-    tokens_per_score = flops_per_score = 0.0
 
     def __init__(self, bad: float):
         self.bad = bad

@@ -17,9 +17,19 @@ from flax.traverse_util import flatten_dict
 from models import counts, transformer
 from models.config import ModelConfig
 from models.errors import ConfigError
+from models.rounded import Rounded
 from models.weight import walk
 from scaling.sweep.run import trial_directory
-from scaling.train.adaptation import Adaptation, Bottleneck, Everything, Gains, LowRank, Only, SparseLowRank
+from scaling.train.adaptation import (
+    Adaptation,
+    Bottleneck,
+    Everything,
+    Gains,
+    LowPrecision,
+    LowRank,
+    Only,
+    SparseLowRank,
+)
 from scaling.train.adaptation.adaptation import at
 from scaling.train.checkpoint import load_params
 from scaling.train.config import TrainConfig, hyperparameters
@@ -159,6 +169,19 @@ def test_sparse_plus_low_rank_is_its_sum_and_its_support_never_moves() -> None:
     again = way.join(MODEL, jax.tree.map(lambda x: x + 1, parts), None)["block_0"]["feedforward"]["down"]
     rest = np.asarray(again) - 2.0 * np.asarray(down["down"] + 1) @ np.asarray(down["up"] + 1)
     assert ((np.abs(rest) > 1e-4) == inside).all()
+
+
+@pytest.mark.parametrize("model", [MODEL, SCANNED], ids=["unrolled", "scanned"])
+def test_products_of_few_bits_are_those_of_rounded_weights_and_of_all_bits_the_plain_ones(model: ModelConfig) -> None:
+    trained = base_of(model)
+    whole = logits()(model, LowPrecision(exponent=8, mantissa=23, block=0).join(model, trained, None), TOKENS)
+    np.testing.assert_array_equal(whole, logits()(model, trained, TOKENS))
+    way = LowPrecision(names=("*/feedforward/down",), exponent=8, mantissa=3, block=0)
+    joined = way.join(model, trained, None)
+    few = [path for path, leaf in flatten_dict(joined).items() if isinstance(leaf, Rounded)]
+    assert {path[-1] for path in few} == {"down"}
+    assert np.abs(logits()(model, joined, TOKENS) - whole).max() > 1e-3
+    assert dict(walk(way.weights(model))) == dict(walk(transformer.weights(model)))
 
 
 def test_what_trains_nothing_or_has_no_base_is_refused() -> None:
