@@ -201,7 +201,7 @@ class PostTrial:
 
     def _row(self, training: PostTraining, wall_s: float) -> dict[str, Any]:
         rows, spent = [row for _, row in read_rows(self.path / "metrics.jsonl")], training.spent
-        first, last, most = rows[0], rows[-1], powers_of_two(self.config.measure.samples)[-1]
+        first, last, most = rows[0], rows[-1], int(powers_of_two(self.config.measure.samples)[-1])
         gaps = [row["sampler_gap"] for row in rows if "sampler_gap" in row]
         return {
             "trial": self.config.id, "sweep": self.config.name, "status": "done", "seed": self.config.train.seed,
