@@ -76,7 +76,7 @@ def test_a_request_that_fails_is_reported_and_the_others_go_on() -> None:
     [
         (dict(slots=0), "engine.slots: is 0"),
         (dict(pages=5), "5 pages of 4 tokens cannot hold one sample of max_len 16: give at least 6"),
-        (dict(precision="float16"), "engine.precision: is 'float16'"),
+        (dict(precision="float16"), "engine.precision: 'float16' is not one of"),
         (dict(quantum=0), "engine.quantum: is 0"),
     ],
 )

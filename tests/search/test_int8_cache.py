@@ -208,5 +208,5 @@ def test_guesses_see_and_leave_the_digits_of_plain_decoding(params: dict) -> Non
 
 
 def test_an_unknown_kind_of_cache_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"engine.kv_cache: is 'int9': use one of compute, int8"):
+    with pytest.raises(ConfigError, match=r"engine.kv_cache: 'int9' is not one of compute, int8: did you mean int8"):
         EngineConfig(kv_cache="int9")  # type: ignore[arg-type]
