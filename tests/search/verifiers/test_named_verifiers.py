@@ -190,7 +190,7 @@ def test_every_verifier_is_named_as_text_and_as_json() -> None:
         ("numeric:tol=1", "numeric.tol: is no field of this verifier"),
         ("reward", "reward: needs folder"),
         ("exact:answer=nmber", "exact.answer: 'nmber' is no way of reading answers"),
-        ("numeric:tolerance=-1", "numeric.tolerance: is -1.0: give 0 or more"),
+        ("numeric:tolerance=-1", "numeric.tolerance: is -1.0: give a number that is not negative"),
         ("function:file={here},function=absent", "has no attribute 'absent'"),
         ("function:file={here}", "verifier: {here}: RuntimeError: it fails to load"),
     ],
