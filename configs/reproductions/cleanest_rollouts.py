@@ -2,9 +2,10 @@
 
     python -m launch.reproduce cleanest_rollouts --workdir runs/reproductions/cleanest_rollouts
 
-Five minutes on one core. Policies of 0.06M weights imitate calculations in which many calls of a calculator are first
+Ten minutes on one core. Policies of 0.06M weights imitate calculations in which many calls of a calculator are first
 made wrongly. GRPO rewards right answers alone; one arm draws as many answers as it trains on, the other twice as many,
-of which it keeps the successes with the fewest errors and any failures. Errors are counted on held-out problems.
+of which it keeps the successes with the fewest errors and any failures. Errors are counted on held-out problems. Four
+seeds gave 0.018 [-0.024, 0.060], which could not tell, so that there are eight.
 """
 
 from functools import partial
@@ -55,7 +56,7 @@ def one(work: Workspace, seed: int, imitation: int, steps: int) -> dict:
 
 
 def run(work: Workspace) -> Measured:
-    seeds, imitation, steps = (2, 3, 2) if work.quick else (4, tools.IMITATED.steps, 30)
+    seeds, imitation, steps = (2, 3, 2) if work.quick else (8, tools.IMITATED.steps, 30)
     every = []
     for seed in range(seeds):
         work.say(f"seed {seed}: imitates, then practises in two ways")
