@@ -32,7 +32,8 @@ def get_reproduction() -> Reproduction:
         claim="the best path of every text, found by trying all, has a lower loss than a trained router at equal FLOPs",
         source="Alizadeh et al. 2024, arXiv:2410.10846", unit="nats/token, the router's loss less the oracle's",
         not_covered="an oracle of every token: one path holds for all tokens of a text, while the router sends each "
-        "alone; routers other than a linear one of each layer; more than 4 layers of width 48 and 300 steps",
+        "alone; routers other than a linear one of each layer; more than 4 layers of width 48 and 300 "
+        "steps. The oracle reads the labels of the texts it is scored on, and a run of 10 steps had been seen before",
         simulated=False, run=run,
     )  # fmt: skip
 
