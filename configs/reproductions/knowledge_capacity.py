@@ -34,8 +34,8 @@ def get_reproduction() -> Reproduction:
         minutes=5,
         not_covered="models of more than one size and above 0.0024M parameters, deeper ones than two layers; "
         "sentences: a row is a name and its facts; more to know than 4 bits for a parameter. The bits after 100 "
-        "exposures, with junk and in integers are among the numbers, and decide nothing. Bits to know and the learning rate were "
-        "settled on trial runs of one of the kept seeds",
+        "exposures, with junk and in integers are among the numbers, and decide nothing. Bits to know and the "
+        "learning rate were settled on trial runs of one of the kept seeds",
         simulated=False,
         run=run,
     )
