@@ -14,7 +14,13 @@ TASKS = ("countdown:numbers=3,largest=20", "modular:operations=5")
 
 
 def policies(
-    tasks: tuple[str, ...], widths: tuple[int, ...], steps: int, examples: int = 50_000, rate: float = 0.64
+    tasks: tuple[str, ...],
+    widths: tuple[int, ...],
+    steps: int,
+    examples: int = 50_000,
+    rate: float = 0.64,
+    batch_size: int = 16,
+    seq_len: int = 128,
 ) -> SweepConfig:
     """A ladder of policies, all trained on all of the tasks with a loss on the completions alone, at learning rates of
     `rate` / width."""
@@ -26,8 +32,8 @@ def policies(
         model=ladder(widths[0], vocab_size=CharTokenizer.of(*map(task_by_name, tasks)).vocab_size),
         data=DataConfig(mixture=sources, tokenizer="characters", packing="segments", loss_mask="completion"),
         train=TrainConfig(
-            steps=steps, batch_size=16, seq_len=128, learning_rate=0.02, final_learning_rate=0.0, eval_sequences=256,
-            log_every=100, checkpoint_every=1000,
+            steps=steps, batch_size=batch_size, seq_len=seq_len, learning_rate=0.02, final_learning_rate=0.0,
+            eval_sequences=256, log_every=100, checkpoint_every=1000,
         ),
         points=tuple({"model.d_model": width, "train.learning_rate": rate / width} for width in widths),
         stack_size=1,
