@@ -50,6 +50,7 @@ def config() -> SearchSweepConfig:
                 "beam:samples=4,width=2", "beam:samples=16,width=4", "dvts:samples=16,width=4", "rebase:samples=16",
                 "particle_filter:samples=16", "astar:branch=4,capacity=32", "mcts:simulations=8,actions=4",
             ),
-            problems=100, samples=64, max_tokens=40, max_steps=10, max_rounds=24, rows=256, head_problems=64,
+            problems=100, samples=64, width=8, max_tokens=40, max_steps=10, max_rounds=24, rows=256,
+            head_problems=64,
         ),
     )  # fmt: skip

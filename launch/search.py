@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from search.existing import Existing
-    from search.study import SearchSweepConfig
+    from search.foretold import Foretold, Register
+    from search.study import SearchSweepConfig, Study
 
 PER_SEARCH = 150_000  # parameters whose work takes as long as what a search costs beside them, on a CPU
 FLAGS = cli.new_flags(config=True)
@@ -87,6 +89,7 @@ def run_study(config: SearchSweepConfig, path: Path) -> int:
     from scaling.sweep.directory import RunDirectory
     from search.existing import MANIFEST, describe, finished, hold
     from search.findings import find
+    from search.foretold import JUDGED, Register, judge, said_of
 
     config.check()
     given = given_policies(config, path)
@@ -98,13 +101,18 @@ def run_study(config: SearchSweepConfig, path: Path) -> int:
         trained = [describe(folder, config.study.tasks) for folder in finished(RunDirectory(path / "policies"))]
         policies = sorted([*given, *trained], key=lambda policy: (policy.params, policy.name))
         hold(path / MANIFEST, policies)
-        samples, searches = _search_all(config, path, policies)
+        register = Register(path)
+        samples, searches = _search_all(config, path, policies, register)
     rows, table, findings = find(samples, searches, config.budgets, config.budget_factor)
+    judged = judge(register.all, samples, searches)
+    if len(judged):
+        write_atomically(path / JUDGED, judged.to_csv(index=False))
     write_atomically(path / "results.parquet", tables.parquet(rows))
     write_atomically(path / "table.csv", table.to_csv(index=False))
     write_atomically(path / "findings.md", findings.markdown())
     write_atomically(path / "findings.json", findings.to_json())
     print(findings.summary())
+    print(said_of(judged))
     print(f"\n{path / 'table.csv'}: {len(table)} rows; {path / 'results.parquet'}: {len(rows)} rows")
     print(write_report(path))
     if path.name == "search" and (path.parent / "results.parquet").is_file():  # in the directory of a sweep
@@ -130,53 +138,105 @@ def _claim(file: Path, resolved: Any) -> None:
     require(not changed, str(file.parent), problem, "give another --workdir, or what it was started with")
 
 
+@dataclass(frozen=True)
+class Cells:
+    """The parts of a study, each in a file of its own."""
+
+    config: SearchSweepConfig
+    path: Path
+
+    def file(self, policy: Existing, part: str) -> Path:
+        return self.path / "cells" / f"{policy.name}-{_safe(part)}.parquet"
+
+    def has(self, policy: Existing, part: str) -> bool:
+        """Whether it has been made; the first samples also when all of them have been."""
+        from search.study import FIRST, SAMPLES
+
+        return self.file(policy, part).exists() or (part == FIRST and self.file(policy, SAMPLES).exists())
+
+    def read(self, policy: Existing, part: str) -> pd.DataFrame:
+        from scaling import tables
+
+        facts = cell_facts(self.config, policy.name, part)
+        return tables.read(self.file(policy, part), facts).to_pandas().assign(policy=policy.name, params=policy.params)
+
+    def write(self, policy: Existing, part: str, made: pd.DataFrame) -> None:
+        from scaling import tables
+        from scaling.kept import write_atomically
+
+        write_atomically(self.file(policy, part), tables.parquet(made, cell_facts(self.config, policy.name, part)))
+
+    def make(self, study: Study, policy: Existing, part: str) -> None:
+        """Search this part, going on where a kill interrupted it."""
+        from search.study import FIRST, SAMPLES
+
+        state, wanted = self.file(policy, part).with_suffix(".state"), self.config.study
+        if part == FIRST:
+            made = study.samples(state, wanted.first)
+        elif part == SAMPLES:
+            drawn = self.read(policy, FIRST) if self.file(policy, FIRST).exists() else None
+            made = study.samples(state, first=None if drawn is None else drawn.drop(columns=["policy", "params"]))
+        else:
+            made = study.search(part, state)
+        self.write(policy, part, made)
+        state.unlink(missing_ok=True)
+        if part == SAMPLES:
+            self.file(policy, FIRST).unlink(missing_ok=True)  # they are among them
+
+    def foretell(self, policies: Sequence[Existing], policy: Existing, part: str) -> list[Foretold]:
+        """What the parts that have been made say of this one."""
+        import pandas as pd
+
+        from search import foretold
+        from search.study import FIRST, SAMPLES
+
+        study = self.config.study
+        found = []
+        if part == (FIRST if study.first else SAMPLES):
+            smaller = [self.read(other, SAMPLES) for other in policies if other.params < policy.params]
+            found += foretold.of_sizes(pd.concat(smaller), policy.name, policy.params) if smaller else []
+        if part == SAMPLES and self.file(policy, FIRST).exists():
+            found += foretold.of_samples(self.read(policy, FIRST), study.samples)
+        smaller_sizes = study.smaller(part) if part in study.strategies else ()
+        if smaller_sizes:
+            searched = pd.concat([self.read(policy, size) for size in smaller_sizes])
+            found += foretold.of_budgets(searched, part, smaller_sizes)
+        return found
+
+
 def _search_all(
-    config: SearchSweepConfig, path: Path, policies: Sequence[Existing]
+    config: SearchSweepConfig, path: Path, policies: Sequence[Existing], register: Register
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Every policy's samples and searches, each part read where it is already there."""
+    """Every policy's samples and searches, each part read where it is already there, else foretold and then made."""
     import pandas as pd
 
     from launch.progress import StudyDisplay
     from launch.snapshot import SearchPulse
-    from scaling import tables
-    from scaling.kept import write_atomically
-    from search.study import Study
+    from search.study import FIRST, SAMPLES, Study
 
-    parts = ["samples", *config.study.strategies]
-    cells = {
-        (policy.name, policy.params, part): path / "cells" / f"{policy.name}-{_safe(part)}.parquet"
-        for policy in policies
-        for part in parts
-    }
-    facts = {cell: cell_facts(config, cell[0], cell[2]) for cell in cells}
-    for cell, file in cells.items():
-        set_aside_if_damaged(file, facts[cell])
-    costs = {cell: cell[1] + PER_SEARCH for cell, file in cells.items() if not file.exists()}
-    with StudyDisplay(costs) as display, SearchPulse(path, len(cells) - len(costs)) as pulse:
+    cells, parts = Cells(config, path), config.study.parts()
+    for policy in policies:
+        for part in parts:
+            set_aside_if_damaged(cells.file(policy, part), cell_facts(config, policy.name, part))
+    todo = {(p.name, part): p.params + PER_SEARCH for p in policies for part in parts if not cells.has(p, part)}
+    done = sum(cells.has(policy, part) for policy in policies for part in parts if part != FIRST)
+    with StudyDisplay(todo) as display, SearchPulse(path, done) as pulse:
 
         def progress(what: str, done: int, total: int) -> None:
             display.update(done / total)
             pulse.tell(done / total)
 
         for policy in policies:
-            todo = {cell: file for cell, file in cells.items() if cell[0] == policy.name and not file.exists()}
-            if not todo:
-                continue
-            study = Study(policy.load(), config.study, progress)
-            for cell, file in todo.items():
-                part = cell[2]
-                display.start(cell, f"{part}, policy of {policy.params:,} parameters")
-                state = file.with_suffix(".state")  # of a part that a kill may interrupt
-                found = study.samples(state) if part == "samples" else study.search(part, state)
-                write_atomically(file, tables.parquet(found, facts[cell]))
-                state.unlink(missing_ok=True)
-                pulse.done += 1
-    frames = {
-        cell: tables.read(file, facts[cell]).to_pandas().assign(policy=cell[0], params=cell[1])
-        for cell, file in cells.items()
-    }
-    samples = [frame for (_, _, part), frame in frames.items() if part == "samples"]
-    searches = [frame for (_, _, part), frame in frames.items() if part != "samples"]
+            mine = [part for part in parts if (policy.name, part) in todo]
+            study = Study(policy.load(), config.study, progress) if mine else None
+            for part in mine:
+                assert study is not None
+                register.add(cells.foretell(policies, policy, part))
+                display.start((policy.name, part), f"{part}, policy of {policy.params:,} parameters")
+                cells.make(study, policy, part)
+                pulse.done += part != FIRST
+    samples = [cells.read(policy, SAMPLES) for policy in policies]
+    searches = [cells.read(policy, part) for policy in policies for part in config.study.strategies]
     return pd.concat(samples, ignore_index=True), pd.concat(searches, ignore_index=True)
 
 

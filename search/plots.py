@@ -80,6 +80,43 @@ def plot_policies(table: pd.DataFrame, figure: Figure, without: Sequence[str] = 
     _label(axes)
 
 
+def foretold(judged: pd.DataFrame) -> Drawing:
+    """The figure of a study's predictions, as `search.foretold.judge` gives them."""
+    kinds = judged["what"].nunique()
+    size = (2.7 * min(kinds, 4) + 0.6, 2.9 * -(-kinds // 4) + 0.6)
+    alt = "What was measured against what had been foretold, one panel per kind of prediction."
+    return Drawing("foretold", alt, size, partial(plot_foretold, judged))
+
+
+def plot_foretold(judged: pd.DataFrame, figure: Figure) -> None:
+    """Every prediction with its interval against its measurement: those whose interval holds touch the diagonal."""
+    kinds = list(dict.fromkeys(judged["what"]))
+    columns = min(len(kinds), 4)
+    axes = figure.subplots(-(-len(kinds) // columns), columns, sharex=True, sharey=True, squeeze=False)
+    for axis, kind in zip(axes.flat, kinds):
+        mine = judged[judged["what"] == kind]
+        axis.plot([0, 1], [0, 1], color=style.ink(axis), lw=0.8, ls=":")
+        for inside, colour in ((True, COLOURS[0]), (False, COLOURS[1])):
+            part = mine[mine["inside"] == inside]
+            reach = [part["predicted"] - part["low"], part["high"] - part["predicted"]]
+            label = "interval holds" if inside else "misses"
+            axis.errorbar(
+                part["measured"], part["predicted"], reach, fmt="o" if inside else "s", ms=3.5, lw=1, color=colour,
+                label=label,
+            )  # fmt: skip
+        axis.set_title(f"{kind.replace('_', ' ')}: {mine['inside'].sum()} of {len(mine)}", fontsize=10)
+        axis.set_xlim(-0.03, 1.03)
+        axis.set_ylim(-0.03, 1.03)
+    for axis in axes.flat[len(kinds) :]:
+        axis.set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel("measured")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("foretold")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center")
+
+
 def _policies(table: pd.DataFrame) -> list[tuple[int, str]]:
     """(parameters, name) of every policy, by size."""
     return sorted(set(zip(table["params"], table["policy"], strict=True)))

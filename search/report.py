@@ -18,9 +18,12 @@ from scaling.report.figures import Picture
 from scaling.report.html import Html, Section, badge, code, element, join, paragraph, picture, table
 from search import plots
 from search.findings import Direction, Findings, from_json
+from search.foretold import JUDGED, said_of
 
 FILES = ("table.csv", "findings.json")
 NUMBERS = ("params", "budget", "accuracy", "low", "high")
+PREDICTED = ("params", "predicted", "low", "high", "measured", "score")
+AGAIN = "run the study's command again: it is made anew"
 
 
 def is_study(directory: Path) -> bool:
@@ -37,26 +40,43 @@ def study_part(directory: Path) -> Part:
             raise ConfigError(str(directory), f"has no {file.name} yet", fix)
     rows = _read_table(files[0])
     findings = from_json(kept.read_bytes(files[1]), rows)
-    drawings = plots.drawings(rows)
-    return Part(
-        (*files, Path(__file__), Path(plots.__file__)), drawings, lambda pictures: _sections(findings, pictures)
+    drawings, judged = plots.drawings(rows), directory / JUDGED
+    foretold = _read_judged(judged) if judged.is_file() else None
+    if foretold is not None:
+        drawings |= {"foretold": plots.foretold(foretold)}
+        files = (*files, judged)
+    made_of = (*files, Path(__file__), Path(plots.__file__))
+    return Part(made_of, drawings, lambda pictures: _sections(findings, foretold, pictures))
+
+
+def _read_judged(file: Path) -> pd.DataFrame | None:
+    """foretold.csv, None without a prediction; ConfigError when it is not as a study writes it."""
+    rows = _read_csv(file)
+    numeric = {name for name in PREDICTED if name in rows and pd.api.types.is_numeric_dtype(rows[name])}
+    missing = sorted(
+        ({"what", "policy", "task", "at", "given", "inside"} - set(rows.columns)) | (set(PREDICTED) - numeric)
     )
+    require(not missing, str(file), f"is damaged (its {missing and missing[0]} is missing or no number)", AGAIN)
+    return rows if len(rows) else None
+
+
+def _read_csv(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(io.BytesIO(kept.read_bytes(file, AGAIN)))
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(str(file), f"is damaged ({str(error).splitlines()[0]})", AGAIN) from None
 
 
 def _read_table(file: Path) -> pd.DataFrame:
     """table.csv; ConfigError when it is not as a study writes it."""
-    fix = "run the study's command again: it is made anew"
-    try:
-        rows = pd.read_csv(io.BytesIO(kept.read_bytes(file, fix)))
-    except (ValueError, OverflowError) as error:
-        raise ConfigError(str(file), f"is damaged ({str(error).splitlines()[0]})", fix) from None
+    rows = _read_csv(file)
     numeric = {name for name in NUMBERS if name in rows and pd.api.types.is_numeric_dtype(rows[name])}
     missing = sorted(({"policy", "task", "strategy"} - set(rows.columns)) | (set(NUMBERS) - numeric))
-    require(not missing, str(file), f"is damaged (its {missing and missing[0]} is missing or no number)", fix)
+    require(not missing, str(file), f"is damaged (its {missing and missing[0]} is missing or no number)", AGAIN)
     return rows
 
 
-def _sections(findings: Findings, pictures: Mapping[str, Picture]) -> list[Section]:
+def _sections(findings: Findings, foretold: pd.DataFrame | None, pictures: Mapping[str, Picture]) -> list[Section]:
     rows = findings.table
     tasks = list(dict.fromkeys(rows["task"]))
     policies = paragraph(
@@ -76,8 +96,23 @@ def _sections(findings: Findings, pictures: Mapping[str, Picture]) -> list[Secti
     return [
         Section("test-time", "Test-time compute", join([policies, picture(pictures["policies"], caption)])),
         Section("strategies", "Strategies at equal FLOPs", join(each)),
+        *([] if foretold is None else [Section("foretold", "Foretold", _foretold(foretold, pictures["foretold"]))]),
         Section("literature", "Against the literature", join(map(_direction, findings.found))),
     ]
+
+
+def _foretold(judged: pd.DataFrame, drawn: Picture) -> Html:
+    """The predictions of the study: what share of the intervals holds, the figure, and every one."""
+    caption = (
+        "Written down before the measurement. A vertical bar that crosses the dotted line is an interval that holds."
+    )
+    shown = ["what", "task", "params", "at", "given", "predicted", "low", "high", "measured", "inside", "score"]
+    lines = [{name: _cell(row[name]) for name in shown} for _, row in judged.iterrows()]
+    every = element(
+        "details", element("summary", "Every prediction"), table(lines, words=("what", "task", "at", "given"))
+    )
+    score = f"Their interval score, lower being better, is {judged['score'].mean():.3g} on average."
+    return join([paragraph(said_of(judged), ". ", score), picture(drawn, caption), every])
 
 
 def _best(rows: pd.DataFrame, task: str) -> Html:

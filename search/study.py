@@ -30,6 +30,7 @@ from search.strategies.setting import NeedsPolicy, Setting, StrategyConfig
 from search.verifiers.learned import Judged, Kind, Verifier, check_kind, fit_verifier
 
 Progress = Callable[[str, int, int], None]  # what, problems done, problems in all
+FIRST, SAMPLES = "first", "samples"  # parts of a study
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,22 @@ class StudyConfig:
                 strategy_by_name(text)
         for task in self.tasks:
             task_by_name(task)
+
+    @property
+    def first(self) -> int:
+        """How many samples are drawn first, to foretell what all of them show; 0 when a round of `width` is too many:
+        an eighth of them, at least four and at most a quarter."""
+        some = max(self.samples // 8 // self.width, 1) * self.width
+        return some if 4 <= some <= self.samples // 4 else 0
+
+    def parts(self) -> tuple[str, ...]:
+        """What is kept by itself for every policy, in the order in which it is made."""
+        return (*((FIRST,) if self.first else ()), SAMPLES, *self.strategies)
+
+    def smaller(self, strategy: str) -> tuple[str, ...]:
+        """The sizes of this search that come before it."""
+        family = [text for text in self.strategies if text.partition(":")[0] == strategy.partition(":")[0]]
+        return tuple(family[: family.index(strategy)])
 
     def problem_sets(self) -> dict[str, list[Problem]]:
         """The test problems of every task, by its text."""
@@ -169,15 +186,18 @@ class Study:
             )
         return self._verifier
 
-    def samples(self, keep: Path | None = None) -> pd.DataFrame:
+    def samples(
+        self, keep: Path | None = None, count: int | None = None, first: pd.DataFrame | None = None
+    ) -> pd.DataFrame:
         """Independent samples: task, problem, sample, correct, score, answer, generated_tokens, flops.
 
-        keep: a file in which the search is kept once a minute, and from which it goes on.
+        keep: a file in which the search is kept once a minute, and from which it goes on. count: of every problem, all
+        of them unless given. first: those of them that were drawn before.
         """
-        config = self.config
-        rounds = config.samples // config.width
-        given = [(posed, part) for posed in self.posed for part in range(rounds)]
-        rows = []
+        config, drawn = self.config, 0 if first is None else int(first["sample"].max()) + 1
+        rounds = range(drawn // config.width, (count or config.samples) // config.width)
+        given = [(posed, part) for posed in self.posed for part in rounds]
+        rows = [] if first is None else first.to_dict("records")
         for (posed, part), found in self._run(BestOfN(config.width), given, "independent samples", keep):
             price = found.cost.flops / max(found.cost.generated_tokens, 1)
             for i, c in enumerate(found.candidates):

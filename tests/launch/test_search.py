@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import operator
 import re
 from collections.abc import Callable
@@ -29,7 +30,7 @@ STUDY = SearchSweepConfig(
     name="test",
     policies=policies((TASK,), (16,), steps=150, examples=2000),
     study=StudyConfig(
-        tasks=(TASK,), strategies=("beam:samples=4,width=2",), problems=12, samples=8, width=8, max_tokens=24,
+        tasks=(TASK,), strategies=("beam:samples=4,width=2",), problems=12, samples=16, width=4, max_tokens=24,
         max_steps=4, max_rounds=6, rows=32, head_problems=16,
     ),
     budgets=3,
@@ -52,15 +53,30 @@ def test_a_study_gives_rows_a_table_and_findings(done: Path) -> None:
     assert {"best_of_n", "majority", "coverage"} <= set(table["strategy"])
     assert (table["flops"] <= table["budget"]).all()
     assert "## Against the literature" in (done / "findings.md").read_text()
-    assert {file.stem for file in (done / "figures").glob("*.png")} >= {"policies", "strategies-1", "training"}
+    drawn = {file.stem for file in (done / "figures").glob("*.png")}
+    assert drawn >= {"policies", "strategies-1", "foretold", "training"}
     report = (done / "report.html").read_text()
     assert report.index('id="test-time"') < report.index('id="training"') and TASK in report
 
 
 @pytest.mark.slow
+def test_what_all_samples_show_is_foretold_from_the_first_ones_and_judged(done: Path) -> None:
+    foretold = json.loads((done / "foretold.json").read_text())
+    assert [row["what"] for row in foretold] == ["coverage", "best_of_n", "majority", "weighted_vote"]
+    assert {(row["at"], row["given"]) for row in foretold} == {("16 samples", "4 samples")}
+    cell = next((done / "cells").glob("*-samples.parquet"))
+    assert (done / "foretold.json").stat().st_mtime_ns < cell.stat().st_mtime_ns
+    judged, samples = pd.read_csv(done / "foretold.csv"), pd.read_parquet(cell)
+    solved = samples.groupby("problem")["correct"].max().mean()
+    assert judged.set_index("what").loc["coverage", "measured"] == pytest.approx(solved)
+    assert not list((done / "cells").glob("*-first.parquet"))  # they are among all samples
+    assert 'id="foretold"' in (done / "report.html").read_text()
+
+
+@pytest.mark.slow
 def test_recorded_samples_are_verified_by_the_task(done: Path) -> None:
     samples = pd.read_parquet(next((done / "cells").glob("*-samples.parquet")))
-    assert len(samples) == 12 * 8
+    assert len(samples) == 12 * 16
     exact = [_evaluated(problem.prompt) for problem in task_by_name(TASK).generate(0, 12, "test")]
     right = samples[samples["correct"] == 1]
     assert [int(answer) for answer in right["answer"]] == [exact[i] for i in right["problem"]]

@@ -110,7 +110,7 @@ class Drawn:
         self.asked.append(policy.digest)
         self.right = np.random.default_rng(len(policy.source)).random((config.problems, config.samples)) < self.share
 
-    def samples(self, keep: Path) -> pd.DataFrame:
+    def samples(self, keep: Path | None = None, count: int | None = None, first: Any = None) -> pd.DataFrame:
         problem, sample = np.indices(self.right.shape).reshape(2, -1)
         right = self.right.ravel().astype(float)
         answers = [str(int(value)) for value in right]
