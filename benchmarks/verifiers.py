@@ -3,7 +3,8 @@
     python benchmarks/verifiers.py --study runs/search_table [--policy 1] [--kinds confidence,value]
 
 For every kind and task: the share of single samples that is right, the area under the curve between right and wrong
-samples, and how often the best of a problem's samples by score is right. One JSON line per kind; no peer.
+samples, over all problems and within them, and how often the best of a problem's samples by score is right. One JSON
+line per kind; no peer.
 """
 
 from __future__ import annotations
@@ -13,9 +14,6 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -32,6 +30,7 @@ def main() -> None:
     import pandas as pd
 
     from scaling import kept
+    from search.metrics.verification import told_apart
     from search.policy import load_policy
     from search.study import Study, StudyConfig
 
@@ -46,22 +45,12 @@ def main() -> None:
             problems=options.problems, samples=options.samples, width=options.samples,
         )  # fmt: skip
         samples = Study(policy, config).samples()
-        tasks = {str(task): told_apart(group) for task, group in samples.groupby("task")}
+        tasks = {
+            str(task): {name: round(share, 3) for name, share in told_apart(group).items()}
+            for task, group in samples.groupby("task")
+        }
         params = int(trained["params"].iloc[options.policy])
         print(json.dumps({"bench": "verifiers", "case": kind, "params": params, "tasks": tasks}), flush=True)
-
-
-def told_apart(samples: Any) -> dict[str, float]:
-    """Shares of one task's samples (columns correct, score, problem), to three digits; no area without both kinds."""
-    from scipy.stats import rankdata
-
-    right = samples["correct"].to_numpy() > 0
-    n, ranks = int(right.sum()), rankdata(samples["score"])
-    pairs = n * (len(right) - n)
-    area = (ranks[right].sum() - n * (n + 1) / 2) / pairs if pairs else float("nan")
-    best = [group.loc[group["score"].idxmax(), "correct"] for _, group in samples.groupby("problem")]
-    shares = {"one_sample": right.mean(), "area": area, "best_of_all": np.mean(best)}
-    return {name: round(float(share), 3) for name, share in shares.items()}
 
 
 if __name__ == "__main__":

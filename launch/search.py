@@ -81,6 +81,8 @@ def given_policies(config: SearchSweepConfig, path: Path) -> list[Existing]:
 
 def run_study(config: SearchSweepConfig, path: Path) -> int:
     """Policies, searches, table and findings in one directory; 0, or 1 when a policy failed to train."""
+    import pandas as pd
+
     from launch.report import write_report
     from launch.sweep import run_sweep
     from models.serialize import to_json
@@ -90,6 +92,8 @@ def run_study(config: SearchSweepConfig, path: Path) -> int:
     from search.existing import MANIFEST, describe, finished, hold
     from search.findings import find
     from search.foretold import JUDGED, Register, judge, said_of
+    from search.metrics.verification import told_apart
+    from search.report import APART
 
     config.check()
     given = given_policies(config, path)
@@ -104,6 +108,11 @@ def run_study(config: SearchSweepConfig, path: Path) -> int:
         register = Register(path)
         samples, searches = _search_all(config, path, policies, register)
     rows, table, findings = find(samples, searches, config.budgets, config.budget_factor)
+    apart = pd.DataFrame([
+        dict(zip(("policy", "params", "task"), key, strict=True)) | told_apart(group)
+        for key, group in samples.groupby(["policy", "params", "task"], sort=False)
+    ])  # fmt: skip
+    write_atomically(path / APART, apart.to_csv(index=False))
     judged = judge(register.all, samples, searches)
     if len(judged):
         write_atomically(path / JUDGED, judged.to_csv(index=False))

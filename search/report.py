@@ -21,6 +21,7 @@ from search.findings import Direction, Findings, from_json
 from search.foretold import JUDGED, said_of
 
 FILES = ("table.csv", "findings.json")
+APART = "verifier.csv"  # what the scores tell apart, by policy and task
 NUMBERS = ("params", "budget", "accuracy", "low", "high")
 PREDICTED = ("params", "predicted", "low", "high", "measured", "score")
 AGAIN = "run the study's command again: it is made anew"
@@ -45,8 +46,11 @@ def study_part(directory: Path) -> Part:
     if foretold is not None:
         drawings |= {"foretold": plots.foretold(foretold)}
         files = (*files, judged)
+    apart = _read_csv(directory / APART) if (directory / APART).is_file() else None
+    if apart is not None:
+        files = (*files, directory / APART)
     made_of = (*files, Path(__file__), Path(plots.__file__))
-    return Part(made_of, drawings, lambda pictures: _sections(findings, foretold, pictures))
+    return Part(made_of, drawings, lambda pictures: _sections(findings, foretold, apart, pictures))
 
 
 def _read_judged(file: Path) -> pd.DataFrame | None:
@@ -76,7 +80,9 @@ def _read_table(file: Path) -> pd.DataFrame:
     return rows
 
 
-def _sections(findings: Findings, foretold: pd.DataFrame | None, pictures: Mapping[str, Picture]) -> list[Section]:
+def _sections(
+    findings: Findings, foretold: pd.DataFrame | None, apart: pd.DataFrame | None, pictures: Mapping[str, Picture]
+) -> list[Section]:
     rows = findings.table
     tasks = list(dict.fromkeys(rows["task"]))
     policies = paragraph(
@@ -93,12 +99,26 @@ def _sections(findings: Findings, foretold: pd.DataFrame | None, pictures: Mappi
         join([element("h3", task), picture(pictures[f"strategies-{i}"], "One panel per policy."), _best(rows, task)])
         for i, task in enumerate(tasks, 1)
     ]
+    first = join([policies, picture(pictures["policies"], caption), _apart(apart)])
     return [
-        Section("test-time", "Test-time compute", join([policies, picture(pictures["policies"], caption)])),
+        Section("test-time", "Test-time compute", first),
         Section("strategies", "Strategies at equal FLOPs", join(each)),
         *([] if foretold is None else [Section("foretold", "Foretold", _foretold(foretold, pictures["foretold"]))]),
         Section("literature", "Against the literature", join(map(_direction, findings.found))),
     ]
+
+
+def _apart(rows: pd.DataFrame | None) -> Html:
+    """How well the scores tell right samples from wrong ones."""
+    if rows is None:
+        return join([])
+    lines = [{str(name): _cell(row[name]) for name in rows if name != "policy"} for _, row in rows.iterrows()]
+    said = (
+        "Area under the curve between right and wrong samples: over all problems, and within problems, which is what "
+        "picking one of a problem's samples needs; 0.5 tells nothing."
+    )
+    summary = element("summary", "What the scores tell apart")
+    return element("details", summary, paragraph(said), table(lines, words=("task",)))
 
 
 def _foretold(judged: pd.DataFrame, drawn: Picture) -> Html:

@@ -28,6 +28,7 @@ from search.strategies.best_of_n import BestOfN, best_of_n
 from search.strategies.catalogue import read_strategy, strategy_by_name
 from search.strategies.setting import NeedsPolicy, Setting, StrategyConfig
 from search.verifiers.learned import Judged, Kind, Verifier, check_kind, fit_verifier
+from search.verifiers.reward_training import RewardTraining
 
 Progress = Callable[[str, int, int], None]  # what, problems done, problems in all
 FIRST, SAMPLES = "first", "samples"  # parts of a study
@@ -48,6 +49,7 @@ class StudyConfig:
     width: int = 64  # of them side by side
     verifier: Kind = "confidence"  # what scores; see search/verifiers/learned.py
     head_problems: int = 128  # training problems per task for the verifier, 8 samples each
+    reward: RewardTraining = added(RewardTraining())  # how a process or an outcome model is trained
     max_tokens: int = 64
     max_steps: int = 16
     max_rounds: int = 48
@@ -182,7 +184,7 @@ class Study:
             c, longest = self.config, self._prompt_len + self.config.max_tokens
             self._progress(f"the {c.verifier} verifier", 0, 1)
             self._verifier = fit_verifier(
-                c.verifier, self.policy.model, self.policy.params, self._judged(), longest, c.seed
+                c.verifier, self.policy.model, self.policy.params, self._judged(), longest, c.seed, c.reward
             )
         return self._verifier
 

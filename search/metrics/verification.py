@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.stats import rankdata
 
 from models.errors import require
 from scaling.laws.coverage import pass_at_k
@@ -125,3 +126,29 @@ def genrm_grid(samples: Samples, verdicts: Sequence[np.ndarray], *, seed: int = 
         rows += [dict(solutions=size, verifications=count, accuracy=value)
                  for size, value in zip(k, np.mean(accuracy, 0))]  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def told_apart(samples: pd.DataFrame) -> dict[str, float]:
+    """What a score can tell apart, from rows of problem, correct and score: shares in [0, 1].
+
+    one_sample: right samples. area: under the curve between right and wrong ones, over all problems; within: the same
+    among samples of one problem, mean over the problems that have both, which is what picking one of them needs.
+    best_of_all: problems whose best-scored sample is right. NaN where there are no two kinds.
+    """
+    groups = [group for _, group in samples.groupby("problem")]
+    within = [_area(group) for group in groups]
+    mixed = [area for area in within if np.isfinite(area)]
+    return {
+        "one_sample": float(samples["correct"].mean()),
+        "area": _area(samples),
+        "within": float(np.mean(mixed)) if mixed else float("nan"),
+        "best_of_all": float(np.mean([group.loc[group["score"].idxmax(), "correct"] for group in groups])),
+    }
+
+
+def _area(samples: pd.DataFrame) -> float:
+    """P(a right sample scores above a wrong one), ties counting half; NaN without both."""
+    right, ranks = samples["correct"].to_numpy() > 0, rankdata(samples["score"])
+    n = int(right.sum())
+    pairs = n * (len(right) - n)
+    return float((ranks[right].sum() - n * (n + 1) / 2) / pairs) if pairs else float("nan")

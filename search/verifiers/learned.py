@@ -22,7 +22,7 @@ from search.decoder import ValueHead
 from search.named import instead
 from search.verifiers.confidence import Confidence, ConfidenceScorer, fit_confidence
 from search.verifiers.reward_model import RewardModel
-from search.verifiers.reward_training import outcome, process, train_reward_model
+from search.verifiers.reward_training import RewardTraining, outcome, process, train_reward_model
 from search.verifiers.scorer import Scorer, ValueScorer
 from search.verifiers.value_head import fit_value_head
 
@@ -55,12 +55,13 @@ def check_kind(kind: str, field: str) -> None:
 
 
 def fit_verifier(
-    kind: Kind, model: ModelConfig, params: Params, samples: Sequence[Judged], longest: int, seed: int = 0
-) -> Verifier:
+    kind: Kind, model: ModelConfig, params: Params, samples: Sequence[Judged], longest: int, seed: int = 0,
+    training: RewardTraining | None = None,
+) -> Verifier:  # fmt: skip
     """The verifier of this kind for a policy; the same arguments give the same one.
 
-    longest: tokens of the longest text that will be scored. A policy that is never right, or always, gets a constant
-    from a regression, since there is nothing to tell apart.
+    longest: tokens of the longest text that will be scored. training: of a process or an outcome model. A policy that
+    is never right, or always, gets a constant from a regression, since there is nothing to tell apart.
     """
     samples = [sample for sample in samples if sample.ends]
     if kind in ("process", "outcome"):
@@ -70,7 +71,12 @@ def fit_verifier(
             else outcome(s.prompt, s.completion[: s.ends[-1]], s.right)
             for s in samples
         ]
-        trunk, head = train_reward_model(model, examples, params=params, seed=seed)
+        problems = sorted({s.prompt for s in samples})
+        count = round(len(problems) * (training.held_out if training else 0))
+        apart = {problems[i] for i in np.random.default_rng(seed).permutation(len(problems))[:count]}
+        shown = [example for s, example in zip(samples, examples, strict=True) if s.prompt not in apart]
+        held_out = [example for s, example in zip(samples, examples, strict=True) if s.prompt in apart]
+        trunk, head = train_reward_model(model, shown, training, params=params, held_out=held_out, seed=seed)
         return Verifier(RewardModel(model, trunk, head, model.vocab_size, longest), None)
     d_model = model.resolved().d_model
     labels = [s.right for s in samples for _ in s.ends]

@@ -25,6 +25,7 @@ from search.metrics import (
 )
 from search.metrics.coverage import fit_coverage, fit_curve, fit_saturation, pass_rate, straight_line
 from search.metrics.selection import best_of, subsets_of, vote_accuracy
+from search.metrics.verification import told_apart
 from tests.search import recorded
 
 judged = st.integers(1, 7).flatmap(
@@ -332,3 +333,23 @@ def test_samples_are_shown_in_one_line_and_missing_ones_are_explained():
         coverage_curve(samples, [1, 2, 4])
     with pytest.warns(UserWarning, match="NaN ends: one problem says nothing of others"):
         assert coverage_curve(Samples.of([[1, 0, 0]]), [1, 2])["low"].isna().all()
+
+
+def test_what_scores_tell_apart_equals_counted_pairs() -> None:
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(dict(
+        problem=np.repeat(np.arange(6), 9), correct=rng.integers(0, 2, 54).astype(float), score=rng.integers(0, 5, 54) / 4,
+    ))  # fmt: skip
+    rows.loc[rows["problem"] == 5, "correct"] = 1.0  # nothing to tell apart
+
+    def counted(group: pd.DataFrame) -> float:
+        right, wrong = (group.loc[group["correct"] == kind, "score"].to_numpy() for kind in (1, 0))
+        wins = (right[:, None] > wrong).sum() + 0.5 * (right[:, None] == wrong).sum()
+        return wins / (len(right) * len(wrong))
+
+    found = told_apart(rows)
+    assert found["area"] == pytest.approx(counted(rows))
+    within = [counted(group) for _, group in rows.groupby("problem") if group["correct"].nunique() == 2]
+    assert found["within"] == pytest.approx(np.mean(within))
+    assert found["one_sample"] == rows["correct"].mean()
+    assert np.isnan(told_apart(rows[rows["problem"] == 5])["area"])

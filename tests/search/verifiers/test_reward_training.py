@@ -9,7 +9,7 @@ from models.config import ModelConfig
 from models.errors import ConfigError
 from scaling.tasks import CharTokenizer, task_by_name
 from scaling.tasks.task import Problem
-from search.verifiers.reward_training import Labelled, outcome, process, train_reward_model
+from search.verifiers.reward_training import Labelled, RewardTraining, outcome, process, train_reward_model
 from search.verifiers.value_head import last_hidden
 
 TASK = task_by_name("arithmetic:operation=max")
@@ -36,12 +36,24 @@ def order(scores: np.ndarray, right: np.ndarray) -> float:
 
 def test_an_outcome_reward_model_tells_right_answers_from_wrong_ones() -> None:
     shown = [outcome(tokens(p.prompt), tokens(text), TASK.verify(p, text)) for p, text in answered("train", 2000)]
-    params, head = train_reward_model(MODEL, shown, steps=350)
+    params, head = train_reward_model(MODEL, shown, RewardTraining(steps=350))
     test = answered("test", 300)
     right = np.array([TASK.verify(p, text) for p, text in test])
     hidden = last_hidden(MODEL, params, [tokens(p.prompt + text) for p, text in test], 300)
     scores = hidden @ np.asarray(head.weight) + float(head.bias)
     assert order(scores, right) > 0.9
+
+
+def test_the_weights_that_fit_other_problems_best_are_kept() -> None:
+    judged = [(p, text, TASK.verify(p, text)) for p, text in answered("train", 200)]
+    shown = [outcome(tokens(p.prompt), tokens(text), right) for p, text, right in judged]
+    contrary = [outcome(tokens(p.prompt), tokens(text), not right) for p, text, right in judged]
+    how = RewardTraining(steps=100, batch=32)
+    _, last = train_reward_model(MODEL, shown, how)
+    _, agreeing = train_reward_model(MODEL, shown, how, held_out=shown)  # the longer, the better
+    np.testing.assert_allclose(agreeing.weight, last.weight, rtol=1e-4, atol=1e-5)
+    _, opposed = train_reward_model(MODEL, shown, how, held_out=contrary)  # the longer, the worse
+    assert np.abs(opposed.weight).max() < 0.5 * np.abs(last.weight).max()
 
 
 def test_an_outcome_is_a_process_that_is_judged_at_its_end_alone() -> None:
