@@ -2,8 +2,8 @@
 
     python -m launch.sweep --config configs/testtime_policies.py --workdir runs/testtime/policies
 
-One ladder for every study of test-time compute (`existing=` of a search sweep; configs/testtime.py trains it where it is
-not there). Each policy sees 23 million tokens and keeps six checkpoints on the way, so that a law may also be fitted
+One ladder for every study of test-time compute (`existing=` of a search sweep; configs/testtime.py trains it where it
+is not there). Each policy sees 23 million tokens and keeps six checkpoints on the way, so that a law may also be fitted
 over training tokens. A pod needs other widths and steps.
 """
 

@@ -338,7 +338,8 @@ def test_samples_are_shown_in_one_line_and_missing_ones_are_explained():
 def test_what_scores_tell_apart_equals_counted_pairs() -> None:
     rng = np.random.default_rng(0)
     rows = pd.DataFrame(dict(
-        problem=np.repeat(np.arange(6), 9), correct=rng.integers(0, 2, 54).astype(float), score=rng.integers(0, 5, 54) / 4,
+        problem=np.repeat(np.arange(6), 9), correct=rng.integers(0, 2, 54).astype(float),
+        score=rng.integers(0, 5, 54) / 4,
     ))  # fmt: skip
     rows.loc[rows["problem"] == 5, "correct"] = 1.0  # nothing to tell apart
 
