@@ -90,8 +90,8 @@ def run_study(config: SearchSweepConfig, path: Path) -> int:
     from scaling.kept import write_atomically
     from scaling.sweep.directory import RunDirectory
     from search.existing import MANIFEST, describe, finished, hold
-    from search.findings import find
-    from search.foretold import JUDGED, Register, judge, said_of
+    from search.findings import find, scores_section
+    from search.foretold import JUDGED, Register, judge, said_of, section
     from search.metrics.verification import told_apart
     from search.report import APART
 
@@ -118,7 +118,7 @@ def run_study(config: SearchSweepConfig, path: Path) -> int:
         write_atomically(path / JUDGED, judged.to_csv(index=False))
     write_atomically(path / "results.parquet", tables.parquet(rows))
     write_atomically(path / "table.csv", table.to_csv(index=False))
-    write_atomically(path / "findings.md", findings.markdown())
+    write_atomically(path / "findings.md", findings.markdown([scores_section(apart), section(judged)]))
     write_atomically(path / "findings.json", findings.to_json())
     print(findings.summary())
     print(said_of(judged))

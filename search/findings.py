@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,11 +51,6 @@ class Direction:
         """In how many of the cases it holds, in words."""
         return "no case could tell" if np.isnan(self.holds) else f"holds in {self.holds:.0%} of the cases"
 
-    def markdown(self) -> str:
-        """A heading, the claim, the share of cases, the table."""
-        seen = _shown(self.seen) if len(self.seen) else "This study has no such case."
-        return f"### {self.title}\n\n{self.text} **Here: {self.share}.**\n\n{seen}\n"
-
     def to_json(self) -> dict[str, Any]:
         """The finding's names, and title, note and table."""
         seen = {str(name): [_written(value) for value in self.seen[name]] for name in self.seen}
@@ -69,17 +64,41 @@ class Findings:
     found: tuple[Direction, ...]
     table: pd.DataFrame
 
-    def markdown(self) -> str:
-        """The accuracy of every strategy at every budget with its interval, then every finding."""
-        parts = ["## Accuracy at equal FLOPs\n", "Columns: FLOPs per problem. Brackets: 90 % intervals.\n"]
-        cells = self.table.assign(cell=[
-            f"{row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in self.table.itertuples()
+    def markdown(self, more: Sequence[str] = ()) -> str:
+        """One page: curves, who leads at the largest budget, and every claim with its verdict.
+
+        more: sections between the two. The numbers are in table.csv and findings.json, the pictures in figures/.
+        """
+        tasks = list(dict.fromkeys(self.table["task"]))
+        drawn = [f"![every strategy on {task}](figures/strategies-{i}.png)\n" for i, task in enumerate(tasks, 1)]
+        seen = pd.DataFrame([
+            {"": f.title, "claim": f.text, "here": f"{f.share}: {f.finding.verdict}"} for f in self.found
         ])  # fmt: skip
-        for (task, params, policy), group in cells.groupby(["task", "params", "policy"], sort=False):
-            wide = group.pivot(index="strategy", columns="budget", values="cell").reindex(group["strategy"].unique())
-            wide.columns = [f"{budget:.2g}" for budget in wide.columns]
-            parts.append(f"**{task}, {self._named(params, policy)}**\n\n{_shown(wide.fillna('').reset_index())}\n")
-        return "\n".join([*parts, "## Against the literature\n", *(f.markdown() for f in self.found)])
+        parts = [
+            "## Accuracy against FLOPs\n",
+            "The best strategy of each policy at each budget, with its 90 % interval over problems; dashed: coverage, "
+            "which a verifier that never errs would reach.\n",
+            "![accuracy against FLOPs per problem, by policy](figures/policies.png)\n",
+            f"At the largest budget:\n\n{_shown(self._leaders())}\n",
+            "## Strategies at equal FLOPs\n", *drawn,
+            *more,
+            f"## Against the literature\n\n{_shown(seen)}\n",
+        ]  # fmt: skip
+        return "\n".join(parts)
+
+    def _leaders(self) -> pd.DataFrame:
+        """Per task and policy, the leading strategy at the largest budget beside one that never errs in choosing."""
+        rows = []
+        for (task, params, policy), group in self.table.groupby(["task", "params", "policy"], sort=False):
+            last = group[group["budget"] == group["budget"].max()].set_index("strategy")
+            best = last.drop(index="coverage", errors="ignore")["accuracy"].idxmax()
+            accuracy, low, high = last.loc[best, ["accuracy", "low", "high"]]
+            rows.append({
+                "task": task, "policy": self._named(params, policy), "leads": best,
+                "accuracy": f"{accuracy:.2f} [{low:.2f}, {high:.2f}]",
+                "coverage": f"{last.loc['coverage', 'accuracy']:.2f}" if "coverage" in last.index else "",
+            })  # fmt: skip
+        return pd.DataFrame(rows)
 
     def summary(self) -> str:
         """A line per task and policy with the leading strategy at the largest budget, and a line per finding."""
@@ -332,6 +351,17 @@ def a_star(rows: pd.DataFrame) -> Direction:
         out,
         "The accuracy is A*'s best here; `ratio` is best-of-N's budget over A*'s (inf: best-of-N never got there).",
     )
+
+
+def scores_section(apart: pd.DataFrame) -> str:
+    """What scores tell apart (`told_apart` by policy, params and task), as a section of the page."""
+    wide = apart.assign(cell=[f"{row.within:.2f} / {row.best_of_all:.2f}" for row in apart.itertuples()])
+    wide = wide.pivot(index="task", columns=["params", "policy"], values="cell").reindex(apart["task"].unique())
+    wide.columns = [f"{params:,} parameters" for params, _ in wide.columns]
+    said = (
+        "Area under the curve between right and wrong samples of one problem / how often the best-scored one is right."
+    )
+    return f"## What the scores tell apart\n\n{said}\n\n{_shown(wide.reset_index())}\n"
 
 
 def _shown(table: pd.DataFrame) -> str:

@@ -281,3 +281,9 @@ def said_of(judged: pd.DataFrame) -> str:
     each = ", ".join(f"{name} {row['sum']} of {row['count']}" for name, row in kinds.iterrows())
     share = judged["inside"].mean()
     return f"{len(judged)} predictions, made before: {share:.0%} inside their {LEVEL:.0%} intervals ({each})"
+
+
+def section(judged: pd.DataFrame) -> str:
+    """The predictions as a section of the study's page, in Markdown."""
+    drawn = "![what was foretold against what was measured](figures/foretold.png)\n" if len(judged) else ""
+    return f"## Foretold\n\n{said_of(judged)}\n\n{drawn}"

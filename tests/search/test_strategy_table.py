@@ -87,7 +87,8 @@ def test_every_finding_gives_its_numbers_whether_or_not_it_holds(
         low, high = direction.finding.interval
         assert np.isnan(direction.holds) or 0 <= low <= direction.holds <= high <= 1
     text = findings.markdown()
-    assert "| astar |" in text and "### A*" in text
+    assert "| A* |" in text and "figures/strategies-1.png" in text and "coverage |" in text
+    assert len(text.splitlines()) < 100  # a page that a reader finishes
     again = from_json(findings.to_json(), findings.table)
     assert again.markdown() == text and again.summary() == findings.summary()
 
