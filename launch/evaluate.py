@@ -20,6 +20,7 @@ from launch import cli
 if TYPE_CHECKING:
     from launch.evaluations import Evaluation
     from scaling.evaluate.item import Item
+    from search.engine.config import EngineConfig
     from search.policy import Policy
 
 FLAGS = cli.new_flags()
@@ -153,20 +154,27 @@ def subject(policy: Policy, chat: bool = False) -> Any:
 
 def generator(policy: Policy, longest: int, max_tokens: int) -> Any:
     """Greedy answers to contexts of up to `longest` tokens, from an engine that fits them; the newest is kept."""
+    from search.answers import GreedyAnswers
+
+    config = engine_config(policy, longest, max_tokens)
+    key = f"{policy.digest} {config.max_len}"
+    if key not in _ENGINES:
+        _ENGINES.clear()
+        _ENGINES[key] = GreedyAnswers(policy, config, max_tokens)
+    return _ENGINES[key]
+
+
+def engine_config(policy: Policy, longest: int, max_tokens: int) -> EngineConfig:
+    """Of an engine for contexts of up to `longest` tokens and answers of `max_tokens`; ConfigError where none fits."""
     from scaling.sweep.trial import override
-    from search.answers import greedy_answers
     from search.engine.config import EngineConfig
 
     max_len = 1 << max(LEAST_CONTEXT, longest + max_tokens).bit_length()  # few sizes, as each compiles
-    key = f"{policy.digest} {max_len}"
-    if key not in _ENGINES:
-        config = EngineConfig(slots=16, max_len=max_len, ends=policy.ends)
-        if policy.model.positions == "learned":
-            config = override(config, {"max_len": min(config.max_len, policy.model.max_seq_len)})
-        config.check(policy.model)
-        _ENGINES.clear()
-        _ENGINES[key] = greedy_answers(policy, config, max_tokens)
-    return _ENGINES[key]
+    config = EngineConfig(slots=16, max_len=max_len, ends=policy.ends)
+    if policy.model.positions == "learned":
+        config = override(config, {"max_len": min(config.max_len, policy.model.max_seq_len)})
+    config.check(policy.model)
+    return config
 
 
 _ENGINES: dict[str, Any] = {}  # digest of the policy and size -> its answers; one is held

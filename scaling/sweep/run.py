@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from models import counts, transformer
+from models.errors import require
 from models.platform import choices
 from models.serialize import to_json
 from models.sharding import DEFAULT_RULES, make_mesh, weight_shardings, zero_mesh
@@ -29,6 +30,7 @@ from scaling.sweep.stack import Stack
 from scaling.sweep.trial import Trial, override
 from scaling.train.checkpoint import Checkpoints
 from scaling.train.checkpoint import digest as checkpoint_digest
+from scaling.train.evaluations import Measure, trajectory
 from scaling.train.initial import load_initial
 from scaling.train.limits import Judge, Limits
 from scaling.train.loop import Outcome, Progress, Run, Training
@@ -58,12 +60,14 @@ def run_stack(
     stop_requested: Callable[[], bool] = lambda: False,
     limits: Limits | None = None,
     check_data: Callable[[Mapping[str, str]], None] = lambda digests: None,
+    measuring: Callable[[Trial], Measure | None] = lambda trial: None,
 ) -> None:
     """Train every trial of `stack` that has no row yet, resuming from the stack's checkpoint.
 
     labels: trial id -> free columns of its row. check_data: told the digest of the data of every DataConfig.key, and
-    raises where it is not that of the sweep. Raises Interrupted when stopped (its state is then saved) and ConfigError
-    when the data is not what the checkpoint was trained on.
+    raises where it is not that of the sweep. measuring: makes what a trial's `train.evaluations` ask for. Raises
+    Interrupted when stopped (its state is then saved) and ConfigError when the data is not what the checkpoint was
+    trained on.
     """
     results = Results(directory)
     done = frozenset(from_first(lambda: [trial.id for trial in stack.trials if results.get(trial.id) is not None]))
@@ -82,11 +86,21 @@ def run_stack(
         whole = start[0] if mesh.size > 1 else jax.tree.map(jnp.asarray, start[0])
         frozen[BASE] = Frozen(base.model.resolved(), whole)
     origins = ({"init_from": start[1]} if start else {}) | digests
+    measure = measuring(base)
+    problem, fix = "are measured by nobody here", "hand in `measuring`, or leave them out"
+    asked = base.train.evaluations.suites
+    require(measure is not None or not asked, "train.evaluations.suites", problem, fix)
+    origins |= {"evaluations": measure.digest} if measure else {}
     manifest = {run.name: run.batches.manifest | origins for run in runs}
+
+    def keep(i: int, step: int, params: Any) -> None:
+        _save(runs[i], stack.trials[i], step, {"params": params}, manifest[stack.trials[i].id])
 
     def finish(i: int, outcome: Outcome) -> None:
         trial = stack.trials[i]
-        _save_params(runs[i], trial, outcome, manifest[trial.id])
+        if outcome.error is None:
+            name = "params" if trial.train.trains.linear else "trained"
+            _save(runs[i], trial, trial.train.steps, {name: outcome.state.params}, manifest[trial.id])
         extra = (labels or {}).get(trial.id, {})
         if is_first():
             path = trial_directory(directory, trial) / "card.json"
@@ -108,6 +122,8 @@ def run_stack(
         initial_params=base.train.trains.begun(base.model.resolved(), start[0]) if start else None,
         judge=_judge(stack, limits or Limits(), results),
         frozen=frozen,
+        measure=measure,
+        keep=keep,
     ).run()
     barrier(f"done {stack.id}")  # a process that still closes its files must find them
     if is_first():
@@ -184,13 +200,11 @@ def _run(directory: Path, trial: Trial, trunk: int | None, dataset: Dataset) -> 
     return Run(trial.id, trial.train, batches, path, trunk)
 
 
-def _save_params(run: Run, trial: Trial, outcome: Outcome, manifest: dict[str, Any]) -> None:
-    if outcome.error is not None:
-        return
-    with Checkpoints(run.directory / "checkpoints", keep=1) as checkpoints:
-        metadata = {"config": to_json(trial), "manifest": manifest}
-        name = "params" if trial.train.trains.linear else "trained"
-        checkpoints.save(trial.train.steps, {name: outcome.state.params}, metadata)
+def _save(run: Run, trial: Trial, step: int, state: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """Keep parameters in a trial's folder, beside those of the steps at which it is measured where these stay."""
+    wanted = trial.train.evaluations
+    with Checkpoints(run.directory / "checkpoints", 1, wanted.every if wanted.keep else None) as checkpoints:
+        checkpoints.save(step, state, {"config": to_json(trial), "manifest": manifest})
 
 
 def _card(trial: Trial, outcome: Outcome, folder: Path) -> dict[str, Any]:
@@ -239,4 +253,6 @@ def row(trial: Trial, sweep: str, outcome: Outcome, unique_tokens: int) -> dict[
         "n_layers": trial.model.n_layers,
         "learning_rate": trial.train.learning_rate,
         "steps": trial.train.steps,
-    } | ({"stopped_step": outcome.step, "stopped_loss": outcome.stopped.loss} if outcome.stopped else {})
+    } | ({"stopped_step": outcome.step, "stopped_loss": outcome.stopped.loss} if outcome.stopped else {}) | trajectory(
+        outcome.measured, trial.train.steps
+    )

@@ -14,6 +14,7 @@ from models.errors import HUGE, require
 from models.pipeline import Schedule
 from models.serialize import added, located
 from scaling.train.adaptation import AnyAdaptation, Everything
+from scaling.train.evaluations import Evaluations
 from scaling.train.objectives import AnyObjective, NextToken
 from scaling.typed import STEPS, at_most, typed
 
@@ -61,6 +62,7 @@ class TrainConfig:
     spike_factor: float = 2.0  # a smoothed loss above this many times its best (at least 1 nat) stops the trial
     objective: AnyObjective = added(NextToken())  # what is minimised: one of scaling.train.objectives
     trains: AnyAdaptation = added(Everything())  # which weights: one of scaling.train.adaptation
+    evaluations: Evaluations = added(Evaluations())  # what is measured on the way, beside the held-out loss
 
     def __post_init__(self) -> None:
         typed(self, "train")
@@ -96,6 +98,9 @@ class TrainConfig:
             problem = "is what the run starts from, which train.init_from does not name"
             known = path is not None or self.init_from is not None
             require(known, f"train.objective.{name}", problem, "set train.init_from, or name a directory")
+        problem = f"is set, and of {type(self.trains).__name__} no model is left that a command could read"
+        kept = not self.evaluations.keep or self.trains.linear
+        require(kept, "train.evaluations.keep", problem, "leave it out")
         require(
             self.batch_size % self.accumulate == 0,
             "train.accumulate",
