@@ -47,6 +47,12 @@ class Measure:
     measured: Callable[[Any], Columns]
 
 
+def accuracies(row: Mapping[str, Any]) -> dict[str, float]:
+    """Suite -> accuracy, of those that a row has: the last ones of a results table's."""
+    ending = "/accuracy"
+    return {name.removesuffix(ending): float(x) for name, x in row.items() if name.endswith(ending) and x is not None}
+
+
 def trajectory(measured: Mapping[int, Columns], last: int) -> Columns:
     """Measurements by step as columns of one row: NAME of step `last`, NAME@STEP of those before, FLOPs of all."""
     if not measured:

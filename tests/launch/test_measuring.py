@@ -12,10 +12,15 @@ import pytest
 
 from launch.measuring import measuring
 from launch.preflight import bytes_needed, check_trials
+from launch.snapshot import _trial
 from models import counts
 from models.errors import ConfigError
 from models.presets import ladder
 from scaling.data import DataConfig
+from scaling.report.record import read
+from scaling.report.sweep_sections import evaluations
+from scaling.sweep.directory import RunDirectory
+from scaling.sweep.results import Results
 from scaling.sweep.run import run_stack
 from scaling.sweep.trial import Trial
 from scaling.tasks import CharTokenizer, task_by_name
@@ -65,6 +70,15 @@ def test_columns_by_step_are_what_the_command_finds_whatever_stopped_the_stack(t
         lines = [line for line in tiny.metrics(whole, one) if "evaluation_flops" in line]
         assert [line["step"] for line in lines] == [2, 4, 6]
         assert all(line[f"{SUITES[0]}/accuracy"] == table[line["step"], SUITES[0], "accuracy"] for line in lines)
+    # a reader sees them, too
+    shown = _trial(RunDirectory(whole), pair[0], False, {"seed": "0"}).varied
+    first = expected["rows"][pair[0].id]
+    assert shown == {"seed": "0"} | {suite: f"{first[f'{suite}/accuracy']:.3f}" for suite in SUITES}
+    Results(whole).write()
+    section = evaluations(read(whole))
+    assert section is not None
+    line = ["", *(f"{first[f'{SUITES[0]}/brier{at}']:.3f}" for at in ("@2", "@4", "")), ""]
+    assert "</td><td>".join(line)[5:-4] in str(section.body) and "<th>step 4</th><th>end</th>" in str(section.body)
     stop = iter([False, True, True])  # after step 3 and, in the second process, after step 4
     for _ in range(2):
         with pytest.raises(Interrupted):
