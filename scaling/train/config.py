@@ -13,9 +13,11 @@ from models.config import ModelConfig
 from models.errors import HUGE, require
 from models.pipeline import Schedule
 from models.serialize import added, located
+from models.weight import WeightTree
 from scaling.train.adaptation import AnyAdaptation, Everything
 from scaling.train.evaluations import Evaluations
 from scaling.train.objectives import AnyObjective, NextToken
+from scaling.train.objectives.objective import BESIDE
 from scaling.typed import STEPS, at_most, typed
 
 MOST: dict[str, float] = {  # of every number: more is a slip, and would fill memory or overflow
@@ -121,6 +123,11 @@ class TrainConfig:
         """Exact FLOPs of `tokens` tokens of training, of the passes of frozen models of these configs too."""
         whole = self.objective.flops(model, tokens, self.seq_len, frozen)
         return whole + self.trains.flops(model.resolved(), tokens)
+
+    def weights(self, model: ModelConfig) -> WeightTree:
+        """The declarations of all that trains; `model` is resolved."""
+        own = self.objective.beside(model)
+        return {**self.trains.weights(model), **({BESIDE: own} if own else {})}
 
     @property
     def reads_models(self) -> bool:

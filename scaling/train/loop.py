@@ -31,7 +31,7 @@ from scaling.train.feed import Feed
 from scaling.train.limits import Judge, Limits, Verdict
 from scaling.train.metrics import MetricsWriter
 from scaling.train.objectives import Frozen, check_batch
-from scaling.train.objectives.objective import BASE
+from scaling.train.objectives.objective import BASE, BESIDE
 from scaling.train.placement import check_mesh, trial_mode
 from scaling.train.processes import fetch, from_first, is_first
 from scaling.train.programs import programs
@@ -317,7 +317,8 @@ class Training:
         """The params of the whole model, of one run's state."""
         trains, base = self.train.trains, self.frozen.get(BASE)
         build = trains.merge if trains.linear else trains.join
-        return build(self.model, state.params, base and base.params)
+        own = {name: x for name, x in state.params.items() if name != BESIDE}
+        return build(self.model, own, base and base.params)
 
     def _end_early(self, step: int, state: TrainState) -> None:
         """Hand over the runs that a limit or their rivals end at `step`; process 0's seconds count for all."""
@@ -378,18 +379,22 @@ class Training:
         return restored.step, restored.state
 
     def _started(self, state: TrainState) -> TrainState:
-        """The state before step 0 with the given parameters, if any, in every run."""
+        """The state before step 0 with the given parameters, if any, in every run; what an objective trains beside
+        them stays as it was drawn."""
         if self.initial_params is None:
             return state
+        drawn = {name: x for name, x in state.params.items() if name != BESIDE}
+        beside = {name: x for name, x in state.params.items() if name == BESIDE}
         if not self.placement.distributed:
-            stacked = jax.tree.map(lambda new, old: np.broadcast_to(new, old.shape), self.initial_params, state.params)
-            return state._replace(params=jax.tree.map(jnp.array, stacked))
-        shapes = jax.tree.map(lambda x: x.shape, state.params, is_leaf=lambda x: isinstance(x, jax.Array))
+            stacked = jax.tree.map(lambda new, old: np.broadcast_to(new, old.shape), self.initial_params, drawn)
+            return state._replace(params=jax.tree.map(jnp.array, stacked) | beside)
+        shapes = jax.tree.map(lambda x: x.shape, drawn, is_leaf=lambda x: isinstance(x, jax.Array))
         stack = jax.jit(
             lambda params: jax.tree.map(lambda x, shape: jnp.broadcast_to(x, shape), params, shapes),
-            out_shardings=self.placement.state.params,
+            out_shardings={name: self.placement.state.params[name] for name in drawn},
         )
-        return state._replace(params=stack(self.initial_params))  # shard by shard, from those they were loaded onto
+        # shard by shard, from those they were loaded onto
+        return state._replace(params=stack(self.initial_params) | beside)
 
 
 _rate = jax.jit(learning_rate, static_argnums=0)  # one program each instead of one per operation and shape

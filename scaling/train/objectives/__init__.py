@@ -5,6 +5,7 @@ next_token.py        pre-training
 completions.py       supervised fine-tuning on completions
 distillation.py      a teacher's distributions
 preference.py        DPO and its kin, on pairs
+isolated.py          local losses of layers that no gradient crosses (AugLocal)
 coverage.py          the chance that one of N samples is right
 policy_gradient.py   PPO, GRPO, RLOO, Dr. GRPO, GSPO, ... as one form
 advantage.py         its advantages
@@ -14,12 +15,13 @@ frozen.py            teachers and references from a trial or a Hugging Face fold
 from scaling.train.objectives.completions import Completions
 from scaling.train.objectives.coverage import Coverage
 from scaling.train.objectives.distillation import Distillation
+from scaling.train.objectives.isolated import Isolated
 from scaling.train.objectives.next_token import NextToken
 from scaling.train.objectives.objective import Frozen, Objective, check_batch
 from scaling.train.objectives.policy_gradient import PolicyGradient
 from scaling.train.objectives.preference import Preference
 
-AnyObjective = NextToken | Completions | Distillation | Preference | Coverage | PolicyGradient
+AnyObjective = NextToken | Completions | Distillation | Isolated | Preference | Coverage | PolicyGradient
 
 __all__ = [
     "AnyObjective",
@@ -27,6 +29,7 @@ __all__ = [
     "Coverage",
     "Distillation",
     "Frozen",
+    "Isolated",
     "NextToken",
     "Objective",
     "PolicyGradient",
