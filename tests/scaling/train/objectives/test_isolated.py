@@ -19,6 +19,7 @@ from models.weight import walk
 from scaling.train.config import TrainConfig
 from scaling.train.loop import Interrupted
 from scaling.train.objectives import Isolated
+from scaling.train.objectives.isolated import trained_here
 from scaling.train.objectives.objective import BESIDE
 from scaling.train.placement import QUICK_COMPILE
 from scaling.train.step import measured_gradient
@@ -113,3 +114,28 @@ def test_models_whose_layers_are_no_modules_are_refused() -> None:
             Isolated().check(dataclasses.replace(MODEL, **change), {})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"objective\.shrink: is 2"):
         Isolated(shrink=2.0)
+
+
+def test_more_modules_hold_no_more_at_once() -> None:
+    """Bytes of compiled programs of 2 and of 6 modules, each of which keeps three arrays for its backward pass."""
+    rows, width = 4096, 8
+
+    def module(w: jax.Array, x: jax.Array, given: None) -> tuple[jax.Array, jax.Array]:
+        y = x = jnp.tanh(x @ w)
+        for _ in range(3):
+            y = jnp.sin(y @ w)
+        return y.sum(), x
+
+    def bytes_of(modules: int) -> int:
+        def loss(ws: list[jax.Array], x: jax.Array) -> jax.Array:
+            total = jnp.float32(0)
+            for w in ws:
+                x, _, push = trained_here(module)(w, x, None)  # type: ignore[arg-type]
+                total += push
+            return total
+
+        ws = [jax.ShapeDtypeStruct((width, width), np.float32)] * modules
+        program = jax.jit(jax.grad(loss)).lower(ws, jax.ShapeDtypeStruct((rows, width), np.float32)).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert bytes_of(6) - bytes_of(2) < 2 * 4 * rows * width  # of 4 x 4 arrays or more where all are held
