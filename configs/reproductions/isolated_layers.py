@@ -25,8 +25,8 @@ OBJECTIVES = {"backpropagation": NextToken(), "heads": Isolated(depth=0), "nets"
 def get_reproduction() -> Reproduction:
     return Reproduction(
         name="isolated_layers", methods=(220,), smallest_effect=0.5, minutes=6,
-        claim="gradient-isolated layers with auxiliary nets of up to two layers close more than half of the gap in loss "
-        "between plain local losses and backpropagation, with some 40 % less held at once",
+        claim="gradient-isolated layers with auxiliary nets of up to two layers close more than half of the gap "
+        "between the losses of plain local learning and of backpropagation, with some 40 % less held at once",
         source="Ma et al. 2024, AugLocal, arXiv:2402.17318",
         unit="share of the gap between plain local losses and backpropagation that is closed",
         not_covered="images and convolutions; more than six layers of width 24 and 400 steps; equal FLOPs (nets of two "

@@ -4,6 +4,7 @@ objective.py         what a part says: what a batch must hold, frozen models, lo
 next_token.py        pre-training
 completions.py       supervised fine-tuning on completions
 distillation.py      a teacher's distributions
+talking.py           messages between a teacher's hidden states and a student's
 preference.py        DPO and its kin, on pairs
 isolated.py          local losses of layers that no gradient crosses (AugLocal)
 coverage.py          the chance that one of N samples is right
@@ -20,8 +21,9 @@ from scaling.train.objectives.next_token import NextToken
 from scaling.train.objectives.objective import Frozen, Objective, check_batch
 from scaling.train.objectives.policy_gradient import PolicyGradient
 from scaling.train.objectives.preference import Preference
+from scaling.train.objectives.talking import Talking
 
-AnyObjective = NextToken | Completions | Distillation | Isolated | Preference | Coverage | PolicyGradient
+AnyObjective = NextToken | Completions | Distillation | Talking | Isolated | Preference | Coverage | PolicyGradient
 
 __all__ = [
     "AnyObjective",
@@ -34,5 +36,6 @@ __all__ = [
     "Objective",
     "PolicyGradient",
     "Preference",
+    "Talking",
     "check_batch",
 ]
