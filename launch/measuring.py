@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from launch.evaluate import SHOWN, engine_config
+from launch.evaluate import SHOWN
 from launch.evaluations import items_digest
 from models.errors import ConfigError, require
 from scaling.data import tokenizer_of
@@ -83,7 +83,7 @@ def means(rows: Sequence[Mapping[str, Any]]) -> Columns:
 def _answers(trial: Trial, tokenizer: Any, reader: Any, items: Sequence[Item]) -> Any:
     """What generates the answers that items need; None where none does."""
     from scaling.sweep.trial import override
-    from search.answers import GreedyAnswers
+    from search.answers import GreedyAnswers, engine_config
     from search.policy import Policy
 
     written = [item for item in items if item.format not in LIKELY]

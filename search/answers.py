@@ -1,15 +1,44 @@
-"""Greedy answers of a policy, as `scaling.evaluate` takes them: many contexts in, one text each out."""
+"""A policy under evaluation: as `scaling.evaluate` reads it, and its greedy answers, many contexts in, one text each
+out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from models.errors import require
+from scaling import kept
+from scaling.evaluate.evaluate import Subject
+from scaling.evaluate.reading import document_reader, text_reader
+from scaling.sweep.trial import override
 from search.engine.config import EngineConfig
 from search.engine.engine import Engine
 from search.engine.request import Request
 from search.engine.sampling import Sampling
 from search.policy import Policy
+
+LEAST_CONTEXT = 127  # tokens of an engine's smallest size, less one
+
+
+def subject(policy: Policy, chat: bool = False) -> Subject:
+    """The policy as `scaling.evaluate` sees it: a trial reads documents as it was trained to, others read text."""
+    if policy.context is not None:  # a Hugging Face folder
+        return Subject(policy.model, policy.params, text_reader(policy.tokenizer, chat), policy.context)
+    require(not chat, "--chat", f"{policy.source} is a trial, which has no chat template", "leave it out")
+    data = kept.read(Path(policy.source) / "config.json", dict)["data"]
+    packed = data.get("packing", "concatenate") == "concatenate"
+    return Subject(policy.model, policy.params, document_reader(policy.tokenizer, packed))
+
+
+def engine_config(policy: Policy, longest: int, max_tokens: int) -> EngineConfig:
+    """Of an engine for contexts of up to `longest` tokens and answers of `max_tokens`; ConfigError where none fits."""
+    max_len = 1 << max(LEAST_CONTEXT, longest + max_tokens).bit_length()  # few sizes, as each compiles
+    config = EngineConfig(slots=16, max_len=max_len, ends=policy.ends)
+    if policy.model.positions == "learned":
+        config = override(config, {"max_len": min(config.max_len, policy.model.max_seq_len)})
+    config.check(policy.model)
+    return config
 
 
 class GreedyAnswers:

@@ -99,7 +99,7 @@ class PostTrainConfig:
         require(self.train.init_from is not None, "train.init_from", "names no starting policy", fix)
         asked = self.train.evaluations.suites
         problem = "are measured by nobody while a policy practises"
-        require(not asked, "train.evaluations.suites", problem, "set `measure`, or use launch.evaluate on what comes out")
+        require(not asked, "train.evaluations.suites", problem, "set `measure`, or use launch.evaluate afterwards")
         check_batch(self.train.objective, batch_shapes(self.train))
 
     @functools.cached_property
