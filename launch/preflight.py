@@ -45,7 +45,7 @@ def check_trials(trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
         records[key]["epochs"] = max(records[key]["epochs"], batches.epochs(steps))
     for wanted in {(t.train.evaluations, t.data, t.model, t.mesh): t for t in trials}.values():
         measuring(wanted)
-    for path, model in {(t.init_from, t.model) for t in trials}:
+    for path, model in {(t.init_from, t.train.trains.before(t.model)) for t in trials}:
         if path is not None:
             check_initial(path, model)
             check_parameters(path, "train.init_from")

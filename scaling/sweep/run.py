@@ -84,7 +84,7 @@ def run_stack(
     runs = [_run(directory, trial, trunk, datasets[trial.id]) for trial, trunk in members]
     if start is not None and base.train.trains.based:
         whole = start[0] if mesh.size > 1 else jax.tree.map(jnp.asarray, start[0])
-        frozen[BASE] = Frozen(base.model.resolved(), whole)
+        frozen[BASE] = Frozen(base.train.trains.before(base.model).resolved(), whole)
     origins = ({"init_from": start[1]} if start else {}) | digests
     measure = measuring(base)
     problem, fix = "are measured by nobody here", "hand in `measuring`, or leave them out"
@@ -186,10 +186,11 @@ def _initial(trial: Trial, mesh: Mesh) -> tuple[Any, str] | None:
     """The parameters that a trial starts from and their digest, if it names any; on a mesh each device its shards."""
     if trial.init_from is None:
         return None
-    weights = transformer.weights(trial.model.resolved())
+    model = trial.train.trains.before(trial.model)
+    weights = transformer.weights(model.resolved())
     shardings = weight_shardings(weights, DEFAULT_RULES, mesh) if mesh.size > 1 else None
     check_parameters(trial.init_from, "train.init_from")
-    return load_initial(trial.init_from, trial.model, shardings=shardings)
+    return load_initial(trial.init_from, model, shardings=shardings)
 
 
 def _run(directory: Path, trial: Trial, trunk: int | None, dataset: Dataset) -> Run:
