@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from launch.estimate import _measured
 from launch.measuring import measuring
 from launch.preflight import bytes_needed, check_trials
 from launch.snapshot import _trial
@@ -129,4 +130,5 @@ def test_evaluations_make_another_trial_and_what_they_keep_takes_room(tmp_path: 
     one, _ = trials(tmp_path, *SUITES)
     plain = dataclasses.replace(one, train=dataclasses.replace(one.train, evaluations=Evaluations()))
     assert one.id != plain.id and one.flops == plain.flops
+    assert (_measured(one), _measured(plain)) == (3, 0)
     assert bytes_needed([one], 1) - bytes_needed([plain], 1) == 3 * counts.param_bytes(one.model)
