@@ -16,10 +16,12 @@ from scaling import arms
 from scaling.reproduction import Measured, Reproduction, Workspace, t_interval
 from scaling.sweep.config import SweepConfig
 from scaling.train.config import TrainConfig
-from scaling.train.objectives import Isolated, NextToken
+from scaling.train.objectives import AnyObjective, Isolated, NextToken
 
 MODEL = ModelConfig(d_model=24, n_layers=6, n_heads=4, tied_embeddings=False)
-OBJECTIVES = {"backpropagation": NextToken(), "heads": Isolated(depth=0), "nets": Isolated(depth=2)}
+OBJECTIVES: dict[str, AnyObjective] = {
+    "backpropagation": NextToken(), "heads": Isolated(depth=0), "nets": Isolated(depth=2)
+}  # fmt: skip
 
 
 def get_reproduction() -> Reproduction:
@@ -60,7 +62,9 @@ def held_at_once() -> dict[str, int]:
         params = jax.eval_shape(partial(transformer.drawn, model, train.weights(model)), jax.random.key(0))
         batch = {"tokens": jax.ShapeDtypeStruct((train.batch_size, train.seq_len + 1), np.int32)}
         program = jax.jit(partial(measured_gradient, model, train)).lower(params, batch).compile()
-        found[config.name] = int(program.memory_analysis().temp_size_in_bytes)
+        analysis = program.memory_analysis()
+        assert analysis is not None
+        found[config.name] = int(analysis.temp_size_in_bytes)
     return found
 
 

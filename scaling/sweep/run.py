@@ -78,18 +78,10 @@ def run_stack(
     heldout = datasets[base.id].heldout_batches(
         base.train.seq_len, base.train.batch_size, limit_tokens=base.train.eval_sequences * base.train.seq_len
     )
-    start = _initial(base, mesh)
-    frozen, digests = load_frozen(base.train.objective, base.model, base.frozen, zero_mesh(mesh, base.train.zero))
+    begun, frozen, origins = _read_models(base, mesh)
     members = zip(stack.trials, stack.trunks, strict=True)
     runs = [_run(directory, trial, trunk, datasets[trial.id]) for trial, trunk in members]
-    if start is not None and base.train.trains.based:
-        whole = start[0] if mesh.size > 1 else jax.tree.map(jnp.asarray, start[0])
-        frozen[BASE] = Frozen(base.train.trains.before(base.model).resolved(), whole)
-    origins = ({"init_from": start[1]} if start else {}) | digests
-    measure = measuring(base)
-    problem, fix = "are measured by nobody here", "hand in `measuring`, or leave them out"
-    asked = base.train.evaluations.suites
-    require(measure is not None or not asked, "train.evaluations.suites", problem, fix)
+    measure = _measure(base, measuring)
     origins |= {"evaluations": measure.digest} if measure else {}
     manifest = {run.name: run.batches.manifest | origins for run in runs}
 
@@ -108,26 +100,22 @@ def run_stack(
             results.add(row(trial, sweep, outcome, runs[i].batches.unique_tokens_after(trial.train.steps)) | extra)
 
     Training(
-        base.model,
-        runs,
-        heldout,
-        directory=stack_directory(directory, stack),
-        batch_mode=resolved_batch_mode(batch_mode),
-        mesh=mesh,
-        manifest=manifest,
-        done=done,
-        finish=finish,
-        report=report,
-        stop_requested=stop_requested,
-        initial_params=base.train.trains.begun(base.model.resolved(), start[0]) if start else None,
-        judge=_judge(stack, limits or Limits(), results),
-        frozen=frozen,
-        measure=measure,
-        keep=keep,
-    ).run()
+        base.model, runs, heldout, directory=stack_directory(directory, stack),
+        batch_mode=resolved_batch_mode(batch_mode), mesh=mesh, manifest=manifest, done=done, finish=finish,
+        report=report, stop_requested=stop_requested, initial_params=begun,
+        judge=_judge(stack, limits or Limits(), results), frozen=frozen, measure=measure, keep=keep,
+    ).run()  # fmt: skip
     barrier(f"done {stack.id}")  # a process that still closes its files must find them
     if is_first():
         clear(directory, stack)
+
+
+def _measure(trial: Trial, measuring: Callable[[Trial], Measure | None]) -> Measure | None:
+    """What measures a trial's suites; ConfigError where there are some and nothing does."""
+    measure, asked = measuring(trial), trial.train.evaluations.suites
+    problem, fix = "are measured by nobody here", "hand in `measuring`, or leave them out"
+    require(measure is not None or not asked, "train.evaluations.suites", problem, fix)
+    return measure
 
 
 def _judge(stack: Stack, limits: Limits, results: Results) -> Judge:
@@ -191,6 +179,18 @@ def _initial(trial: Trial, mesh: Mesh) -> tuple[Any, str] | None:
     shardings = weight_shardings(weights, DEFAULT_RULES, mesh) if mesh.size > 1 else None
     check_parameters(trial.init_from, "train.init_from")
     return load_initial(trial.init_from, model, shardings=shardings)
+
+
+def _read_models(trial: Trial, mesh: Mesh) -> tuple[Any, dict[str, Frozen], dict[str, str]]:
+    """(what the trained weights start from, or None; the models that training reads; digests of both)."""
+    train, start = trial.train, _initial(trial, mesh)
+    frozen, origins = load_frozen(train.objective, trial.model, trial.frozen, zero_mesh(mesh, train.zero))
+    if start is None:
+        return None, frozen, origins
+    if train.trains.based:
+        whole = start[0] if mesh.size > 1 else jax.tree.map(jnp.asarray, start[0])
+        frozen[BASE] = Frozen(train.trains.before(trial.model).resolved(), whole)
+    return train.trains.begun(trial.model.resolved(), start[0]), frozen, {"init_from": start[1]} | origins
 
 
 def _run(directory: Path, trial: Trial, trunk: int | None, dataset: Dataset) -> Run:

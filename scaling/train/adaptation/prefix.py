@@ -36,8 +36,8 @@ class Prefix(Adaptation):
             fields = {f.name: getattr(layer.mixer, f.name) for f in dataclasses.fields(Attention)}
             return dataclasses.replace(layer, mixer=Attention(**fields))
 
-        both = {name: tuple(map(plain, getattr(model, name))) for name in ("pattern", "prologue")}
-        return dataclasses.replace(model, **both)
+        pattern, prologue = tuple(map(plain, model.pattern)), tuple(map(plain, model.prologue))
+        return dataclasses.replace(model, pattern=pattern, prologue=prologue)
 
     def join(self, model: ModelConfig, trained: Any, base: Any) -> Any:
         whole = base

@@ -145,8 +145,8 @@ def trained_here(module: Module) -> Callable[[Any, Any, Given], tuple[jax.Array,
 def waiting(x: jax.Array, gradient: Any) -> jax.Array:
     """x, which cannot be read before the gradient is there: a compiler may put off what a barrier alone holds back, and
     then keeps the activations of all layers. 0 times a number is not 0 to a compiler, since the number may be none."""
-    first = sum(jnp.ravel(g)[0].astype(jnp.float32) for g in jax.tree.leaves(gradient))
-    return x + (0 * first).astype(x.dtype)
+    first = jnp.stack([jnp.ravel(g)[0].astype(jnp.float32) for g in jax.tree.leaves(gradient)])
+    return x + (0 * first.sum()).astype(x.dtype)
 
 
 def _module(c: ModelConfig, at: int, layers: list[int]) -> Module:
