@@ -1,4 +1,4 @@
-"""A prefix of keys and values in every layer is all that trains."""
+"""A prefix of keys and values in every layer is all that trains, or embeddings that make one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from models import transformer
 from models.config import Layer, ModelConfig
+from models.context import Lead
 from models.errors import require
 from models.mixers import Attention, Prefixed
-from models.weight import WeightTree
+from models.past import Arrays, Read, WholeSequence, keys_and_values
+from models.span import Span
+from models.weight import Weight, WeightTree
+from models.wiring.prenorm import PreNorm
 from scaling.train.adaptation.adaptation import Adaptation, Path, at, chosen, of_paths
 
 NAMES = ("*/prefix_k", "*/prefix_v")
@@ -44,6 +52,46 @@ class Prefix(Adaptation):
         for path in self.of(model):
             whole = _inserted(whole, path, at(trained, path))
         return whole
+
+
+@dataclass(frozen=True)
+class Prompt(Prefix):
+    """Prompt tokens (Lester et al. 2021): embeddings `[prefix, d_model]` before the text, of which the frozen layers
+    make the keys and values of `Prefixed` layers. As those, they have no positions: they are read in their order, and
+    stand equally far from every token. Making them is once a step, and in no count.
+    """
+
+    def weights(self, model: ModelConfig) -> WeightTree:
+        lengths = {getattr(layer.mixer, "prefix", None) for layer in model.layers}
+        problem, fix = "needs a prefix of one length in every layer, unscanned", "use with_prefix(base, 16)"
+        fits = len(lengths) == 1 and None not in lengths and not model.scan_layers
+        require(fits and isinstance(model.wired, PreNorm), "train.trains (Prompt)", problem, fix)
+        std = transformer.table_weights(model)["tokens"].std
+        return {"prompt": Weight((lengths.pop(), model.d_model), ("prefix", "embed"), "embedding", std=std)}
+
+    def join(self, model: ModelConfig, trained: Any, base: Any) -> Any:
+        c, whole = self.before(model).resolved(), base
+        x = trained["prompt"][None].astype(c.dtype)
+        still = jnp.zeros((1, x.shape[1]), jnp.int32)  # at position 0 a rotation turns nothing
+        for i, layer in enumerate(c.layers):
+            w = transformer.ready(transformer.block_weights(c, layer), base[f"block_{i}"], c.dtype)
+            x, past, _ = c.wired.apply(c.stream, layer, w, x, Heard(still), still)
+            for name, made in zip(("prefix_k", "prefix_v"), past.heard, strict=True):
+                whole = _inserted(whole, (f"block_{i}", layer.mixer.slot, name), made[0].astype(c.param_dtype))
+        return whole
+
+
+@dataclass(frozen=True)
+class Heard(WholeSequence):
+    """A whole sequence whose keys and values `[1, seq, kv_heads, head_dim]` are handed back."""
+
+    heard: tuple[jax.Array, ...] = ()
+
+    def attend(
+        self, q: jax.Array, new: Arrays, span: Span, read: Read = keys_and_values, lead: Lead | None = None
+    ) -> tuple[jax.Array, Heard]:  # fmt: skip
+        y, _ = super().attend(q, new, span, read, lead)
+        return y, dataclasses.replace(self, heard=tuple(read(new)))
 
 
 def with_prefix(model: ModelConfig, prefix: int) -> ModelConfig:

@@ -31,6 +31,7 @@ from scaling.train.adaptation import (
     LowRank,
     Only,
     Prefix,
+    Prompt,
     SparseLowRank,
     with_prefix,
 )
@@ -264,3 +265,30 @@ def test_a_prefix_run_keeps_its_base_and_leaves_a_model_that_is_scored_as_it_was
     assert all(np.abs(own[path] - x).max() > 1e-3 for path, x in flatten_dict(start).items())
     with pytest.raises(ConfigError, match=r"train\.trains \(Prefix\): trains nothing"):
         Prefix().weights(base.model)
+
+
+def test_prompt_tokens_are_what_the_model_would_make_of_embeddings_before_the_text() -> None:
+    """Without positions the prefix that is made is the longer text itself."""
+    model = dataclasses.replace(MODEL, positions="none")
+    way, longer = Prompt(), with_prefix(model, 3)
+    declared = way.weights(longer)
+    assert {path: weight.shape for path, weight in walk(declared)} == {("prompt",): (3, 8)}
+    trained = transformer.drawn(longer, declared, jax.random.key(1))
+    whole = way.merge(longer, trained, base_of(model))
+    found = logits()(longer, whole, TOKENS)
+
+    @partial(jax.jit, compiler_options=QUICK_COMPILE)
+    def told(params: Any, prompt: Any) -> jax.Array:
+        places = jnp.zeros((1, 9), jnp.int32)
+        text = transformer.embed(model, params, TOKENS, places[:, :6])
+        x = jnp.concatenate([jnp.broadcast_to(prompt, (4, 3, 8)), text], 1)
+        tokens = jnp.zeros((4, 9), jnp.int32)
+        hidden, head = transformer.unembed(
+            model, params, transformer.run_layers(model, params, x, places, None, tokens)[0]
+        )
+        return transformer.logits(model, hidden[:, 3:], head)
+
+    np.testing.assert_allclose(found, told(base_of(model), trained["prompt"]), atol=2e-5)
+    assert np.abs(found - logits()(model, base_of(model), TOKENS)).max() > 1e-2
+    with pytest.raises(ConfigError, match=r"\(Prompt\): needs a prefix of one length in every layer, unscanned"):
+        way.weights(with_prefix(SCANNED, 3))
