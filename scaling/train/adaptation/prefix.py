@@ -62,12 +62,12 @@ class Prompt(Prefix):
     """
 
     def weights(self, model: ModelConfig) -> WeightTree:
-        lengths = {getattr(layer.mixer, "prefix", None) for layer in model.layers}
+        lengths = [layer.mixer.prefix if isinstance(layer.mixer, Prefixed) else 0 for layer in model.layers]
         problem, fix = "needs a prefix of one length in every layer, unscanned", "use with_prefix(base, 16)"
-        fits = len(lengths) == 1 and None not in lengths and not model.scan_layers
+        fits = len(set(lengths)) == 1 and lengths[0] > 0 and not model.scan_layers
         require(fits and isinstance(model.wired, PreNorm), "train.trains (Prompt)", problem, fix)
         std = transformer.table_weights(model)["tokens"].std
-        return {"prompt": Weight((lengths.pop(), model.d_model), ("prefix", "embed"), "embedding", std=std)}
+        return {"prompt": Weight((lengths[0], model.d_model), ("prefix", "embed"), "embedding", std=std)}
 
     def join(self, model: ModelConfig, trained: Any, base: Any) -> Any:
         c, whole = self.before(model).resolved(), base
@@ -76,6 +76,7 @@ class Prompt(Prefix):
         for i, layer in enumerate(c.layers):
             w = transformer.ready(transformer.block_weights(c, layer), base[f"block_{i}"], c.dtype)
             x, past, _ = c.wired.apply(c.stream, layer, w, x, Heard(still), still)
+            assert isinstance(past, Heard)
             for name, made in zip(("prefix_k", "prefix_v"), past.heard, strict=True):
                 whole = _inserted(whole, (f"block_{i}", layer.mixer.slot, name), made[0].astype(c.param_dtype))
         return whole
