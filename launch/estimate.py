@@ -43,6 +43,7 @@ class Estimate:
     source: str
     disk: float
     free: float
+    measured: int = 0  # times that suites of train.evaluations are measured, whose FLOPs are in none of these
 
     @property
     def worker_s(self) -> float:
@@ -80,8 +81,14 @@ def estimate(config: SweepConfig, path: Path, where: Options) -> Estimate:
     return Estimate(
         len(trials), len(trials) - len(left), sum(stack.flops for stack in stacks), heldout,
         _seconds(stacks, speed), workers, speed, source,
-        bytes_needed(left, config.stack_size) if left else 0.0, free_bytes(path),
+        bytes_needed(left, config.stack_size) if left else 0.0, free_bytes(path), sum(map(_measured, left)),
     )  # fmt: skip
+
+
+def _measured(trial: Trial) -> int:
+    """How often the suites of a trial are measured."""
+    wanted, steps = trial.train.evaluations, trial.train.steps
+    return (-(-steps // wanted.every) if wanted.every else 1) if wanted.suites else 0
 
 
 def _seconds(stacks: Sequence[Stack], speed: float) -> tuple[float, ...]:
@@ -127,6 +134,8 @@ def print_estimate(config: SweepConfig, path: Path, where: Options) -> int:
     print(f"trials        {e.trials}{done}, in {plural(len(e.seconds), 'stack')}")
     more = f", and {e.heldout_flops:.3g} of the held-out run" if e.heldout_flops else ""
     print(f"FLOPs         {e.flops:.4g} exact{more}")
+    if e.measured:
+        print(f"evaluations   {e.measured} times, beside these FLOPs")
     print(f"speed         {e.speed:.3g} FLOP/s per worker ({e.source})")
     devices = max(1, where.devices_per_worker) * where.nodes_per_worker
     print(f"device-hours  {e.worker_s * devices / 3600:.3g}")

@@ -32,7 +32,6 @@ cli.DEFINE_integer("max_tokens", 64, "of a generated answer", flag_values=FLAGS)
 cli.DEFINE_float("interval", 0.9, "level of the intervals over items", flag_values=FLAGS)
 
 POLL_S = 0.5
-LEAST_CONTEXT = 127  # tokens of an engine's smallest size, less one
 SAVED = 75  # exit code after SIGTERM, with everything kept (EX_TEMPFAIL)
 SHOWN = ("accuracy", "kendall_tau", "exact_match", "brier", "gold_bits_per_byte")
 
@@ -122,6 +121,7 @@ def measure(evaluation: Evaluation, index: int, policy: Policy, chat: bool, max_
     from scaling.evaluate.evaluate import evaluate, table
     from scaling.evaluate.grading import after_marker, whole
     from scaling.evaluate.suites import verifier
+    from search.answers import subject
 
     cell, name = evaluation.cells[index], evaluation.names[evaluation.cells[index].suite]
     items = evaluation.items(index)
@@ -136,36 +136,15 @@ def measure(evaluation: Evaluation, index: int, policy: Policy, chat: bool, max_
     evaluation.write(index, table([facts | row for row in rows], MODEL_COLUMNS))
 
 
-def subject(policy: Policy, chat: bool = False) -> Any:
-    """The policy as `scaling.evaluate` sees it: a trial reads documents as it was trained to, others read text."""
-    from models.errors import require
-    from scaling import kept
-    from scaling.evaluate.evaluate import Subject
-    from scaling.evaluate.reading import document_reader, text_reader
-
-    if policy.context is not None:  # a Hugging Face folder
-        return Subject(policy.model, policy.params, text_reader(policy.tokenizer, chat), policy.context)
-    require(not chat, "--chat", f"{policy.source} is a trial, which has no chat template", "leave it out")
-    data = kept.read(Path(policy.source) / "config.json", dict)["data"]
-    packed = data.get("packing", "concatenate") == "concatenate"
-    return Subject(policy.model, policy.params, document_reader(policy.tokenizer, packed))
-
-
 def generator(policy: Policy, longest: int, max_tokens: int) -> Any:
     """Greedy answers to contexts of up to `longest` tokens, from an engine that fits them; the newest is kept."""
-    from scaling.sweep.trial import override
-    from search.answers import greedy_answers
-    from search.engine.config import EngineConfig
+    from search.answers import GreedyAnswers, engine_config
 
-    max_len = 1 << max(LEAST_CONTEXT, longest + max_tokens).bit_length()  # few sizes, as each compiles
-    key = f"{policy.digest} {max_len}"
+    config = engine_config(policy, longest, max_tokens)
+    key = f"{policy.digest} {config.max_len}"
     if key not in _ENGINES:
-        config = EngineConfig(slots=16, max_len=max_len, ends=policy.ends)
-        if policy.model.positions == "learned":
-            config = override(config, {"max_len": min(config.max_len, policy.model.max_seq_len)})
-        config.check(policy.model)
         _ENGINES.clear()
-        _ENGINES[key] = greedy_answers(policy, config, max_tokens)
+        _ENGINES[key] = GreedyAnswers(policy, config, max_tokens)
     return _ENGINES[key]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from launch.measuring import measuring
 from models import counts
 from models.errors import ConfigError
 from models.sharding import MeshConfig
@@ -42,7 +43,9 @@ def check_trials(trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
         batches = datasets[key].batches(seq_len, batch_size)
         datasets[key].heldout_batches(seq_len, batch_size, limit_tokens=sequences * seq_len)
         records[key]["epochs"] = max(records[key]["epochs"], batches.epochs(steps))
-    for path, model in {(t.init_from, t.model) for t in trials}:
+    for wanted in {(t.train.evaluations, t.data, t.model, t.mesh): t for t in trials}.values():
+        measuring(wanted)
+    for path, model in {(t.init_from, t.train.trains.before(t.model)) for t in trials}:
         if path is not None:
             check_initial(path, model)
             check_parameters(path, "train.init_from")
@@ -69,12 +72,15 @@ def check_devices(meshes: Iterable[MeshConfig], devices: int | None) -> None:
 
 
 def bytes_needed(trials: Sequence[Trial], stack_size: int) -> float:
-    """Disk a sweep takes at most: final parameters of every trial, and the checkpoints of two stacks at work."""
+    """Disk a sweep takes at most: parameters of every trial, final and kept on the way, and the checkpoints of two
+    stacks at work."""
     final = [counts.param_bytes(t.model) for t in trials]
+    steps = [t.train.steps // t.train.evaluations.every if t.train.evaluations.keep else 0 for t in trials]
+    kept = sum(size * number for size, number in zip(final, steps, strict=True))
     moments = [counts.optimizer_bytes(t.model, t.train.optimizer) for t in trials]
     saved = [t.train.keep_checkpoints + 1 for t in trials]
     states = [copies * (a + b) for copies, a, b in zip(saved, final, moments, strict=True)]
-    return sum(final) + 2 * stack_size * max(states) + RESERVE
+    return sum(final) + kept + 2 * stack_size * max(states) + RESERVE
 
 
 def check_disk(path: Path, trials: Sequence[Trial], stack_size: int) -> None:

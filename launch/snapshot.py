@@ -19,6 +19,7 @@ from scaling.sweep.directory import RunDirectory
 from scaling.sweep.results import Results
 from scaling.sweep.trial import Trial
 from scaling.sweep.varied import values, varied
+from scaling.train.evaluations import accuracies
 from scaling.train.metrics import read_rows
 from search.posttrain.report import is_posttraining
 
@@ -32,7 +33,7 @@ QUIET_S = 2 * lease.BEAT_S  # a counter this old belongs to a process that is si
 class TrialState:
     """One trial. state: waiting, running, done, failed or stopped. loss: nats/token, held-out once done.
 
-    varied: the fields that tell it from the others of its sweep, and their values.
+    varied: the fields that tell it from the others of its sweep, and their values; accuracies measured on the way.
     """
 
     trial: str
@@ -146,6 +147,8 @@ def _trial(directory: RunDirectory, trial: Trial, held: bool, varied: dict[str, 
         loss = row["loss"] if row["loss"] is not None else loss
     size, train = counts.params(trial.model), trial.train
     work = (size, train.tokens, float(trial.flops), train.steps)
+    latest = next((found for _, found in reversed(rows) if accuracies(found)), {}) if row is None else row
+    varied = varied | {name: f"{value:.3f}" for name, value in accuracies(latest).items()}
     return TrialState(trial.id, state, *work, step, loss, wall_s, reason, varied)
 
 

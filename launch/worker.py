@@ -96,6 +96,7 @@ def train_stacks(directory: RunDirectory, name: str, stop: Callable[[], bool], p
     """
     import jax
 
+    from launch.measuring import measuring
     from launch.progress import peak_of
     from scaling.sweep.run import run_stack
     from scaling.sweep.stack import Stack
@@ -135,6 +136,7 @@ def train_stacks(directory: RunDirectory, name: str, stop: Callable[[], bool], p
             stop_requested=stop,
             limits=config.limits,
             check_data=directory.check_data,
+            measuring=measuring,
         )
         if presence is not None:
             presence.release(stack.id)

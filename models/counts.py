@@ -18,7 +18,7 @@ from models.channels.experts import Experts
 from models.config import ModelConfig
 from models.layer import Layer
 from models.transformer import layer_weights, weights, wiring_weights
-from models.weight import Weight, walk
+from models.weight import Weight, WeightTree, walk
 
 
 def declarations(config: ModelConfig) -> list[Weight]:
@@ -53,10 +53,11 @@ def attention_flops(config: ModelConfig, seq_len: int, causal: bool = True) -> i
     seq_len^2 pairs that a kernel without block skipping computes, whatever the window.
     """
     kinds = Counter(config.layers)
-    return sum(count * _layer_flops(config, layer, seq_len, causal) for layer, count in kinds.items())
+    return sum(count * layer_flops(config, layer, seq_len, causal) for layer, count in kinds.items())
 
 
-def _layer_flops(config: ModelConfig, layer: Layer, seq_len: int, causal: bool = True) -> int:
+def layer_flops(config: ModelConfig, layer: Layer, seq_len: int, causal: bool = True) -> int:
+    """The same of one layer."""
     stream = config.stream
     channel = config.wired.copies * layer.channel.flops(stream, seq_len) if layer.channel else 0
     return channel + layer.mixer.flops(stream, seq_len, causal=causal)
@@ -163,13 +164,16 @@ def state_bytes_per_row(config: ModelConfig) -> int:
     return sum(k.bytes(config.dtype) for layer in cache.kept(config.resolved(), "row") for k in layer.values())
 
 
+def tree_flops(tree: WeightTree) -> int:
+    """Forward FLOPs of declared weights for one token."""
+    return sum(weight.flops_per_token for _, weight in walk(tree))
+
+
 @functools.lru_cache(maxsize=256)
 def _block_flops(config: ModelConfig) -> int:
     """Forward FLOPs of all weights but the head's for one token."""
     copies = config.wired.copies
-    of_layers = sum(w.flops_per_token for _, w in walk(layer_weights(config.resolved())))
-    once = sum(w.flops_per_token for _, w in walk(wiring_weights(config.resolved())))
-    return copies * of_layers + once
+    return copies * tree_flops(layer_weights(config.resolved())) + tree_flops(wiring_weights(config.resolved()))
 
 
 def _head_flops(config: ModelConfig) -> int:

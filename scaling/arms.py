@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +41,13 @@ def sweeps(base: SweepConfig, models: Mapping[str, ModelConfig]) -> list[SweepCo
 
 def train(work: Workspace, base: SweepConfig, models: Mapping[str, ModelConfig]) -> Arms:
     """Every model with the data, the steps and the seeds of `base`; ConfigError when a run failed."""
+    return train_sweeps(work, sweeps(base, models))
+
+
+def train_sweeps(work: Workspace, configs: Sequence[SweepConfig]) -> Arms:
+    """One arm for each sweep, by its name; they have the same seeds."""
     losses, flops = {}, 0.0
-    for config in sweeps(base, models):
+    for config in configs:
         table = work.sweep(config, config.name).sort_values("seed")
         failed = table[table["status"] != "done"]
         require(failed.empty, f"sweeps/{config.name}", f"{len(failed)} of {len(table)} runs failed", "lower the rate")

@@ -26,13 +26,16 @@ from models.mixers.linear import Linear
 from models.mixers.mamba2 import Mamba2
 from models.mixers.mlgru import MLGRU
 from models.mixers.mlstm import MLSTM
+from models.mixers.prefixed import Prefixed
 from models.mixers.sinks import Sinks
 from models.mixers.streamed import Streamed
 from models.mixers.third_order import ThirdOrder
 
-Mixer = Attention | Delta | Factored | Latent | Linear | Mamba2 | MLGRU | MLSTM | Sinks | Streamed | ThirdOrder
+Mixer = (
+    Attention | Delta | Factored | Latent | Linear | Mamba2 | MLGRU | MLSTM | Prefixed | Sinks | Streamed | ThirdOrder
+)
 
 __all__ = [
-    "MLGRU", "MLSTM", "Attention", "Delta", "Factored", "Latent", "Linear", "Mamba2", "Mixer", "Sinks", "Streamed",
-    "ThirdOrder",
+    "MLGRU", "MLSTM", "Attention", "Delta", "Factored", "Latent", "Linear", "Mamba2", "Mixer", "Prefixed", "Sinks",
+    "Streamed", "ThirdOrder",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 from models import transformer
 from models.config import ModelConfig
 from models.errors import require
+from scaling.train.processes import fetch
 
 ROWS = 64  # sequences in one call, fewer where their logits would take more than BYTES
 BYTES = 2**28
@@ -57,7 +58,7 @@ def continuations(
         tokens = np.zeros((together, size + 1), np.int32)
         for place, i in enumerate(batch):
             tokens[place, : len(rows[i])] = rows[i]
-        logprobs, greedy = jax.device_get(_scored(model, params, tokens))
+        logprobs, greedy = fetch(_scored(model, params, tokens))
         for place, i in enumerate(batch):
             stop = len(rows[i]) - 1
             span = slice(stop - len(pairs[i][1]), stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from scaling.data.summary import describe, warnings
@@ -13,13 +14,15 @@ from scaling.report.sections import Pictures
 from scaling.sweep.varied import values, varied
 
 SHOWN = 50  # trials in the table of the best
+MEASURED, STEPS = 100, 8  # lines and steps in the table of evaluations
+END = 2**31  # comes after every step
 
 
 def sections_of(run: RunRecord, pictures: Pictures) -> list[Section]:
     """The parts of a report. A sweep that plans no budgets and predicts nothing has none of what follows from them."""
     empty = () if run.plans_budgets else _empty(run, pictures)
     made = [part(run, pictures) for part in sections.ALL if part not in empty]
-    extra = [part for part in (best(run), data(run)) if part is not None]
+    extra = [part for part in (best(run), evaluations(run), data(run)) if part is not None]
     return [*made[:1], *extra, *made[1:]]
 
 
@@ -51,6 +54,31 @@ def best(run: RunRecord) -> Section | None:
     more = f" The other {len(done) - SHOWN:,} are in the list of every run." if len(done) > SHOWN else ""
     note = paragraph(f"Held-out loss in nats/token, and the fields that the sweep varies.{more}", class_="note")
     return Section("best", "Trials, best first", join([table(rows, {"trial"}), note]))
+
+
+def evaluations(run: RunRecord) -> Section | None:
+    """What suites said of the trials on the way; None where nobody asked."""
+    lines: list[tuple[str, str, str, dict[int, float]]] = []  # trial, suite, metric, values by step
+    for row in run.runs.to_dict("records"):
+        found: dict[tuple[str, str], dict[int, float]] = {}
+        for name, value in row.items():
+            suite, slash, rest = str(name).rpartition("/")
+            metric, _, step = rest.partition("@")
+            if slash and isinstance(value, float) and math.isfinite(value) and (step.isdecimal() or not step):
+                found.setdefault((suite, metric), {})[int(step or END)] = value
+        lines += [(row["trial"], *key, by_step) for key, by_step in found.items()]
+    if not lines:
+        return None
+    steps = sorted({step for *_, by_step in lines for step in by_step})
+    shown = [steps[i * (len(steps) - 1) // (STEPS - 1)] for i in range(STEPS)] if len(steps) > STEPS else steps
+    names = {step: "end" if step == END else f"step {step:,}" for step in shown}
+    rows: list[dict[str, object]] = []
+    for trial, suite, metric, by_step in lines[:MEASURED]:
+        numbered = {name: f"{by_step[step]:.3f}" if step in by_step else "" for step, name in names.items()}
+        rows.append({"trial": code(trial), "suite": suite, "metric": metric, **numbered})
+    more = f" {len(lines) - MEASURED:,} more lines are in results.parquet." if len(lines) > MEASURED else ""
+    note = paragraph(f"Means over the items of each suite, during training and at its end.{more}", class_="note")
+    return Section("evaluations", "Evaluations", join([table(rows, {"trial", "suite", "metric"}), note]))
 
 
 def _config(text: Any) -> dict[str, Any]:

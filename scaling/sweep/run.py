@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from models import counts, transformer
+from models.errors import require
 from models.platform import choices
 from models.serialize import to_json
 from models.sharding import DEFAULT_RULES, make_mesh, weight_shardings, zero_mesh
@@ -29,6 +30,7 @@ from scaling.sweep.stack import Stack
 from scaling.sweep.trial import Trial, override
 from scaling.train.checkpoint import Checkpoints
 from scaling.train.checkpoint import digest as checkpoint_digest
+from scaling.train.evaluations import Measure, trajectory
 from scaling.train.initial import load_initial
 from scaling.train.limits import Judge, Limits
 from scaling.train.loop import Outcome, Progress, Run, Training
@@ -58,12 +60,14 @@ def run_stack(
     stop_requested: Callable[[], bool] = lambda: False,
     limits: Limits | None = None,
     check_data: Callable[[Mapping[str, str]], None] = lambda digests: None,
+    measuring: Callable[[Trial], Measure | None] = lambda trial: None,
 ) -> None:
     """Train every trial of `stack` that has no row yet, resuming from the stack's checkpoint.
 
     labels: trial id -> free columns of its row. check_data: told the digest of the data of every DataConfig.key, and
-    raises where it is not that of the sweep. Raises Interrupted when stopped (its state is then saved) and ConfigError
-    when the data is not what the checkpoint was trained on.
+    raises where it is not that of the sweep. measuring: makes what a trial's `train.evaluations` ask for. Raises
+    Interrupted when stopped (its state is then saved) and ConfigError when the data is not what the checkpoint was
+    trained on.
     """
     results = Results(directory)
     done = frozenset(from_first(lambda: [trial.id for trial in stack.trials if results.get(trial.id) is not None]))
@@ -74,19 +78,21 @@ def run_stack(
     heldout = datasets[base.id].heldout_batches(
         base.train.seq_len, base.train.batch_size, limit_tokens=base.train.eval_sequences * base.train.seq_len
     )
-    start = _initial(base, mesh)
-    frozen, digests = load_frozen(base.train.objective, base.model, base.frozen, zero_mesh(mesh, base.train.zero))
+    begun, frozen, origins = _read_models(base, mesh)
     members = zip(stack.trials, stack.trunks, strict=True)
     runs = [_run(directory, trial, trunk, datasets[trial.id]) for trial, trunk in members]
-    if start is not None and base.train.trains.based:
-        whole = start[0] if mesh.size > 1 else jax.tree.map(jnp.asarray, start[0])
-        frozen[BASE] = Frozen(base.model.resolved(), whole)
-    origins = ({"init_from": start[1]} if start else {}) | digests
+    measure = _measure(base, measuring)
+    origins |= {"evaluations": measure.digest} if measure else {}
     manifest = {run.name: run.batches.manifest | origins for run in runs}
+
+    def keep(i: int, step: int, params: Any) -> None:
+        _save(runs[i], stack.trials[i], step, {"params": params}, manifest[stack.trials[i].id])
 
     def finish(i: int, outcome: Outcome) -> None:
         trial = stack.trials[i]
-        _save_params(runs[i], trial, outcome, manifest[trial.id])
+        if outcome.error is None:
+            name = "params" if trial.train.trains.linear else "trained"
+            _save(runs[i], trial, trial.train.steps, {name: outcome.state.params}, manifest[trial.id])
         extra = (labels or {}).get(trial.id, {})
         if is_first():
             path = trial_directory(directory, trial) / "card.json"
@@ -94,24 +100,22 @@ def run_stack(
             results.add(row(trial, sweep, outcome, runs[i].batches.unique_tokens_after(trial.train.steps)) | extra)
 
     Training(
-        base.model,
-        runs,
-        heldout,
-        directory=stack_directory(directory, stack),
-        batch_mode=resolved_batch_mode(batch_mode),
-        mesh=mesh,
-        manifest=manifest,
-        done=done,
-        finish=finish,
-        report=report,
-        stop_requested=stop_requested,
-        initial_params=base.train.trains.begun(base.model.resolved(), start[0]) if start else None,
-        judge=_judge(stack, limits or Limits(), results),
-        frozen=frozen,
-    ).run()
+        base.model, runs, heldout, directory=stack_directory(directory, stack),
+        batch_mode=resolved_batch_mode(batch_mode), mesh=mesh, manifest=manifest, done=done, finish=finish,
+        report=report, stop_requested=stop_requested, initial_params=begun,
+        judge=_judge(stack, limits or Limits(), results), frozen=frozen, measure=measure, keep=keep,
+    ).run()  # fmt: skip
     barrier(f"done {stack.id}")  # a process that still closes its files must find them
     if is_first():
         clear(directory, stack)
+
+
+def _measure(trial: Trial, measuring: Callable[[Trial], Measure | None]) -> Measure | None:
+    """What measures a trial's suites; ConfigError where there are some and nothing does."""
+    measure, asked = measuring(trial), trial.train.evaluations.suites
+    problem, fix = "are measured by nobody here", "hand in `measuring`, or leave them out"
+    require(measure is not None or not asked, "train.evaluations.suites", problem, fix)
+    return measure
 
 
 def _judge(stack: Stack, limits: Limits, results: Results) -> Judge:
@@ -170,10 +174,23 @@ def _initial(trial: Trial, mesh: Mesh) -> tuple[Any, str] | None:
     """The parameters that a trial starts from and their digest, if it names any; on a mesh each device its shards."""
     if trial.init_from is None:
         return None
-    weights = transformer.weights(trial.model.resolved())
+    model = trial.train.trains.before(trial.model)
+    weights = transformer.weights(model.resolved())
     shardings = weight_shardings(weights, DEFAULT_RULES, mesh) if mesh.size > 1 else None
     check_parameters(trial.init_from, "train.init_from")
-    return load_initial(trial.init_from, trial.model, shardings=shardings)
+    return load_initial(trial.init_from, model, shardings=shardings)
+
+
+def _read_models(trial: Trial, mesh: Mesh) -> tuple[Any, dict[str, Frozen], dict[str, str]]:
+    """(what the trained weights start from, or None; the models that training reads; digests of both)."""
+    train, start = trial.train, _initial(trial, mesh)
+    frozen, origins = load_frozen(train.objective, trial.model, trial.frozen, zero_mesh(mesh, train.zero))
+    if start is None:
+        return None, frozen, origins
+    if train.trains.based:
+        whole = start[0] if mesh.size > 1 else jax.tree.map(jnp.asarray, start[0])
+        frozen[BASE] = Frozen(train.trains.before(trial.model).resolved(), whole)
+    return train.trains.begun(trial.model.resolved(), start[0]), frozen, {"init_from": start[1]} | origins
 
 
 def _run(directory: Path, trial: Trial, trunk: int | None, dataset: Dataset) -> Run:
@@ -184,13 +201,11 @@ def _run(directory: Path, trial: Trial, trunk: int | None, dataset: Dataset) -> 
     return Run(trial.id, trial.train, batches, path, trunk)
 
 
-def _save_params(run: Run, trial: Trial, outcome: Outcome, manifest: dict[str, Any]) -> None:
-    if outcome.error is not None:
-        return
-    with Checkpoints(run.directory / "checkpoints", keep=1) as checkpoints:
-        metadata = {"config": to_json(trial), "manifest": manifest}
-        name = "params" if trial.train.trains.linear else "trained"
-        checkpoints.save(trial.train.steps, {name: outcome.state.params}, metadata)
+def _save(run: Run, trial: Trial, step: int, state: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """Keep parameters in a trial's folder, beside those of the steps at which it is measured where these stay."""
+    wanted = trial.train.evaluations
+    with Checkpoints(run.directory / "checkpoints", 1, wanted.every if wanted.keep else None) as checkpoints:
+        checkpoints.save(step, state, {"config": to_json(trial), "manifest": manifest})
 
 
 def _card(trial: Trial, outcome: Outcome, folder: Path) -> dict[str, Any]:
@@ -239,4 +254,6 @@ def row(trial: Trial, sweep: str, outcome: Outcome, unique_tokens: int) -> dict[
         "n_layers": trial.model.n_layers,
         "learning_rate": trial.train.learning_rate,
         "steps": trial.train.steps,
-    } | ({"stopped_step": outcome.step, "stopped_loss": outcome.stopped.loss} if outcome.stopped else {})
+    } | ({"stopped_step": outcome.step, "stopped_loss": outcome.stopped.loss} if outcome.stopped else {}) | trajectory(
+        outcome.measured, trial.train.steps
+    )

@@ -87,6 +87,12 @@ class Trial:
         reads = self.train.objective.reads.items()
         return {name: self.init_from if path is None else self._placed(path) for name, path in reads}
 
+    @property
+    def suites(self) -> dict[str, str]:
+        """What `train.evaluations` names -> the same, files as the working directory sees them."""
+        names = self.train.evaluations.suites
+        return {name: str(self._placed(name)) if name.endswith(".jsonl") else name for name in names}
+
     def _placed(self, path: str | None) -> str | None:
         root = self.data.root
         return path if root is None or Path(root) == Path.cwd() else under(Path(root), path)

@@ -13,8 +13,11 @@ from models.config import ModelConfig
 from models.errors import HUGE, require
 from models.pipeline import Schedule
 from models.serialize import added, located
+from models.weight import WeightTree
 from scaling.train.adaptation import AnyAdaptation, Everything
+from scaling.train.evaluations import Evaluations
 from scaling.train.objectives import AnyObjective, NextToken
+from scaling.train.objectives.objective import BESIDE
 from scaling.typed import STEPS, at_most, typed
 
 MOST: dict[str, float] = {  # of every number: more is a slip, and would fill memory or overflow
@@ -61,6 +64,7 @@ class TrainConfig:
     spike_factor: float = 2.0  # a smoothed loss above this many times its best (at least 1 nat) stops the trial
     objective: AnyObjective = added(NextToken())  # what is minimised: one of scaling.train.objectives
     trains: AnyAdaptation = added(Everything())  # which weights: one of scaling.train.adaptation
+    evaluations: Evaluations = added(Evaluations())  # what is measured on the way, beside the held-out loss
 
     def __post_init__(self) -> None:
         typed(self, "train")
@@ -96,6 +100,9 @@ class TrainConfig:
             problem = "is what the run starts from, which train.init_from does not name"
             known = path is not None or self.init_from is not None
             require(known, f"train.objective.{name}", problem, "set train.init_from, or name a directory")
+        problem = f"is set, and of {type(self.trains).__name__} no model is left that a command could read"
+        kept = not self.evaluations.keep or self.trains.linear
+        require(kept, "train.evaluations.keep", problem, "leave it out")
         require(
             self.batch_size % self.accumulate == 0,
             "train.accumulate",
@@ -116,6 +123,11 @@ class TrainConfig:
         """Exact FLOPs of `tokens` tokens of training, of the passes of frozen models of these configs too."""
         whole = self.objective.flops(model, tokens, self.seq_len, frozen)
         return whole + self.trains.flops(model.resolved(), tokens)
+
+    def weights(self, model: ModelConfig) -> WeightTree:
+        """The declarations of all that trains; `model` is resolved."""
+        own = self.objective.beside(model)
+        return {**self.trains.weights(model), **({BESIDE: own} if own else {})}
 
     @property
     def reads_models(self) -> bool:

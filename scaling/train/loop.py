@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ from scaling.data import Batches, HeldOut, check_manifest
 from scaling.train.checkpoint import AllDamaged, Checkpoints, NoCheckpoint
 from scaling.train.config import TrainConfig, hyperparameters
 from scaling.train.evaluate import Score, score
+from scaling.train.evaluations import Columns, Measure
 from scaling.train.feed import Feed
 from scaling.train.limits import Judge, Limits, Verdict
 from scaling.train.metrics import MetricsWriter
 from scaling.train.objectives import Frozen, check_batch
-from scaling.train.objectives.objective import BASE
+from scaling.train.objectives.objective import BASE, BESIDE
 from scaling.train.placement import check_mesh, trial_mode
 from scaling.train.processes import fetch, from_first, is_first
 from scaling.train.programs import programs
@@ -70,7 +71,8 @@ class Run:
 class Outcome:
     """How one run ended: its score, or the error that stopped it.
 
-    step: the updates it did. stopped: the verdict of its rivals, where those ended it.
+    step: the updates it did. stopped: the verdict of its rivals, where those ended it. measured: by step, what its
+    `train.evaluations` found.
     """
 
     score: Score | None
@@ -79,6 +81,7 @@ class Outcome:
     state: TrainState  # of this run alone; its params are those of the whole model, where train.trains is linear
     step: int = 0
     stopped: Verdict | None = None
+    measured: Mapping[int, Columns] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ class Training:
     finish(index, outcome) is called once per run, as soon as it ends; runs in `done` are skipped.
     judge: ends runs early; by default none.
     initial_params: what every run starts from instead of a random draw (numpy leaves, as models.transformer.init).
-    frozen: the models that `train.objective` reads.
+    frozen: the models that `train.objective` reads. measure: what `train.evaluations` asks for; keep(index, step,
+    params) is handed the params of a run at a step of them, where they are to stay.
     """
 
     def __init__(
@@ -119,6 +123,8 @@ class Training:
         initial_params: Any = None,
         judge: Judge | None = None,
         frozen: Mapping[str, Frozen] | None = None,
+        measure: Measure | None = None,
+        keep: Callable[[int, int, Any], None] = lambda i, step, params: None,
     ):
         self.model, self.runs, self.heldout = model.resolved(), list(runs), heldout
         self.train = runs[0].train
@@ -140,6 +146,8 @@ class Training:
         self.wall = np.zeros(len(runs))  # seconds of each run, those before a resume included
         self.seconds = 0.0  # of this process
         self.flops_done = 0.0
+        self.measure, self.keep = measure, keep
+        self.measured: list[dict[int, Columns]] = [{} for _ in runs]  # by run and step
         self.feed = Feed([run.batches for run in runs], self.chunk, self.placement)
         check_batch(self.train.objective, {name: x[0] for name, x in self.feed.template.items()})
 
@@ -184,6 +192,8 @@ class Training:
             self._end_early(step, state)
             if self._due(step, self.train.eval_every):
                 self._evaluate_all(step, state)
+            if self._due(step, self.train.evaluations.every):
+                self._measure_all(step, state)
             if len(self.finished) == len(self.runs):
                 break
             checkpoints.check()
@@ -224,7 +234,8 @@ class Training:
         marks = [step + self.chunk]
         marks += [run.start for run in self.runs if run.start > step]
         marks += self.judge.next_rung(step)
-        for every in (self.train.log_every, self.train.eval_every, self.train.checkpoint_every):
+        train = self.train
+        for every in (train.log_every, train.eval_every, train.checkpoint_every, train.evaluations.every):
             if every:
                 marks.append((step // every + 1) * every)
         return min(marks)
@@ -286,24 +297,28 @@ class Training:
     def _fail(self, i: int, step: int, loss: float, state: TrainState) -> None:
         what = f"spiked to {loss:.4g}" if math.isfinite(loss) else "or its gradient is not finite"
         self.finished.add(i)
-        self.finish(i, Outcome(None, f"loss {what} at step {step}", float(self.wall[i]), _slice(state, i), step))
+        error, wall, measured = f"loss {what} at step {step}", float(self.wall[i]), self.measured[i]
+        self.finish(i, Outcome(None, error, wall, _slice(state, i), step, measured=measured))
 
     def _finish(self, i: int, state: TrainState) -> None:
         alone, steps = _slice(state, i), self.runs[i].train.steps
         whole = self._whole(alone)
         result = score(self.model, whole, self.heldout)
+        self._measure(i, steps, whole)
         if self.train.trains.linear:
             alone = alone._replace(params=whole)
         finite = math.isfinite(result.loss)
         error = None if finite else f"held-out loss is not finite after step {steps - 1}"
         self.finished.add(i)
-        self.finish(i, Outcome(result if finite else None, error, float(self.wall[i]), alone, steps))
+        score_or_none, measured = (result if finite else None), self.measured[i]
+        self.finish(i, Outcome(score_or_none, error, float(self.wall[i]), alone, steps, measured=measured))
 
     def _whole(self, state: TrainState) -> Any:
         """The params of the whole model, of one run's state."""
         trains, base = self.train.trains, self.frozen.get(BASE)
         build = trains.merge if trains.linear else trains.join
-        return build(self.model, state.params, base and base.params)
+        own = {name: x for name, x in state.params.items() if name != BESIDE}
+        return build(self.model, own, base and base.params)
 
     def _end_early(self, step: int, state: TrainState) -> None:
         """Hand over the runs that a limit or their rivals end at `step`; process 0's seconds count for all."""
@@ -315,7 +330,10 @@ class Training:
         for i, verdict in ends.items():
             self.finished.add(i)
             stopped = verdict if verdict.stopped else None
-            self.finish(i, Outcome(None, verdict.reason, float(self.wall[i]), _slice(state, i), step, stopped))
+            ended = Outcome(
+                None, verdict.reason, float(self.wall[i]), _slice(state, i), step, stopped, self.measured[i]
+            )
+            self.finish(i, ended)
 
     def _evaluate_all(self, step: int, state: TrainState) -> None:
         for i, run in enumerate(self.runs):
@@ -323,10 +341,25 @@ class Training:
                 result = score(self.model, self._whole(_slice(state, i)), self.heldout)
                 self._write(i, {"step": step, "heldout_loss": result.loss, "heldout_bpb": result.bpb})
 
+    def _measure_all(self, step: int, state: TrainState) -> None:
+        for i, run in enumerate(self.runs):
+            if i not in self.finished and run.start < step:
+                whole = self._whole(_slice(state, i))
+                self._measure(i, step, whole)
+                if self.train.evaluations.keep:
+                    self.keep(i, step, whole)
+
+    def _measure(self, i: int, step: int, whole: Any) -> None:
+        if self.measure is not None:
+            self.measured[i][step] = found = self.measure.measured(whole)
+            self._write(i, {"step": step} | found)
+
     # -- saving and resuming ----------------------------------------------------------------------------------
 
     def _metadata(self) -> dict[str, Any]:
-        return {"runs": [run.name for run in self.runs], "manifest": self.manifest, "wall_s": self.wall.tolist()}
+        names = [run.name for run in self.runs]
+        measured = {"measured": dict(zip(names, self.measured, strict=True))} if self.measure else {}
+        return {"runs": names, "manifest": self.manifest, "wall_s": self.wall.tolist()} | measured
 
     def _restore(self, checkpoints: Checkpoints) -> tuple[int, TrainState]:
         try:
@@ -339,22 +372,29 @@ class Training:
             saved = restored.metadata["manifest"].get(run.name)
             check_manifest(saved, self.manifest[run.name])
         self.wall = np.array(restored.metadata["wall_s"])
+        if self.measure is not None:
+            before = restored.metadata["measured"]
+            self.measured = [{int(step): row for step, row in before[run.name].items()} for run in self.runs]
         log.info("resuming %s at step %d", self.directory, restored.step)
         return restored.step, restored.state
 
     def _started(self, state: TrainState) -> TrainState:
-        """The state before step 0 with the given parameters, if any, in every run."""
+        """The state before step 0 with the given parameters, if any, in every run; what an objective trains beside
+        them stays as it was drawn."""
         if self.initial_params is None:
             return state
+        drawn = {name: x for name, x in state.params.items() if name != BESIDE}
+        beside = {name: x for name, x in state.params.items() if name == BESIDE}
         if not self.placement.distributed:
-            stacked = jax.tree.map(lambda new, old: np.broadcast_to(new, old.shape), self.initial_params, state.params)
-            return state._replace(params=jax.tree.map(jnp.array, stacked))
-        shapes = jax.tree.map(lambda x: x.shape, state.params, is_leaf=lambda x: isinstance(x, jax.Array))
+            stacked = jax.tree.map(lambda new, old: np.broadcast_to(new, old.shape), self.initial_params, drawn)
+            return state._replace(params=jax.tree.map(jnp.array, stacked) | beside)
+        shapes = jax.tree.map(lambda x: x.shape, drawn, is_leaf=lambda x: isinstance(x, jax.Array))
         stack = jax.jit(
             lambda params: jax.tree.map(lambda x, shape: jnp.broadcast_to(x, shape), params, shapes),
-            out_shardings=self.placement.state.params,
+            out_shardings={name: self.placement.state.params[name] for name in drawn},
         )
-        return state._replace(params=stack(self.initial_params))  # shard by shard, from those they were loaded onto
+        # shard by shard, from those they were loaded onto
+        return state._replace(params=stack(self.initial_params) | beside)
 
 
 _rate = jax.jit(learning_rate, static_argnums=0)  # one program each instead of one per operation and shape

@@ -220,7 +220,7 @@ def check_host_memory(device: Any, field: str = "train.offload") -> None:
 def specs_of(model: ModelConfig, train: TrainConfig) -> StateSpecs | None:
     """How the state is split on the current mesh; None without one."""
     mesh = current_mesh()
-    return None if mesh is None else state_specs(train.trains.weights(model), DEFAULT_RULES, mesh, train.zero)
+    return None if mesh is None else state_specs(train.weights(model), DEFAULT_RULES, mesh, train.zero)
 
 
 def laid_out(tree: Any, specs: Any) -> Any:

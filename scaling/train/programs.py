@@ -31,7 +31,7 @@ class Programs:
         initial = over_trials(partial(init_state, model, train), mode)
         hyper = jax.tree.map(lambda x: np.stack([x] * trials), hyperparameters(train))
         self.abstract: TrainState = jax.eval_shape(initial, np.zeros(trials, np.uint32), hyper)
-        trained = train.trains.weights(model)
+        trained = train.weights(model)
         self.placement = Placement(
             model, mesh, self.abstract, zero=train.zero, offload=train.offload, trained=trained
         )

@@ -16,7 +16,7 @@ from models.pipeline import Totals
 from models.sharding import current_mesh
 from scaling.train.config import Hyperparameters, TrainConfig
 from scaling.train.objectives import Frozen, check_batch
-from scaling.train.objectives.objective import BASE, Mean, Summed
+from scaling.train.objectives.objective import BASE, BESIDE, Mean, Summed
 from scaling.train.optimizer import make_optimizer
 from scaling.train.placement import laid_out, specs_of, to_device, to_host
 from scaling.train.state import TrainState
@@ -57,7 +57,7 @@ class Measured(NamedTuple):
 
 def init_state(model: ModelConfig, train: TrainConfig, seed: jax.Array, hyper: Hyperparameters) -> TrainState:
     """The state before step 0; `seed` is a traced uint32 scalar."""
-    trained = train.trains.weights(model)
+    trained = train.weights(model)
     params = transformer.drawn(model, trained, jax.random.key(seed))
     opt_state = make_optimizer(model, train.optimizer, train.schedule, hyper, trained).init(params)
     zero, infinite = jnp.float32(0), jnp.float32(jnp.inf)
@@ -77,10 +77,13 @@ def summed_loss(model: ModelConfig, params: Any, batch: Batch) -> tuple[jax.Arra
 def objective(
     model: ModelConfig, train: TrainConfig, params: Any, batch: Batch, frozen: Mapping[str, Frozen] | None = None
 ) -> tuple[jax.Array, Summed]:
-    """(what `train.objective` minimises, summed over `batch`; its parts). params: what `train.trains` declares."""
+    """(what `train.objective` minimises, summed over `batch`; its parts). params: what `train.weights` declares."""
     check_batch(train.objective, batch)
     read = frozen or {}
-    whole = train.trains.join(model, params, read[BASE].params if BASE in read else None)
+    own = {name: params[name] for name in params if name != BESIDE}
+    whole = train.trains.join(model, own, read[BASE].params if BASE in read else None)
+    if BESIDE in params:
+        whole = {**whole, BESIDE: params[BESIDE]}
     return train.objective.loss(model, train, whole, batch, read)
 
 
@@ -157,7 +160,7 @@ def train_step(
     state = _pinned(model, train, state)
     loss, weight, routing, measured, grads = measured_gradient(model, train, state.params, batch, frozen)
     norm = optax.tree.norm(grads)
-    optimizer = make_optimizer(model, train.optimizer, train.schedule, hyper, train.trains.weights(model))
+    optimizer = make_optimizer(model, train.optimizer, train.schedule, hyper, train.weights(model))
     offload = train.offload == "optimizer"
     before = to_device(state.opt_state) if offload else state.opt_state
     updates, opt_state = optimizer.update(grads, before, state.params)

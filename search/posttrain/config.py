@@ -97,6 +97,9 @@ class PostTrainConfig:
         """ConfigError for what no rollout can train: no starting policy, or a field that rollouts do not have."""
         fix = "give a trial, as in runs/x/trials/0123456789ab, a Hugging Face folder, or --policies with a sweep"
         require(self.train.init_from is not None, "train.init_from", "names no starting policy", fix)
+        asked = self.train.evaluations.suites
+        problem = "are measured by nobody while a policy practises"
+        require(not asked, "train.evaluations.suites", problem, "set `measure`, or use launch.evaluate afterwards")
         check_batch(self.train.objective, batch_shapes(self.train))
 
     @functools.cached_property

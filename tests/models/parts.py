@@ -18,6 +18,7 @@ from models.mixers import (
     Linear,
     Mamba2,
     Mixer,
+    Prefixed,
     Sinks,
     Streamed,
     ThirdOrder,
@@ -81,7 +82,7 @@ PARTS: dict[str, ModelConfig] = {
         norm_eps=SOFT,
     ),
     "mlstm": of(Layer(MLGRU(least=0.1, block=8), Ternary(20)), Layer(MLSTM(value_dim=6, block=8)), norm_eps=SOFT),
-    "no_channel": of(Layer(channel=None), Layer(), wiring=DeepNorm(), embedding_gradient=0.1),
+    "no_channel": of(Layer(Prefixed(prefix=3), None), Layer(), wiring=DeepNorm(), embedding_gradient=0.1),
 }  # fmt: skip
 
 

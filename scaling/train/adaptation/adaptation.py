@@ -33,6 +33,10 @@ class Adaptation:
         """The declarations of what trains; `model` is resolved. ConfigError where that is nothing."""
         raise NotImplementedError
 
+    def before(self, model: ModelConfig) -> ModelConfig:
+        """The model whose params the base has, of the one that is trained."""
+        return model
+
     def begun(self, model: ModelConfig, base: Any) -> Any:
         """What the trained weights start from, of the base's params; None: as they are declared."""
         return None

@@ -65,12 +65,19 @@ class Distillation(Objective):
     ) -> tuple[jax.Array, Summed]:
         inputs, targets, score, segments = shifted(batch["tokens"], batch.get("weights"), batch.get("segments"))
         student, teacher = read(model, params, inputs, segments), read_frozen(frozen["teacher"], inputs, segments)
+        minimised, measured = self.mixed(student, teacher, targets, score)
+        return summed(student, minimised, score.sum(1), measured)
+
+    def mixed(
+        self, student: Read, teacher: Read, targets: jax.Array, score: jax.Array
+    ) -> tuple[jax.Array, dict[str, Mean]]:
+        """(the sum of the divergence and of the text's cross-entropy as `share` says, both as metrics)."""
         diverged = self.temperature**2 * self._diverged(student, teacher, score)
-        text, weight = cross_entropy(student.hidden, student.head, targets, score, softcap=model.logit_softcap)
+        cap = student.config.logit_softcap
+        text, weight = cross_entropy(student.hidden, student.head, targets, score, softcap=cap)
         fixed = jax.lax.stop_gradient((diverged, text))
         measured = {"divergence": Mean(fixed[0], weight), "text_loss": Mean(fixed[1], weight)}
-        minimised = self.share * diverged + ((1 - self.share) * text if self.share < 1 else 0)
-        return summed(student, minimised, score.sum(1), measured)
+        return self.share * diverged + ((1 - self.share) * text if self.share < 1 else 0), measured
 
     def _diverged(self, student: Read, teacher: Read, score: jax.Array) -> jax.Array:
         """The weighted sum of the divergences at all positions; the logits of few exist at once."""

@@ -20,12 +20,14 @@ from models.cross_entropy import log_probabilities
 from models.errors import require
 from models.pipeline import Totals
 from models.routing import Routing
+from models.weight import WeightTree
 
 if TYPE_CHECKING:
     from scaling.train.config import TrainConfig
 
 Batch = Mapping[str, jax.Array]
 BASE = "base"  # the frozen model that train.trains adapts
+BESIDE = "beside"  # where the weights lie, in the params, that an objective trains beside the model
 TOKENS, WEIGHTS = "[batch, seq + 1] int32", "[batch, seq] float32"
 
 
@@ -78,6 +80,11 @@ class Objective:
     def sequences(self) -> int:
         """How many sequences one row of a batch holds."""
         return 1
+
+    def beside(self, model: ModelConfig) -> WeightTree:
+        """The declarations of what it trains beside `model`, which is resolved, and leaves behind at the end; the loss
+        finds their values in params[BESIDE]."""
+        return {}
 
     def check(self, model: ModelConfig, frozen: Mapping[str, ModelConfig]) -> None:
         """ConfigError when it cannot train `model`, or cannot read a frozen model of such a config."""

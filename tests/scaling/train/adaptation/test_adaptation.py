@@ -16,8 +16,10 @@ from flax.traverse_util import flatten_dict
 
 from models import counts, transformer
 from models.config import ModelConfig
+from models.context import Lead, attention_after
 from models.errors import ConfigError
 from models.rounded import Rounded
+from models.span import Span
 from models.weight import walk
 from scaling.sweep.run import trial_directory
 from scaling.train.adaptation import (
@@ -28,7 +30,10 @@ from scaling.train.adaptation import (
     LowPrecision,
     LowRank,
     Only,
+    Prefix,
+    Prompt,
     SparseLowRank,
+    with_prefix,
 )
 from scaling.train.adaptation.adaptation import at
 from scaling.train.checkpoint import load_params
@@ -210,3 +215,80 @@ def test_a_run_of_a_low_rank_ends_as_a_trial_like_any_other(tmp_path: Path) -> N
     assert row["flops"] == tuned.flops < before["flops"] + 24 * 4 * 16 * 3 * sum(
         w.flops_per_token for _, w in walk(LowRank(rank=2).weights(tuned.model))
     )
+
+
+@pytest.mark.parametrize("model", [MODEL, SCANNED], ids=["unrolled", "scanned"])
+def test_a_prefix_is_the_keys_and_values_that_every_token_sees_besides_and_alone_it_trains(model: ModelConfig) -> None:
+    way, longer = Prefix(), with_prefix(model, 3)
+    base, declared = base_of(model), way.weights(longer)
+    assert dict(walk(transformer.weights(way.before(longer)))) == dict(walk(transformer.weights(model)))
+    assert {path[-1] for path, _ in walk(declared)} == {"prefix_k", "prefix_v"}
+    assert sum(w.size for _, w in walk(declared)) == 2 * 2 * 3 * 8
+    trained = transformer.drawn(longer, declared, jax.random.key(1))
+    whole = way.merge(longer, trained, base)
+    assert jax.tree.structure(whole) == jax.tree.structure(way.join(longer, trained, base))
+    assert {p: np.shape(x) for p, x in flatten_dict(whole).items()} == {
+        p: w.shape for p, w in walk(transformer.weights(longer))
+    }
+    found = logits()(longer, whole, TOKENS)
+    plain = logits()(model, base, TOKENS)
+    assert np.abs(found - plain).max() > 1e-3
+    layer, stream = longer.layers[0].mixer, longer.stream
+    assert layer.flops(stream, 6) == model.layers[0].mixer.flops(stream, 6) + 4 * 4 * 2 * 6 * 3
+
+
+def test_attention_behind_a_prefix_is_a_loop_over_its_keys_and_the_texts() -> None:
+    """Without rotation a prefix is what longer keys and values would be."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(1, 4, 2, 3)).astype(np.float32) for _ in range(3))
+    own = [rng.normal(size=(2, 2, 3)).astype(np.float32) for _ in range(2)]
+    y = attention_after(Lead(jnp.asarray(q), *map(jnp.asarray, own)), *map(jnp.asarray, (q, k, v)), Span(0.5))
+    for t, h in np.ndindex(4, 2):
+        keys, values = (np.concatenate([a[:, h], b[0, : t + 1, h]]) for a, b in zip(own, (k, v), strict=True))
+        share = np.exp(0.5 * keys @ q[0, t, h])
+        np.testing.assert_allclose(y[0, t, h], share @ values / share.sum(), rtol=2e-5, atol=1e-6)
+
+
+def test_a_prefix_run_keeps_its_base_and_leaves_a_model_that_is_scored_as_it_was(tmp_path: Path) -> None:
+    base = tiny.trial(tmp_path, train__steps=4, train__checkpoint_every=0).resolved()
+    before = tiny.run(tmp_path, [base])[base.id]
+    folder = str(trial_directory(tmp_path, base))
+    changes = {"model": with_prefix(base.model, 2), "train.trains": Prefix(), "train.init_from": folder}
+    tuned = tiny.override(base, changes | {"train.steps": 6}).resolved()
+    row = tiny.run(tmp_path, [tuned])[tuned.id]
+    params, _ = load_initial(trial_directory(tmp_path, tuned), tuned.model)
+    kept, own = flatten_dict(load_params(folder)), flatten_dict(params)
+    assert all((own[path] == kept[path]).all() for path in kept)
+    assert {path[-1] for path in own.keys() - kept.keys()} == {"prefix_k", "prefix_v"}
+    assert row["loss"] != before["loss"] and row["params"] == before["params"] + 2 * 2 * 8
+    start = transformer.drawn(tuned.model, Prefix().weights(tuned.model), jax.random.key(0))
+    assert all(np.abs(own[path] - x).max() > 1e-3 for path, x in flatten_dict(start).items())
+    with pytest.raises(ConfigError, match=r"train\.trains \(Prefix\): trains nothing"):
+        Prefix().weights(base.model)
+
+
+def test_prompt_tokens_are_what_the_model_would_make_of_embeddings_before_the_text() -> None:
+    """Without positions the prefix that is made is the longer text itself."""
+    model = dataclasses.replace(MODEL, positions="none")
+    way, longer = Prompt(), with_prefix(model, 3)
+    declared = way.weights(longer)
+    assert {path: weight.shape for path, weight in walk(declared)} == {("prompt",): (3, 8)}
+    trained = transformer.drawn(longer, declared, jax.random.key(1))
+    whole = way.merge(longer, trained, base_of(model))
+    found = logits()(longer, whole, TOKENS)
+
+    @partial(jax.jit, compiler_options=QUICK_COMPILE)
+    def told(params: Any, prompt: Any) -> jax.Array:
+        places = jnp.zeros((1, 9), jnp.int32)
+        text = transformer.embed(model, params, TOKENS, places[:, :6])
+        x = jnp.concatenate([jnp.broadcast_to(prompt, (4, 3, 8)), text], 1)
+        tokens = jnp.zeros((4, 9), jnp.int32)
+        hidden, head = transformer.unembed(
+            model, params, transformer.run_layers(model, params, x, places, None, tokens)[0]
+        )
+        return transformer.logits(model, hidden[:, 3:], head)
+
+    np.testing.assert_allclose(found, told(base_of(model), trained["prompt"]), atol=2e-5)
+    assert np.abs(found - logits()(model, base_of(model), TOKENS)).max() > 1e-2
+    with pytest.raises(ConfigError, match=r"\(Prompt\): needs a prefix of one length in every layer, unscanned"):
+        way.weights(with_prefix(SCANNED, 3))
