@@ -163,6 +163,7 @@ class ModelConfig:
                             part.resolved(stream)
                 with _placed("model.wiring"):
                     self.wired.check(stream, layer)
+        self.wired.check_order(stream, self.layers)
 
     def _check_pattern(self) -> None:
         lead, fix = len(self.prologue), "raise model.n_layers, or shorten it"

@@ -17,6 +17,7 @@ from models import cache
 from models.channels.experts import Experts
 from models.config import ModelConfig
 from models.layer import Layer
+from models.mixers.cross import Cross
 from models.transformer import layer_weights, weights, wiring_weights
 from models.weight import Weight, walk
 
@@ -161,6 +162,18 @@ def kv_cache_bytes_per_token(config: ModelConfig, quantized: bool = False) -> in
 def state_bytes_per_row(config: ModelConfig) -> int:
     """Bytes of what all layers keep of a row however long it is: states of recurrent mixers."""
     return sum(k.bytes(config.dtype) for layer in cache.kept(config.resolved(), "row") for k in layer.values())
+
+
+def decode_read_bytes(config: ModelConfig, context_len: int) -> int:
+    """Bytes of what layers keep that one generated token reads, which attends to `context_len` keys, its own included:
+    keys and values within each layer's window, another layer's of `Cross`, and states once."""
+    stream, total = config.stream, 0
+    for layer in config.layers:
+        mixer = layer.mixer
+        window = getattr(mixer, "window", None) or context_len
+        for k in (mixer.reads(stream) if isinstance(mixer, Cross) else mixer.kept(stream)).values():
+            total += k.bytes(config.dtype) * (min(context_len, window) if k.per == "token" else 1)
+    return total
 
 
 @functools.lru_cache(maxsize=256)

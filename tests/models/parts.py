@@ -12,8 +12,10 @@ from models.mixers import (
     MLGRU,
     MLSTM,
     Attention,
+    Cross,
     Delta,
     Factored,
+    GatedMemory,
     Latent,
     Linear,
     Mamba2,
@@ -24,7 +26,7 @@ from models.mixers import (
 )  # fmt: skip
 from models.rotary import Rotary
 from models.routers import Grouped, Hashed, TopK
-from models.wiring import DeepNorm, Ladder, Parallel, PreNorm, Streams, Wiring
+from models.wiring import DeepNorm, Ladder, Parallel, PreNorm, Shared, Streams, Wiring
 
 BASE = ModelConfig(
     vocab_size=32, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=24, tied_embeddings=False, head_dim=8
@@ -81,6 +83,10 @@ PARTS: dict[str, ModelConfig] = {
         norm_eps=SOFT,
     ),
     "mlstm": of(Layer(MLGRU(least=0.1, block=8), Ternary(20)), Layer(MLSTM(value_dim=6, block=8)), norm_eps=SOFT),
+    "shared": of(
+        Layer(MAMBA, None), Layer(Attention(qk_norm=True), None), Layer(GatedMemory(), None), Layer(Cross(qk_norm=True)),
+        wiring=Shared(), norm_eps=SOFT,
+    ),
     "no_channel": of(Layer(channel=None), Layer(), wiring=DeepNorm(), embedding_gradient=0.1),
 }  # fmt: skip
 
