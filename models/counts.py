@@ -170,9 +170,9 @@ def decode_read_bytes(config: ModelConfig, context_len: int) -> int:
     stream, total = config.stream, 0
     for layer in config.layers:
         mixer = layer.mixer
-        window = getattr(mixer, "window", None) or context_len
         for k in (mixer.reads(stream) if isinstance(mixer, Cross) else mixer.kept(stream)).values():
-            total += k.bytes(config.dtype) * (min(context_len, window) if k.per == "token" else 1)
+            seen = min(context_len, k.window or context_len) if k.per == "token" else 1
+            total += seen * k.bytes(config.dtype)
     return total
 
 

@@ -24,6 +24,7 @@ from models.mixers.cross import Cross
 from models.mixers.delta import Delta
 from models.mixers.factored import Factored
 from models.mixers.gated_memory import GatedMemory
+from models.mixers.head_spans import HeadSpans
 from models.mixers.latent import Latent
 from models.mixers.linear import Linear
 from models.mixers.mamba2 import Mamba2
@@ -34,11 +35,11 @@ from models.mixers.streamed import Streamed
 from models.mixers.third_order import ThirdOrder
 
 Mixer = (
-    Attention | Cross | Delta | Factored | GatedMemory | Latent | Linear | Mamba2 | MLGRU | MLSTM | Sinks | Streamed
-    | ThirdOrder
+    Attention | Cross | Delta | Factored | GatedMemory | HeadSpans | Latent | Linear | Mamba2 | MLGRU | MLSTM | Sinks
+    | Streamed | ThirdOrder
 )  # fmt: skip
 
 __all__ = [
-    "MLGRU", "MLSTM", "Attention", "Cross", "Delta", "Factored", "GatedMemory", "Latent", "Linear", "Mamba2", "Mixer",
-    "Sinks", "Streamed", "ThirdOrder",
+    "MLGRU", "MLSTM", "Attention", "Cross", "Delta", "Factored", "GatedMemory", "HeadSpans", "Latent", "Linear", "Mamba2",
+    "Mixer", "Sinks", "Streamed", "ThirdOrder",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from models.mixers import (
     Delta,
     Factored,
     GatedMemory,
+    HeadSpans,
     Latent,
     Linear,
     Mamba2,
@@ -52,6 +53,7 @@ PARTS: dict[str, ModelConfig] = {
         Layer(Attention(window=5)),
         Layer(Attention(qk_norm=True, softcap=5.0, rotary=Rotary(share=0.5), gated=True)),
     ),
+    "head_spans": of(Layer(HeadSpans(kv_heads=4, heads=4, windows=(5, 9, 5, 64))), Layer(HeadSpans(windows=(3, 64)), None)),
     "latent": of(Layer(LATENT), Layer(dataclasses.replace(LATENT, query_rank=None))),
     "experts": of(
         Layer(Sinks(window=5), Experts(4, 2, 8, dispatch="dropless", router=TopK(offset=True))), bias="all",
