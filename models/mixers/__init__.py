@@ -20,6 +20,7 @@ models.past says what a `Past` is; tests/models/test_parts.py what every mixer p
 from __future__ import annotations
 
 from models.mixers.attention import Attention
+from models.mixers.chunk_experts import ChunkExperts
 from models.mixers.cross import Cross
 from models.mixers.delta import Delta
 from models.mixers.factored import Factored
@@ -35,11 +36,11 @@ from models.mixers.streamed import Streamed
 from models.mixers.third_order import ThirdOrder
 
 Mixer = (
-    Attention | Cross | Delta | Factored | GatedMemory | HeadSpans | Latent | Linear | Mamba2 | MLGRU | MLSTM | Sinks
-    | Streamed | ThirdOrder
+    Attention | ChunkExperts | Cross | Delta | Factored | GatedMemory | HeadSpans | Latent | Linear | Mamba2 | MLGRU
+    | MLSTM | Sinks | Streamed | ThirdOrder
 )  # fmt: skip
 
 __all__ = [
-    "MLGRU", "MLSTM", "Attention", "Cross", "Delta", "Factored", "GatedMemory", "HeadSpans", "Latent", "Linear", "Mamba2",
-    "Mixer", "Sinks", "Streamed", "ThirdOrder",
+    "MLGRU", "MLSTM", "Attention", "ChunkExperts", "Cross", "Delta", "Factored", "GatedMemory", "HeadSpans", "Latent",
+    "Linear", "Mamba2", "Mixer", "Sinks", "Streamed", "ThirdOrder",
 ]  # fmt: skip

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import typing
 
-from models.channels import Channel, Dense, Experts, Ternary
+from models.channels import Channel, Dense, Experts, ProductKeys, Ternary
 from models.channels.free import Free
 from models.config import Layer, ModelConfig
 from models.mixers import (
     MLGRU,
     MLSTM,
     Attention,
+    ChunkExperts,
     Cross,
     Delta,
     Factored,
@@ -88,6 +89,10 @@ PARTS: dict[str, ModelConfig] = {
     "shared": of(
         Layer(MAMBA, None), Layer(Attention(qk_norm=True), None), Layer(GatedMemory(), None), Layer(Cross(qk_norm=True)),
         wiring=Shared(), norm_eps=SOFT,
+    ),
+    "hydra": of(
+        Layer(ChunkExperts(Experts(4, 2, 8, dispatch="dropless"), chunk=8), None),
+        Layer(Attention(window=5), ProductKeys(keys=4, top_k=2, half=6)),
     ),
     "no_channel": of(Layer(channel=None), Layer(), wiring=DeepNorm(), embedding_gradient=0.1),
 }  # fmt: skip
