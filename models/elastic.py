@@ -1,8 +1,8 @@
-"""Elastic spans: a window alpha + beta N for every head, chosen by what narrower ones would cost (Fu et al. 2024, "MoA",
-arXiv:2406.14909).
+"""Elastic spans: a window alpha + beta N for every head, chosen by what narrower ones would cost (Fu et al. 2024,
+"MoA", arXiv:2406.14909).
 
-The cost is a first-order profile. With attention weights A and g = dL/dA on some sequences, a window that drops the keys
-S of a query leaves A_k / (1 - A_S) on the others, which changes the loss by
+The cost is a first-order profile. With attention weights A and g = dL/dA on some sequences, a window that drops the
+keys S of a query leaves A_k / (1 - A_S) on the others, which changes the loss by
 
     A_S / (1 - A_S) sum_{k not in S} A_k g_k - sum_{j in S} A_j g_j
 

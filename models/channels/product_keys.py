@@ -1,5 +1,5 @@
-"""Product-key memory (Lample et al. 2019, "Large memory layers with product keys", arXiv:1907.05242): every token reads a
-few of very many values, found by two small searches."""
+"""Product-key memory (Lample et al. 2019, "Large memory layers with product keys", arXiv:1907.05242): every token reads
+a few of very many values, found by two small searches."""
 
 from __future__ import annotations
 

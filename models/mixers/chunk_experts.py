@@ -1,5 +1,5 @@
-"""Experts that whole chunks of tokens are sent to, as what the chunk before held says (Hydra, 2025: conditional
-computation by chunks)."""
+"""Experts that whole chunks of tokens are sent to, as what the chunk before held says (after Chaudhary et al. 2025,
+"Hydra", arXiv:2508.15099, whose experts are chosen by chunks)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ChunkExperts:
     """`Experts` whose router reads, for all tokens of a chunk, the mean of the chunk before it in the same document; of
     the first chunk a learned vector. Its own mean would tell a token of later ones.
 
-    A mixer, because it reads earlier tokens: a layer of it has no channel, `Layer(ChunkExperts(), None)`. Keeps the sums
-    of the last two chunks and how many tokens there were, per row; all else is as in `Experts`.
+    A mixer, because it reads earlier tokens: a layer of it has no channel, `Layer(ChunkExperts(), None)`. Keeps the
+    sums of the last two chunks and how many tokens there were, per row; all else is as in `Experts`.
     """
 
     experts: Experts = field(default_factory=lambda: Experts(dispatch="dropless"))
@@ -63,7 +63,7 @@ class ChunkExperts:
         return {"sums": sums, "count": Kept((1,), ("gate",), per="row", dtype="float32", int8=False)}
 
     def flops(self, s: Stream, seq: int, before: int = 0, causal: bool = True) -> int:
-        """In a block of several tokens the sum that each of them makes of the others of it: 2 d_model for every pair."""
+        """In a block of several tokens the sum that each of them makes of the others: 2 d_model for every pair."""
         return block_flops(seq, self.block, 0, 2 * s.d_model, causal)
 
     def apply(self, s: Stream, w: Any, x: jax.Array, past: Past) -> tuple[jax.Array, Past, Any]:

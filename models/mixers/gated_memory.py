@@ -1,5 +1,5 @@
-"""The gated memory unit (Ren et al. 2025, "Decoder-hybrid-decoder architecture", arXiv:2507.06607; SambaY): a layer that
-reads what an earlier one read out of its state, instead of reading tokens itself."""
+"""The gated memory unit (Ren et al. 2025, "Decoder-hybrid-decoder architecture", arXiv:2507.06607; SambaY): a layer
+that reads what an earlier one read out of its state, instead of reading tokens itself."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Shared: layers also hand on what they read, for later ones that have no keys, values or state of their own.
 
-With `GatedMemory` and `Cross` this is a decoder-hybrid-decoder (SambaY, Ren et al. 2025, arXiv:2507.06607): a first half
-of `Mamba2` and windows, a `Mamba2` whose state all memory units read, one full attention whose keys and values all
+With `GatedMemory` and `Cross` this is a decoder-hybrid-decoder (SambaY, Ren et al. 2025, arXiv:2507.06607): a first
+half of `Mamba2` and windows, a `Mamba2` whose state all memory units read, one full attention whose keys and values all
 `Cross` layers read, then these two in turn. With `Cross` alone after the full attention it is YOCO (Sun et al. 2024).
 Only the full attention keeps something of every token, and a prompt's tokens but the last need no layer after it.
 """

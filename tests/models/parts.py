@@ -54,7 +54,9 @@ PARTS: dict[str, ModelConfig] = {
         Layer(Attention(window=5)),
         Layer(Attention(qk_norm=True, softcap=5.0, rotary=Rotary(share=0.5), gated=True)),
     ),
-    "head_spans": of(Layer(HeadSpans(kv_heads=4, heads=4, windows=(5, 9, 5, 64))), Layer(HeadSpans(windows=(3, 64)), None)),
+    "head_spans": of(
+        Layer(HeadSpans(kv_heads=4, heads=4, windows=(5, 9, 5, 64))), Layer(HeadSpans(windows=(3, 64)), None),
+    ),
     "latent": of(Layer(LATENT), Layer(dataclasses.replace(LATENT, query_rank=None))),
     "experts": of(
         Layer(Sinks(window=5), Experts(4, 2, 8, dispatch="dropless", router=TopK(offset=True))), bias="all",
@@ -87,7 +89,8 @@ PARTS: dict[str, ModelConfig] = {
     ),
     "mlstm": of(Layer(MLGRU(least=0.1, block=8), Ternary(20)), Layer(MLSTM(value_dim=6, block=8)), norm_eps=SOFT),
     "shared": of(
-        Layer(MAMBA, None), Layer(Attention(qk_norm=True), None), Layer(GatedMemory(), None), Layer(Cross(qk_norm=True)),
+        Layer(MAMBA, None), Layer(Attention(qk_norm=True), None), Layer(GatedMemory(), None),
+        Layer(Cross(qk_norm=True), None),
         wiring=Shared(), norm_eps=SOFT,
     ),
     "hydra": of(

@@ -101,7 +101,7 @@ def test_a_decoded_token_reads_the_shared_cache_once_for_each_layer_that_attends
     [
         ({"wiring": None}, "model.wiring: hands on the stream alone, but GatedMemory reads what other layers read"),
         ({"pattern": (Layer(), Layer(GatedMemory()))}, "model.wiring: has no layer before layer 1 that gives"),
-        ({"pattern": (Layer(MAMBA), Layer(Cross()))}, "model.wiring: has no layer before layer 1 that gives Cross its k"),
+        ({"pattern": (Layer(MAMBA), Layer(Cross()))}, "model.wiring: has no layer before layer 1 that gives Cross"),
         ({"pattern": (Layer(MAMBA), Layer(GatedMemory(expand=3)))}, "model.wiring: hands 32 features of memory"),
         ({"pattern": (Layer(), Layer(Cross(kv_heads=4)))}, "model.wiring: hands 8 features of k to Cross of layer 1"),
         ({"bias": "qkv"}, "model.bias: 'qkv' asks for biases that Cross does not have"),
