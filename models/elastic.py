@@ -87,10 +87,13 @@ def profile(
     tokens `[batch, seq]`; loss: of their logits `[batch, seq, vocab]`. All layers must be full attention.
     """
     c = config.resolved()
+    heads = []
     for i, layer in enumerate(c.layers):
-        full = type(layer.mixer) is Attention and layer.mixer.window is None
-        require(full, f"model.pattern[{i}].mixer", "is not full attention", "profile a model of Attention() alone")
-    heads = [layer.mixer.resolved(c.stream).heads for layer in c.layers]
+        mixer, fix = layer.mixer, "profile a model of Attention() alone"
+        full = isinstance(mixer, Attention) and type(mixer) is Attention and mixer.window is None
+        require(full, f"model.pattern[{i}].mixer", "is not full attention", fix)
+        assert isinstance(mixer, Attention)
+        heads.append(mixer.resolved(c.stream).heads or 0)
     positions, (rows, seq) = jnp.arange(tokens.shape[1])[None], tokens.shape
 
     def nudged(nudges: list[jax.Array]) -> tuple[jax.Array, list[Any]]:
@@ -100,7 +103,8 @@ def profile(
         return loss(transformer.logits(c, output.hidden, output.head)), seen
 
     slopes, weights = jax.grad(nudged, has_aux=True)([jnp.zeros((rows, n, seq, seq)) for n in heads])
-    return np.stack([costs(*map(np.asarray, pair), windows) for pair in zip(weights, slopes, strict=True)])
+    pairs = zip(weights, slopes, strict=True)
+    return np.stack([costs(np.asarray(a), np.asarray(slope), windows) for a, slope in pairs])
 
 
 def costs(weights: np.ndarray, slopes: np.ndarray, windows: Sequence[int]) -> np.ndarray:
@@ -123,7 +127,7 @@ def choose(costs: Mapping[int, np.ndarray], rules: Sequence[Rule], budget: float
     costs: length -> `[heads, rules]`. Windows are counted in units, rounded up. Exact: a table of the least cost of
     every sum of windows, head after head. ConfigError where even the narrowest rules are beyond the budget.
     """
-    lengths, total = list(costs), sum(np.asarray(one, np.float64) for one in costs.values())
+    lengths, total = list(costs), np.sum([np.asarray(one, np.float64) for one in costs.values()], axis=0)
     heads = len(total)
     used = np.array([[-(-rule.window(n) // unit) for n in lengths] for rule in rules])
     room = [int(budget * n * heads + 1e-9) // unit for n in lengths]
@@ -138,7 +142,7 @@ def choose(costs: Mapping[int, np.ndarray], rules: Sequence[Rule], budget: float
             if all(n <= most for n, most in zip(take, room, strict=True)):
                 to = tuple(slice(n, None) for n in take)
                 back = tuple(slice(0, most + 1 - n) for n, most in zip(take, room, strict=True))
-                moved[(r, *to)] = table[back] + total[head, r]
+                moved[r][to] = table[back] + total[head, r]
         picks.append(moved.argmin(0))
         table = moved.min(0)
     at = np.unravel_index(table.argmin(), table.shape)

@@ -20,10 +20,10 @@ from models.ternary import ternary_contract
 
 __all__ = [
     "Assignment", "Lead", "Lent", "Plan", "Products", "Reach", "Routing", "Slots", "activated", "axis_size",
-    "capacity_block", "carry_blocks", "causal_convolution", "choose", "constrain", "constrain_residual", "contract", "dropless_block",
-    "features", "gated_delta", "gated_linear", "gated_sum", "gather_positions", "load_balance", "messenger", "norm",
-    "normalize", "rotary_angles", "rotate", "scatter_positions", "shares", "ternary_contract", "through_slots",
-    "z_loss",
+    "capacity_block", "carry_blocks", "causal_convolution", "choose", "constrain", "constrain_residual", "contract",
+    "dropless_block", "features", "gated_delta", "gated_linear", "gated_sum", "gather_positions", "load_balance",
+    "messenger", "norm", "normalize", "rotary_angles", "rotate", "scatter_positions", "shares", "ternary_contract",
+    "through_slots", "z_loss",
 ]  # fmt: skip
 
 constrain_residual = partial(constrain, dims=RESIDUAL)

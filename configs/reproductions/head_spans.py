@@ -30,8 +30,8 @@ def get_reproduction() -> Reproduction:
     return Reproduction(
         name="head_spans", methods=(75,), smallest_effect=0.1, minutes=5,
         claim="windows of half the keys on average, chosen for every head from a profile of gradients, recall more "
-        "than one window of half the keys", source="Fu et al. 2024, MoA: mixture of sparse attention for automatic large "
-        "language model compression, arXiv:2406.14909", unit="share of labels, at the worse of both lengths",
+        "than one window of half the keys", source="Fu et al. 2024, MoA: mixture of sparse attention for automatic "
+        "large language model compression, arXiv:2406.14909", unit="share of labels, at the worse of both lengths",
         not_covered="language, pretrained models, more than two layers and 64 tokens, blocks and sinks, the time that "
         "narrower windows save", simulated=False, run=run,
     )  # fmt: skip
