@@ -85,7 +85,8 @@ def sweep(balance: float, quick: bool) -> SweepConfig:
     model = dataclasses.replace(model, n_layers=5)
     train = TrainConfig(steps=10 if quick else 150, batch_size=8, seq_len=64, learning_rate=3e-3)
     # ragged products of several seeds at once are not to be had
-    return SweepConfig(f"balance_{balance}", model, train=train, seeds=2 if quick else SEEDS, workers=1, stack_size=1)
+    name = "balanced" if balance else "unbalanced"
+    return SweepConfig(name, model, train=train, seeds=2 if quick else SEEDS, workers=1, stack_size=1)
 
 
 def planned(quick: bool) -> Sequence[SweepConfig]:
@@ -119,7 +120,7 @@ def run(work: Workspace) -> Measured:
     details = {
         "speed over attention's, median": dict(zip(map(str, lengths), faster, strict=True)),
         "length at which both are as fast, by repetition": crossings, "seconds": table, "loss": loss,
-        "busiest expert's load over the mean": {"no loss of balance": load[0].tolist(), "0.1": load[1].tolist()},
+        "busiest expert's load over the mean": {"unbalanced": load[0].tolist(), "balanced": load[1].tolist()},
         "params": {name: [counts.params(m), counts.params_active(m)] for name, m in MODELS.items()},
         "curves": [{"x": "tokens of a text", "y": "tokens/s of the processor", "log": "xy", "lines": lines}],
     }  # fmt: skip
