@@ -21,7 +21,7 @@ from scaling.reproduction import JSON, Measured, Reproduction, Workspace, least
 from scaling.tasks.sequences import AssociativeRecall
 from scaling.train.config import TrainConfig
 
-LENGTHS, PAIRS, STEPS, SEEDS, ROWS, BUDGET, UNIT = (48, 64), 8, 600, (1, 2, 3, 4), 256, 0.5, 2
+LENGTHS, PAIRS, STEPS, SEEDS, ROWS, BUDGET, UNIT = (48, 64), 8, 1000, (1, 2, 3, 4), 256, 0.5, 2
 RULES = (*(Rule(alpha, beta) for beta in (0.0, 0.25, 0.5, 0.75) for alpha in (2, 8)), Rule(0, 1.0))
 MODEL = ModelConfig(64, d_model=64, n_layers=2, n_heads=4, pattern=(Layer(Attention(), None),))
 
