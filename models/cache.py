@@ -139,6 +139,11 @@ def keeps_states(config: ModelConfig) -> bool:
     return any(kept(config, "row"))
 
 
+def windowed(config: ModelConfig) -> bool:
+    """Whether any layer reads fewer tokens than it keeps."""
+    return any(k.window is not None for layer in kept(config, "token") for k in layer.values())
+
+
 def empty_pool(config: ModelConfig, pages: int, page_size: int, quantized: bool = False) -> Pool:
     """Zeros for so many pages."""
     return Pool(empty(config, pages, page_size, quantized), empty_states(config, pages))

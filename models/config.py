@@ -14,6 +14,7 @@ from models.channels.experts import Experts
 from models.errors import ConfigError, divisors, require, require_sizes
 from models.layer import Layer, Repeats
 from models.mixers.attention import Attention
+from models.mixers.chunk_experts import ChunkExperts
 from models.rotary import RopeScaling, Rotary
 from models.serialize import added
 from models.stream import Activation, Bias, Dtype, NormedOver, NormKind, Stream
@@ -163,6 +164,7 @@ class ModelConfig:
                             part.resolved(stream)
                 with _placed("model.wiring"):
                     self.wired.check(stream, layer)
+        self.wired.check_order(stream, self.layers)
 
     def _check_pattern(self) -> None:
         lead, fix = len(self.prologue), "raise model.n_layers, or shorten it"
@@ -246,7 +248,7 @@ class ModelConfig:
     @property
     def routed(self) -> bool:
         """Whether any part routes tokens to experts."""
-        return any(isinstance(part, Experts) for layer in self.layers for part in layer.parts)
+        return any(isinstance(part, Experts | ChunkExperts) for layer in self.layers for part in layer.parts)
 
     def resolved(self) -> ModelConfig:
         """The same config with every derived field filled in (idempotent)."""

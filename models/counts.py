@@ -169,6 +169,18 @@ def tree_flops(tree: WeightTree) -> int:
     return sum(weight.flops_per_token for _, weight in walk(tree))
 
 
+def decode_read_bytes(config: ModelConfig, context_len: int) -> int:
+    """Bytes of what layers keep that one generated token reads, which attends to `context_len` keys, its own included:
+    keys and values within each layer's window, another layer's of `Cross`, and states once."""
+    stream, total = config.stream, 0
+    for layer in config.layers:
+        mixer = layer.mixer
+        for k in getattr(mixer, "reads", mixer.kept)(stream).values():  # of another layer, or what it keeps itself
+            seen = min(context_len, k.window or context_len) if k.per == "token" else 1
+            total += seen * k.bytes(config.dtype)
+    return total
+
+
 @functools.lru_cache(maxsize=256)
 def _block_flops(config: ModelConfig) -> int:
     """Forward FLOPs of all weights but the head's for one token."""

@@ -15,6 +15,7 @@ class Kept:
         `[..., heads, length, features]`.
     dtype: None for the compute dtype. int8: whether it may be kept in 8 bits, with a float32 scale per vector (the last
         dim): keys and values may, states that add up over thousands of tokens may not.
+    window: of a token, how many of the last ones are read; None: all.
     """
 
     shape: tuple[int, ...]
@@ -22,6 +23,7 @@ class Kept:
     per: Literal["token", "row"] = "token"
     dtype: Literal["float32", "bfloat16"] | None = None
     int8: bool = True
+    window: int | None = None
 
     def __post_init__(self) -> None:
         assert len(self.shape) == len(self.axes), f"{self.shape} has other dims than {self.axes}"

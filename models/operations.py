@@ -9,6 +9,7 @@ from models.cache import features
 from models.context import Lead
 from models.contraction import contract
 from models.dispatch import Products, capacity_block, dropless_block, through_slots
+from models.lent import Lent
 from models.norm import norm, normalize
 from models.past import Reach, carry_blocks
 from models.positions import rotary_angles, rotate
@@ -18,11 +19,11 @@ from models.sharding import RESIDUAL, axis_size, constrain, gather_positions, sc
 from models.ternary import ternary_contract
 
 __all__ = [
-    "Assignment", "Lead", "Plan", "Products", "Reach", "Routing", "Slots", "activated", "axis_size", "capacity_block",
-    "carry_blocks", "causal_convolution", "choose", "constrain", "constrain_residual", "contract", "dropless_block",
-    "features", "gated_delta", "gated_linear", "gated_sum", "gather_positions", "load_balance", "messenger", "norm",
-    "normalize", "rotary_angles", "rotate", "scatter_positions", "shares", "ternary_contract", "through_slots",
-    "z_loss",
+    "Assignment", "Lead", "Lent", "Plan", "Products", "Reach", "Routing", "Slots", "activated", "axis_size",
+    "capacity_block", "carry_blocks", "causal_convolution", "choose", "constrain", "constrain_residual", "contract",
+    "dropless_block", "features", "gated_delta", "gated_linear", "gated_sum", "gather_positions", "load_balance",
+    "messenger", "norm", "normalize", "rotary_angles", "rotate", "scatter_positions", "shares", "ternary_contract",
+    "through_slots", "z_loss",
 ]  # fmt: skip
 
 constrain_residual = partial(constrain, dims=RESIDUAL)

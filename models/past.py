@@ -85,6 +85,16 @@ class Past:
         """
         raise NotImplementedError
 
+    def again(self, q: jax.Array, span: Span, kv_heads: int) -> jax.Array:
+        """Attention of q `[batch, seq, heads, key_dim]` over the keys and values `[.., kv_heads, ..]` that the last
+        layer which attended had, the new tokens' included: of `models.lent.Lent` alone."""
+        raise NotImplementedError
+
+    @property
+    def memory(self) -> jax.Array:
+        """What the last layer with a state read out of it for the new tokens `[batch, seq, features]`: likewise."""
+        raise NotImplementedError
+
 
 @partial(jax.tree_util.register_dataclass, data_fields=["positions", "segments"], meta_fields=["context"])
 @dataclass(frozen=True)

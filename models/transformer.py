@@ -224,7 +224,7 @@ def embed(config: ModelConfig, params: Params, tokens: jax.Array, positions: jax
     if c.positions == "learned":
         w = ready({"positions": table_weights(c)["positions"]}, params, c.dtype)
         x = x + jnp.take(w["positions"], positions, axis=0)
-    return c.wired.enter(c.stream, constrain(scatter_positions(constrain(x, WHOLE)), RESIDUAL))
+    return c.wired.enter(c.stream, c.layers, constrain(scatter_positions(constrain(x, WHOLE)), RESIDUAL))
 
 
 def unembed(config: ModelConfig, params: Params, x: Any) -> tuple[jax.Array, Any]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from models.channels.dense import Dense
 from models.channels.experts import Experts
+from models.channels.product_keys import ProductKeys
 from models.channels.ternary import Ternary
 
-Channel = Dense | Experts | Ternary
+Channel = Dense | Experts | ProductKeys | Ternary
 
-__all__ = ["Channel", "Dense", "Experts", "Ternary"]
+__all__ = ["Channel", "Dense", "Experts", "ProductKeys", "Ternary"]

@@ -178,10 +178,13 @@ class Experts:
         stretches, surplus = seq // tokens, slots - self.top_k * tokens
         return stretches * 2 * tokens * slots * (self.bottleneck or s.d_model), stretches * surplus * per_choice
 
-    def apply(self, s: Stream, w: Any, x: jax.Array, tokens: jax.Array) -> tuple[jax.Array, Any]:
-        """x `[batch, seq, d_model]`, tokens `[batch, seq]` -> (as x, its `Routing`)."""
+    def apply(
+        self, s: Stream, w: Any, x: jax.Array, tokens: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, Any]:  # fmt: skip
+        """x `[batch, seq, d_model]`, tokens `[batch, seq]` -> (as x, its `Routing`). key: what the router reads, as x;
+        None: x."""
         x = ops.gather_positions(x)
-        plan = self.routing.route(self, w, x, tokens)
+        plan = self.routing.route(self, w, x if key is None else key, tokens)
         out, dropped = self._served(s, w, x, plan)
         computed = jnp.ones_like(dropped)
         if self.free and isinstance(plan.choice, ops.Assignment):

@@ -11,6 +11,7 @@ A mixer is a frozen dataclass with
                                     tokens; causal=False: those that a kernel without block skipping executes
     last                            name of the weight of its last product
     undivided                       mesh axes that cannot divide it: check_mesh refuses them with the layer's name
+    takes(stream)                   of one that reads what earlier layers read (models.lent): name -> features
     block                           tokens of the blocks that its state is carried by (0: it keeps no state)
 
 models.past says what a `Past` is; tests/models/test_parts.py what every mixer promises.
@@ -19,8 +20,12 @@ models.past says what a `Past` is; tests/models/test_parts.py what every mixer p
 from __future__ import annotations
 
 from models.mixers.attention import Attention
+from models.mixers.chunk_experts import ChunkExperts
+from models.mixers.cross import Cross
 from models.mixers.delta import Delta
 from models.mixers.factored import Factored
+from models.mixers.gated_memory import GatedMemory
+from models.mixers.head_spans import HeadSpans
 from models.mixers.latent import Latent
 from models.mixers.linear import Linear
 from models.mixers.mamba2 import Mamba2
@@ -32,10 +37,11 @@ from models.mixers.streamed import Streamed
 from models.mixers.third_order import ThirdOrder
 
 Mixer = (
-    Attention | Delta | Factored | Latent | Linear | Mamba2 | MLGRU | MLSTM | Prefixed | Sinks | Streamed | ThirdOrder
-)
+    Attention | ChunkExperts | Cross | Delta | Factored | GatedMemory | HeadSpans | Latent | Linear | Mamba2 | MLGRU
+    | MLSTM | Prefixed | Sinks | Streamed | ThirdOrder
+)  # fmt: skip
 
 __all__ = [
-    "MLGRU", "MLSTM", "Attention", "Delta", "Factored", "Latent", "Linear", "Mamba2", "Mixer", "Prefixed", "Sinks",
-    "Streamed", "ThirdOrder",
+    "MLGRU", "MLSTM", "Attention", "ChunkExperts", "Cross", "Delta", "Factored", "GatedMemory", "HeadSpans", "Latent",
+    "Linear", "Mamba2", "Mixer", "Prefixed", "Sinks", "Streamed", "ThirdOrder",
 ]  # fmt: skip

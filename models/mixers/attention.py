@@ -121,7 +121,7 @@ class Attention:
     def kept(self, s: Stream) -> dict[str, Kept]:
         """Keys and values."""
         _, kv, head_dim = self._sizes(s)
-        one = Kept((kv, head_dim), ("kv_heads", "head_dim"))
+        one = Kept((kv, head_dim), ("kv_heads", "head_dim"), window=self.window)
         return {"k": one, "v": one}
 
     def scale(self, s: Stream) -> float:
@@ -159,8 +159,7 @@ class Attention:
         if a.rotary is not None and a.rotary.share:
             angles = ops.rotary_angles(past.positions, a.rotary.dims(head_dim), a.rotary.theta, a.rotary.scaling)
             q, k = (ops.rotate(y, *angles, interleaved=a.rotary.interleaved) for y in (q, k))
-        besides: dict[str, Any] = {} if lead is None else {"lead": lead}  # a caller's own past need not know of any
-        y, past = past.attend(q, {"k": k, "v": v}, self.span(s), **besides)
+        y, past = self.attended(s, q, k, v, past, lead)
         if a.gated:
             y = y * jax.nn.sigmoid(gate.astype(jnp.float32)).astype(y.dtype)
         y = ops.scatter_positions(ops.contract(y.reshape(*x.shape[:-1], kv, heads // kv, head_dim), w["out"], dims=3))
@@ -176,6 +175,13 @@ class Attention:
         parts = jnp.split(qkv, [fused, fused + 1], axis=-2)  # one concatenation backwards, where slices would pad
         q, k, v = (y.reshape(*x.shape[:2], -1, y.shape[-1]) for y in parts)
         return q, k, v
+
+    def attended(
+        self, s: Stream, q: jax.Array, k: jax.Array, v: jax.Array, past: Past, lead: Lead | None
+    ) -> tuple[jax.Array, Past]:  # fmt: skip
+        """(the weighted values `[batch, seq, heads, head_dim]`, the past with k and v)."""
+        besides: dict[str, Any] = {} if lead is None else {"lead": lead}  # a caller's own past need not know of any
+        return past.attend(q, {"k": k, "v": v}, self.span(s), **besides)
 
     def lead(self, s: Stream, w: Any, q: jax.Array) -> Lead | None:
         """Keys and values that every token sees besides, with its queries before they are rotated: none."""

@@ -12,8 +12,9 @@ from models.wiring.deepnorm import DeepNorm
 from models.wiring.ladder import Ladder
 from models.wiring.parallel import Parallel
 from models.wiring.prenorm import PreNorm
+from models.wiring.shared import Shared
 from models.wiring.streams import Streams
 
-Wiring = PreNorm | Parallel | Ladder | Streams | DeepNorm
+Wiring = PreNorm | Parallel | Ladder | Streams | DeepNorm | Shared
 
-__all__ = ["DeepNorm", "Ladder", "Parallel", "PreNorm", "Streams", "Wiring"]
+__all__ = ["DeepNorm", "Ladder", "Parallel", "PreNorm", "Shared", "Streams", "Wiring"]

@@ -12,6 +12,7 @@ those of `PreNorm`; two arrays of the stream's size go from layer to layer inste
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,7 +46,7 @@ class Ladder(Residual):
             block[part.slot] = part.weights(s)
         return block
 
-    def enter(self, s: Stream, x: jax.Array) -> Rung:
+    def enter(self, s: Stream, layers: Sequence[Layer], x: jax.Array) -> Rung:
         """Before the first part nothing is late."""
         return Rung(x, jnp.zeros_like(x))
 

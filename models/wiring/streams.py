@@ -12,6 +12,7 @@ stream without a prefix is the model itself. The published law is L = E + (A / (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ class Streams(Residual):
         """As for `PreNorm`."""
         return PreNorm().weights(s, layer)
 
-    def enter(self, s: Stream, x: jax.Array) -> jax.Array:
+    def enter(self, s: Stream, layers: Sequence[Layer], x: jax.Array) -> jax.Array:
         """All streams begin alike."""
         return jnp.broadcast_to(x[:, :, None], (*x.shape[:2], self.streams, x.shape[-1]))
 

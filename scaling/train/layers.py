@@ -70,7 +70,7 @@ def _attended(model: ModelConfig, layer: Layer) -> tuple[tuple[int, int, int], .
     def look(w: Any, x: jax.Array) -> Any:
         past = Watched(jnp.arange(LENGTH)[None])
         tokens = jnp.zeros((1, LENGTH), jnp.int32)
-        entered: Any = model.wired.enter(model.stream, x)
+        entered: Any = model.wired.enter(model.stream, (layer,), x)
         return model.wired.apply(model.stream, layer, w, entered, past, tokens)[1]
 
     weights = map_weights(shape, transformer.block_weights(model, layer))

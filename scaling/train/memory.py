@@ -362,7 +362,7 @@ def _residuals(model: ModelConfig, layer: Layer, rows: int, positions: int) -> t
         def run(w: Any, x: Any) -> Any:
             return transformer.run_layer(model, layer, w, x, at, None, tokens)[0]
 
-        return jax.vjp(run, w, model.wired.enter(model.stream, x))[1]
+        return jax.vjp(run, w, model.wired.enter(model.stream, (layer,), x))[1]
 
     own = {leaf.shape for leaf in jax.tree.leaves(weights)}
     leaves = [leaf for leaf in jax.tree.leaves(jax.eval_shape(kept, weights, x)) if leaf.shape not in own]

@@ -155,7 +155,7 @@ class SpeculativeEngine(Engine):
                     f"has {draft.config.vocab_size} tokens, the model {model.vocab_size}",
                     "use a draft model with the same tokenizer")  # fmt: skip
             refuse_states(draft.config, "speculation.draft")
-            windows = any(getattr(layer.mixer, "window", None) is not None for layer in draft.config.layers)
+            windows = cache.windowed(draft.config)
             require(not windows, "speculation.draft", "has sliding windows", "use a draft model without them")
         self.speculation, self.speculated = speculation, Speculated()
         self.slots.keep_history = True

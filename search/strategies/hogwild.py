@@ -62,7 +62,7 @@ class WorkersDecoder(TransformerDecoder):
         rotated = all(isinstance(layer.mixer, Attention) and _rotary(model, layer.mixer) for layer in model.layers)
         fix = "use rotary positions without scaling or windows"
         require(rotated, "model.positions", "cannot be rotated per block", fix)
-        windows = any(getattr(layer.mixer, "window", None) is not None for layer in model.layers)
+        windows = cache.windowed(model)
         require(not windows, "model.sliding_window", "is not told apart by blocks", fix)
         super().__init__(model, *given, **named)
 

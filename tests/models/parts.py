@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import typing
 
-from models.channels import Channel, Dense, Experts, Ternary
+from models.channels import Channel, Dense, Experts, ProductKeys, Ternary
 from models.channels.free import Free
 from models.config import Layer, ModelConfig
 from models.mixers import (
     MLGRU,
     MLSTM,
     Attention,
+    ChunkExperts,
+    Cross,
     Delta,
     Factored,
+    GatedMemory,
+    HeadSpans,
     Latent,
     Linear,
     Mamba2,
@@ -25,7 +29,7 @@ from models.mixers import (
 )  # fmt: skip
 from models.rotary import Rotary
 from models.routers import Grouped, Hashed, TopK
-from models.wiring import DeepNorm, Ladder, Parallel, PreNorm, Streams, Wiring
+from models.wiring import DeepNorm, Ladder, Parallel, PreNorm, Shared, Streams, Wiring
 
 BASE = ModelConfig(
     vocab_size=32, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=24, tied_embeddings=False, head_dim=8
@@ -50,6 +54,9 @@ PARTS: dict[str, ModelConfig] = {
     "windows": of(
         Layer(Attention(window=5)),
         Layer(Attention(qk_norm=True, softcap=5.0, rotary=Rotary(share=0.5), gated=True)),
+    ),
+    "head_spans": of(
+        Layer(HeadSpans(kv_heads=4, heads=4, windows=(5, 9, 5, 64))), Layer(HeadSpans(windows=(3, 64)), None),
     ),
     "latent": of(Layer(LATENT), Layer(dataclasses.replace(LATENT, query_rank=None))),
     "experts": of(
@@ -83,6 +90,15 @@ PARTS: dict[str, ModelConfig] = {
     ),
     "mlstm": of(Layer(MLGRU(least=0.1, block=8), Ternary(20)), Layer(MLSTM(value_dim=6, block=8)), norm_eps=SOFT),
     "no_channel": of(Layer(Prefixed(prefix=3), None), Layer(), wiring=DeepNorm(), embedding_gradient=0.1),
+    "shared": of(
+        Layer(MAMBA, None), Layer(Attention(qk_norm=True), None), Layer(GatedMemory(), None),
+        Layer(Cross(qk_norm=True), None),
+        wiring=Shared(), norm_eps=SOFT,
+    ),
+    "hydra": of(
+        Layer(ChunkExperts(Experts(4, 2, 8, dispatch="dropless"), chunk=8), None),
+        Layer(Attention(window=5), ProductKeys(keys=4, top_k=2, half=6)),
+    ),
 }  # fmt: skip
 
 

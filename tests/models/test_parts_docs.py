@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from models import counts
-from models.channels import Dense, Experts, Ternary
+from models.channels import Dense, Experts, ProductKeys, Ternary
 from models.config import Layer, ModelConfig
 from models.huggingface.families import FAMILIES
 from models.mixers import (
     MLGRU,
     MLSTM,
     Attention,
+    ChunkExperts,
+    Cross,
     Delta,
     Factored,
+    GatedMemory,
+    HeadSpans,
     Latent,
     Linear,
     Mamba2,
@@ -25,7 +28,7 @@ from models.mixers import (
 )
 from models.presets import LLAMA_1B
 from models.weight import walk
-from models.wiring import Streams
+from models.wiring import Shared, Streams, Wiring
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- parts -->", "<!-- end of parts -->"
@@ -37,6 +40,7 @@ SHAPES: dict[str, Layer] = {  # one layer of a model of d_model 2048 in bfloat16
     "`Attention(kv_heads=4, window=1024)`": Layer(Attention(kv_heads=4, window=1024), None),
     "`Sinks(kv_heads=4, window=1024)`": Layer(Sinks(kv_heads=4, window=1024), None),
     "`Prefixed(kv_heads=4, prefix=16)`": Layer(Prefixed(kv_heads=4), None),
+    "`HeadSpans(windows=(64, 256, 1024, 4096))`": Layer(HeadSpans(kv_heads=4, windows=(64, 256, 1024, 4096)), None),
     "`Latent(rank=512)`": Layer(LATENT, None),
     "`Factored(head_dim=256, query_rank=512)`": Layer(Factored(head_dim=256, query_rank=512), None),
     "`Delta(value_heads=32)`": Layer(Delta(value_heads=32), None),
@@ -45,10 +49,14 @@ SHAPES: dict[str, Layer] = {  # one layer of a model of d_model 2048 in bfloat16
     "`ThirdOrder(features=8)`": Layer(ThirdOrder(features=8), None),
     "`Mamba2()`": Layer(Mamba2(), None),
     "`Streamed(streams=4)`, `kv_heads=4`": Layer(Streamed(kv_heads=4, streams=4), None),
+    "`Cross(kv_heads=4)`": Layer(Cross(kv_heads=4), None),
+    "`GatedMemory()`": Layer(GatedMemory(), None),
     "`MLGRU()`": Layer(MLGRU(), None),
     "`MLSTM(heads=4, value_dim=512)`": Layer(MLSTM(4, value_dim=512), None),
+    "`ChunkExperts(Experts(64, 8, 704))`": Layer(ChunkExperts(Experts(64, 8, 704, dispatch="dropless")), None),
     "`Dense()`": Layer(Attention(), Dense()),
     "`Ternary()`": Layer(Attention(), Ternary()),
+    "`ProductKeys(keys=256)`": Layer(Attention(), ProductKeys(keys=256)),
     "`Experts(64, 8, 704, shared=2)`": Layer(Attention(), Experts(64, 8, 704, shared=2)),
     "`Experts(64, 8, 2808, bottleneck=512)`": Layer(Attention(), Experts(64, 8, 2808, bottleneck=512)),
 }
@@ -58,9 +66,13 @@ AXES = ("data", "fsdp", "stage", "expert", "context", "tensor")
 def one(layer: Layer) -> ModelConfig:
     """A model of that one layer."""
     streams = getattr(layer.mixer, "streams", 1)
-    wiring = Streams(streams) if streams > 1 else None
+    wiring: Wiring | None = Streams(streams) if streams > 1 else None
+    lenders: tuple[Layer, ...] = ()
+    if hasattr(layer.mixer, "takes"):  # of layers before it, which are not counted
+        wiring, lenders = Shared(), (Layer(Mamba2(), None), Layer(Attention(kv_heads=4), None))
+    pattern = (*lenders, layer)
     return dataclasses.replace(
-        LLAMA_1B, n_layers=1, n_kv_heads=None, pattern=(layer,), scan_layers=False, wiring=wiring
+        LLAMA_1B, n_layers=len(pattern), n_kv_heads=None, pattern=pattern, scan_layers=False, wiring=wiring
     )
 
 
@@ -70,13 +82,12 @@ def row(name: str, layer: Layer) -> str:
     part = layer.parts[-1]
     flops = config.wired.copies * sum(w.flops_per_token for _, w in walk(part.weights(stream)))
     size = sum(w.size for _, w in walk(part.weights(stream)))
-    trained = decoded = flops
-    token = state = 0
-    if part is layer.mixer:
-        trained += part.flops(stream, CONTEXT) // CONTEXT
-        decoded += part.flops(stream, 1, CONTEXT - 1)
-        token, state = counts.kv_cache_bytes_per_token(config), counts.state_bytes_per_row(config)
-    axes = [axis for axis in AXES if axis not in part.undivided and (axis != "expert" or isinstance(part, Experts))]
+    trained = flops + part.flops(stream, CONTEXT) // CONTEXT
+    decoded = flops + (part.flops(stream, 1, CONTEXT - 1) if part is layer.mixer else part.flops(stream, 1))
+    kept = part.kept(stream).values() if part is layer.mixer else ()
+    token, state = (sum(k.bytes(config.dtype) for k in kept if k.per == per) for per in ("token", "row"))
+    sent = isinstance(part, Experts | ChunkExperts)
+    axes = [axis for axis in AXES if axis not in part.undivided and (axis != "expert" or sent)]
     cells = name, f"{size / 1e6:.1f}M", f"{token:,}", f"{state:,}", f"{trained / 1e6:.1f}", f"{decoded / 1e6:.1f}"
     return f"| {' | '.join(cells)} | {' '.join(axes)} |"
 
