@@ -1,0 +1,83 @@
+"""Small policies that imitate texts of characters: what several reproductions train with."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from models.config import ModelConfig
+from scaling.tasks.text import CharTokenizer
+from scaling.train.config import TrainConfig, hyperparameters
+from scaling.train.objectives import Completions, Frozen
+from scaling.train.state import TrainState
+from scaling.train.step import init_state, train_step
+
+Rows = dict[str, np.ndarray]
+
+
+def small(tokens: CharTokenizer, width: int = 48) -> ModelConfig:
+    """A model of two layers."""
+    return ModelConfig(vocab_size=tokens.vocab_size, d_model=width, n_layers=2, n_heads=4).resolved()
+
+
+def imitated(steps: int, seq: int, rate: float = 4e-3, batch: int = 32) -> TrainConfig:
+    """Imitation of completions."""
+    return TrainConfig(
+        steps=steps, batch_size=batch, seq_len=seq, learning_rate=rate, weight_decay=0.0, objective=Completions()
+    )  # fmt: skip
+
+
+def rows_of(tokens: CharTokenizer, seq: int, written: Sequence[tuple[str, Sequence[tuple[str, bool]]]]) -> Rows:
+    """A prompt and the parts of a completion a row: tokens [n, seq + 1], weights [n, seq], 1 on what is to be learned.
+
+    The second of a part says whether it is. ConfigError (data.tokenizer) for other characters; what does not fit raises.
+    """
+    found = {"tokens": np.zeros((len(written), seq + 1), np.int32), "weights": np.zeros((len(written), seq), np.float32)}
+    for i, (prompt, parts) in enumerate(written):
+        whole = tokens.encode(prompt + "".join(text for text, _ in parts))
+        own = np.concatenate([np.full(len(text), own, np.float32) for text, own in parts])
+        found["tokens"][i, : len(whole)] = whole
+        found["weights"][i, len(prompt) - 1 : len(whole) - 1] = own
+    return found
+
+
+@functools.cache
+def _program(model: ModelConfig, train: TrainConfig) -> tuple[Any, Any]:
+    def step(frozen: Any, state: TrainState, batch: Rows) -> tuple[TrainState, None]:
+        return train_step(model, train, float("inf"), state, batch, hyperparameters(train), frozen)[0], None
+
+    def run(state: TrainState, batches: Rows, frozen: Any) -> TrainState:
+        return jax.lax.scan(partial(step, frozen), state, batches)[0]
+
+    return jax.jit(partial(init_state, model, train)), jax.jit(run)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What learns, and how; `flops`: of one training."""
+
+    model: ModelConfig
+    train: TrainConfig
+
+    @property
+    def flops(self) -> float:
+        passes = {name: self.model for name in self.train.objective.reads}
+        return float(self.train.flops(self.model, self.train.tokens_per_step * self.train.steps, passes))
+
+    def learn(self, rows: Rows, seed: int, start: Any = None) -> Any:
+        """The parameters after training on rows drawn uniformly; start: of a policy that goes on, with a new optimizer,
+        and which is the reference where the objective has one."""
+        begin, run = _program(self.model, self.train)
+        state = begin(np.uint32(seed), hyperparameters(self.train))
+        if start is not None:
+            state = state._replace(params=jax.tree.map(jax.numpy.asarray, start))
+        shape = (self.train.steps, self.train.batch_size)
+        chosen = np.random.default_rng([seed, start is not None]).integers(len(rows["tokens"]), size=shape)
+        frozen = {name: Frozen(self.model, start) for name in self.train.objective.reads}
+        return run(state, {name: x[chosen] for name, x in rows.items()}, frozen).params
