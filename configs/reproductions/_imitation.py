@@ -17,6 +17,9 @@ from scaling.train.config import TrainConfig, hyperparameters
 from scaling.train.objectives import Completions, Frozen
 from scaling.train.state import TrainState
 from scaling.train.step import init_state, train_step
+from search.engine.config import EngineConfig
+from search.engine.engine import Engine
+from search.engine.request import Request
 
 Rows = dict[str, np.ndarray]
 
@@ -81,3 +84,34 @@ class Learner:
         chosen = np.random.default_rng([seed, start is not None]).integers(len(rows["tokens"]), size=shape)
         frozen = {name: Frozen(self.model, start) for name in self.train.objective.reads}
         return run(state, {name: x[chosen] for name, x in rows.items()}, frozen).params
+
+
+class Writer:
+    """Draws completions of texts, with an engine that any policy of the model may use; `flops`: of all so far."""
+
+    def __init__(self, model: ModelConfig, params: Any, tokens: CharTokenizer, seq: int, ends: str = "."):
+        page = min(64, seq + 1)
+        config = EngineConfig(
+            slots=256, max_len=seq + 1, page_size=page, ends=(*(int(t) for t in tokens.encode(ends)), 0),
+            stage_tokens=32, pages=264 * -(-(seq + 1) // page), reuse_prefixes=False,
+        )  # fmt: skip
+        self.tokens, self.room, self.engine = tokens, seq + 1, Engine(model, params, config)
+
+    @property
+    def flops(self) -> float:
+        return float(self.engine.ledger.total.flops)
+
+    def write(
+        self, params: Any, prompts: Sequence[str], samples: int, seed: int, numbers: Sequence[int] | None = None
+    ) -> list[list[str]]:
+        """Samples of each prompt, which draw the random numbers of its number (by default its place)."""
+        places = {number: i for i, number in enumerate(range(len(prompts)) if numbers is None else numbers)}
+        self.engine.device.use_params(params)
+        asked = []
+        for number, i in places.items():
+            row = tuple(int(t) for t in self.tokens.encode(prompts[i]))
+            asked.append(Request(number, row, samples, self.room - len(row), seed=seed))
+        found = [[""] * samples for _ in prompts]
+        for one in self.engine.generate(asked):
+            found[places[one.problem]][one.sample] = self.tokens.decode(one.tokens)
+        return found
