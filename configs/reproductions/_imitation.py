@@ -14,7 +14,7 @@ import numpy as np
 from models.config import ModelConfig
 from scaling.tasks.text import CharTokenizer
 from scaling.train.config import TrainConfig, hyperparameters
-from scaling.train.objectives import Completions, Frozen
+from scaling.train.objectives import Completions, Frozen, PolicyGradient
 from scaling.train.state import TrainState
 from scaling.train.step import init_state, train_step
 from search.engine.config import EngineConfig
@@ -33,6 +33,14 @@ def imitated(steps: int, seq: int, rate: float = 4e-3, batch: int = 32) -> Train
     """Imitation of completions."""
     return TrainConfig(
         steps=steps, batch_size=batch, seq_len=seq, learning_rate=rate, weight_decay=0.0, objective=Completions()
+    )  # fmt: skip
+
+
+def practised(objective: PolicyGradient, steps: int, prompts: int, seq: int) -> TrainConfig:
+    """Practice on what the policy writes."""
+    return TrainConfig(
+        steps=steps, batch_size=prompts, seq_len=seq, learning_rate=1e-3, schedule="constant", warmup_steps=3,
+        weight_decay=0.0, objective=objective, init_from="the policy before", checkpoint_every=1000,
     )  # fmt: skip
 
 

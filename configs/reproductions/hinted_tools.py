@@ -20,7 +20,6 @@ from scaling.reproduction import Measured, Reproduction, Workspace, least
 from scaling.tasks.longhand import Longhand
 from scaling.tasks.task import Problem
 from scaling.tasks.text import CharTokenizer
-from scaling.train.config import TrainConfig
 from scaling.train.objectives import PolicyGradient
 from search.posttrain import PostTraining, RolloutConfig, Rollouts
 from search.posttrain.hints import Part, with_calls
@@ -68,13 +67,6 @@ def rewarded(problem: Problem, text: str) -> float:
     return float(TASK.verify(problem, text)) - FAILED * ("!" in text)
 
 
-def practised(objective: PolicyGradient, steps: int) -> TrainConfig:
-    return TrainConfig(
-        steps=steps, batch_size=PROMPTS, seq_len=SEQ, learning_rate=1e-3, schedule="constant", warmup_steps=3,
-        weight_decay=0.0, objective=objective, init_from="the policy before", checkpoint_every=1000,
-    )  # fmt: skip
-
-
 def stages(start: Any, drawn: Rollouts, folder: Path, rounds: int, steps: int) -> tuple[list[Any], float]:
     """(the parameters after rejection and after reinforcement, FLOPs)."""
     found, flops = [], 0.0
@@ -83,7 +75,7 @@ def stages(start: Any, drawn: Rollouts, folder: Path, rounds: int, steps: int) -
     ]  # fmt: skip
     for number, (objective, count, updates, reward) in enumerate(plan):
         drawn.reward = reward
-        train = practised(objective, count)
+        train = imitation.practised(objective, count, PROMPTS, SEQ)
         run = PostTraining(MODEL, train, start, drawn, folder / str(number), RolloutConfig(updates=updates))
         start = run.run().params
         found, flops = [*found, start], flops + run.flops
