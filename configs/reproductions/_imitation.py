@@ -21,7 +21,7 @@ from search.engine.config import EngineConfig
 from search.engine.engine import Engine
 from search.engine.request import Request
 
-Rows = dict[str, np.ndarray]
+Rows = dict[str, Any]  # arrays, of NumPy or jax
 
 
 def small(tokens: CharTokenizer, width: int = 48) -> ModelConfig:
@@ -47,9 +47,10 @@ def practised(objective: PolicyGradient, steps: int, prompts: int, seq: int) -> 
 def rows_of(tokens: CharTokenizer, seq: int, written: Sequence[tuple[str, Sequence[tuple[str, bool]]]]) -> Rows:
     """A prompt and the parts of a completion a row: tokens [n, seq + 1], weights [n, seq], 1 on what is to be learned.
 
-    The second of a part says whether it is. ConfigError (data.tokenizer) for other characters; what does not fit raises.
+    The second of a part says whether it is. ConfigError (data.tokenizer) for other characters.
     """
-    found = {"tokens": np.zeros((len(written), seq + 1), np.int32), "weights": np.zeros((len(written), seq), np.float32)}
+    found = {"tokens": np.zeros((len(written), seq + 1), np.int32),
+             "weights": np.zeros((len(written), seq), np.float32)}  # fmt: skip
     for i, (prompt, parts) in enumerate(written):
         whole = tokens.encode(prompt + "".join(text for text, _ in parts))
         own = np.concatenate([np.full(len(text), own, np.float32) for text, own in parts])
@@ -78,7 +79,7 @@ class Learner:
 
     @property
     def flops(self) -> float:
-        passes = {name: self.model for name in self.train.objective.reads}
+        passes = dict.fromkeys(self.train.objective.reads, self.model)
         return float(self.train.flops(self.model, self.train.tokens_per_step * self.train.steps, passes))
 
     def learn(self, rows: Rows, seed: int, start: Any = None) -> Any:
@@ -90,7 +91,7 @@ class Learner:
             state = state._replace(params=jax.tree.map(jax.numpy.asarray, start))
         shape = (self.train.steps, self.train.batch_size)
         chosen = np.random.default_rng([seed, start is not None]).integers(len(rows["tokens"]), size=shape)
-        frozen = {name: Frozen(self.model, start) for name in self.train.objective.reads}
+        frozen = dict.fromkeys(self.train.objective.reads, Frozen(self.model, start))
         return run(state, {name: x[chosen] for name, x in rows.items()}, frozen).params
 
 

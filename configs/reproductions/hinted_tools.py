@@ -69,7 +69,7 @@ def rewarded(problem: Problem, text: str) -> float:
 
 def stages(start: Any, drawn: Rollouts, folder: Path, rounds: int, steps: int) -> tuple[list[Any], float]:
     """(the parameters after rejection and after reinforcement, FLOPs)."""
-    found, flops = [], 0.0
+    found, flops = list[Any](), 0.0
     plan: list[tuple[PolicyGradient, int, int, Callable[[Problem, str], float]]] = [
         (EXPERT, rounds * UPDATES, UPDATES, kept), (PolicyGradient(group=GROUP), steps, 1, rewarded),
     ]  # fmt: skip

@@ -104,6 +104,11 @@ def iterate(start: Any, tune: imitation.Learner, seed: int, pool: int, aware: bo
     return params
 
 
+def elect(texts: Sequence[str]) -> str:
+    """The most frequent text; of equals the first."""
+    return max(texts, key=texts.count)
+
+
 def judged(params: Any, count: int, seed: int) -> dict[str, Any]:
     """On held-out problems: success after each call at most, of all, of votes of as many calls; and calls."""
     problems = TASK.generate(1, count, "test")
@@ -113,10 +118,12 @@ def judged(params: Any, count: int, seed: int) -> dict[str, Any]:
         return written(params, [asking(problems[i], draft) for i, draft in zip(numbers, drafts, strict=True)])
 
     found = refined(write, count, MOST)
-    by_call = [float(np.mean([t[min(n, len(t)) - 1] == r for t, r in zip(found, right, strict=True)])) for n in range(1, 9)]
-    calls = np.array([len(texts) for texts in found])
-    votes = [written(params, [asking(p, "") for p in problems], 7000 + seed + i) for i in range(max(2, round(calls.mean())))]
-    voted = [max(set(row), key=lambda text, row=row: (row.count(text), -row.index(text))) for row in zip(*votes, strict=True)]
+    by_call = [
+        float(np.mean([t[min(n, len(t)) - 1] == r for t, r in zip(found, right, strict=True)])) for n in range(1, 9)
+    ]
+    calls, first = np.array([len(texts) for texts in found]), [asking(problem, "") for problem in problems]
+    votes = [written(params, first, 7000 + 100 * seed + i) for i in range(max(2, round(calls.mean())))]
+    voted = [elect(row) for row in zip(*votes, strict=True)]
     return {
         "first": by_call[0], "refined": float(np.mean([t[-1] == r for t, r in zip(found, right, strict=True)])),
         "success by calls": by_call, "calls": float(calls.mean()), "cut off": float(np.mean(calls == MOST)),

@@ -1,4 +1,4 @@
-"""Thoughts without the segments that do not help, preferred to what they were, make a policy shorter and more often right.
+"""Thoughts without the segments that do not help, preferred to what they were, make thinking shorter and better.
 
     python -m launch.reproduce spliced_thoughts --workdir runs/reproductions/spliced_thoughts
 
@@ -73,12 +73,13 @@ def splice_pairs(
         asked = [problems[i].prompt + text for i, text in zip(numbers, beginnings, strict=True)]
         going = [k for k, text in enumerate(beginnings) if not text.endswith(TASK.end)]
         drawn = writer.write(start, [asked[k] for k in going], TRIES, seed, [numbers[k] for k in going])
-        endings = {k: found for k, found in zip(going, drawn, strict=True)}
+        endings = dict(zip(going, drawn, strict=True))
         rates = np.zeros(len(numbers))
         for k, (i, text) in enumerate(zip(numbers, beginnings, strict=True)):
             whole = [text + more for more in endings.get(k, [""])]
             right = [TASK.verify(problems[i], one) for one in whole]
-            mended.update({i: one for one, fine in zip(whole, right, strict=True) if fine})
+            if any(right):
+                mended[i] = whole[right.index(True)]
             rates[k] = np.mean(right)
         return rates
 

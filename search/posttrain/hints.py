@@ -6,6 +6,7 @@ engineering"); rejection sampling and reinforcement go on from there.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -40,7 +41,7 @@ def with_calls(
     The environment hears what it would have heard in an episode (search.posttrain.episodes). None where a reply is an
     error or not what the span came to (its end): then what follows would not follow from it.
     """
-    apart = all(a.stop <= b.start for a, b in zip(spans, spans[1:], strict=False))
+    apart = all(a.stop <= b.start for a, b in itertools.pairwise(spans))
     require(apart, "spans", "overlap, or are out of order", "give parts that are apart, in order")
     parts: list[Part] = []
     state, at = environment.reset(problem), 0

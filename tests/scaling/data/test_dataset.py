@@ -148,7 +148,7 @@ def test_a_pair_is_two_rows_after_one_prompt_and_all_pairs_of_a_prompt_are_on_on
         ({"rejected_field": None}, "data.packing: is 'pairs', but a source has no rejected completions"),
         ({"packing": "documents"}, "data.rejected_field: is given, but data.packing is 'documents'"),
         ({"loss_mask": "none"}, "data.loss_mask: is 'none' of pairs"),
-        ({"rejected_field": "badd"}, "data.jsonl:1: has no field 'badd', but 'q', 'good', 'bad': did you mean data.rej"),
+        ({"rejected_field": "badd"}, "data.jsonl:1: has no field 'badd', but 'q', 'good', 'bad': did you mean data."),
         ({"field": "bad"}, "data.jsonl:1: has the same text in 'bad' and 'bad'"),
         ({"source": "text", "prompt_field": None}, "data.rejected_field: is 'bad', but the source 'text' has no"),
     ],
