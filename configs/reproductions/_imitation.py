@@ -29,10 +29,11 @@ def small(tokens: CharTokenizer, width: int = 48) -> ModelConfig:
     return ModelConfig(vocab_size=tokens.vocab_size, d_model=width, n_layers=2, n_heads=4).resolved()
 
 
-def imitated(steps: int, seq: int, rate: float = 4e-3, batch: int = 32) -> TrainConfig:
+def imitated(steps: int, seq: int, rate: float = 5e-3, batch: int = 32) -> TrainConfig:
     """Imitation of completions."""
     return TrainConfig(
-        steps=steps, batch_size=batch, seq_len=seq, learning_rate=rate, weight_decay=0.0, objective=Completions()
+        steps=steps, batch_size=batch, seq_len=seq, learning_rate=rate, schedule="wsd", warmup_steps=10,
+        final_learning_rate=0.0, optimizer="muon", weight_decay=0.0, objective=Completions(),
     )  # fmt: skip
 
 

@@ -2,10 +2,11 @@
 
     python -m launch.reproduce hinted_tools --workdir runs/reproductions/hinted_tools
 
-Policies of 0.06M weights work out sums and products of numbers of three digits by hand, place by place. One arm reads a
+Policies of 0.06M weights work out sums and products of numbers of two digits by hand, place by place. One arm reads a
 few of these traces with calls of a calculator in the place of the work, the other the same traces as they were. Then
 both keep their own right answers (rejection, three rounds) and practise (GRPO), with as many steps and samples. The
-replies of the calculator count as tokens.
+replies of the calculator count as tokens. Of numbers of three digits, policies of such a size got one in fifteen right
+by hand before any stage, so that there are two.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from scaling.train.objectives import PolicyGradient
 from search.posttrain import PostTraining, RolloutConfig, Rollouts
 from search.posttrain.hints import Part, with_calls
 
-TASK, SEQ, EXAMPLES, HINTED = Longhand(), 62, 3000, 64
+TASK, SEQ, EXAMPLES, HINTED = Longhand(operations=1, digits=2), 24, 3000, 64
 TOKENS = CharTokenizer.of(TASK)
 MODEL = imitation.small(TOKENS)
 PROMPTS, GROUP, UPDATES, FAILED = 16, 8, 6, 0.5
@@ -43,7 +44,7 @@ def get_reproduction() -> Reproduction:
         unit="the lesser of: success gained, in units of 0.05; share of tokens saved, in units of 0.3",
         minutes=8,
         not_covered="programs as tools; words; hints of several kinds; distrust of replies. How much one call saves is "
-        "a property of the task: 41 % of the tokens where all is called",
+        "a property of the task: 37 % of the tokens where all is called",
         simulated=False,
         run=run,
     )
@@ -84,7 +85,7 @@ def stages(start: Any, drawn: Rollouts, folder: Path, rounds: int, steps: int) -
 
 def judged(params: Any, drawn: Rollouts, problems: int) -> dict[str, float]:
     """Of held-out problems; tokens are those of the completion, replies included."""
-    found = drawn.drawn(TASK.generate(1, problems, "test"), params, 4, 1)
+    found = drawn.drawn(TASK.generate(1, problems, "test"), params, 2, 1)
     return {
         "success": float(np.mean([TASK.verify(x.problem, x.text) for x in found.episodes])),
         "tokens": float(np.mean([len(x.tokens) for x in found.episodes])),
@@ -96,9 +97,9 @@ def judged(params: Any, drawn: Rollouts, problems: int) -> dict[str, float]:
 
 def one(work: Workspace, seed: int) -> dict:
     """Both arms of one seed, after every stage."""
-    steps, hints, rounds, practice, problems = (3, 3, 1, 2, 20) if work.quick else (500, 60, 3, 10, 150)
+    steps, hints, rounds, practice, problems = (3, 3, 1, 2, 20) if work.quick else (600, 40, 3, 6, 150)
     base = imitation.Learner(MODEL, imitation.imitated(steps, SEQ))
-    few = imitation.Learner(MODEL, imitation.imitated(hints, SEQ, rate=1e-3))
+    few = imitation.Learner(MODEL, imitation.imitated(hints, SEQ, rate=2e-3))
     rows = partial(imitation.rows_of, TOKENS, SEQ)
     start = base.learn(rows([trace(p, False) for p in TASK.generate(0, EXAMPLES)]), seed)
     drawn = Rollouts(
@@ -110,15 +111,15 @@ def one(work: Workspace, seed: int) -> dict:
     for arm, hinted in (("by hand", False), ("hinted", True)):
         first = few.learn(rows([trace(p, hinted) for p in TASK.generate(1000 + seed, HINTED)]), seed, start)
         later, spent = stages(first, drawn, work.folder / f"{arm.replace(' ', '_')}{seed}", rounds, practice)
-        names = ("after a few traces", "after rejection", "after reinforcement")
-        found[arm] = {name: judged(x, drawn, problems) for name, x in zip(names, [first, *later], strict=True)}
+        names = ("after a few traces", "after reinforcement")
+        found[arm] = {name: judged(x, drawn, problems) for name, x in zip(names, [first, later[-1]], strict=True)}
         flops += spent
     return found | {"flops": flops}
 
 
 def run(work: Workspace) -> Measured:
     every = []
-    for seed in range(2 if work.quick else 4):
+    for seed in range(2 if work.quick else 3):
         work.say(f"seed {seed}: by hand, and with hints")
         every.append(work.keep(f"seed{seed}", partial(one, work, seed)))
     last = {arm: {key: np.array([x[arm]["after reinforcement"][key] for x in every]) for key in ("success", "tokens")}
