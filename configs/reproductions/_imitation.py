@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -29,11 +29,13 @@ def small(tokens: CharTokenizer, width: int = 48) -> ModelConfig:
     return ModelConfig(vocab_size=tokens.vocab_size, d_model=width, n_layers=2, n_heads=4).resolved()
 
 
-def imitated(steps: int, seq: int, rate: float = 5e-3, batch: int = 32) -> TrainConfig:
+def imitated(
+    steps: int, seq: int, rate: float = 5e-3, batch: int = 32, optimizer: Literal["adamw", "muon"] = "muon"
+) -> TrainConfig:
     """Imitation of completions."""
     return TrainConfig(
         steps=steps, batch_size=batch, seq_len=seq, learning_rate=rate, schedule="wsd", warmup_steps=10,
-        final_learning_rate=0.0, optimizer="muon", weight_decay=0.0, objective=Completions(),
+        final_learning_rate=0.0, optimizer=optimizer, weight_decay=0.0, objective=Completions(),
     )  # fmt: skip
 
 

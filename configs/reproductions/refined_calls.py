@@ -26,12 +26,12 @@ from scaling.tasks.task import Problem
 from scaling.tasks.text import CharTokenizer
 from search.posttrain.refine import Sample, refined, refinements, within_reach
 
-TASK, OPERATIONS = Modular(modulus=5, operations=4), 4
+TASK, OPERATIONS = Modular(modulus=3, operations=4), 4
 TOKENS = CharTokenizer.of(TASK)
 MODEL = imitation.small(TOKENS)
 EMPTY = "|" * OPERATIONS  # in the place of a draft
-SEQ = len("5:1+1+1+1+1=") + OPERATIONS + 1 + OPERATIONS
-ROUNDS, DRAFTS, POOL, MOST = 3, 4, 1000, 16
+SEQ = len("3:1+1+1+1+1=") + OPERATIONS + 1 + OPERATIONS
+ROUNDS, DRAFTS, POOL, MOST = 3, 4, 800, 16
 GAIN, CALLS = 0.05, 4.0  # least of interest: success gained; most calls of a problem, on average
 
 

@@ -24,10 +24,10 @@ from scaling.train.config import TrainConfig
 from scaling.train.objectives import Preference
 from search.posttrain.splice import segments, spliced
 
-TASK, SEQ, EXAMPLES = Reasoned(modulus=5, operations=3, slips=45, direct=0, cut=0), 95, 4000
+TASK, SEQ, EXAMPLES = Reasoned(modulus=3, operations=3, slips=45, direct=0, cut=0), 56, 4000
 TOKENS = CharTokenizer.of(TASK)
 MODEL = imitation.small(TOKENS)
-MARKS, TRIES, DRAWN = "=~|", 4, 4  # completions of a beginning; thoughts of a problem
+MARKS, TRIES, DRAWN = "=~|", 3, 4  # completions of a beginning; thoughts of a problem
 SAVED, GAIN = 0.2, 0.03  # least of interest: share of tokens, and success
 Pair = tuple[str, str, str]  # prompt, better and worse completion
 
@@ -111,15 +111,15 @@ def pair_rows(pairs: Sequence[Pair]) -> imitation.Rows:
 def judged(writer: imitation.Writer, params: Any, problems: int) -> dict[str, float]:
     """Of held-out problems; slips: results taken back in a thought."""
     asked = TASK.generate(1, problems, "test")
-    drawn = writer.write(params, [p.prompt for p in asked], 4, 1)
+    drawn = writer.write(params, [p.prompt for p in asked], 2, 1)
     every = [(TASK.verify(p, text), len(text), text.count("~")) for p, texts in zip(asked, drawn) for text in texts]
     return dict(zip(("success", "tokens", "slips"), np.mean(every, 0).tolist(), strict=True))
 
 
 def one(work: Workspace, seed: int) -> dict:
     """A policy before and after either preference."""
-    steps, tuned, asked, problems = (3, 2, 12, 12) if work.quick else (500, 60, 160, 200)
-    base = imitation.Learner(MODEL, imitation.imitated(steps, SEQ))
+    steps, tuned, asked, problems = (3, 2, 12, 12) if work.quick else (400, 60, 48, 150)
+    base = imitation.Learner(MODEL, imitation.imitated(steps, SEQ, rate=4e-3, optimizer="adamw"))
     tune = imitation.Learner(MODEL, preferred(tuned))
     start = base.learn(imitation.rows_of(TOKENS, SEQ, imitable(seed, EXAMPLES)), seed)
     writer, posed = imitation.Writer(MODEL, start, TOKENS, SEQ), TASK.generate(7 + seed, asked)
@@ -142,7 +142,7 @@ def one(work: Workspace, seed: int) -> dict:
 
 def run(work: Workspace) -> Measured:
     every = []
-    for seed in range(2 if work.quick else 4):
+    for seed in range(2 if work.quick else 3):
         work.say(f"seed {seed}: thinks, splices, prefers")
         every.append(work.keep(f"seed{seed}", partial(one, work, seed)))
     value = {name: {key: np.array([x[name][key] for x in every]) for key in ("success", "tokens")}
