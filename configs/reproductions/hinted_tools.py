@@ -7,6 +7,9 @@ few of these traces with calls of a calculator in the place of the work, the oth
 both keep their own right answers (rejection, three rounds) and practise (GRPO), with as many steps and samples. The
 replies of the calculator count as tokens. Of numbers of three digits, policies of such a size got one in fifteen right
 by hand before any stage, so that there are two.
+
+Success went from 0.39 to 0.60 by hand to 0.90 to 0.96 with calls. The arm by hand ended below that, at 0.27 to 0.36: 64
+traces, read many times, cost it 15 points or more, which rejection and practice did not bring back.
 """
 
 from collections.abc import Callable
@@ -42,7 +45,7 @@ def get_reproduction() -> Reproduction:
         source="Li et al. 2025, CoRT, arXiv:2506.09820",
         smallest_effect=1.0,
         unit="the lesser of: success gained, in units of 0.05; share of tokens saved, in units of 0.3",
-        minutes=8,
+        minutes=3,
         not_covered="programs as tools; words; hints of several kinds; distrust of replies. How much one call saves is "
         "a property of the task: 37 % of the tokens where all is called",
         simulated=False,

@@ -5,7 +5,8 @@
 Policies of 0.06M weights write a call whose arguments follow from each other: the results of a chain of operations, the
 last one first, so that none can be read off what was written before. A draft, read again, shows the result before each.
 In three rounds they draw drafts, and learn to refine those of problems that are within reach. Controls learn as long
-from calls alone, or from drafts of any problems.
+from calls alone, or from drafts of any problems. A trial of one seed that is not judged changed nothing (0.38 before
+and after refinement, 2.1 calls): what it learned was to copy its draft.
 """
 
 import functools
@@ -134,9 +135,9 @@ def judged(params: Any, count: int, seed: int) -> dict[str, Any]:
 
 def one(work: Workspace, seed: int) -> dict:
     """All policies of one seed."""
-    steps, tuned, pool, count = (3, 2, 40, 20) if work.quick else (600, 150, POOL, 500)
-    base = imitation.Learner(MODEL, imitation.imitated(steps, SEQ - 1, batch=64))
-    tune = imitation.Learner(MODEL, imitation.imitated(tuned, SEQ - 1, rate=2e-3, batch=64))
+    steps, tuned, pool, count = (3, 2, 40, 20) if work.quick else (400, 250, POOL, 500)
+    base = imitation.Learner(MODEL, imitation.imitated(steps, SEQ - 1, batch=64, optimizer="adamw"))
+    tune = imitation.Learner(MODEL, imitation.imitated(tuned, SEQ - 1, rate=4e-3, batch=64, optimizer="adamw"))
     read = TASK.generate(0, 8 * pool)
     alone = rows_of(read, [Sample(i, "") for i in range(len(read))])
     start = base.learn(alone, seed)
