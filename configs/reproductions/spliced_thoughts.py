@@ -8,7 +8,7 @@ goes. What is left is preferred (DPO) to the thought that it was; where that was
 that is right is. Control: a shorter right thought of the same problem is preferred to a longer right one, in as many
 pairs. It draws four times as many thoughts and no completions of beginnings.
 
-The policies were hardly above chance (0.36 to 0.46, where a guess gets 0.33), and the preference took away the slips and
+The policies were hardly above chance (0.36 to 0.46; a guess gets 0.33), and the preference took away the slips and
 what they knew: success fell to 0.10 to 0.26, in the control to 0.00 to 0.17. A second form, of three other seeds, 900
 steps of imitation, and 40 steps of preference at 1.5e-4, began at 0.51 to 0.92. It saved 8 to 37 % of the tokens, and
 success fell by 3 to 17 points: -2.8 [-6.9, 1.4], which could not tell. No seed of either gained.
