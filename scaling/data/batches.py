@@ -78,7 +78,7 @@ class Batches:
           tokens [batch, seq + 1] int32; with packing "segments" also segments [batch, seq + 1] int32, equal for tokens
           of one document (the end-of-document token opens the next one, of which it predicts the first token); with a
           loss mask, or with packing "documents", also weights [batch, seq] float32, of the predictions of
-          tokens[:, 1:]; padding has none.
+          tokens[:, 1:]; padding has none. With packing "pairs" both as [batch, 2, ...]: the better one, the worse.
         """
         return {name: array[0] for name, array in self.batches(step, 1).items()}
 
@@ -137,12 +137,17 @@ class Batches:
         if self.unique_tokens is None:
             return tuple(available)
         shares = [quota / self._mixture.period for quota in self._mixture.quotas]
-        return tuple(largest_remainders(shares, self.unique_tokens // self.seq_len))
+        return tuple(largest_remainders(shares, self.unique_tokens // self.window_tokens))
+
+    @property
+    def window_tokens(self) -> int:
+        """Predicted tokens of an example, padding included."""
+        return self.seq_len * (2 if self.packing == "pairs" else 1)
 
     @property
     def tokens_per_epoch(self) -> int:
         """Distinct predicted tokens."""
-        return sum(self.windows) * self.seq_len
+        return sum(self.windows) * self.window_tokens
 
     def epochs(self, steps: int) -> float:
         """How often `steps` steps read the source that they repeat most."""
@@ -152,7 +157,7 @@ class Batches:
     def unique_tokens_after(self, steps: int) -> int:
         """Distinct tokens among the predicted tokens of the first `steps` steps."""
         drawn = self._mixture.counts(steps * self.batch_size, self.seed)
-        return self.seq_len * sum(min(count, windows) for count, windows in zip(drawn, self.windows, strict=True))
+        return self.window_tokens * sum(min(count, windows) for count, windows in zip(drawn, self.windows, strict=True))
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -181,13 +186,14 @@ class Batches:
     def _check_size(self) -> None:
         for tokens, unique in zip(self.sources, self.windows, strict=True):
             available, name = windows_in(tokens, self.seq_len, self.packing), tokens.sidecar.get("corpus", "the corpus")
-            longest = int(np.diff(tokens.documents).max(initial=0)) if self.packing == "documents" else 0
+            padded = self.packing in ("documents", "pairs")
+            longest = int(np.diff(tokens.documents).max(initial=0)) if padded else 0
             problem = f"a document of {name} has {longest} tokens, its end included, which do not fit a row of"
             require(longest <= self.seq_len + 1, "train.seq_len", f"{problem} {self.seq_len} + 1", "raise it")
             require(
                 unique <= available,
                 "data.unique_tokens",
-                f"is {self.unique_tokens}, but {name} has {available * self.seq_len} tokens for its share",
+                f"is {self.unique_tokens}, but {name} has {available * self.window_tokens} tokens for its share",
                 "lower it, or give more text",
             )
             require(
@@ -196,7 +202,7 @@ class Batches:
                 f"{name} has {tokens.count} tokens, from which no window of {self.seq_len} + 1 can be drawn",
                 "shorten the sequence, raise data.unique_tokens, or give more text",
             )
-        tokens_per_batch = self.batch_size * self.seq_len
+        tokens_per_batch = self.batch_size * self.window_tokens
         require(
             sum(self.windows) >= self.batch_size,
             "train.batch_size" if self.unique_tokens is None else "data.unique_tokens",
@@ -219,9 +225,10 @@ def check_manifest(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None
 
 
 def windows_in(tokens: TokenFile, seq_len: int, packing: Packing = "concatenate") -> int:
-    """Windows of seq_len + 1 tokens in a stream, each sharing a token with the next; its documents where those pack."""
-    if packing == "documents":
-        return len(tokens.documents) - 1
+    """Windows of seq_len + 1 tokens in a stream, each sharing a token with the next; its documents where those pack,
+    or pairs of them."""
+    if packing in ("documents", "pairs"):
+        return (len(tokens.documents) - 1) // (2 if packing == "pairs" else 1)
     return max(tokens.count - 1, 0) // seq_len
 
 
@@ -234,6 +241,9 @@ def gather(
     shape: tuple[int, ...],
 ) -> dict[str, np.ndarray]:
     """Copy windows out of the mapped files: source [n] and window [n] -> arrays [*shape, ...] as `Batches.batch`."""
+    if packing == "pairs":
+        both = 2 * np.repeat(window, 2) + np.tile([0, 1], len(window))
+        return gather(sources, np.repeat(source, 2), both, seq_len, "documents", (*shape, 2))
     tokens = np.empty((len(window), seq_len + 1), np.int32)
     arrays = {"tokens": tokens}
     if packing == "documents" or any(file.mask is not None for file in sources):

@@ -13,7 +13,7 @@ from models.serialize import added, digest
 from scaling.tasks.text import TaskText
 from scaling.typed import at_most, typed
 
-Packing = Literal["concatenate", "segments", "documents"]
+Packing = Literal["concatenate", "segments", "documents", "pairs"]
 SourceName = Literal["embedded", "text", "jsonl", "hub", "task"]
 BYTE_VOCABULARY = 256
 _PATHS = {"hub": "give the name of a dataset", "task": "give the name of a task, such as 'countdown'"}
@@ -30,6 +30,7 @@ class Source:
     field: str = "text"  # jsonl, hub: the field that holds the text (the completion, where there is a prompt)
     prompt_field: str | None = None  # jsonl, hub: a field that precedes `field` in the same document
     weight: float = 1.0  # relative to the other sources
+    rejected_field: str | None = added(None)  # jsonl, hub: a field that holds a worse completion than `field` does
 
     def __post_init__(self) -> None:
         typed(self, "data.mixture")
@@ -69,13 +70,15 @@ class DataConfig:
     end_of_document: str | None = None  # the token of a tokenizer.json that ends a document, if no common name does
     unique_tokens: int | None = None  # train on only so many distinct tokens, repeated (repeated-data studies)
     packing: Packing = "concatenate"  # windows over one stream of documents; "segments" also gives the document of
-    # every token, so that attention can stay within a document; "documents": one document a row, padded
+    # every token, so that attention can stay within a document; "documents": one document a row, padded; "pairs": two,
+    # of which the first is preferred (field and rejected_field, each after the prompt)
     loss_mask: Literal["none", "completion"] = "none"  # "completion": tokens of the prompt carry no loss
     heldout_fraction: float = 0.05  # of the documents, and of the pieces of long ones
     cache_dir: str | None = None  # None: $XDG_CACHE_HOME/isoflop, or ~/.cache/isoflop
     seed: int = 0  # of the order of the training windows, where data is used by itself: a run takes train.seed
     root: str | None = added(None)  # the folder that relative paths of a config start from; None: the working
     # directory. A run directory fills it in, so that a worker started elsewhere reads the same text
+    rejected_field: str | None = added(None)  # jsonl, hub: a field that holds a worse completion, as in Source
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mixture", _sources(self.mixture))
@@ -84,6 +87,7 @@ class DataConfig:
         require(len(self.mixture) <= 1000, "data.mixture", f"has {len(self.mixture)} sources", "give at most 1,000")
         _check_source(self, "data")
         self._check_mixture()
+        self._check_pairs()
         self._check_tokenizer()
         for field in ("cache_dir", "root"):
             nul = "\0" in (getattr(self, field) or "")
@@ -118,7 +122,12 @@ class DataConfig:
     @property
     def sources(self) -> tuple[Source, ...]:
         """The sources as one tuple: the mixture, or the single source with weight 1."""
-        return self.mixture or (Source(self.source, self.path, self.field, self.prompt_field),)
+        return self.mixture or (self._single,)
+
+    @property
+    def _single(self) -> Source:
+        named = (self.source, self.path, self.field, self.prompt_field)
+        return Source(*named, rejected_field=self.rejected_field)
 
     @property
     def key(self) -> str:
@@ -136,20 +145,31 @@ class DataConfig:
 
     def _placed(self, root: Path) -> DataConfig:
         sources = tuple(dataclasses.replace(s, path=under(root, s.path)) if s.is_file else s for s in self.mixture)
-        single = Source(self.source, self.path, self.field, self.prompt_field)
+        single = self._single
         tokenizer = str(under(root, self.tokenizer)) if self.tokenizer.endswith(".json") else self.tokenizer
         path = under(root, self.path) if single.is_file else self.path
         cache = under(root, self.cache_dir)
         return dataclasses.replace(self, mixture=sources, path=path, tokenizer=tokenizer, cache_dir=cache)
 
     def _check_mixture(self) -> None:
-        single = (self.source, self.path, self.field, self.prompt_field)
         require(
-            not self.mixture or single == ("embedded", None, "text", None),
+            not self.mixture or self._single == Source(),
             "data.mixture",
-            "is given together with a single source (data.source, path, field or prompt_field)",
+            "is given together with a single source (data.source, path, field, prompt_field or rejected_field)",
             "move that source into the mixture",
         )
+
+    def _check_pairs(self) -> None:
+        pairs = [source.rejected_field is not None for source in self.sources]
+        if self.packing != "pairs":
+            fix = "set data.packing='pairs', or leave it out"
+            require(not any(pairs), "data.rejected_field", f"is given, but data.packing is {self.packing!r}", fix)
+            return
+        fix = "set data.rejected_field to the field that holds the worse completion"
+        require(all(pairs), "data.packing", "is 'pairs', but a source has no rejected completions", fix)
+        prompts = any(source.has_prompts for source in self.sources)
+        fix = "set data.loss_mask='completion': both completions share the prompt, which says nothing of them"
+        require(self.loss_mask == "completion" or not prompts, "data.loss_mask", f"is {self.loss_mask!r} of pairs", fix)
 
     def _check_tokenizer(self) -> None:
         require(
@@ -250,12 +270,13 @@ def _check_source(source: Source | DataConfig, prefix: str) -> None:
         f"is {source.field!r}",
         "name the field that holds the text",
     )
-    require(
-        source.prompt_field is None or source.source in ("jsonl", "hub"),
-        f"{prefix}.prompt_field",
-        f"is {source.prompt_field!r}, but the source {source.source!r} has no fields",
-        "leave it out, or use a jsonl or hub source",
-    )
+    for name in ("prompt_field", "rejected_field"):
+        require(
+            getattr(source, name) is None or source.source in ("jsonl", "hub"),
+            f"{prefix}.{name}",
+            f"is {getattr(source, name)!r}, but the source {source.source!r} has no fields",
+            "leave it out, or use a jsonl or hub source",
+        )
     if source.source == "task":
         TaskText.of(str(source.path))
 

@@ -62,17 +62,26 @@ class Document:
     """One document; `prompt` is empty unless the source has prompts. Those of one `group` share a split.
 
     continues: it is the next piece of the document before it, of which the stream must not show an end in between.
+    rejected: a worse completion of the prompt than `text`, where the source has pairs; those of a prompt are a group.
     """
 
     text: str
     prompt: str = ""
     group: str = ""
     continues: bool = False
+    rejected: str | None = None
+
+    @property
+    def completions(self) -> tuple[str, ...]:
+        """The text, and what is worse."""
+        return (self.text,) if self.rejected is None else (self.text, self.rejected)
 
     @cached_property
     def sha256(self) -> bytes:
         """Digest of the content, on which the removal of duplicates depends."""
         content = self.text if not self.prompt else f"{self.prompt}\0{self.text}"
+        if self.rejected is not None:
+            content = f"{content}\0{self.rejected}"
         return hashlib.sha256(content.encode()).digest()
 
     @property
@@ -134,9 +143,9 @@ class Corpus:
             short = document.sha256[:16]
         except UnicodeEncodeError:  # JSON can spell lone surrogates, which are not text
             return "not_utf8"
-        if not document.text:
+        if not all(document.completions):
             return "empty"
-        if "\0" in document.text or "\0" in document.prompt:
+        if any("\0" in text for text in (document.prompt, *document.completions)):
             return "binary"
         if short in seen:
             return "duplicates"
@@ -253,7 +262,7 @@ def _listed(path: str | None, wanted: Callable[[Path], bool], kind: str) -> list
 
 def _file_corpus(name, files: list[File], read, source: Source) -> Corpus:
     identity = [[file.name, str(file.path.resolve()), file.size, file.modified_ns] for file in files]
-    fields = [source.source, source.field, source.prompt_field]
+    fields = [source.source, source.field, source.prompt_field, source.rejected_field]
     fingerprint = hashlib.sha256(json.dumps([fields, identity]).encode()).hexdigest()
     return Corpus(str(name), fingerprint, sum(file.size for file in files), read)
 
@@ -327,8 +336,8 @@ class Cut:
         return cls(min(long, _MOST), min(piece, _MOST))
 
     def pieces(self, document: Document) -> Iterator[Document]:
-        """The pieces of a document; one with a prompt or in a group stays whole, as they belong together."""
-        if len(document.text) <= self.long or document.prompt or document.group:
+        """The pieces of a document; one with a prompt, in a group or a pair stays whole, as they belong together."""
+        if len(document.text) <= self.long or document.prompt or document.group or document.rejected:
             yield document
             return
         for text, continues in _pieces(io.StringIO(document.text, newline=""), self.piece):
@@ -371,7 +380,13 @@ def _record(file: File, number: int, line: bytes, tally: Tally):
 def _document(record, source: Source, where: str) -> Document:
     require(isinstance(record, dict), where, "is not a JSON object", 'write lines such as {"text": "..."}')
     prompt = "" if source.prompt_field is None else _text(record, source.prompt_field, "prompt_field", where)
-    return Document(_text(record, source.field, "field", where), prompt)
+    text = _text(record, source.field, "field", where)
+    if source.rejected_field is None:
+        return Document(text, prompt)
+    rejected = _text(record, source.rejected_field, "rejected_field", where)
+    problem = f"has the same text in {source.field!r} and {source.rejected_field!r}"
+    require(text != rejected, where, problem, "leave out pairs that prefer nothing")
+    return Document(text, prompt, group=prompt, rejected=rejected)
 
 
 def _text(record: dict, name: str, setting: str, where: str) -> str:
@@ -408,7 +423,8 @@ def _hub(source: Source) -> Corpus:
         raise ConfigError(
             str(source.path), problem, "check the name (owner/name:configuration) and the network"
         ) from None
-    for setting, column in (("field", source.field), ("prompt_field", source.prompt_field)):
+    for setting in ("field", "prompt_field", "rejected_field"):
+        column = getattr(source, setting)
         if column is not None and rows.column_names and column not in rows.column_names:
             columns = ", ".join(map(repr, rows.column_names))
             raise ConfigError(str(source.path), f"has no field {column!r}", f"set data.{setting} to one of {columns}")
@@ -417,7 +433,8 @@ def _hub(source: Source) -> Corpus:
         for number, row in enumerate(rows):
             yield from Cut().pieces(_document(row, source, f"{source.path}:{number}"))
 
-    identity = json.dumps(["hub", source.path, source.field, source.prompt_field, rows._fingerprint])
+    fields = [source.field, source.prompt_field, source.rejected_field]
+    identity = json.dumps(["hub", source.path, *fields, rows._fingerprint])
     return Corpus(str(source.path), hashlib.sha256(identity.encode()).hexdigest(), None, read)
 
 

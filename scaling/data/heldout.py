@@ -48,6 +48,8 @@ def heldout_batches(
 ) -> HeldOut:
     """Windows of the held-out streams, spread evenly over each; sources share `limit_tokens` by weight.
 
+    Of pairs they are the better completions alone.
+
     Bytes are counted token by token. A vocabulary whose token names do not spell their bytes exactly (it is not
     byte-level) is scaled so that the whole stream has its true number of bytes.
 
@@ -68,7 +70,10 @@ def heldout_batches(
     counts = [min(max(want, 1), windows) for want, windows in zip(wanted, available, strict=True)]
     source = np.repeat(np.arange(len(files)), counts)
     window = np.concatenate([_spread(count, windows) for count, windows in zip(counts, available, strict=True)])
-    arrays = gather(files, source, window, seq_len, packing, window.shape)
+    if packing == "pairs":
+        arrays = gather(files, source, 2 * window, seq_len, "documents", window.shape)
+    else:
+        arrays = gather(files, source, window, seq_len, packing, window.shape)
     weight = scored(arrays)
     found = HeldOut(
         tokens=_fill(arrays["tokens"], batch_size),

@@ -207,19 +207,20 @@ class _Split:
         with contextlib.suppress(OSError):  # after a failed write, closing fails again on what is still buffered
             self.files.close()
 
-    def write(self, document: Document, prompt: np.ndarray, text: np.ndarray, joined: bool = False) -> None:
-        """Append one document: prompt, text; its end follows with the next one.
+    def write(self, document: Document, prompt: np.ndarray, texts: list[np.ndarray], joined: bool = False) -> None:
+        """Append one document: prompt, text; its end follows with the next one. A pair is two of them.
 
         joined: this is the rest of the document before, so that nothing ends in between.
         """
-        if not joined:
-            self._end()
-            self.starts.append(self.starts[-1])
-        tokens = np.concatenate([prompt, text]).astype(self.dtype)
-        self._append(tokens, (np.arange(len(tokens)) >= len(prompt)).astype(np.uint8))
+        for completion, text in zip(document.completions, texts, strict=True):
+            if not joined:
+                self._end()
+                self.starts.append(self.starts[-1])
+            tokens = np.concatenate([prompt, text]).astype(self.dtype)
+            self._append(tokens, (np.arange(len(tokens)) >= len(prompt)).astype(np.uint8))
+            self.text_bytes += len(document.prompt.encode()) + len(completion.encode())
+            self.table_bytes += int(self.tokenizer.token_bytes[tokens].sum())
         self.content_sha.update(document.sha256)
-        self.text_bytes += len(document.prompt.encode()) + len(document.text.encode())
-        self.table_bytes += int(self.tokenizer.token_bytes[tokens].sum())
 
     def _end(self) -> None:
         """End the document that was written last, if there is one."""
@@ -290,10 +291,10 @@ def _write_splits(
         with contextlib.ExitStack() as files:
             splits = {name: files.enter_context(_Split(folder, name, tokenizer, masked)) for name in SPLITS}
             before = ""
-            for document, prompt, text in _encoded(corpus, tokenizer, tally):
+            for document, prompt, texts in _encoded(corpus, tokenizer, tally):
                 shas.append(document.sha256)
                 split = forced.get(document.sha256) or SPLITS[is_heldout(document.split_sha256, fraction)]
-                splits[split].write(document, prompt, text, joined=document.continues and split == before)
+                splits[split].write(document, prompt, texts, joined=document.continues and split == before)
                 before = split
             digests = [split.finish(corpus=corpus.name, **asdict(tally)) for split in splits.values()]
         require(
@@ -305,12 +306,16 @@ def _write_splits(
         forced = {min(shas) if empty == "heldout" else max(shas): empty}
 
 
-def _encoded(corpus: Corpus, tokenizer: Tokenizer, tally: Tally) -> Iterator[tuple[Document, np.ndarray, np.ndarray]]:
+def _encoded(
+    corpus: Corpus, tokenizer: Tokenizer, tally: Tally
+) -> Iterator[tuple[Document, np.ndarray, list[np.ndarray]]]:
     with _progress() as progress:
         task = progress.add_task(f"tokenizing {corpus.name}", total=corpus.total_bytes)
         for batch in _batched(corpus.documents(tally)):
             prompts = tokenizer.encode_batch([document.prompt for document in batch])
-            yield from zip(batch, prompts, tokenizer.encode_batch([document.text for document in batch]), strict=True)
+            texts = iter(tokenizer.encode_batch([text for document in batch for text in document.completions]))
+            for document, prompt in zip(batch, prompts, strict=True):
+                yield document, prompt, [next(texts) for _ in document.completions]
             progress.update(task, completed=tally.read_bytes)
 
 
@@ -318,7 +323,7 @@ def _batched(documents: Iterable[Document]) -> Iterator[list[Document]]:
     batch, characters = [], 0
     for document in documents:
         batch.append(document)
-        characters += len(document.text) + len(document.prompt)
+        characters += sum(map(len, document.completions)) + len(document.prompt)
         if characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0

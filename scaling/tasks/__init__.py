@@ -1,7 +1,8 @@
 """Tasks with exact verifiers, for policies of 1 to 20 million parameters. This file is the table of contents.
 
 task.py          Problem, Task: what every task offers
-environment.py   what answers within a completion: the tools of calculation.py and edits.py
+environment.py   what answers within a completion: the tools of calculation.py, longhand.py (which can do without) and
+                 edits.py
 planted.py       a pattern that a text must hold somewhere
 text.py          a tokenizer of characters, and training text
 tree.py          the random policy of a task as tables, for exact tests of search

@@ -11,6 +11,7 @@ from scaling.tasks.calculation import Calculation
 from scaling.tasks.countdown import Countdown
 from scaling.tasks.edits import Edits
 from scaling.tasks.hanoi import Hanoi
+from scaling.tasks.longhand import Longhand
 from scaling.tasks.memory import Lookup, Permute, Repeat
 from scaling.tasks.misleading import Claim, Demonstrations, Phrase
 from scaling.tasks.mixed import Mixed
@@ -30,6 +31,7 @@ TASKS: dict[str, type[Any]] = {
     for task in (
         Countdown, Arithmetic, Tag, Hanoi, Checkers, River, Blocks, PathStar, RandomGraph, Modular, Reasoned, Programs,
         Copy, Recall, Phrase, Claim, Demonstrations, Lookup, Repeat, Permute, Calculation, Edits, Planted, Stacking,
+        Longhand,
     )
 }  # fmt: skip
 

@@ -6,6 +6,10 @@ filters.py    which of the completions that were drawn a batch keeps
 shaping.py    a verifier's reward changed by how long a completion is, and by what it repeats
 rollouts.py   groups of completions with verified rewards, as a batch of scaling.train.objectives.PolicyGradient
 rejection.py  sets of right answers with a target for every query
+hints.py      traces with calls of a tool in the place of what they worked out
+splice.py     thoughts without the segments that completions do not need
+refine.py     calls that are written again until they stay, and what that is learned from
+selection.py  hard problems, and sets of as many tokens
 loop.py       rollout, update, checkpoint: a run that goes on from any of them with the same bits
 measure.py    votes and coverage on held-out problems, with what they cost
 trial.py      what a run starts from, its price, its folder, its row

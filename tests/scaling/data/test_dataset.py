@@ -8,6 +8,7 @@ import pytest
 
 from models.errors import ConfigError
 from scaling.data import DataConfig, Source, check_vocabulary, prepare
+from scaling.train.objectives import Preference, check_batch
 
 
 @pytest.fixture
@@ -98,3 +99,62 @@ def test_training_text_that_never_carries_loss_is_refused(write_jsonl, tmp_path)
     with pytest.raises(ConfigError, match=words):
         prepare(config).batches(seq_len=64, batch_size=4)
     assert prepare(config).batches(seq_len=642, batch_size=1).scores_anything()
+
+
+PAIRS = DataConfig(
+    source="jsonl", path="pairs.jsonl", field="good", prompt_field="q", rejected_field="bad", packing="pairs",
+    loss_mask="completion", heldout_fraction=0.2,
+)  # fmt: skip
+
+
+def test_a_pair_is_two_rows_after_one_prompt_and_all_pairs_of_a_prompt_are_on_one_side(write_jsonl, tmp_path):
+    """Against the lines of the file; held-out loss is that of the better ones, and batches are of the step alone."""
+    records = [{"q": f"{a // 2}?", "good": f"yes{a}", "bad": "no" * (a % 3 + 1)} for a in range(120)]
+    config = dataclasses.replace(PAIRS, path=write_jsonl(*records, records[0]), cache_dir=str(tmp_path / "c"))
+    dataset = prepare(config)
+    seq_len, end = 12, dataset.tokenizer.end_of_document
+    assert dataset.record["sources"][0]["duplicates"] == 1
+
+    def row(record, name):
+        prompt, text = (dataset.tokenizer.encode(record[key]).tolist() for key in ("q", name))
+        tokens = [*prompt, *text, end]
+        weights = [float(len(prompt) <= i + 1 < len(tokens)) for i in range(seq_len)]
+        return (*tokens, *[end] * (seq_len + 1 - len(tokens))), tuple(weights)
+
+    expected = {(row(r, "good"), row(r, "bad")): r["q"] for r in records}
+    batches = dataset.batches(seq_len, 4, seed=3)
+    batch = batches.examples(np.arange(batches.windows[0]))
+    check_batch(Preference(), batch)
+
+    def rows(i):
+        return [(tuple(t.tolist()), tuple(w.tolist())) for t, w in zip(batch["tokens"][i], batch["weights"][i])]
+
+    drawn = [tuple(rows(i)) for i in range(batches.windows[0])]
+    assert len(set(drawn)) == len(drawn) and set(drawn) < set(expected)
+    held = {pair[0]: prompt for pair, prompt in expected.items() if pair not in set(drawn)}
+    assert not {expected[pair] for pair in drawn} & set(held.values())
+    found = dataset.heldout_batches(seq_len, 4)
+    texts = [(tuple(t.tolist()), tuple(w.tolist())) for t, w in zip(found.tokens.reshape(-1, seq_len + 1),
+             found.weights.reshape(-1, seq_len)) if w.any()]  # fmt: skip
+    assert set(texts) == set(held)
+    again, later = batches.batch(5)["tokens"], batches.batches(5, 2)["tokens"]
+    assert np.array_equal(again, later[0]) and later.shape == (2, 4, 2, seq_len + 1)
+    assert batches.tokens_per_epoch == 2 * seq_len * len(drawn)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rejected_field": None}, "data.packing: is 'pairs', but a source has no rejected completions"),
+        ({"packing": "documents"}, "data.rejected_field: is given, but data.packing is 'documents'"),
+        ({"loss_mask": "none"}, "data.loss_mask: is 'none' of pairs"),
+        ({"rejected_field": "badd"}, "data.jsonl:1: has no field 'badd', but 'q', 'good', 'bad': did you mean data."),
+        ({"field": "bad"}, "data.jsonl:1: has the same text in 'bad' and 'bad'"),
+        ({"source": "text", "prompt_field": None}, "data.rejected_field: is 'bad', but the source 'text' has no"),
+    ],
+)
+def test_pairs_that_prefer_nothing_are_an_error(changes, message, write_jsonl, tmp_path):
+    path = write_jsonl({"q": "1?", "good": "yes", "bad": "no"}, {"q": "2?", "good": "yes", "bad": "no"})
+    with pytest.raises(ConfigError) as caught:
+        prepare(dataclasses.replace(PAIRS, **{"path": path, "cache_dir": str(tmp_path / "c")} | changes))
+    assert message in str(caught.value)

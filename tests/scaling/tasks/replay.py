@@ -228,6 +228,13 @@ def calculation(prompt: str, steps: list[str]) -> bool:
     return bool(steps) and all(re.fullmatch(form, step) for step in steps) and steps[-1].split("=")[-1] == str(value)
 
 
+def longhand(prompt: str, steps: list[str]) -> bool:
+    steps = [step for step in steps if step[-2:] != "=!"]
+    form = "(0|[1-9][0-9]{0,17})[+*](0|[1-9][0-9]{0,17})(=|>[0-9,]{1,400}>)(0|[1-9][0-9]{0,35})"
+    asked = [re.sub("[0-9]+[+*][0-9]+(=|>[0-9,]*>)", "", step) if re.fullmatch(form, step) else step for step in steps]
+    return calculation(prompt, asked)
+
+
 def edits(prompt: str, steps: list[str]) -> bool:
     state, goal = prompt.rstrip(":").split(">")
     for step in steps:
@@ -257,6 +264,7 @@ def planted(prompt: str, steps: list[str]) -> bool:
 CHECKS = {
     "planted": planted,
     "calculation": calculation,
+    "longhand": longhand,
     "edits": edits,
     "countdown": countdown,
     "path_star": path,

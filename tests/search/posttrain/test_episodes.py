@@ -37,14 +37,14 @@ class Scripted:
 
     prices = SimpleNamespace(prefill=lambda start, stop: stop - start)
 
-    def __init__(self, *turns: str) -> None:
-        self.turns, self.asked = list(turns), []
+    def __init__(self, *turns: str, tokens: CharTokenizer = TOKENS) -> None:
+        self.turns, self.asked, self.tokens = list(turns), [], tokens
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         for request in requests:
             self.asked.append(request)
             text = self.turns.pop(0)
-            tokens = tuple(int(t) for t in TOKENS.encode(text))[: request.max_tokens]
+            tokens = tuple(int(t) for t in self.tokens.encode(text))[: request.max_tokens]
             reason = "stop" if text.endswith("=") else "eos" if text.endswith(".") else "length"
             logprobs = tuple(-float(t) for t in tokens)
             yield Completion(request.problem, 0, tokens, logprobs, reason, len(request.prompt), flops=len(tokens))
