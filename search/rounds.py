@@ -8,6 +8,7 @@ draws depends on its number and the seed, not on its slot, its neighbours, or wh
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -570,24 +571,30 @@ def _taken(rows: Population) -> jax.Array:
 
 def _written(rows: Population, live: jax.Array, token: jax.Array, logprob: jax.Array, forced: jax.Array) -> Population:
     """The rows with one more token where they are live."""
-    here = (jnp.arange(rows.tokens.shape[-1]) == rows.length[..., None]) & live[..., None]
-    origin = jnp.where(forced, FORCED, rows.lineage)
+    write = _at_end(live, rows.length)
     return rows._replace(
-        tokens=jnp.where(here, token[..., None], rows.tokens),
-        logprobs=jnp.where(here, logprob[..., None], rows.logprobs),
-        origins=jnp.where(here, origin[..., None], rows.origins),
+        tokens=write(rows.tokens, token),
+        logprobs=write(rows.logprobs, logprob),
+        origins=write(rows.origins, jnp.where(forced, FORCED, rows.lineage)),
         length=rows.length + live,
     )
 
 
 def _stepped(rows: Population, boundary: jax.Array) -> Population:
     """The rows with one more step where they are at a boundary."""
-    here = (jnp.arange(rows.ends.shape[-1]) == rows.steps[..., None]) & boundary[..., None]
-    return rows._replace(
-        steps=rows.steps + boundary,
-        ends=jnp.where(here, rows.length[..., None], rows.ends),
-        scores=jnp.where(here, jnp.nan, rows.scores),
-    )
+    write = _at_end(boundary, rows.steps)
+    ends, scores = write(rows.ends, rows.length), write(rows.scores, jnp.full(rows.length.shape, jnp.nan))
+    return rows._replace(steps=rows.steps + boundary, ends=ends, scores=scores)
+
+
+def _at_end(which: jax.Array, end: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """write(x `[problems, width, n]`, values `[problems, width]`) -> x with the values at `end` in the rows `which`."""
+
+    def write(x: jax.Array, values: jax.Array) -> jax.Array:
+        problems, rows = jnp.ogrid[: x.shape[0], : x.shape[1]]
+        return x.at[problems, rows, jnp.where(which, end, x.shape[2])].set(values, mode="drop")
+
+    return write
 
 
 def _streams(state: State, seed: int, lineage: jax.Array) -> jax.Array:
