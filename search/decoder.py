@@ -23,7 +23,6 @@ from search.engine.config import Precision
 from search.engine.decode import SlotPast
 from search.engine.precision import computed, running_config, stored_params
 
-
 TILE = 128  # tokens of a prompt that are read, and attended to, at once, where there is room for more
 
 
