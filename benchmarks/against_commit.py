@@ -140,8 +140,7 @@ def fit_step(what: str) -> Step:
 
 
 def search_step(what: str, prompt_len: int = 24, new: int = 48, vocabulary: int = 32) -> Step:
-    """One search with 64 particles of the policy of benchmarks/search.py, or (coverage) 256 samples of each of four
-    problems, one after the other."""
+    """One search with 64 particles of the policy of benchmarks/search.py, or (coverage) 256 samples of one problem."""
     import harness
     import jax
     import numpy as np
@@ -166,17 +165,16 @@ def search_step(what: str, prompt_len: int = 24, new: int = 48, vocabulary: int 
     steps = {} if what == "coverage" else {"max_steps": new // 8, "max_rounds": 16, "tokens_per_step": 8}
     config = SearchConfig(problems=1, prompt_len=prompt_len, max_tokens=new, **steps)
     decoder = TransformerDecoder(model, init(model, jax.random.key(0)), prompt_len)
-    searcher, numbers, rng = Searcher(decoder, strategy, config, LikelihoodScorer()), itertools.count(), np.random
+    searcher, numbers = Searcher(decoder, strategy, config, LikelihoodScorer()), itertools.count()
 
     def step() -> Any:
-        problems = []
-        for number in itertools.islice(numbers, 4 if what == "coverage" else 1):
-            prompt = rng.default_rng(number).integers(0, vocabulary, prompt_len)
-            problems.append(SearchProblem(number, tuple(int(t) for t in prompt)))
+        number = next(numbers)
+        prompt = np.random.default_rng(number).integers(0, vocabulary, prompt_len)
+        problem = SearchProblem(number, tuple(int(t) for t in prompt))
         wall, cpu = time.perf_counter(), harness.cpu_seconds()
-        done = sum(1 for _ in searcher.run(problems))
+        done = sum(1 for _ in searcher.run([problem]))
         cpu, wall = harness.cpu_seconds() - cpu, time.perf_counter() - wall
-        assert done == len(problems)
+        assert done == 1
         return harness.Sample(cpu, wall)
 
     return step
