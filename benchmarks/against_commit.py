@@ -38,6 +38,13 @@ ROUNDS = {  # samples of each side: of all, and with --quick; a sample takes 0.1
     "fit:bootstrap": (6, 2),
     "fit:resamples": (2, 2),
     "fit:compare": (2, 2),
+    "search:beam": (12, 4),
+    "search:dvts": (12, 4),
+    "search:rebase": (12, 4),
+    "search:particle_filter": (12, 4),
+    "search:mcts": (12, 4),
+    "search:astar": (8, 4),
+    "search:coverage": (4, 2),
 }
 Step = Callable[[], Any]  # a harness.Sample: seconds of CPU and of the wall
 
@@ -56,6 +63,8 @@ def step_of(case: str) -> Step:
         return workload_step()
     if bench == "fit":
         return fit_step(rest)
+    if bench == "search":
+        return search_step(rest)
     import harness
     import sweep_step
     import train_step
@@ -126,6 +135,47 @@ def fit_step(what: str) -> Step:
         wall, cpu = time.perf_counter(), harness.cpu_seconds()
         done()
         return harness.Sample(harness.cpu_seconds() - cpu, time.perf_counter() - wall)
+
+    return step
+
+
+def search_step(what: str, prompt_len: int = 24, new: int = 48, vocabulary: int = 32) -> Step:
+    """One search with 64 particles of the policy of benchmarks/search.py, or (coverage) 256 samples of one problem."""
+    import harness
+    import jax
+    import numpy as np
+
+    from models.presets import ladder
+    from models.transformer import init
+    from search.config import SearchConfig
+    from search.decoder import TransformerDecoder
+    from search.searcher import Searcher, SearchProblem
+    from search.strategies.best_of_n import best_of_n
+    from search.strategies.catalogue import strategy_by_name
+    from search.verifiers.scorer import LikelihoodScorer
+
+    arguments = {
+        "beam": "samples=64,width=4", "dvts": "samples=64,width=4", "astar": "branch=64,capacity=256",
+        "mcts": "simulations=6,actions=64",
+    }  # fmt: skip
+    strategy: Any = best_of_n(256, scored=False)
+    if what != "coverage":
+        strategy = strategy_by_name(f"{what}:{arguments.get(what, 'samples=64')}")
+    model = ladder(168, n_layers=3, n_heads=4, vocab_size=vocabulary).resolved()
+    steps = {} if what == "coverage" else {"max_steps": new // 8, "max_rounds": 16, "tokens_per_step": 8}
+    config = SearchConfig(problems=1, prompt_len=prompt_len, max_tokens=new, **steps)
+    decoder = TransformerDecoder(model, init(model, jax.random.key(0)), prompt_len)
+    searcher, numbers = Searcher(decoder, strategy, config, LikelihoodScorer()), itertools.count()
+
+    def step() -> Any:
+        number = next(numbers)
+        prompt = np.random.default_rng(number).integers(0, vocabulary, prompt_len)
+        problem = SearchProblem(number, tuple(int(t) for t in prompt))
+        wall, cpu = time.perf_counter(), harness.cpu_seconds()
+        done = sum(1 for _ in searcher.run([problem]))
+        cpu, wall = harness.cpu_seconds() - cpu, time.perf_counter() - wall
+        assert done == 1
+        return harness.Sample(cpu, wall)
 
     return step
 

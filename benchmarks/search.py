@@ -5,8 +5,8 @@
 Overhead: whole searches of one problem with 64 particles, on random parameters (so no particle ends early) of a
 1M-parameter policy, on one core; the least CPU time of several. `beside_decoder` is the share that is not in the token
 steps of the decoder alone, and `ours` the share beyond plain generation of as many tokens, which reads the prompt, runs
-the decoder's token steps and draws every token with the sampler of the search: what is not the model or the verifier.
-One JSON line per case; no peer.
+the decoder's token steps and draws every token with the sampler of the search: what is not the model or the verifier;
+`median` is that of all rounds, each of which runs the parts in turn. One JSON line per case; no peer.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import time
 
 import harness
 
 PROMPT, NEW, VOCABULARY = 24, 48, 32
 STEP = 8  # tokens
+ARGUMENTS = {
+    "best_of_n": "samples=64", "beam": "samples=64,width=4", "dvts": "samples=64,width=4", "rebase": "samples=64",
+    "particle_filter": "samples=64", "astar": "branch=64,capacity=256", "mcts": "simulations=6,actions=64",
+}  # fmt: skip
 
 
 def main() -> None:
@@ -28,18 +33,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="20 problems x 64 samples, one strategy")
     parser.add_argument("--core", type=int, default=(os.cpu_count() or 1) - 1, help="the CPU of the overhead cases")
+    parser.add_argument("--cases", help="comma-separated strategies, without the coverage run")
     parser.add_argument("--rounds", type=int, default=5, help="of which the least CPU time counts")
     parser.add_argument("--keep", action="store_true", help="append the lines to benchmarks/results/ too")
     options = parser.parse_args()
     cores = os.sched_getaffinity(0)
     harness.prepare(options.core)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    lines = [coverage(options.quick, cores)] if not options.quick else []
-    names = (
-        ["best_of_n"] if options.quick else ["best_of_n", "beam", "dvts", "rebase", "particle_filter", "astar", "mcts"]
-    )
-    lines += [overhead(name, options.rounds) for name in names]
-    lines += [coverage(True, cores)] if options.quick else []
+    names = ["best_of_n"] if options.quick else list(ARGUMENTS)
+    if options.cases:
+        names = options.cases.split(",")
+        if unknown := [name for name in names if name not in ARGUMENTS]:
+            parser.error(f"--cases: {', '.join(unknown)} is none: use {', '.join(ARGUMENTS)}")
+    lines = [overhead(name, options.rounds) for name in names]
+    lines += [] if options.cases else [coverage(options.quick, cores)]
     for line in lines:
         line |= {"machine": platform.processor() or platform.machine(), "commit": harness._commit()}
         print(json.dumps(line), flush=True)
@@ -63,11 +70,7 @@ def strategy(name: str):
     """With 64 particles, none of which is given up."""
     from search.strategies.catalogue import strategy_by_name
 
-    arguments = {
-        "best_of_n": "samples=64", "beam": "samples=64,width=4", "dvts": "samples=64,width=4", "rebase": "samples=64",
-        "particle_filter": "samples=64", "astar": "branch=64,capacity=256", "mcts": "simulations=6,actions=64",
-    }  # fmt: skip
-    return strategy_by_name(f"{name}:{arguments[name]}")
+    return strategy_by_name(f"{name}:{ARGUMENTS[name]}")
 
 
 def overhead(name: str, rounds: int) -> dict:
@@ -102,9 +105,11 @@ def overhead(name: str, rounds: int) -> dict:
             jax.block_until_ready(run())
             times[part].append(harness.cpu_seconds() - begin)
     least = {part: min(taken) for part, taken in times.items()}
+    shares = [1 - plain / whole for plain, whole in zip(times["generation"], times["search"])]
     return {
         "bench": "search", "case": f"overhead:{name}:64", "unit": "share of CPU time beyond plain generation",
         "ours": round(1 - least["generation"] / least["search"], 4), "peer": None, "ratio": None,
+        "median": round(statistics.median(shares), 4), "rounds": rounds,
         "beside_decoder": round(1 - least["steps"] / least["search"], 4), "token_steps": depth,
     } | {f"{part}_ms": round(seconds * 1e3, 2) for part, seconds in least.items()}  # fmt: skip
 

@@ -23,6 +23,8 @@ from search.engine.config import Precision
 from search.engine.decode import SlotPast
 from search.engine.precision import computed, running_config, stored_params
 
+TILE = 128  # tokens of a prompt that are read, and attended to, at once, where there is room for more
+
 
 class Outputs(NamedTuple):
     """What follows a particle's last token: logits `[..., vocab]` float32; value `[...]` float32, the value head's
@@ -153,12 +155,27 @@ class ParticlePast(SlotPast):
         grouped = q.reshape(problems, particles, kv_heads, m, head_dim).swapaxes(1, 2)
         grouped = grouped.reshape(problems, kv_heads, particles * m, head_dim)
         room = cache.length_of(self.prompt)
-        index = jnp.arange(room)
-        visible = jnp.broadcast_to(index < self.prompt_length[:, None, None], (problems, particles * m, room))
-        if span.window is not None:
-            at = jnp.repeat(self.positions.reshape(problems, particles), m, axis=1)
-            visible = visible & span.near(at[..., None], index)
-        part = cache.own_block(grouped, self.prompt, visible, span, read)
+        at = jnp.repeat(self.positions.reshape(problems, particles), m, axis=1)[..., None]
+
+        def over(store: Store, first: jax.Array | int, index: jax.Array) -> Partial:
+            """Over the keys at `index` from `first` on."""
+            visible = (index < self.prompt_length[:, None, None]) & (index >= first)
+            visible = jnp.broadcast_to(visible, (problems, particles * m, len(index)))
+            if span.window is not None:
+                visible = visible & span.near(at, index)
+            return cache.own_block(grouped, store, visible, span, read)
+
+        def tile(i: jax.Array, part: Partial) -> Partial:
+            """With one tile more, which adds exactly nothing behind the end of a prompt; the last one ends with it."""
+            begin = jnp.minimum(i * TILE, room - TILE)
+            store = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, begin, TILE, axis=2), self.prompt)
+            return cache.merge(part, over(store, i * TILE, begin + jnp.arange(TILE)))
+
+        if room <= TILE:
+            part = over(self.prompt, 0, jnp.arange(room))
+        else:
+            tiles = -(-self.prompt_length.max() // TILE)
+            part = jax.lax.fori_loop(0, tiles, tile, cache.nothing(grouped, features))
 
         def back(x: jax.Array) -> jax.Array:
             x = x.reshape(problems, kv_heads, particles, m, *x.shape[3:]).swapaxes(1, 2)
@@ -210,22 +227,29 @@ class TransformerDecoder:
         return tokens, np.int32(n)
 
     def admit(self, params: Any, contexts: Context, slot: jax.Array, prompt: Any) -> Context:
-        """Read one prompt, padded to prompt_len, and keep its keys and values and the states after it."""
+        """Read one prompt, tile by tile as far as it goes, and keep its keys and values and the states after it."""
         weights, head = params
         weights, (tokens, length) = computed(self.config, weights), prompt
-        at = jnp.arange(self.prompt_len)[None]
-        pasts = [
-            PromptPast(at, {}, (layer,), state, (), at, at < length)
-            for layer, state in zip(*self._empty(1, self.prompt_len))
-        ]
-        output = forward(self.config, weights, tokens[None], at, pasts=pasts)
-        read = cast(tuple[PromptPast, ...], output.pasts)
-        last = jax.lax.dynamic_slice_in_dim(output.hidden, length - 1, 1, axis=1)
-        after = self._outputs(last, output.head, head)
-        outputs = jax.tree.map(lambda all, one: all.at[slot].set(one[0, 0]), contexts.outputs, after)
-        kept = tuple(past.blocks[0] for past in read), tuple(past.state for past in read)
-        layers, states = jax.tree.map(
-            lambda all, one: all.at[slot].set(one[0]), (contexts.layers, contexts.states), kept
+        size = min(TILE, self.prompt_len)
+        padded = jnp.pad(tokens, (0, -self.prompt_len % size))
+
+        def tile(i: jax.Array | int, before: tuple[Layers, Layers, Outputs]) -> tuple[Layers, Layers, Outputs]:
+            at = i * size + jnp.arange(size)[None]
+            positions, live = jnp.minimum(at, self.prompt_len - 1), at < length
+            pasts = [PromptPast(positions, {}, (layer,), state, (), at, live) for layer, state in zip(*before[:2])]
+            part = jax.lax.dynamic_slice_in_dim(padded, i * size, size)[None]
+            output = forward(self.config, weights, part, positions, pasts=pasts)
+            read = cast(tuple[PromptPast, ...], output.pasts)
+            last = jnp.clip(length - 1 - i * size, 0, size - 1)
+            after = self._outputs(jax.lax.dynamic_slice_in_dim(output.hidden, last, 1, axis=1), output.head, head)
+            return tuple(past.blocks[0] for past in read), tuple(past.state for past in read), after
+
+        nothing = *self._empty(1, self.prompt_len), jax.tree.map(lambda x: x[:1, None], contexts.outputs)
+        many = self.prompt_len > size
+        layers, states, after = jax.lax.fori_loop(0, -(-length // size), tile, nothing) if many else tile(0, nothing)
+        kept = contexts.layers, contexts.states, contexts.outputs
+        layers, states, outputs = jax.tree.map(
+            lambda all, one: all.at[slot].set(one[0]), kept, (layers, states, jax.tree.map(lambda x: x[0], after))
         )
         return Context(
             layers, contexts.length.at[slot].set(length), outputs, contexts.tokens.at[slot].set(tokens), states

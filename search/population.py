@@ -328,23 +328,25 @@ def _copied(given: Any, all: Any, moves: Moves, axes: Any, states: bool = False)
             leaves[i] = x.reshape(leaves[i].shape)
         return jax.tree.unflatten(structure, leaves)
     order = _places(which.reshape(1, -1))[0]
+    # Flat before the loop: XLA writes in place what a loop carries, but not through a reshape of it.
+    flat = [leaves[i].reshape(*shapes[i][:3], -1) for i in picked]
+    given = flat if given is all else [sources[i].reshape(*froms[i][:3], -1) for i in picked]
 
     def copy(j: jax.Array, moving: list[jax.Array]) -> list[jax.Array]:
         problem, k = jnp.divmod(order[j], which.shape[1])
         found = []
-        for i, x in zip(picked, moving):
-            y = x if given is all else sources[i]
+        for i, x, y in zip(picked, moving, moving if given is flat else given):
             (*_, heads, room, inner), length = shapes[i], froms[i][3]
-            y, run = y.reshape(*froms[i][:3], -1), min(PIECE, room, length) * inner
+            run = min(PIECE, room, length) * inner
             at = problem, source[problem, k], 0, start[problem, k] * inner
             part = jax.lax.dynamic_slice(y, at, (1, 1, heads, run))
             at = problem, target[problem, k], 0, to[problem, k] * inner
-            found.append(jax.lax.dynamic_update_slice(x.reshape(*shapes[i][:3], -1), part, at).reshape(x.shape))
+            found.append(jax.lax.dynamic_update_slice(x, part, at))
         return found
 
-    moved = jax.lax.fori_loop(0, which.sum(), copy, [leaves[i] for i in picked])
+    moved = jax.lax.fori_loop(0, which.sum(), copy, flat)
     for i, x in zip(picked, moved):
-        leaves[i] = x
+        leaves[i] = x.reshape(leaves[i].shape)
     return jax.tree.unflatten(structure, leaves)
 
 

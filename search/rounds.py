@@ -21,7 +21,7 @@ from search.engine.decode import lineage_keys
 from search.engine.sampling import SamplingRows
 from search.engine.text_stop import Spelling
 from search.population import ENDED, FORCED, FULL, GOING, Population, Written
-from search.strategies.strategy import Choice, Strategy
+from search.strategies.strategy import Choice, Strategy, View
 from search.verifiers.scorer import Judge, Scorer
 
 STRATEGY = jnp.uint32(0xFFFFFFFE)  # the lineage of a strategy's own random numbers
@@ -258,16 +258,17 @@ class Rounds:
 
     def answers(self, state: State) -> tuple[jax.Array, jax.Array]:
         """(weights `[problems, store]`, best `[problems]`); see `Answer`."""
-        view = particles.view(state.population, state.costs.rounds, self._left(state))
-        answer = jax.vmap(self.strategy.answer)(state.strategy, view)
+        answer = jax.vmap(self.strategy.answer)(state.strategy, self._view(state))
         return answer.weight, answer.best
 
-    def outcome(self, state: State) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        """The answers and what the strategy reports, `[problems]` each."""
-        weights, best = self.answers(state)
-        view = particles.view(state.population, state.costs.rounds, self._left(state))
+    def outcome(self, state: State) -> tuple[jax.Array, jax.Array, dict[str, jax.Array], jax.Array]:
+        """The answers, what the strategy reports, `[problems]` each, and the costs `[problems, n]` as one array."""
         report = self.strategy.report
-        return weights, best, {} if report is None else jax.vmap(report)(state.strategy, view)
+        told = {} if report is None else jax.vmap(report)(state.strategy, self._view(state))
+        return *self.answers(state), told, jnp.stack(state.costs, axis=-1)
+
+    def _view(self, state: State, last: jax.Array | None = None) -> View:
+        return particles.view(state.population, state.costs.rounds, self._left(state), last)
 
     def spent(self, costs: Costs, contexts: Any) -> jax.Array:
         """What every problem cost in the budget's unit, `[problems]` float32; 0 for seconds and without a budget."""
@@ -300,7 +301,7 @@ class Rounds:
     def select(self, state: State) -> tuple[State, Choice]:
         """Ask the strategy; a problem that has ended keeps everything as it is."""
         stop = state.broke | (state.costs.rounds >= self.config.max_rounds)
-        view = particles.view(state.population, state.costs.rounds, self._left(state), stop)
+        view = self._view(state, stop)
         streams = jnp.stack([jnp.full_like(state.problem, self.config.seed), state.problem], -1)
         streams = jnp.concatenate([streams, jnp.full_like(streams[:, :1], STRATEGY)], -1)
         keys = sampling.step_keys(lineage_keys(streams), state.costs.rounds)
@@ -570,24 +571,26 @@ def _taken(rows: Population) -> jax.Array:
 
 def _written(rows: Population, live: jax.Array, token: jax.Array, logprob: jax.Array, forced: jax.Array) -> Population:
     """The rows with one more token where they are live."""
-    here = (jnp.arange(rows.tokens.shape[-1]) == rows.length[..., None]) & live[..., None]
-    origin = jnp.where(forced, FORCED, rows.lineage)
+    end, origin = rows.length, jnp.where(forced, FORCED, rows.lineage)
     return rows._replace(
-        tokens=jnp.where(here, token[..., None], rows.tokens),
-        logprobs=jnp.where(here, logprob[..., None], rows.logprobs),
-        origins=jnp.where(here, origin[..., None], rows.origins),
-        length=rows.length + live,
+        tokens=_put(rows.tokens, live, end, token),
+        logprobs=_put(rows.logprobs, live, end, logprob),
+        origins=_put(rows.origins, live, end, origin),
+        length=end + live,
     )
 
 
 def _stepped(rows: Population, boundary: jax.Array) -> Population:
     """The rows with one more step where they are at a boundary."""
-    here = (jnp.arange(rows.ends.shape[-1]) == rows.steps[..., None]) & boundary[..., None]
-    return rows._replace(
-        steps=rows.steps + boundary,
-        ends=jnp.where(here, rows.length[..., None], rows.ends),
-        scores=jnp.where(here, jnp.nan, rows.scores),
-    )
+    ends = _put(rows.ends, boundary, rows.steps, rows.length)
+    scores = _put(rows.scores, boundary, rows.steps, jnp.nan)
+    return rows._replace(steps=rows.steps + boundary, ends=ends, scores=scores)
+
+
+def _put(x: jax.Array, which: jax.Array, at: jax.Array, values: Any) -> jax.Array:
+    """x `[problems, width, n]` with `values` at `at`, both `[problems, width]`, in the rows `which`."""
+    problems, rows = jnp.ogrid[: x.shape[0], : x.shape[1]]
+    return x.at[problems, rows, jnp.where(which, at, x.shape[2])].set(values, mode="drop")
 
 
 def _streams(state: State, seed: int, lineage: jax.Array) -> jax.Array:

@@ -23,7 +23,7 @@ from search.engine.program import Program
 from search.engine.text_stop import Spelling
 from search.ledger import Cost, Ledger
 from search.population import ENDED, FORCED
-from search.rounds import Extension, Rounds, State
+from search.rounds import Costs, Extension, Rounds, State
 from search.saved import Keep, identity, read, write
 from search.strategies.strategy import Strategy
 from search.verifiers.scorer import Judge, Scorer, Unscored
@@ -331,12 +331,13 @@ class Searcher:
         ended = [i for i, slot in enumerate(self._slots) if slot is not None and done[i]]
         if not ended:
             return
-        weights, best, reports = jax.device_get(self._answers(self._state))
+        weights, best, reports, costs = jax.device_get(self._answers(self._state))
         none: Any = None  # what `_found` does not read
         population, state = self._state.population, self._state
         unread = dict.fromkeys(("caches", "outputs", "steps", "aux", "lineage", "scores", "ends"), none)
-        state = state._replace(contexts=none, strategy=none, lineages=none, population=population._replace(**unread))
-        host = jax.device_get(state)
+        state = state._replace(contexts=none, strategy=none, lineages=none, costs=none)
+        host = jax.device_get(state._replace(population=population._replace(**unread)))
+        host = host._replace(costs=Costs(*costs.T))
         occupied = np.array(self._state.occupied)
         for i in ended:
             slot = self._slots[i]

@@ -25,7 +25,8 @@ from models.sharding import MeshConfig
 from scaling.data.tokenizer import ByteTokenizer
 from search.config import SearchSizes
 from search.engine.config import EngineConfig
-from search.policy import Policy
+from search.engine.placement import engine_mesh
+from search.policy import Policy, load_policy
 from search.searcher import SearchProblem
 from search.strategies.beam import Beam
 from search.strategies.best_of_n import BestOfN
@@ -323,6 +324,38 @@ def test_jobs_of_other_strategies_write_what_their_search_finds_and_go_on_after_
         worked(job(tmp_path / "again", config, rows, search), search, most)
     both = [(tmp_path / name / "job" / "samples.jsonl").read_bytes() for name in ("whole", "again")]
     assert both[0] == both[1]
+
+
+@pytest.mark.slow  # compiles a search each
+@pytest.mark.parametrize(
+    ("golden", "strategy", "change"),
+    [
+        ("mamba2", "beam:samples=4,width=2", {}),
+        ("qwen3", "astar:branch=2,capacity=6", {"engine": EngineConfig(max_len=32, kv_cache="int8")}),
+        ("qwen3", "rebase:samples=4", {"mesh": MeshConfig(tensor=2)}),
+    ],
+)
+def test_jobs_on_folders_go_on_to_the_bits_of_a_quiet_run(
+    golden: str, strategy: str, change: dict[str, Any], tmp_path: Path
+) -> None:
+    """A state per row, keys and values in int8, and a model that is split among devices."""
+    folder = with_tokenizer(GOLDEN / golden, tmp_path / golden)
+    config = dataclasses.replace(BEAM, strategy=read_strategy(strategy), **change)
+    search = prepared(config, load_policy(folder, engine_mesh(config.mesh)))
+    assert search is not None
+    rows: list[Any] = [{"prompt": f"w{10 + i} w20"} for i in range(3)]
+    quiet = worked(job(tmp_path / "quiet", config, rows, search), search)
+    assert len(quiet) == 3 and all(c["tokens"] for line in quiet for c in line["candidates"])
+    for most in (0, 1, 2, 1000):  # looks at whether it is to stop
+        worked(job(tmp_path / "again", config, rows, search), search, most)
+    both = [(tmp_path / name / "job" / "samples.jsonl").read_bytes() for name in ("quiet", "again")]
+    assert both[0] == both[1]
+    if "mesh" in change:  # products of halves are summed in another order: equal tokens, not equal bits
+        config = dataclasses.replace(config, mesh=MeshConfig())
+        alone = prepared(config, load_policy(folder))
+        assert alone is not None
+        lines = worked(job(tmp_path / "alone", config, rows, alone), alone)
+        assert [line["tokens"] for line in lines] == [line["tokens"] for line in quiet]
 
 
 def _one(root: Path) -> Path:

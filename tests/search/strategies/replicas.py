@@ -152,7 +152,7 @@ class Replicas:
             population=state.population._replace(outputs=outputs),
         )
         state = rounds.run(params, state, jnp.bool_(True), jnp.int32(2**30))
-        weight, best, report = rounds.outcome(state)
+        weight, best, report, _ = rounds.outcome(state)
         return weight, best, report, state.population._replace(caches=None, outputs=None), state.strategy
 
 
