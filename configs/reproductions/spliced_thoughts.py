@@ -8,10 +8,10 @@ goes. What is left is preferred (DPO) to the thought that it was; where that was
 that is right is. Control: a shorter right thought of the same problem is preferred to a longer right one, in as many
 pairs. It draws four times as many thoughts and no completions of beginnings.
 
-Two forms were run before. Policies that had imitated for 400 steps were hardly above chance (0.36 to 0.46; a guess gets
-0.33), and 60 steps of preference at 5e-4 took away what they knew: success fell to 0.10 to 0.26. A gentler form, which is
-this one, could not tell with three seeds: 8 to 37 % of the tokens saved, success 3 to 17 points lower, -2.8 [-6.9, 1.4].
-The seeds here are eight others.
+Two forms were run before. Policies that had imitated for 400 steps were hardly above chance (0.36 to 0.46; a guess
+gets 0.33), and 60 steps of preference at 5e-4 took away what they knew: success fell to 0.10 to 0.26. A gentler form,
+which is this one, could not tell with three seeds: 8 to 37 % of the tokens saved, success 3 to 17 points lower, -2.8
+[-6.9, 1.4]. The seeds here are eight others.
 """
 
 from collections.abc import Sequence
@@ -49,8 +49,8 @@ def get_reproduction() -> Reproduction:
         unit="the lesser of: share of tokens saved, in units of 0.2; success gained, in units of 0.03",
         minutes=8,
         not_covered="language models that name patterns and say which to try; an early end of thoughts; SimPO. Slips "
-        "that are taken back are the only pattern that can go. The strength of the preference and the policies' training "
-        "were changed after two looks, with other seeds",
+        "that are taken back are the only pattern that can go. The strength of the preference and the policies' "
+        "training were changed after two looks, with other seeds",
         simulated=False,
         run=run,
     )
