@@ -4,8 +4,8 @@
     python benchmarks/sweep_step.py --cases grid [--quick] [--keep]
 
 A case is the batch mode: "map" trains the stacked trials one by one inside the program, "vmap" all at once; the peer is
-torch's step, one model after the other. "grid" is another comparison, of ours with ours: 8 learning rates x 8 batches at
-three sizes as one `launch.sweep` for each size, against one `launch.train` after another, each in a process of its own.
+torch's step, one model after the other. "grid" compares ours with ours: 8 learning rates x 8 batches at three sizes as
+one `launch.sweep` for each size, against one `launch.train` after another, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ def measure_grid(options: argparse.Namespace) -> None:
 
 
 def versions() -> dict[str, Any]:
+    """Of what decides the speed."""
     import jax
 
     return {"python": platform.python_version(), "jax": jax.__version__}
