@@ -1,7 +1,7 @@
 """Grids of learning rates and batches over small byte models of one text, at a constant rate: their losses and curves.
 
-A constant rate makes every run all shorter ones as well, and its training loss, of text that it sees once, is a held-out
-loss. Every row of metrics is the mean over as many tokens, of the same text for all settings of a seed.
+A constant rate makes every run all shorter ones as well. Its training loss, of text that it sees once, is a held-out
+loss; every row of metrics is the mean over as many tokens, of the same text for all settings of a seed.
 """
 
 import numpy as np
@@ -32,8 +32,8 @@ def largest(quick: bool) -> SweepConfig:
 
 
 def _sweep(name: str, widths: tuple[int, ...], seeds: int, quick: bool) -> SweepConfig:
-    rates, batches = (RATES[1:4], BATCHES[2:5]) if quick else (RATES, BATCHES)
-    axes = {"model.d_model": widths, "train.batch_size": batches, "train.learning_rate": rates}
+    rates, batches = (RATES[1:4], BATCHES[3:5]) if quick else (RATES, BATCHES)
+    axes = {"model.d_model": widths[:2] if quick else widths, "train.batch_size": batches, "train.learning_rate": rates}
     points = tuple(dict(point) | _lengths(point["train.batch_size"], quick) for point in grid(axes))
     train = TrainConfig(seq_len=SEQ, schedule="constant", eval_sequences=64, checkpoint_every=0)
     base = ladder(widths[0], n_layers=1)

@@ -24,13 +24,13 @@ def get_reproduction() -> Reproduction:
     return Reproduction(
         name="batch_trajectory",
         methods=(58,),
-        claim="A law of size, steps and batch fitted to small runs foretells the loss curve of a larger model and batch",
+        claim="A law of size, steps and batch of small runs foretells the loss curve of a larger model and batch",
         source="Su et al. 2024, arXiv:2403.06563; Kaplan et al. 2020, arXiv:2001.08361",
         smallest_effect=0.0,
         unit="percentage points by which the mean error of the held-out curve, sign aside, stays below 3 %",
         minutes=15,
-        not_covered="rates that decay; more than 13,000 parameters and 262,144 tokens; the first 32,768 tokens; seeds of "
-        "the fitted runs: the interval is over seeds of the held-out one",
+        not_covered="rates that decay; more than 13,000 parameters and 262,144 tokens; the first 32,768 tokens; seeds "
+        "of the fitted runs: the interval is over seeds of the held-out one",
         simulated=False,
         run=run,
         sweeps=lambda quick: (grids.small(quick), grids.largest(quick)),
@@ -51,7 +51,8 @@ def run(work: Workspace) -> Measured:
     x = foretold["tokens"]
     lines = {"foretold": {"x": x, "y": foretold["loss"]}, "seen, mean of seeds": {"x": x, "y": seen.mean(0).tolist()}}
     details = {
-        "foretold": foretold, "seen of each seed": seen.tolist(), "error of each seed, mean, %": errors.mean(1).tolist(),
+        "foretold": foretold, "seen of each seed": seen.tolist(),
+        "error of each seed, mean, %": errors.mean(1).tolist(),
         "critical batch at the losses foretold, tokens": [
             float(law["B_star"] * loss ** (-1 / law["alpha_B"])) for loss in foretold["loss"]
         ],
