@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from configs.reproductions import _grids as grids
-from configs.reproductions import batch_trajectory, own_step_law
+from configs.reproductions import batch_trajectory, own_step_law, repeated_tokens
+from scaling.laws.data_constrained import DATA_CONSTRAINED
 from scaling.laws.kaplan import KAPLAN_STEPS
 
 TRUE = dict(Nc=3e6, alpha_N=0.11, Sc=60.0, alpha_S=0.7, B_star=4e5, alpha_B=0.15)
@@ -69,3 +70,14 @@ def test_a_length_has_the_mean_loss_of_its_last_quarter_of_tokens() -> None:
     for length in grids.TOKENS:
         last = one[(one["tokens"] > length * 3 / 4) & (one["tokens"] <= length)]["loss"]
         assert len(last) == length // grids.ROW // 4 and got[length] == pytest.approx(last.mean())
+
+
+def test_the_law_of_few_epochs_foretells_many_where_it_drew_both() -> None:
+    true = dict(A=90.0, B=120.0, E=1.2, alpha=0.35, R_D=9.0, R_N=5.0)
+    axes = (2816, 7232, 13248), repeated_tokens.UNIQUE, range(1, 9)
+    rows = [(n, k * repeated_tokens.EVERY, u or repeated_tokens.TOKENS) for n, u, k in itertools.product(*axes)]
+    runs = pd.DataFrame(rows, columns=repeated_tokens.INPUTS).astype(float)
+    runs["loss"] = DATA_CONSTRAINED(true, **{name: runs[name].to_numpy() for name in repeated_tokens.INPUTS})
+    constants, many = repeated_tokens.foretold(runs)
+    assert set(many["epochs"]) == {5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32}
+    assert float(many["error"].abs().max()) < 1e-6 and constants["R_D"] == pytest.approx(9.0, rel=1e-3)

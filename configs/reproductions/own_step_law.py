@@ -28,7 +28,7 @@ def get_reproduction() -> Reproduction:
         unit="percentage points by which the regret of the largest size, mean of its lengths, stays below 0.5 %",
         minutes=15,
         not_covered="rates that decay; settings between grid points: the regret is that of the nearest one; more than "
-        "13,000 parameters and 262,144 tokens; seeds of the fitted grids: the interval is over those of the one held out",
+        "13,000 parameters and 262,144 tokens; seeds of the fitted grids: the interval is over the held-out ones",
         simulated=False,
         run=run,
         sweeps=lambda quick: (grids.small(quick), grids.largest(quick)),
