@@ -7,6 +7,8 @@ size, four seeds of it, says what the setting that they foretell costs. Some 15 
 widths, the tokens and the mesh in _grids.py.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -70,11 +72,11 @@ def fit_laws(table: pd.DataFrame, quick: bool) -> dict[str, dict[str, float]]:
         best = table.loc[table.groupby(["params_nonembed", "tokens"])["loss"].idxmin()]
         rate, batch = (float(np.exp(np.log(best[name]).mean())) for name in ("learning_rate", "batch_tokens"))
         return {"learning_rate": {"c": rate, "p": 0.0, "q": 0.0}, "batch": {"c": batch, "r": 0.0}}
-    rate, batch, _ = step_law(table, near=NEAR)
-    return {"learning_rate": dict(rate.params), "batch": dict(batch.params)}
+    of_rate, of_batch, _ = step_law(table, near=NEAR)
+    return {"learning_rate": dict(of_rate.params), "batch": dict(of_batch.params)}
 
 
-def excess(cell: pd.DataFrame, row: tuple) -> float:
+def excess(cell: pd.DataFrame, row: Any) -> float:
     """What one seed loses at the setting next to the recommended one, against the setting that all seeds like best."""
     at = cell[cell["tokens"] == row.tokens].set_index(["learning_rate", "batch_tokens"])["loss"]
     return float(
