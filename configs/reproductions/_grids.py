@@ -18,7 +18,7 @@ from scaling.train.metrics import read_rows
 SEQ, ROW, WARMUP = 32, 8192, 4096  # tokens: of a sequence, of a row of metrics, of the warm-up
 TOKENS = (2**16, 2**17, 2**18)  # at which a run is read; the last is its length
 RATES, BATCHES = tuple(0.064 / 2**k for k in range(6)), (2, 4, 8, 16, 32, 64)  # of sequences
-WIDTHS, LARGEST, SEEDS = (8, 12, 16), 24, 4
+WIDTHS, LARGEST, SEEDS = (8, 12, 16), 24, 3
 
 
 def small(quick: bool) -> SweepConfig:

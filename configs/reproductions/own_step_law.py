@@ -3,7 +3,7 @@
     python -m launch.reproduce own_step_law --workdir runs/reproductions/own_step_law
 
 Six learning rates x six batches at three sizes, each run read at three lengths, give the laws; the grid of a fourth
-size, four seeds of it, says what the setting that they foretell costs. Some 15 minutes of one core. A pod changes the
+size, three seeds of it, says what the setting that they foretell costs. Some 15 minutes of one core. A pod changes the
 widths, the tokens and the mesh in _grids.py.
 """
 
