@@ -1,11 +1,11 @@
 """One step of eight `micro` models, and a grid of learning rates and batches: as stacks, and one after the other.
 
     python benchmarks/sweep_step.py [--quick] [--cases map,vmap] [--torch_python PATH] [--no_clip]
-    python benchmarks/sweep_step.py --cases grid [--quick] [--keep]
+    python benchmarks/sweep_step.py --cases grid_8,grid_16,grid_24 [--quick] [--keep]
 
 A case is the batch mode: "map" trains the stacked trials one by one inside the program, "vmap" all at once; the peer is
-torch's step, one model after the other. "grid" compares ours with ours: 8 learning rates x 8 batches at three sizes as
-one `launch.sweep` for each size, against one `launch.train` after another, each in a process of its own.
+torch's step, one model after the other. "grid_WIDTH" compares ours with ours: 8 learning rates x 8 batches of a
+width as one `launch.sweep`, against one `launch.train` after another, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ if TYPE_CHECKING:
     from scaling.sweep.config import SweepConfig
 
 EIGHT = harness.Case("8 micro", "MICRO", batch_size=4, seq_len=64, trials=8, chunk=16)
-WIDTHS, RATES, BATCHES = (8, 16, 24), tuple(0.25 / 2**k for k in range(8)), tuple(2**k for k in range(8))
+RATES, BATCHES = tuple(2.0 ** -(4 + k) for k in range(8)), tuple(2**k for k in range(8))
 SEQ_LEN, TOKENS = 32, 2**17  # of a run: 47 to 10 tokens for each parameter
-ALONE = 8  # the batch at which a run is also trained alone, a first time and so many times more
-AGAIN = 2
+ALONE = 8  # the batch at which a run is also trained alone
 
 
 def grid(width: int, batches: tuple[int, ...] = BATCHES, rates: tuple[float, ...] = RATES) -> SweepConfig:
@@ -66,39 +65,35 @@ def written(folder: Path, name: str, expression: str) -> Path:
     return path
 
 
-def measure_grid(options: argparse.Namespace) -> None:
-    """Print the line of the grid: tokens of a CPU second as stacks over those of one run after another.
+def measure_grid(width: int, options: argparse.Namespace) -> None:
+    """Print the line of a grid: CPU seconds of one run alone over those of one in stacks, whole commands.
 
-    Both sides start with an empty compilation cache. Alone, the first run of a shape fills it, and is left out: the
-    ratio supposes that all find their program there. The sides take turns, size by size.
+    Both sides start with an empty compilation cache. Alone, the first run fills it and is left out: the ratio supposes
+    that all others find their program there.
     """
-    widths, batches = (WIDTHS[:1], BATCHES[3:5]) if options.quick else (WIDTHS, BATCHES)
-    stacked: list[harness.Sample] = []
-    alone: list[harness.Sample] = []
+    batches = BATCHES[3:5] if options.quick else BATCHES
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ |= {"XDG_CACHE_HOME": name, "PYTHONPATH": str(Path(__file__).parent)}
-        everyone = written(folder, "tokens", "sweep_step.grid(8, (8,), (0.01,)).trials()[0]")
-        command("train", everyone, folder / "tokens")  # the text is cut into tokens once, for both sides
-        for width in widths:
-            every = written(folder, f"grid_{width}", f"sweep_step.grid({width}, {batches})")
-            stacked.append(command("sweep", every, folder / f"grid_{width}_runs"))
-            for again in range(AGAIN + 1):
-                one = f"sweep_step.grid({width}, ({ALONE},), ({0.01 + again / 1000},)).trials()[0]"
-                sample = command("train", written(folder, f"one_{again}", one), folder / f"{width}_{again}")
-                alone += [sample] if again else []
+
+        def lone(n: int) -> harness.Sample:
+            one = written(folder, f"one_{n}", f"sweep_step.grid({width}, ({ALONE},), ({0.01 + n / 1000},)).trials()[0]")
+            return command("train", one, folder / f"one_{n}_runs")
+
+        lone(0)  # cuts the text into tokens for both sides, and compiles
+        alone = [lone(1)]
+        every = written(folder, "grid", f"sweep_step.grid({width}, {batches})")
+        stacked = command("sweep", every, folder / "grid_runs")
+        alone.append(lone(2))
     runs = len(batches) * len(RATES)
-    best, other = (sum(s.cpu_s for s in stacked) / len(stacked) / runs, min(s.cpu_s for s in alone))
-    middle = statistics.median(s.cpu_s for s in alone)
+    cpu, wall = ([getattr(one, clock) for one in alone] for clock in ("cpu_s", "wall_s"))
+    ours, middle = stacked.cpu_s / runs, statistics.median(cpu)
     harness.emit_alone("sweep_step", {
-        "case": f"grid: {len(RATES)} learning rates x {len(batches)} batches, widths {widths}",
-        "unit": "cpu s per run, from the command to the report", "ours": round(best, 3),
-        "alone_least": round(other, 3), "alone_median": round(middle, 3),
-        "ratio": round(other / best, 2), "ratio_median": round(middle / best, 2),
-        "ratio_wall": round(statistics.median(s.wall_s for s in alone) / statistics.mean(s.wall_s for s in stacked)
-                            * runs, 2),
-        "tokens_per_run": TOKENS, "tokens_per_cpu_s": [round(TOKENS / best), round(TOKENS / other)],
-        "stacked_cpu_s": [round(s.cpu_s, 1) for s in stacked], "alone_cpu_s": [round(s.cpu_s, 2) for s in alone],
+        "tokens_per_s": round(TOKENS / ours), "case": f"grid of {len(RATES)} x {len(batches)}, width {width}",
+        "unit": "cpu s per run, from the command to the report", "ours": round(ours, 3), "alone": round(min(cpu), 3),
+        "ratio": round(min(cpu) / ours, 2), "ratio_median": round(middle / ours, 2),
+        "ratio_wall": round(statistics.median(wall) * runs / stacked.wall_s, 2),
+        "tokens_per_run": TOKENS, "stacked_cpu_s": round(stacked.cpu_s, 1), "alone_cpu_s": [round(s, 2) for s in cpu],
         "versions": versions(),
     }, options.keep)  # fmt: skip
 
@@ -115,8 +110,8 @@ def main() -> None:
     options = harness.parser(__doc__ or "", "map").parse_args()
     malloc = harness.prepare(options.core)
     for mode in options.cases.split(","):
-        if mode == "grid":
-            measure_grid(options)
+        if mode.startswith("grid_"):
+            measure_grid(int(mode.removeprefix("grid_")), options)
             continue
         dtype = "bfloat16" if options.bf16 else "float32"
         case = dataclasses.replace(EIGHT, name=f"8 micro, {mode}", batch_mode=mode, dtype=dtype)
