@@ -4,6 +4,9 @@
 
 Three sizes, five amounts of distinct text, three seeds, at a constant rate, each scored at eight lengths on held-out
 text: two minutes of one core. A pod changes WIDTHS, TOKENS and the mesh.
+
+Up to 16 epochs the law missed by 2 % at most, from 20 on its losses were 4 to 5 % too low; what rose again with more
+tokens is left out by the rule that the law comes with, and that was every run of 32 epochs.
 """
 
 import numpy as np
@@ -34,7 +37,7 @@ def get_reproduction() -> Reproduction:
         unit="percentage points by which the mean error of the many-epoch runs, sign aside, stays below 3 %",
         minutes=3,
         not_covered="rates that decay; more than 14,000 parameters and 262,144 tokens; other draws of the repeated "
-        "text, which is the same for all seeds; runs whose loss rose again, which the law cannot describe",
+        "text, which is the same for all seeds; losses that rose again, which the law cannot describe (of 32 epochs all)",
         simulated=False,
         run=run,
         sweeps=lambda quick: (plan(quick),),
@@ -80,7 +83,7 @@ def run(work: Workspace) -> Measured:
         "error at each number of epochs, mean, %": {
             f"{n:g}": float(100 * e.mean()) for n, e in late.groupby("epochs")["error"]
         },
-        "many-epoch rows, and those that were left out": [len(late), int(overfitted_rows(runs).sum())],
+        "rows judged, and rows of any length that were left out": [len(late), int(overfitted_rows(runs).sum())],
         "curves": [{"x": "tokens, repetitions included", "y": "held-out loss, nats/token", "log": "x", "lines": lines}],
     }
     return Measured(float(gains.mean()), t_interval(gains), float(table["flops"].sum()), details)
