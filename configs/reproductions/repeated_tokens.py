@@ -37,7 +37,7 @@ def get_reproduction() -> Reproduction:
         unit="percentage points by which the mean error of the many-epoch runs, sign aside, stays below 3 %",
         minutes=3,
         not_covered="rates that decay; more than 14,000 parameters and 262,144 tokens; other draws of the repeated "
-        "text, which is the same for all seeds; losses that rose again, which the law cannot describe (of 32 epochs all)",
+        "text, which is the same for all seeds; losses that rose again (of 32 epochs all)",
         simulated=False,
         run=run,
         sweeps=lambda quick: (plan(quick),),
