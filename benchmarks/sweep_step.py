@@ -75,6 +75,7 @@ def measure_grid(width: int, options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ |= {"XDG_CACHE_HOME": name, "PYTHONPATH": str(Path(__file__).parent)}
+        os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # `prepare` has set it to the user's, which may be full
 
         def lone(n: int) -> harness.Sample:
             one = written(folder, f"one_{n}", f"sweep_step.grid({width}, ({ALONE},), ({0.01 + n / 1000},)).trials()[0]")

@@ -4,6 +4,8 @@ A constant rate makes every run all shorter ones as well. Its training loss, of 
 loss; every row of metrics is the mean over as many tokens, of the same text for all settings of a seed.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -18,7 +20,7 @@ from scaling.train.metrics import read_rows
 SEQ, ROW, WARMUP = 32, 8192, 4096  # tokens: of a sequence, of a row of metrics, of the warm-up
 TOKENS = (2**16, 2**17, 2**18)  # at which a run is read; the last is its length
 RATES, BATCHES = tuple(0.064 / 2**k for k in range(6)), (2, 4, 8, 16, 32, 64)  # of sequences
-WIDTHS, LARGEST, SEEDS = (8, 12, 16), 24, 3
+WIDTHS, LARGEST, SEEDS, MORE = (8, 12, 16), 24, 3, 12
 
 
 def small(quick: bool) -> SweepConfig:
@@ -29,6 +31,15 @@ def small(quick: bool) -> SweepConfig:
 def largest(quick: bool) -> SweepConfig:
     """The size that is left out, with several seeds."""
     return _sweep("grids_largest", (LARGEST,), 2 if quick else SEEDS, quick)
+
+
+def one_setting(rate: float, batch_tokens: int, quick: bool) -> SweepConfig:
+    """More seeds of one setting of the size that is left out."""
+    batch, first = batch_tokens // SEQ, 2 if quick else SEEDS
+    setting = {"train.learning_rate": rate, "train.batch_size": batch} | _lengths(batch, quick)
+    points = tuple(setting | {"train.seed": first + n} for n in range(2 if quick else MORE))
+    base = largest(quick)
+    return replace(base, name="grids_one", model=ladder(LARGEST, n_layers=1), points=points, seeds=1)
 
 
 def _sweep(name: str, widths: tuple[int, ...], seeds: int, quick: bool) -> SweepConfig:

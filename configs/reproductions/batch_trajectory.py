@@ -4,7 +4,8 @@
 
 The law is fitted to the curves of three sizes at five batches, each at the learning rate that suits it; the curve of
 the largest size at twice the largest batch is foretold, and written down, before either is trained. The runs are those
-of own_step_law, some 15 minutes of one core for both.
+of own_step_law, some 15 minutes of one core for both, with 12 more seeds of the held-out run: its own three left the
+claim open. Most of the error is in the first two rows, 16 to 20 steps from the start.
 """
 
 import numpy as np
@@ -33,7 +34,11 @@ def get_reproduction() -> Reproduction:
         "of the fitted runs: the interval is over seeds of the held-out one",
         simulated=False,
         run=run,
-        sweeps=lambda quick: (grids.small(quick), grids.largest(quick)),
+        sweeps=lambda quick: (
+            grids.small(quick),
+            grids.largest(quick),
+            grids.one_setting(grids.RATES[1], grids.SEQ * grids.BATCHES[4 if quick else -1], quick),
+        ),
     )
 
 
@@ -42,7 +47,8 @@ def run(work: Workspace) -> Measured:
     every = grids.curves(work, small)
     foretold = work.keep("foretold", lambda: foretell(every, largest))  # before the held-out run is trained
     law, batch = foretold["constants"], foretold["batch_tokens"]
-    held_out = grids.curves(work, largest)
+    one = grids.one_setting(foretold["learning_rate"], batch, work.quick)
+    held_out = pd.concat([grids.curves(work, largest), grids.curves(work, one)])
     mine = held_out[(held_out["batch_tokens"] == batch)
                     & np.isclose(held_out["learning_rate"], foretold["learning_rate"])]  # fmt: skip
     seen = mine.pivot(index="seed", columns="tokens", values="loss")[foretold["tokens"]].to_numpy()  # [seeds, rows]
