@@ -13,7 +13,7 @@ from models import counts
 from models.presets import ladder
 from scaling.reproduction import Workspace
 from scaling.sweep.combinators import grid
-from scaling.sweep.config import SweepConfig
+from scaling.sweep.config import SweepConfig, Value
 from scaling.train.config import TrainConfig
 from scaling.train.metrics import read_rows
 
@@ -36,7 +36,7 @@ def largest(quick: bool) -> SweepConfig:
 def one_setting(rate: float, batch_tokens: int, quick: bool) -> SweepConfig:
     """More seeds of one setting of the size that is left out."""
     batch, first = batch_tokens // SEQ, 2 if quick else SEEDS
-    setting = {"train.learning_rate": rate, "train.batch_size": batch} | _lengths(batch, quick)
+    setting: dict[str, Value] = {"train.learning_rate": rate, "train.batch_size": batch, **_lengths(batch, quick)}
     points = tuple(setting | {"train.seed": first + n} for n in range(2 if quick else MORE))
     base = largest(quick)
     return replace(base, name="grids_one", model=ladder(LARGEST, n_layers=1), points=points, seeds=1)
