@@ -23,8 +23,7 @@ def get_reproduction() -> Reproduction:
         smallest_effect=0.0,
         unit="percentage points by which the mean regret stays below 0.5 %",
         minutes=0.3,
-        not_covered="own grids (5 x 6 settings, two seeds, three sizes: an hour of two cores); settings between grid "
-        "points: the regret is that of the nearest one",
+        not_covered="own grids (own_step_law); settings between grid points: the regret is that of the nearest one",
         simulated=False,
         run=run,
     )
