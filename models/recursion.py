@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from models import cache, transformer
+from models import cache, counts, transformer
 from models.cache import Store
 from models.config import ModelConfig
 from models.errors import require
@@ -195,7 +195,7 @@ def flops(config: ModelConfig, recursion: Recursion, ran: Sequence[int], causal:
 
     once = sum(layer(i, ran[0]) for i in (*first, *last))
     again = sum(layer(i, seq) for i in shared for seq in ran)
-    return once + again + ran[0] * 2 * c.d_model * (recursion.times + c.vocab_size)
+    return once + again + ran[0] * (counts.head_flops(c) + 2 * c.d_model * recursion.times)
 
 
 def kept_bytes(config: ModelConfig, recursion: Recursion, ran: Sequence[int]) -> int:
