@@ -193,8 +193,11 @@ def _importance(seen: jax.Array) -> jax.Array:
 
 
 def _cosines(a: jax.Array, b: jax.Array) -> jax.Array:
-    a, b = (x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12) for x in map(jax.lax.stop_gradient, (a, b)))
-    return jnp.einsum("bsd,bpd->bsp", a, b)
+    def unit(x: jax.Array) -> jax.Array:
+        x = jax.lax.stop_gradient(x)
+        return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+    return jnp.einsum("bsd,bpd->bsp", unit(a), unit(b))
 
 
 def _channelled(c: ModelConfig, i: int, w: Any, x: jax.Array) -> jax.Array:

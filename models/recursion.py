@@ -85,8 +85,8 @@ def weights(config: ModelConfig, recursion: Recursion) -> WeightTree:
     """model, each layer once, and router `[times, d_model]`."""
     c = config.resolved()
     parts(c, recursion)
-    shape, axes = (recursion.times, c.d_model), ("recursion", "embed")
-    return {"model": transformer.weights(c), "router": Weight(shape, axes, "matrix", std=c.stream.hidden_std(c.d_model))}
+    shape, std = (recursion.times, c.d_model), c.stream.hidden_std(c.d_model)
+    return {"model": transformer.weights(c), "router": Weight(shape, ("recursion", "embed"), "matrix", std=std)}
 
 
 def init(config: ModelConfig, recursion: Recursion, key: jax.Array) -> dict[str, Any]:
@@ -155,7 +155,8 @@ def read(
     first that are read follow `empty`."""
     c, w, used = config.resolved(), params["model"], memory.used
     first, shared, last = parts(c, recursion)
-    everyone = jnp.ones(tokens.shape, bool)
+    wired, everyone = c.wired, jnp.ones(tokens.shape, bool)
+    assert isinstance(wired, PreNorm)
     at = used[0][:, None] + jnp.arange(tokens.shape[1])
     stores, after = iter(memory.stores), list[Store]()
 
@@ -164,7 +165,7 @@ def read(
             store, layer = next(stores), c.layers[i]
             past = RowsPast(at, store, places(used, going, cache.length_of(store)))
             block = transformer.ready(transformer.block_weights(c, layer), w[f"block_{i}"], c.dtype)
-            x, new, _ = c.wired.apply(c.stream, layer, block, x, past, tokens)
+            x, new, _ = wired.apply(c.stream, layer, block, x, past, tokens)
             assert isinstance(new, RowsPast)
             after.append(new.store)
         return x

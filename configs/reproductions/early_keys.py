@@ -1,4 +1,4 @@
-"""SwiftKV: the later half of the layers reads keys of the stream that enters it, and is distilled to what it said before.
+"""SwiftKV: the later half of the layers reads keys of the stream that enters it, distilled to what it said before.
 
     python -m launch.reproduce early_keys --workdir runs/reproductions/early_keys
 
@@ -31,9 +31,9 @@ def get_reproduction() -> Reproduction:
         name="early_keys", methods=(77,), smallest_effect=0.0, minutes=6,
         claim="with half of the prompt's FLOPs and three eighths of the cache the loss rises by less than 3 %",
         source="Qiao et al. 2024, arXiv:2410.03960", unit="percentage points of loss below the 3 % that it may rise",
-        not_covered="models above 8 layers of width 32, 200 steps of training and 150 of distillation; long contexts and "
-        "what they ask of late layers; time. The share of FLOPs is that of 8,192 tokens in Llama 3 8B's shape, where the "
-        "scales of 8-bit keys add 1.2 % of the cache", simulated=False, run=run,
+        not_covered="models above 8 layers of width 32, 200 steps of training and 150 of distillation; long contexts "
+        "and what they ask of late layers; time. The share of FLOPs is that of 8,192 tokens in Llama 3 8B's shape, "
+        "where the scales of 8-bit keys add 1.2 % of the cache", simulated=False, run=run,
     )  # fmt: skip
 
 

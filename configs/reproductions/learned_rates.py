@@ -33,8 +33,8 @@ def get_reproduction() -> Reproduction:
         name="learned_rates", methods=(116,), smallest_effect=0.005, minutes=8,
         claim="at 60 % of the FLOPs, learned rates classify better than the best uniform one that spends no less",
         source="Chen et al. 2023, arXiv:2305.17997", unit="accuracy",
-        not_covered="photographs and pretrained encoders: images are patterns of 12 by 12 pixels, a tenth of them wrong, "
-        "the encoder has four layers of width 32 and 200 steps; tuning of weights after; other shares of FLOPs",
+        not_covered="photographs and pretrained encoders: images are patterns of 12 by 12 pixels, a tenth of them "
+        "wrong, the encoder has four layers of width 32 and 200 steps; tuning of weights after; other shares of FLOPs",
         simulated=False, run=run,
     )  # fmt: skip
 
@@ -77,11 +77,9 @@ def trained(seeds: tuple[int, ...], quick: bool) -> tuple[Any, Any]:
 
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     params = jax.jit(jax.vmap(partial(transformer.init, MODEL)))(keys)
-    params = descended(
-        lambda *x: jax.vmap(missed)(*x).sum(), params, (tuple(batch()) for _ in range(first)), apart(warmed(first, 5e-3))
-    )
-    begun = fewer_tokens.begun(MODEL, N)
-    rates = jax.tree.map(lambda x: jnp.stack([x] * len(seeds)), begun)
+    images = (tuple(batch()) for _ in range(first))
+    params = descended(lambda *x: jax.vmap(missed)(*x).sum(), params, images, apart(warmed(first, 5e-3)))
+    rates = jax.tree.map(lambda x: jnp.stack([x] * len(seeds)), fewer_tokens.begun(MODEL, N))
     adam = optax.adam(optax.linear_schedule(0.1, 0.0, second))
     given = ((params, *batch()) for _ in range(second))
     return params, descended(lambda *x: jax.vmap(rated)(*x).sum(), rates, given, apart(adam))

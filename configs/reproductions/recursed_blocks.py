@@ -31,8 +31,8 @@ def get_reproduction() -> Reproduction:
         name="recursed_blocks", methods=(94,), smallest_effect=0.0, minutes=8,
         claim="with half of the weights, a smaller cache and no more training FLOPs the loss is no higher",
         source="Bae et al. 2025, arXiv:2507.10524", unit="per cent of loss below the model whose layers share nothing",
-        not_covered="more than 8 layers of width 32, 77 GFLOPs and contexts of 64; choice by tokens of their depth; keys "
-        "that steps share; throughput. The factor 1 on what a run adds (published: 0.1) and the weight 0.1 of the "
+        not_covered="more than 8 layers of width 32, 77 GFLOPs and contexts of 64; choice by tokens of their depth; "
+        "keys that steps share; throughput. The factor 1 on what a run adds (published: 0.1) and the weight 0.1 of the "
         "routers' own loss (published: 0.001) were chosen on a seed of their own", simulated=False, run=run,
     )  # fmt: skip
 

@@ -99,7 +99,8 @@ def test_a_start_with_one_later_layer_is_the_model_itself():
         @quick
         def both(model, config=config, early=early):
             start = early_keys.started(config, early, model)
-            return early_keys.apply(config, early, model, start, TOKENS), transformer.apply(config, model, TOKENS), start
+            found = early_keys.apply(config, early, model, start, TOKENS)
+            return found, transformer.apply(config, model, TOKENS), start
 
         found, want, start = both(MODEL)
         np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Tokens that run a shared block as often as a router says: a loop over tokens, steps and lists of keys is the oracle."""
+"""A shared block that tokens run as often as a router says: a loop over tokens and lists of keys is the oracle."""
 
 from __future__ import annotations
 

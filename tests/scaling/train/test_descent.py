@@ -23,7 +23,8 @@ def test_a_warmed_rate_starts_and_ends_at_nothing() -> None:
 
 
 def test_runs_that_lie_apart_are_as_if_each_were_alone() -> None:
-    starts, entries = np.float32([[1, -2], [30, 4]]), [(np.float32([[3, 1], [-5, 2]]),), (np.float32([[0, 1], [1, 9]]),)]
+    starts = np.float32([[1, -2], [30, 4]])
+    entries = [(np.float32([[3, 1], [-5, 2]]),), (np.float32([[0, 1], [1, 9]]),)]
 
     def loss(x, c):
         return ((x - c) ** 2).sum()
