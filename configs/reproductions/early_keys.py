@@ -33,8 +33,8 @@ def get_reproduction() -> Reproduction:
         source="Qiao et al. 2024, arXiv:2410.03960", unit="percentage points of loss below the 3 % that it may rise",
         not_covered="models above 8 layers of width 32, 150 steps of training and 80 of distillation; long contexts "
         "and what they ask of late layers; time. The share of FLOPs is that of 8,192 tokens in Llama 3 8B's shape, "
-        "where the scales of 8-bit keys add 1.2 % of the cache. In models so small the later layers matter little: before "
-        "distillation the loss rises by 1.1 %. A run of 10 steps had been seen before",
+        "where the scales of 8-bit keys add 1.2 % of the cache. In models so small the later layers matter little: "
+        "before distillation the loss rises by 1.1 %. A run of 10 steps had been seen before",
         simulated=False, run=run,
     )  # fmt: skip
 
