@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 KIND = Images(classes=20, most=20, side=12, shift=0)
 N = KIND.size
 MODEL = ModelConfig(KIND.vocab_size, d_model=32, n_layers=4, n_heads=4, positions="learned", max_seq_len=N)
-TARGET, FORCE, SEEDS, ROWS, TEST = 0.6, 20.0, (11, 12, 13, 14), 24, 600
+TARGET, FORCE, SEEDS, ROWS, TEST = 0.6, 20.0, (21, 22, 23, 24), 24, 600
 WAYS = {"joined": 0.0, "half of each": 0.5, "dropped": 1.0}
 
 
@@ -35,14 +35,16 @@ def get_reproduction() -> Reproduction:
         source="Chen et al. 2023, arXiv:2305.17997", unit="accuracy",
         not_covered="photographs and pretrained encoders: images are patterns of 12 by 12 pixels, a tenth of "
         "them wrong, the encoder has four layers of width 32 and 150 steps; tuning of weights after; other shares of "
-        "FLOPs. A run with noisier images and other seeds, whose encoders had learned nothing, was put aside",
+        "FLOPs. Two runs with other seeds were put aside: of noisier images, whose encoders had learned nothing; and of "
+        "60 steps of rates, -0.015 [-0.034, 0.004], which reached the target alike for all seeds, as its gradient alone "
+        "would, before the images had a say",
         simulated=False, run=run,
     )  # fmt: skip
 
 
 def steps_of(quick: bool) -> tuple[int, int]:
     """Of the encoder, and of its rates."""
-    return (10, 5) if quick else (150, 60)
+    return (10, 5) if quick else (150, 240)
 
 
 def drawn(rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
