@@ -35,9 +35,9 @@ def get_reproduction() -> Reproduction:
         source="Chen et al. 2023, arXiv:2305.17997", unit="accuracy",
         not_covered="photographs and pretrained encoders: images are patterns of 12 by 12 pixels, a tenth of "
         "them wrong, the encoder has four layers of width 32 and 150 steps; tuning of weights after; other shares of "
-        "FLOPs. Two runs with other seeds were put aside: of noisier images, whose encoders had learned nothing; and of "
-        "60 steps of rates, -0.015 [-0.034, 0.004], which reached the target alike for all seeds, as its gradient alone "
-        "would, before the images had a say",
+        "FLOPs. Two runs with other seeds were put aside: of noisier images, whose encoders had learned nothing; and "
+        "of 60 steps of rates, -0.015 [-0.034, 0.004], which reached the target alike for all seeds, as its gradient "
+        "alone would, before the images had a say",
         simulated=False, run=run,
     )  # fmt: skip
 
