@@ -65,7 +65,7 @@ def layer_flops(config: ModelConfig, layer: Layer, seq_len: int, causal: bool = 
 
 def forward_flops(config: ModelConfig, seq_len: int, causal: bool = True) -> int:
     """Forward FLOPs of one sequence of `seq_len` tokens, logits at every position."""
-    return seq_len * (_block_flops(config) + _head_flops(config)) + attention_flops(config, seq_len, causal)
+    return seq_len * (_block_flops(config) + head_flops(config)) + attention_flops(config, seq_len, causal)
 
 
 def train_flops(config: ModelConfig, tokens: int, seq_len: int, causal: bool = True) -> int:
@@ -127,14 +127,14 @@ def flops_per_token_6n(config: ModelConfig) -> int:
 
 def prefill_flops(config: ModelConfig, prompt_len: int, scored: int = 1) -> int:
     """FLOPs of reading one prompt of `prompt_len` tokens, causal; logits at the last `scored` positions only."""
-    return prompt_len * _block_flops(config) + scored * _head_flops(config) + attention_flops(config, prompt_len)
+    return prompt_len * _block_flops(config) + scored * head_flops(config) + attention_flops(config, prompt_len)
 
 
 def decode_flops(config: ModelConfig, context_len: int) -> int:
     """FLOPs of one generated token that attends to `context_len` keys, its own included."""
     stream, kinds = config.stream, Counter(config.layers)
     past = sum(count * layer.mixer.flops(stream, 1, context_len - 1) for layer, count in kinds.items())
-    return _block_flops(config) + _head_flops(config) + past
+    return _block_flops(config) + head_flops(config) + past
 
 
 def param_bytes(config: ModelConfig) -> int:
@@ -188,6 +188,6 @@ def _block_flops(config: ModelConfig) -> int:
     return copies * tree_flops(layer_weights(config.resolved())) + tree_flops(wiring_weights(config.resolved()))
 
 
-def _head_flops(config: ModelConfig) -> int:
+def head_flops(config: ModelConfig) -> int:
     """Forward FLOPs of one position's logits."""
     return 2 * config.d_model * config.vocab_size

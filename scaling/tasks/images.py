@@ -13,8 +13,7 @@ import numpy as np
 from models.errors import require
 from scaling.tasks.sequences import Labelled
 
-SIDE, PATCH = 8, 2
-PATCHES = (SIDE // PATCH) ** 2
+PATCH = 2
 KINDS = 2 ** (PATCH * PATCH)  # of patches
 
 
@@ -25,7 +24,7 @@ class Images:
     Patch p (its pixels as binary digits, row by row) is token p, the question the next, class c the c-th after that. A
     class is a smooth pattern that follows from `seed` and its number; an image of it is moved by up to `shift` pixels,
     around the edges, and every pixel is the other colour with probability `flipped`. noise: share of the images that
-    have the label of another of the classes `first` to `first + classes`.
+    have the label of another of the classes `first` to `first + classes`. side: pixels.
     """
 
     classes: int = 20
@@ -35,12 +34,15 @@ class Images:
     flipped: float = 0.1
     noise: float = 0.0
     seed: int = 0
+    side: int = 8
 
     def __post_init__(self) -> None:
         fits = self.classes >= 2 and self.first >= 0 and self.first + self.classes <= self.most <= 4096
         problem = f"are {self.first} to {self.first + self.classes - 1} of {self.most}"
         require(fits, "images.classes", problem, "give at least 2, that lie within images.most, up to 4096")
-        require(0 <= self.shift < SIDE, "images.shift", f"is {self.shift}", f"use 0 to {SIDE - 1}")
+        fits = 2 * PATCH <= self.side <= 64 and self.side % PATCH == 0
+        require(fits, "images.side", f"is {self.side}", f"use 4 to 64 pixels, in patches of {PATCH}")
+        require(0 <= self.shift < self.side, "images.shift", f"is {self.shift}", f"use 0 to {self.side - 1}")
         for field in ("flipped", "noise"):
             value = getattr(self, field)
             require(0 <= value <= 1, f"images.{field}", f"is {value}", "give a share from 0 to 1")
@@ -53,23 +55,24 @@ class Images:
     @property
     def size(self) -> int:
         """Places of a sequence."""
-        return PATCHES + 1
+        return (self.side // PATCH) ** 2 + 1
 
     def draw(self, rng: np.random.Generator, rows: int) -> Labelled:
         """`[rows, size]` each, of classes that are alike likely."""
         classes = rng.integers(self.classes, size=rows)
         pixels = _patterns(replace(self, noise=0.0))[classes]
-        at = np.arange(SIDE) + rng.integers(-self.shift, self.shift + 1, (2, rows, 1))
-        moved = pixels[np.arange(rows)[:, None, None], at[0][:, :, None] % SIDE, at[1][:, None, :] % SIDE]
+        side = self.side
+        at = np.arange(side) + rng.integers(-self.shift, self.shift + 1, (2, rows, 1))
+        moved = pixels[np.arange(rows)[:, None, None], at[0][:, :, None] % side, at[1][:, None, :] % side]
         seen = moved ^ (rng.random(moved.shape) < self.flipped)
         other = (classes + rng.integers(1, self.classes, rows)) % self.classes
         told = self.first + np.where(rng.random(rows) < self.noise, other, classes)
         return self.sequences(seen, told)
 
     def sequences(self, pixels: np.ndarray, classes: np.ndarray) -> Labelled:
-        """Of binary images `[rows, SIDE, SIDE]` with the classes `[rows]` that are told of them."""
-        n = SIDE // PATCH
-        split = pixels.reshape(-1, n, PATCH, n, PATCH).transpose(0, 1, 3, 2, 4).reshape(len(pixels), PATCHES, -1)
+        """Of binary images `[rows, side, side]` with the classes `[rows]` that are told of them."""
+        n = self.side // PATCH
+        split = pixels.reshape(-1, n, PATCH, n, PATCH).transpose(0, 1, 3, 2, 4).reshape(len(pixels), n * n, -1)
         patches = split @ (2 ** np.arange(PATCH * PATCH)[::-1])
         tokens = np.concatenate([patches, np.full((len(pixels), 1), KINDS)], axis=1).astype(np.int32)
         labels, scored = np.zeros_like(tokens), np.zeros(tokens.shape, bool)
@@ -79,12 +82,12 @@ class Images:
 
 @functools.lru_cache(maxsize=8)
 def _patterns(kind: Images) -> np.ndarray:
-    """`[classes, SIDE, SIDE]` bool: where a few waves around the edges add up to more than they do at most places."""
+    """`[classes, side, side]` bool: where a few waves around the edges add up to more than they do at most places."""
     made = []
-    grid = 2 * np.pi * np.arange(SIDE) / SIDE
+    grid = 2 * np.pi * np.arange(kind.side) / kind.side
     for number in range(kind.first, kind.first + kind.classes):
         rng = np.random.default_rng([kind.seed, number])
-        field = np.zeros((SIDE, SIDE))
+        field = np.zeros((kind.side, kind.side))
         for across, down in ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0)):
             field += rng.normal() * np.cos(across * grid[None] + down * grid[:, None] + rng.uniform(0, 2 * np.pi))
         made.append(field > np.median(field))

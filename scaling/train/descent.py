@@ -15,6 +15,12 @@ def warmed(steps: int, rate: float = 3e-3) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.95, weight_decay=0.1))
 
 
+def apart(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same for several runs at once, which lie in the first dim of every array and take no note of each other:
+    norms are of a run alone. Their loss is a sum over the runs."""
+    return optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))
+
+
 def descended(
     loss: Callable[..., jax.Array], params: Any, given: Iterable[tuple], optimizer: optax.GradientTransformation
 ) -> Any:

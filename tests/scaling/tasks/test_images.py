@@ -12,9 +12,10 @@ from scaling.tasks.images import KINDS, Images
 
 def pixels(tokens: list[int]) -> np.ndarray:
     """The image that patches show, pixel by pixel."""
-    image = np.zeros((8, 8), int)
-    for at, patch in enumerate(tokens[:16]):
-        row, column = 2 * (at // 4), 2 * (at % 4)
+    wide = round((len(tokens) - 1) ** 0.5)
+    image = np.zeros((2 * wide, 2 * wide), int)
+    for at, patch in enumerate(tokens[:-1]):
+        row, column = 2 * (at // wide), 2 * (at % wide)
         for i, bit in enumerate(f"{patch:04b}"):
             image[row + i // 2, column + i % 2] = int(bit)
     return image
@@ -51,3 +52,14 @@ def test_pixels_and_labels_are_wrong_as_often_as_said_and_classes_do_not_depend_
     assert (patterns.mean((1, 2)) == 0.5).all()
     with pytest.raises(ConfigError, match="classes"):
         Images(classes=20, first=20)
+
+
+def test_larger_images_have_the_same_waves() -> None:
+    kind = Images(classes=3, shift=0, flipped=0.0, side=12)
+    data = kind.draw(np.random.default_rng(2), 5)
+    assert data.tokens.shape == (5, kind.size) == (5, 37)
+    patterns = images._patterns(kind)
+    for tokens, label in zip(data.tokens.tolist(), data.labels[:, -1].tolist(), strict=True):
+        assert (pixels(tokens) == patterns[label - KINDS - 1]).all()
+    with pytest.raises(ConfigError, match="side"):
+        Images(side=9)
