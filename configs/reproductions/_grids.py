@@ -20,7 +20,7 @@ from scaling.train.metrics import read_rows
 SEQ, ROW, WARMUP = 32, 8192, 4096  # tokens: of a sequence, of a row of metrics, of the warm-up
 TOKENS = (2**16, 2**17, 2**18)  # at which a run is read; the last is its length
 RATES, BATCHES = tuple(0.064 / 2**k for k in range(6)), (2, 4, 8, 16, 32, 64)  # of sequences
-WIDTHS, LARGEST, SEEDS, MORE = (8, 12, 16), 24, 3, 12
+WIDTHS, LARGEST, SEEDS, MORE = (8, 12, 16), 24, 3, 300
 
 
 def small(quick: bool) -> SweepConfig:
@@ -39,7 +39,7 @@ def one_setting(rate: float, batch_tokens: int, quick: bool) -> SweepConfig:
     setting: dict[str, Value] = {"train.learning_rate": rate, "train.batch_size": batch, **_lengths(batch, quick)}
     points = tuple(setting | {"train.seed": first + n} for n in range(2 if quick else MORE))
     base = largest(quick)
-    return replace(base, name="grids_one", model=ladder(LARGEST, n_layers=1), points=points, seeds=1)
+    return replace(base, name="grids_many", model=ladder(LARGEST, n_layers=1), points=points, seeds=1)
 
 
 def _sweep(name: str, widths: tuple[int, ...], seeds: int, quick: bool) -> SweepConfig:
