@@ -21,6 +21,8 @@ from models.wiring import Ladder, Parallel
 from scaling.fitting.multiplier import Multipliers, compute_multipliers
 from scaling.reproduction import Measured, Reproduction, Workspace
 from scaling.sweep.config import Prediction, SweepConfig
+from scaling.sweep.directory import RunDirectory
+from scaling.sweep.heldout import registered
 from scaling.sweep.isoflop import Isoflop
 from scaling.train.config import TrainConfig
 
@@ -80,7 +82,9 @@ def run(work: Workspace) -> Measured:
     work.say(found.summary())
     low, high = (float(found.table.loc["experts", end]) - 1 for end in ("low", "high"))
     effect = float(found.table.multiplier["experts"]) - 1
-    return Measured(effect, (low, high), float(runs["flops"].sum()), details(found))
+    sweeps = [RunDirectory(work.folder / "sweeps" / name) for name in FORETOLD]
+    told = tuple(one for sweep in sweeps for one in registered(sweep))
+    return Measured(effect, (low, high), float(runs["flops"].sum()), details(found), told)
 
 
 def details(found: Multipliers, context: int = 4096) -> dict:
