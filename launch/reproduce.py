@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from launch import cli, gallery
 from launch.executors import choice
+from launch.sweep import DEVICE
 from models.errors import require
 
 if TYPE_CHECKING:
@@ -34,18 +35,21 @@ cli.DEFINE_bool("list", False, "Show all reproductions and what was found.", fla
 cli.DEFINE_bool("json", False, "With --list: as JSON.", flag_values=FLAGS)
 cli.DEFINE_bool("quick", False, "Show the mechanism in seconds; decides nothing.", flag_values=FLAGS)
 cli.DEFINE_bool("dry_run", False, "Say what it would train and cost, and end.", flag_values=FLAGS)
+cli.DEFINE_string("device", "", DEVICE, flag_values=FLAGS)
 cli.DEFINE_bool("keep", False, "Also write the finding to docs/reproductions/.", flag_values=FLAGS)
 choice.define_flags(FLAGS)
 
 WIDE = 200  # characters of a line where nobody's terminal says how many fit
 
 
-def main(name: str, workdir: str, quick: bool, dry_run: bool, keep: bool, group: str | None, **flags: Any) -> int:
+def main(name: str, workdir: str, quick: bool, dry_run: bool, keep: bool, group: str | None, device: str,
+         **flags: Any) -> int:  # fmt: skip
     shown, as_json = flags.pop("list"), flags.pop("json")
     where = choice.options(flags)
     if shown:
         return show(as_json)
     require(not as_json, "--json", "goes with --list", "give --list --json")
+    require(dry_run or not device, "--device", "is for --dry_run, which prices it", "leave it out")
     require(bool(name) or group is not None, "NAME", "is missing", "give a reproduction; --list shows all")
     require(not (name and group), "--group", f"is not for one reproduction, {name}", "leave one of them out")
     require(not (quick and keep), "--keep", "is not for --quick, which decides nothing", "leave one of them out")
@@ -55,7 +59,7 @@ def main(name: str, workdir: str, quick: bool, dry_run: bool, keep: bool, group:
     reproduction, file = gallery.load(name), gallery.path_of(name)
     path = Path(workdir or f"runs/reproductions/{reproduction.name}{'_quick' if quick else ''}")
     if dry_run:
-        return price(reproduction, path, quick, where)
+        return price(reproduction, path, quick, where, device)
     found = reproduce(reproduction, file, path, quick, where)
     _print(found, path)
     if quick:
@@ -115,13 +119,13 @@ def reproduce(reproduction: Reproduction, file: Path, path: Path, quick: bool, w
     return found
 
 
-def price(reproduction: Reproduction, path: Path, quick: bool, where: Options) -> int:
+def price(reproduction: Reproduction, path: Path, quick: bool, where: Options, device: str = "") -> int:
     """Print what every sweep of it would cost, and the minutes that are said of all of it; writes nothing."""
     from launch.estimate import print_estimate
 
     for number, config in enumerate(reproduction.planned(quick)):
         print(f"sweep         {config.name}")
-        print_estimate(config.anchored(Path.cwd()), path / "sweeps" / f"_{number}", where)
+        print_estimate(config.anchored(Path.cwd()), path / "sweeps" / f"_{number}", where, device)
     rest = "" if reproduction.planned(quick) else "; it trains no sweep"
     print(f"in all        about {reproduction.minutes:g} minutes on two cores, as its file says{rest}")
     return 0
