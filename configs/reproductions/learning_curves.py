@@ -39,15 +39,15 @@ def get_reproduction() -> Reproduction:
         name="learning_curves",
         methods=(56,),
         claim="The loss above the floor falls with the rows of training as a power that differs by less than 0.1 "
-        "between two kinds of model on each of three domains, and the size that is needed grows sublinearly in the rows",
+        "between two kinds of model on each of three domains, and the size that is needed grows more slowly than they",
         source="Hestness et al. 2017, Deep learning scaling is predictable, empirically, arXiv:1712.00409",
         smallest_effect=0.0,
         unit="the least of: 0.1 less the difference of exponents, either way, on each domain; exponent of the "
         "parameters needed in rows; 1 less it",
         minutes=6,
         not_covered="language, speech and images of the world: streams whose floor is known and is not fitted; rates "
-        "and steps tuned for each size; models above 24 thousand parameters; the size that is needed was measured on facts "
-        "alone and is that of a loss above the floor within 10 % of the best. A pilot on seed 1 chose the streams",
+        "and steps tuned for each size; models above 24 thousand parameters; the size that is needed was measured on "
+        "facts alone and is that of a loss above the floor within 10 % of the best. A pilot on seed 1 chose the streams",
         simulated=False,
         run=run,
     )

@@ -36,17 +36,19 @@ def fresh(kind: Sequences, rng: np.random.Generator, rows: int, steps: int = 100
 
 @dataclass(frozen=True)
 class Words:
-    """A Markov chain of second order. The next word follows from the last two: transitions are drawn once, from a
-    Dirichlet distribution around Zipf's, and rows begin in its stationary distribution. Labels are the next words, from
-    the second place on."""
+    """A Markov chain of first or second order. The next word follows from the last one or two: transitions are drawn
+    once, from a Dirichlet distribution around Zipf's, and rows begin in its stationary distribution. Labels are the
+    next words, from the second place on."""
 
     words: int = 32
     length: int = 32
+    order: int = 2
     concentration: float = 16.0  # of the Dirichlet distribution, all words together: small is predictable
     seed: int = 0
 
     def __post_init__(self) -> None:
         require(2 <= self.words <= 128, "words.words", f"is {self.words}", "give 2 to 128")
+        require(self.order in (1, 2), "words.order", f"is {self.order}", "use 1 or 2")
         require(self.length >= 2, "words.length", f"is {self.length}", "give 2 or more")
         require(self.concentration > 0, "words.concentration", f"is {self.concentration}", "give a positive number")
 
@@ -64,14 +66,12 @@ class Words:
 
     def draw(self, rng: np.random.Generator, rows: int) -> Labelled:
         """`[rows, length]` each."""
-        chances, pairs = _chain(self)
-        sums = chances.cumsum(-1)
+        pairs, steps, n = _chain(self)[1], _steps(self), self.words
         tokens = np.empty((rows, self.length + 1), np.int32)
-        first = rng.choice(self.words**2, size=rows, p=pairs.ravel())
-        tokens[:, 0], tokens[:, 1] = np.divmod(first, self.words)
+        tokens[:, 0], tokens[:, 1] = np.divmod(rng.choice(n**2, size=rows, p=pairs.ravel()), n)
         for t in range(2, self.length + 1):
-            above = rng.random((rows, 1)) > sums[tokens[:, t - 2], tokens[:, t - 1]]
-            tokens[:, t] = np.minimum(above.sum(1), self.words - 1)
+            last = n * tokens[:, t - 2] + tokens[:, t - 1]
+            tokens[:, t] = np.searchsorted(steps, last + rng.random(rows), side="right") - n * last
         scored = np.broadcast_to(np.arange(self.length) >= 1, (rows, self.length))
         return Labelled(tokens[:, :-1].copy(), tokens[:, 1:].copy(), scored)
 
@@ -82,7 +82,9 @@ def _chain(kind: Words) -> tuple[np.ndarray, np.ndarray]:
     n = kind.words
     zipf = 1 / np.arange(1, n + 1)
     zipf /= zipf.sum()
-    chances = np.random.default_rng(kind.seed).dirichlet(kind.concentration * zipf, (n, n))
+    contexts = (1, n) if kind.order == 1 else (n, n)
+    drawn = np.random.default_rng(kind.seed).dirichlet(kind.concentration * zipf, contexts)
+    chances = np.broadcast_to(drawn, (n, n, n))
     pairs = np.outer(zipf, zipf)
     for _ in range(10_000):  # at a share of a thousandth of what is left each, or faster, this has long converged
         after = np.einsum("ab,abc->bc", pairs, chances)
@@ -90,6 +92,14 @@ def _chain(kind: Words) -> tuple[np.ndarray, np.ndarray]:
             break
         pairs = after
     return chances, pairs / pairs.sum()
+
+
+@functools.lru_cache(maxsize=4)
+def _steps(kind: Words) -> np.ndarray:
+    """`[words^3]`: the number of a pair plus the summed chances up to each word, so that one search draws all rows."""
+    sums = _chain(kind)[0].reshape(-1, kind.words).cumsum(-1)
+    sums[:, -1] = 1.0
+    return (sums + np.arange(len(sums))[:, None]).ravel()
 
 
 @dataclass(frozen=True)
