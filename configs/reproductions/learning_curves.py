@@ -47,7 +47,7 @@ def get_reproduction() -> Reproduction:
         minutes=6,
         not_covered="language, speech and images of the world: streams whose floor is known and is not fitted; rates "
         "and steps tuned for each size; models above 24 thousand parameters; the size that is needed was measured on "
-        "facts alone and is that of a loss above the floor within 10 % of the best. A pilot on seed 1 chose the streams",
+        "facts alone and is that of a loss above the floor within 10 % of the best. Pilots on seed 1 chose the streams",
         simulated=False,
         run=run,
     )
@@ -77,8 +77,8 @@ def curves(domain: str, model: ModelConfig, sizes: tuple[int, ...], quick: bool)
 
 def foretold(domain: str, losses: list[list[float]]) -> list[list[float]]:
     """(predicted, low, high) at each of TOLD, from the curves below; the floor is known."""
-    runs = pd.DataFrame({"tokens": np.tile(FITTED, len(losses)), "loss": np.ravel(losses)})
-    said = fit(HESTNESS, runs, fixed={"c": DOMAINS[domain].floor}).predict(0.9, tokens=np.array(TOLD, float))
+    runs = pd.DataFrame({"tokens": np.tile(FITTED, len(losses)) * float(LENGTH), "loss": np.ravel(losses)})
+    said = fit(HESTNESS, runs, fixed={"c": DOMAINS[domain].floor}).predict(0.9, tokens=np.array(TOLD) * float(LENGTH))
     return np.stack([said.mean, said.low, said.high], axis=1).tolist()
 
 
