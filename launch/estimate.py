@@ -53,6 +53,11 @@ class Estimate:
         return sum(self.seconds) + self.heldout_flops / self.speed
 
     @property
+    def device_hours(self) -> float:
+        """Hours of all devices of all workers."""
+        return self.worker_s * self.devices / 3600
+
+    @property
     def ends_s(self) -> float:
         """Seconds until the last trial ends, the held-out run after all others."""
         return self._begun + makespan(self.seconds, self.workers) + self.heldout_flops / self.speed
@@ -149,16 +154,20 @@ def _speed(directory: RunDirectory, trials: Sequence[Trial], where: Options) -> 
 
 def print_estimate(config: SweepConfig, path: Path, where: Options, device: str = "") -> int:
     """Print the estimate; always 0."""
-    e = estimate(config, path, where, device)
+    show(estimate(config, path, where, device), path)
+    return 0
+
+
+def show(e: Estimate, path: Path) -> None:
+    """Print an estimate of what will lie at `path`."""
     done = f", {e.finished} of them finished" if e.finished else ""
     print(f"trials        {e.trials}{done}, in {plural(len(e.seconds), 'stack')}")
     more = f", and {e.heldout_flops:.3g} of the held-out run" if e.heldout_flops else ""
     print(f"FLOPs         {e.flops:.4g} exact{more}")
     print(f"speed         {e.speed:.3g} FLOP/s per worker ({e.source})")
-    print(f"device-hours  {e.worker_s * e.devices / 3600:.3g}")
+    print(f"device-hours  {e.device_hours:.3g}")
     soonest = f"not before {duration(e.soonest_s)} in any order"
     print(
         f"ends after    {duration(e.ends_s)} on {plural(e.workers, 'worker')} ({soonest}), start and compiling included"
     )
     print(f"disk          {e.disk / 1e6:,.0f} MB at most; {e.free / 1e6:,.0f} MB are free at {path}")
-    return 0

@@ -121,11 +121,18 @@ def reproduce(reproduction: Reproduction, file: Path, path: Path, quick: bool, w
 
 def price(reproduction: Reproduction, path: Path, quick: bool, where: Options, device: str = "") -> int:
     """Print what every sweep of it would cost, and the minutes that are said of all of it; writes nothing."""
-    from launch.estimate import print_estimate
+    from launch import estimate
 
+    hours = 0.0
     for number, config in enumerate(reproduction.planned(quick)):
         print(f"sweep         {config.name}")
-        print_estimate(config.anchored(Path.cwd()), path / "sweeps" / f"_{number}", where, device)
+        place = path / "sweeps" / f"_{number}"
+        found = estimate.estimate(config.anchored(Path.cwd()), place, where, device)
+        estimate.show(found, place)
+        hours += found.device_hours
+    if device:
+        print(f"in all        {hours:.3g} device-hours of {device} for its sweeps")
+        return 0
     rest = "" if reproduction.planned(quick) else "; it trains no sweep"
     print(f"in all        about {reproduction.minutes:g} minutes on two cores, as its file says{rest}")
     return 0

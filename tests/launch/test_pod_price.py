@@ -52,6 +52,8 @@ def test_three_numbers_make_a_pods_experiment_which_is_priced(
     assert all(f"{speed:.3g} FLOP/s" in line and "8 x v5e" in line for line in told) and len(told) == len(sweeps)
     hours = [float(line.split()[1]) for line in lines if line.startswith("device-hours")]
     assert all(h >= 8 * f / speed / 3600 * 0.99 for h, f in zip(hours, flops, strict=True))
+    assert lines[-1].startswith("in all") and lines[-1].endswith("device-hours of v5e for its sweeps")
+    assert float(lines[-1].split()[2]) == pytest.approx(sum(hours), rel=0.02)  # three digits each
     assert not (tmp_path / "work").exists()
 
 
