@@ -13,6 +13,7 @@ from scaling.registered import COVERED, LEVEL, Registered, table
 
 PAGE, LAWS = KEPT.parent / "README.md", KEPT.parent / "laws.md"
 BLOCK = re.compile(r"(?<=<!-- predictions -->\n).*?(?=<!-- /predictions -->)", re.DOTALL)
+FEW = 20  # predictions, of which one more or less that holds moves the share by 5 points or more
 _CALIBRATION = re.compile(r"(?<=<!-- calibration -->\n).*?(?=<!-- /calibration -->)", re.DOTALL)
 
 
@@ -74,8 +75,13 @@ def summary(entries: Sequence[Entry]) -> str:
 
 
 def _verdict(rows: Sequence[Row]) -> str:
+    """Which of the sums lie where they should, and which are of too few predictions to say."""
     low, high = COVERED
-    outside = [row for row in rows if not low <= row.held / row.count <= high]
-    names = ", ".join(row.origin.split("]")[0].strip("[*").partition("*")[0] for row in outside)
-    asked = f"{low:.0%} to {high:.0%}"
-    return f"Outside of {asked}: {names}." if outside else f"The shares of all of these lie within {asked}."
+    words = []
+    for row in rows:
+        name = row.origin.split("]")[0].strip("[*").partition("*")[0]
+        few = row.count < FEW
+        inside = low <= row.held / row.count <= high
+        said = f"too few to say, {row.count}" if few else "as it should be" if inside else "outside"
+        words.append(f"{name}: {said}")
+    return f"Between {low:.0%} and {high:.0%} is as it should be. {'; '.join(words)}."

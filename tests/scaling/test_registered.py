@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,9 @@ def test_the_table_names_what_lies_outside_of_the_range(tmp_path: Path) -> None:
     one = Finding("coin", (), "c", "s", 0.7, (0.6, 0.8), 0.5, "share", predictions=TOLD)
     coin = Reproduction("coin", (), "c", "s", 0.5, "share", 1, "n", True, lambda work: None)  # type: ignore[arg-type,return-value]
     text = foretold.summary([Entry(coin, (one,))])
-    assert "| [coin](reproductions.md#coin) | 3 | 33% |" in text and "Outside of 80% to 97%: the gallery." in text
+    assert "| [coin](reproductions.md#coin) | 3 | 33% |" in text and "the gallery: too few to say, 3" in text
+    many = foretold.summary([Entry(coin, (replace(one, predictions=TOLD * 7),))])
+    assert "the gallery: outside; laws on published runs: as it should be; all: as it should be." in many
     page = tmp_path / "laws.md"
     page.write_text(
         "<!-- calibration -->\n| runs | cuts | tested on | covered | width | score |\n|---|---|---|---|---|---|\n"
