@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from scaling import finding, registered
 from scaling.finding import Finding
 from scaling.registered import Registered
 from scaling.reproduction import Measured, Reproduction
+from scaling.sweep import heldout
+from scaling.sweep.directory import RunDirectory
+from scaling.sweep.results import COLUMNS
 
 TOLD = (
     Registered("small", 2.0, 1.8, 2.2, 2.1),
@@ -79,6 +83,20 @@ def test_predictions_are_kept_with_the_finding_and_the_measurement(tmp_path: Pat
 def test_a_prediction_that_says_nothing_is_refused(wrong: tuple) -> None:
     with pytest.raises(ConfigError):
         Registered("coin", *wrong)
+
+
+def test_a_sweep_counts_what_it_foretold_of_runs_that_were_trained_afterwards(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "dense")
+    directory.path.mkdir()
+    line = {"inputs": {"flops": 2e12}, "mean": 1.5, "low": 1.4, "high": 1.6, "interval": 0.9, "fitted_on": 9}
+    rows = {"before": ("done", 1.55), "late": ("done", 1.5), "failed": ("failed", None)}
+    told = [line | {"trial": name} | ({"late": True} if name == "late" else {}) for name in (*rows, "waiting")]
+    text = "".join(json.dumps(one) + "\n" for one in told)
+    (directory.path / "predictions.jsonl").write_text(text)
+    for name, (status, loss) in rows.items():
+        row = {"trial": name, "status": status, "loss": loss, "seed": 0, "params": 1, "flops": 2e12}
+        directory.results.add(dict.fromkeys(COLUMNS) | row)
+    assert heldout.registered(directory) == [Registered("dense, 2e+12 FLOPs", 1.5, 1.4, 1.6, 1.55)]
 
 
 def test_nothing_is_foretold_of_what_is_there(tmp_path: Path) -> None:
