@@ -80,8 +80,8 @@ def _verdict(rows: Sequence[Row]) -> str:
     words = []
     for row in rows:
         name = row.origin.split("]")[0].strip("[*").partition("*")[0]
-        few = row.count < FEW
-        inside = low <= row.held / row.count <= high
-        said = f"too few to say, {row.count}" if few else "as it should be" if inside else "outside"
+        share = row.held / row.count
+        said = "too narrow" if share < low else "too wide" if share > high else "as they should be"
+        said = said if row.count >= FEW else f"too few to say, {row.count}"
         words.append(f"{name}: {said}")
-    return f"Between {low:.0%} and {high:.0%} is as it should be. {'; '.join(words)}."
+    return f"Where {low:.0%} to {high:.0%} hold, intervals are as they should be. {'; '.join(words)}."
