@@ -42,6 +42,7 @@ class Series:
     folder: Path
     lines: list[Line]
     begun: float = 0.0  # seconds of the clock at which the one that runs was started
+    since: str = ""  # the same in words
 
     @classmethod
     def of(cls, entries: Sequence[Entry], folder: Path) -> Series:
@@ -53,11 +54,11 @@ class Series:
                 line.state, line.found = "done", finding.read(path)[0]
         return series
 
-    def run(self, one: Callable[[str, Path], Finding], clock: Callable[[], float] = time.time) -> int:
+    def run(self, one: Callable[[str, Path], Finding], clock: Callable[[], float] = time.monotonic) -> int:
         """Run each in turn, `one` by name and directory; the number of those that failed, which stop nothing."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for line in self.lines:
-            line.state, self.begun = "runs", clock()
+            line.state, self.begun, self.since = "runs", clock(), f"{datetime.now():%H:%M}"
             self.show(clock())
             try:
                 line.found, line.state = one(line.name, self.folder / line.name), "done"
@@ -79,7 +80,7 @@ class Series:
         """Write the page."""
         count = {state: sum(line.state == state for line in self.lines) for state in ("done", "failed")}
         over = count["done"] + count["failed"] == len(self.lines)
-        end = datetime.fromtimestamp(now) + timedelta(minutes=self.left(now))
+        end = datetime.now() + timedelta(minutes=self.left(now))
         rest = "" if over else f"; {self.left(now):.0f} minutes left, until about {end:%d %B, %H:%M}"
         failed = f", {count['failed']} failed" if count["failed"] else ""
         head = paragraph(f"{count['done']} of {len(self.lines)} done{failed}{rest}", class_="headline")
@@ -92,7 +93,7 @@ class Series:
         name = element("a", line.name, href=f"{line.name}/finding.html") if found else line.name
         state = badge(found.verdict, VERDICTS[found.verdict]) if found else badge(line.state, "plain")
         if line.state == "runs":
-            state = badge(f"runs since {datetime.fromtimestamp(self.begun):%H:%M}", "plain")
+            state = badge(f"runs since {self.since}", "plain")
         took = line.minutes if found is None or found.minutes is None else found.minutes
         seen = found.seen() if found else line.note
         return {"reproduction": name, "state": state, "seen": seen, "minutes": f"{took:.2g}", "claim": line.claim}
