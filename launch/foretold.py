@@ -83,5 +83,5 @@ def _verdict(rows: Sequence[Row]) -> str:
         share = row.held / row.count
         said = "too narrow" if share < low else "too wide" if share > high else "as they should be"
         said = said if row.count >= FEW else f"too few to say, {row.count}"
-        words.append(f"{name}: {said}")
-    return f"Where {low:.0%} to {high:.0%} hold, intervals are as they should be. {'; '.join(words)}."
+        words.append(f"- {name}: {said}")
+    return "\n".join([f"Where {low:.0%} to {high:.0%} hold, intervals are as they should be:", "", *words])

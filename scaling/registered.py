@@ -55,6 +55,12 @@ def of_json(value: dict[str, Any]) -> Registered:
     return Registered(**{name: value[name] for name in SHAPE})
 
 
+def tested(of: str, said: Sequence[float], measured: float, level: float = LEVEL) -> Registered:
+    """What was said of a run, (predicted, low, high), with what it measured."""
+    predicted, low, high = map(float, said)
+    return Registered(of, predicted, low, high, float(measured), level)
+
+
 def table(found: Sequence[Registered]) -> pd.DataFrame:
     """One row each, with the columns of a held-out test: measured, predicted, low, high, inside, width and score
     relative to the prediction, and the interval that is asked."""

@@ -19,14 +19,14 @@ from models.config import Layer, ModelConfig
 from models.mixers import MLSTM
 from scaling.fitting.fit import fit
 from scaling.laws.hestness import HESTNESS
-from scaling.registered import Registered
+from scaling.registered import tested
 from scaling.reproduction import Measured, Reproduction, Workspace, least
 from scaling.tasks.learning_curve import learning_curve, needed
 from scaling.tasks.probe import LATE
 from scaling.tasks.streams import Facts, Tags, Words
 from scaling.train.config import TrainConfig
 
-DOMAINS = {"words": Words(concentration=4.0), "facts": Facts(), "tags": Tags()}
+DOMAINS: dict[str, Words | Facts | Tags] = {"words": Words(concentration=4.0), "facts": Facts(), "tags": Tags()}
 PATTERNS = {"attention": (Layer(),), "mlstm": (Layer(MLSTM(block=32)),)}
 VOCAB, LENGTH, WIDTH, STEPS, TESTED = 64, 32, 16, 300, 512
 FITTED, TOLD, SEEDS = (32, 64, 128, 256), (512, 1024), (11, 12, 13)
@@ -96,7 +96,7 @@ def run(work: Workspace) -> Measured:
             said = work.foretell(f"{name}_large", lambda: foretold(domain, small))  # noqa: B023
             large = np.array(work.keep(f"{name}_large", lambda: one(TOLD, work.quick)))  # noqa: B023
             found[domain, pattern] = np.concatenate([small, large], axis=1)
-            told += [Registered(f"{domain}, {pattern}, {m} rows, seed {seed}", *numbers, float(loss))
+            told += [tested(f"{domain}, {pattern}, {m} rows, seed {seed}", numbers, loss)
                      for m, numbers, column in zip(TOLD, said, large.T, strict=True)
                      for seed, loss in zip(SEEDS, column, strict=False)]  # fmt: skip
             work.say(f"{name}: exponents {exponents(domain, found[domain, pattern]).round(3).tolist()}")

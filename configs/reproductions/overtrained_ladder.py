@@ -15,7 +15,7 @@ from models import counts
 from models.config import ModelConfig
 from scaling.fitting.fit import fit
 from scaling.laws.overtraining import OVERTRAINING
-from scaling.registered import Registered
+from scaling.registered import tested
 from scaling.reproduction import Measured, Reproduction, Workspace, least
 from scaling.tasks.learning_curve import held_out
 from scaling.tasks.probe import LATE, learned
@@ -61,7 +61,8 @@ def train_of(cell: Cell, seed: int, quick: bool) -> TrainConfig:
 
 def losses(cells: tuple[Cell, ...], quick: bool) -> list[list[float]]:
     """Held-out nats/token of every cell and seed."""
-    test, found = STREAM.draw(np.random.default_rng(LATE), TESTED), []
+    test = STREAM.draw(np.random.default_rng(LATE), TESTED)
+    found: list[list[float]] = []
     for cell in cells:
         model = model_of(cell[0])
         found.append([])
@@ -104,7 +105,7 @@ def run(work: Workspace) -> Measured:
     n = len(TARGETS)
     effect, interval = least([*(WITHIN - errors[:n]), *(still - errors)[:n]])
     told = [
-        Registered(f"width {width}, {ratio} tokens per parameter, seed {seed}", *numbers, float(loss))
+        tested(f"width {width}, {ratio} tokens per parameter, seed {seed}", numbers, loss)
         for (width, ratio), numbers, line in zip(cells, said["interval"], large, strict=True)
         for seed, loss in zip(SEEDS, line, strict=False)
     ]

@@ -12,7 +12,7 @@ from models import counts
 from models.errors import ConfigError, require
 from models.serialize import to_json
 from scaling.kept import write_atomically
-from scaling.registered import Registered
+from scaling.registered import Registered, tested
 from scaling.sweep.card import git_commit
 from scaling.sweep.config import SweepConfig
 from scaling.sweep.directory import RunDirectory
@@ -102,8 +102,8 @@ def registered(directory: RunDirectory) -> list[Registered]:
         row = directory.results.get(line["trial"])
         if row and row["status"] == "done" and not line.get("late"):
             name = f"{directory.path.name}, {line['inputs']['flops']:.2g} FLOPs"
-            numbers = (line["mean"], line["low"], line["high"], row["loss"])
-            found.append(Registered(name, *map(float, numbers), level=float(line["interval"])))
+            said = (line["mean"], line["low"], line["high"])
+            found.append(tested(name, said, row["loss"], float(line["interval"])))
     return found
 
 

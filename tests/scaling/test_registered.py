@@ -60,7 +60,7 @@ def test_the_table_names_what_lies_outside_of_the_range(tmp_path: Path) -> None:
     text = foretold.summary([Entry(coin, (one,))])
     assert "| [coin](reproductions.md#coin) | 3 | 33% |" in text and "the gallery: too few to say, 3" in text
     many = foretold.summary([Entry(coin, (replace(one, predictions=TOLD * 7),))])
-    assert "the gallery: too narrow; laws on published runs: as they should be; all: as they should be." in many
+    assert "- the gallery: too narrow\n- laws on published runs: as they should be\n- all: as they should be" in many
     page = tmp_path / "laws.md"
     page.write_text(
         "<!-- calibration -->\n| runs | cuts | tested on | covered | width | score |\n|---|---|---|---|---|---|\n"
