@@ -55,7 +55,7 @@ def of_json(value: dict[str, Any]) -> Registered:
     return Registered(**{name: value[name] for name in SHAPE})
 
 
-def tested(of: str, said: Sequence[float], measured: float, level: float = LEVEL) -> Registered:
+def of_run(of: str, said: Sequence[float], measured: float, level: float = LEVEL) -> Registered:
     """What was said of a run, (predicted, low, high), with what it measured."""
     predicted, low, high = map(float, said)
     return Registered(of, predicted, low, high, float(measured), level)

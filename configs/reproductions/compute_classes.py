@@ -18,7 +18,7 @@ from models.config import Layer, ModelConfig
 from models.mixers import MLSTM
 from scaling.fitting.fit import fit
 from scaling.laws.hestness import HESTNESS
-from scaling.registered import tested
+from scaling.registered import of_run
 from scaling.reproduction import Measured, Reproduction, Workspace, t_interval
 from scaling.sweep.classes import crossing, steps_in, throughput
 from scaling.tasks.learning_curve import held_out
@@ -117,7 +117,7 @@ def run(work: Workspace) -> Measured:
     apart = (np.log(excess["quasi-LSTM"]) - np.log(excess["transformer"])).T  # [seeds, classes]
     place, ends = crossing(np.log(classes), apart)
     told = [
-        tested(f"{pattern} of width {width}, {TOLD[0]:g} s, seed {seed}", numbers, loss)
+        of_run(f"{pattern} of width {width}, {TOLD[0]:g} s, seed {seed}", numbers, loss)
         for (pattern, width), numbers, line in zip(models(), said, np.array(long)[:, 0], strict=True)
         for seed, loss in zip(SEEDS, line, strict=True)
     ]

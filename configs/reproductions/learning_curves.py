@@ -19,7 +19,7 @@ from models.config import Layer, ModelConfig
 from models.mixers import MLSTM
 from scaling.fitting.fit import fit
 from scaling.laws.hestness import HESTNESS
-from scaling.registered import tested
+from scaling.registered import of_run
 from scaling.reproduction import Measured, Reproduction, Workspace, least
 from scaling.tasks.learning_curve import learning_curve, needed
 from scaling.tasks.probe import LATE
@@ -96,7 +96,7 @@ def run(work: Workspace) -> Measured:
             said = work.foretell(f"{name}_large", lambda: foretold(domain, small))  # noqa: B023
             large = np.array(work.keep(f"{name}_large", lambda: one(TOLD, work.quick)))  # noqa: B023
             found[domain, pattern] = np.concatenate([small, large], axis=1)
-            told += [tested(f"{domain}, {pattern}, {m} rows, seed {seed}", numbers, loss)
+            told += [of_run(f"{domain}, {pattern}, {m} rows, seed {seed}", numbers, loss)
                      for m, numbers, column in zip(TOLD, said, large.T, strict=True)
                      for seed, loss in zip(SEEDS, column, strict=False)]  # fmt: skip
             work.say(f"{name}: exponents {exponents(domain, found[domain, pattern]).round(3).tolist()}")

@@ -15,7 +15,7 @@ from models import counts
 from models.config import ModelConfig
 from scaling.fitting.fit import fit
 from scaling.laws.overtraining import OVERTRAINING
-from scaling.registered import tested
+from scaling.registered import of_run
 from scaling.reproduction import Measured, Reproduction, Workspace, least
 from scaling.tasks.learning_curve import held_out
 from scaling.tasks.probe import LATE, learned
@@ -105,7 +105,7 @@ def run(work: Workspace) -> Measured:
     n = len(TARGETS)
     effect, interval = least([*(WITHIN - errors[:n]), *(still - errors)[:n]])
     told = [
-        tested(f"width {width}, {ratio} tokens per parameter, seed {seed}", numbers, loss)
+        of_run(f"width {width}, {ratio} tokens per parameter, seed {seed}", numbers, loss)
         for (width, ratio), numbers, line in zip(cells, said["interval"], large, strict=True)
         for seed, loss in zip(SEEDS, line, strict=False)
     ]

@@ -12,7 +12,7 @@ from models import counts
 from models.errors import ConfigError, require
 from models.serialize import to_json
 from scaling.kept import write_atomically
-from scaling.registered import Registered, tested
+from scaling.registered import Registered, of_run
 from scaling.sweep.card import git_commit
 from scaling.sweep.config import SweepConfig
 from scaling.sweep.directory import RunDirectory
@@ -103,7 +103,7 @@ def registered(directory: RunDirectory) -> list[Registered]:
         if row and row["status"] == "done" and not line.get("late"):
             name = f"{directory.path.name}, {line['inputs']['flops']:.2g} FLOPs"
             said = (line["mean"], line["low"], line["high"])
-            found.append(tested(name, said, row["loss"], float(line["interval"])))
+            found.append(of_run(name, said, row["loss"], float(line["interval"])))
     return found
 
 
