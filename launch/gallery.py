@@ -16,6 +16,11 @@ _REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDER = _REPOSITORY / "configs" / "reproductions"
 KEPT = _REPOSITORY / "docs" / "reproductions"
 FUNCTION = "get_reproduction"
+GROUPS = ("all", "training")
+TRAINING = frozenset({  # methods whose claims are of data, laws, sweeps and synthetic corpora
+    15, 16, 23, 27, 33, 36, 37, 55, 56, 58, 91, 128, 129, 132, 133, 139, 153, 195, 210, 227, 229, 230, 231, 238, 241,
+    243, 247, 252, 261, 266,
+})  # fmt: skip
 COMMAND = "python -m launch.reproduce {name} --workdir runs/reproductions/{name}"
 _TOP = """# Reproductions
 
@@ -36,6 +41,12 @@ class Entry:
 
     reproduction: Reproduction
     findings: tuple[Finding, ...]
+
+    @property
+    def minutes(self) -> float:
+        """What it took, or takes as its file says where it was not run."""
+        took = [one.minutes for one in self.findings if one.minutes is not None]
+        return sum(took) if took else self.reproduction.minutes
 
     def to_json(self) -> list[dict[str, Any]]:
         """The findings, or what is known before there is one, under the same names."""
@@ -89,6 +100,12 @@ def kept_findings(name: str) -> tuple[Finding, ...]:
 def entries() -> list[Entry]:
     """All reproductions with their kept findings, in the order of their names."""
     return [Entry(load(name), kept_findings(name)) for name in names()]
+
+
+def members(group: str) -> list[Entry]:
+    """The reproductions of one of GROUPS, the shortest first, so that a night that ends early has most of them."""
+    found = [one for one in entries() if group == "all" or TRAINING & set(one.reproduction.methods)]
+    return sorted(found, key=lambda one: one.minutes)
 
 
 def page(found: list[Entry]) -> str:

@@ -30,7 +30,7 @@ from models.errors import ConfigError, printable, require
 from scaling.report import numbers, plots
 from scaling.report.budgets import budgets
 from scaling.report.figures import Drawing
-from scaling.report.html import Html, Section, badge, element, join, page, paragraph, picture, table
+from scaling.report.html import Html, Section, badge, element, join, page, paragraph, picture, refreshing, table
 from scaling.sweep.directory import RETRY
 from scaling.train.metrics import read_rows
 
@@ -110,7 +110,7 @@ class Page:
         if kind == "json":
             return code, json.dumps({"error": words})
         section = Section("now", "Now", paragraph(f"{words} (tried again every {REFRESH_S} s)"))
-        return code, _refreshing(page(self.directory.resolve().name, "cannot be shown", [section], ""))
+        return code, refreshing(page(self.directory.resolve().name, "cannot be shown", [section], ""), REFRESH_S)
 
     def html(self) -> str:
         """The page as it is now."""
@@ -127,7 +127,8 @@ class Page:
             ]
             body = join([table(rows, ("trial", "state", "reason")), paragraph(RETRY, class_="note")])
             sections.append(Section("failures", "Failures", body))
-        return _refreshing(page(found.name, _subtitle(found), [Section("now", "Now", _tiles(found)), *sections], ""))
+        sections = [Section("now", "Now", _tiles(found)), *sections]
+        return refreshing(page(found.name, _subtitle(found), sections, ""), REFRESH_S)
 
     def json(self) -> str:
         """The same as JSON."""
@@ -213,13 +214,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Nothing: requests would fill the terminal, and carry the token."""
-
-
-def _refreshing(text: str) -> str:
-    """A page of a report as one that shows itself again every few seconds."""
-    refresh = element("meta", http_equiv="refresh", content=str(REFRESH_S))
-    text = text.replace("<head>", f"<head>{refresh}", 1)
-    return text.replace(": isoflop report</title>", ": isoflop status</title>")
 
 
 def _finite(value: Any) -> Any:

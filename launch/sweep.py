@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from launch import cli, distributed, environment, worker
 from launch.executors import choice
 from launch.executors.executor import Order
-from models.errors import ConfigError
+from models.errors import ConfigError, require
 
 if TYPE_CHECKING:
     from launch.executors.choice import Options
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from scaling.sweep.trial import Trial
 
 POLL_S = 0.5
+DEVICE = "with --dry_run: price this accelerator, such as v5e or h100, as many of it as the mesh asks for"
 FLAGS = cli.new_flags(config=True)
 cli.DEFINE_string("workdir", None, "run directory: made, or continued", flag_values=FLAGS, required=True)
 cli.DEFINE_bool("dry_run", False, "Say what the sweep would cost, and end.", flag_values=FLAGS)
+cli.DEFINE_string("device", "", DEVICE, flag_values=FLAGS)
 cli.DEFINE_multi_string("track", [], "mirror metrics to wandb or mlflow; may be repeated", flag_values=FLAGS)
 choice.define_flags(FLAGS)
 cli.DEFINE_string("profile", "", "directory for a profiler trace of each worker's first stack", flag_values=FLAGS)
@@ -45,18 +47,20 @@ def kinds() -> tuple[type, ...]:
     return (SweepConfig,)
 
 
-def main(config: SweepConfig, workdir: str, profile: str, dry_run: bool, track: list[str], **group: Any) -> int:
+def main(config: SweepConfig, workdir: str, profile: str, dry_run: bool, device: str, track: list[str],
+         **group: Any) -> int:  # fmt: skip
     where = choice.options(group)
+    require(dry_run or not device, "--device", "is for --dry_run, which prices it", "leave it out")
     if dry_run:
         environment.limit_threads(config.threads)  # a worker's speed is measured here
-        return rehearse(config, Path(workdir), where)
+        return rehearse(config, Path(workdir), where, device)
     with distributed.joined(**group) as together:
         if together:
             environment.limit_threads(config.threads)
         return run_sweep(config, Path(workdir), profile=profile, together=together, where=where, track=track)
 
 
-def rehearse(config: SweepConfig, path: Path, where: Options) -> int:
+def rehearse(config: SweepConfig, path: Path, where: Options, device: str = "") -> int:
     """Check all that a run would check, then print the data and the cost; writes nothing but the cache of tokens."""
     from launch.estimate import print_estimate
     from launch.preflight import about
@@ -72,7 +76,7 @@ def rehearse(config: SweepConfig, path: Path, where: Options) -> int:
         records = check(crew, config.trials(), by_workers=True)
     directory.check_data({key: record["digest"] for key, record in records.items()}, known=False)
     print(cli.printable("\n".join(about(records))))
-    return print_estimate(config, path, where)
+    return print_estimate(config, path, where, device)
 
 
 def run_sweep(

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from launch import cli
 from launch.executors.choice import Options
 from models.errors import ConfigError, require
-from scaling import kept
+from scaling import kept, registered
 from scaling.reproduction import NAME, Measured
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 OWNER, MEASURED, CLOCK = "reproduction.json", "measured.json", "clock.json"
 SHARED = "_shared"
 _OWNER: kept.Shape = {"name": str, "quick": bool, "digest": str}
-_MEASURED: kept.Shape = {"effect": float, "interval": [float], "flops": float, "details": dict}
+_MEASURED: kept.Shape = {
+    "effect": float, "interval": [float], "flops": float, "details": dict, "predictions?": [registered.SHAPE],
+}  # fmt: skip
 
 
 @dataclass
@@ -112,6 +114,16 @@ class Directory:
             self.tick()
         return kept.opened(kept.read(path, dict), path)["value"]
 
+    def foretell(self, name: str, make: Callable[[], Any]) -> Any:
+        """Keep what is said of a sweep or a kept value; ConfigError once that is there."""
+        _check(name)
+        told = f"foretold_{name}"
+        there = [p for p in (self.folder / "sweeps" / name, self.folder / "kept" / f"{name}.json") if p.exists()]
+        problem = "is there already, so that nothing can be foretold of it"
+        if not (self.folder / "kept" / f"{told}.json").is_file():
+            require(not there, f"{self.name}.{name}", problem, "start in a new directory")
+        return self.keep(told, make)
+
     def measured(self) -> Measured | None:
         """What `run` returned, once it has."""
         path = self.folder / MEASURED
@@ -119,7 +131,8 @@ class Directory:
             return None
         value = kept.opened(kept.read(path, _MEASURED), path)
         low, high = value["interval"]
-        return Measured(value["effect"], (low, high), value["flops"], value["details"])
+        told = tuple(map(registered.of_json, value.get("predictions", [])))
+        return Measured(value["effect"], (low, high), value["flops"], value["details"], told)
 
     def write_measured(self, measured: Measured) -> None:
         """Keep what `run` returned; ConfigError when its numbers are not finite."""
@@ -127,7 +140,9 @@ class Directory:
         fix = "return finite numbers; a comparison that is impossible here says so with a wide interval"
         require(all(map(math.isfinite, numbers)), f"{self.name}.run", f"returned {numbers}", fix)
         effect, low, high, flops = numbers
+        told = [one.to_json() for one in measured.predictions]
         value = {"effect": effect, "interval": [low, high], "flops": flops, "details": measured.details}
+        value |= {"predictions": told} if told else {}
         kept.write_atomically(self.folder / MEASURED, json.dumps(kept.sealed(value), indent=1))
 
     def tick(self, trained: str = "", seconds: float = 0.0) -> None:

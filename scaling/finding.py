@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from models.errors import require
-from scaling import kept
+from scaling import kept, registered
+from scaling.registered import Registered
 
 Verdict = Literal["holds", "does not hold", "cannot tell"]
 SUFFIX = ".json"
@@ -27,7 +28,8 @@ SHAPE: kept.Shape = {
     "name": str, "methods": [int], "claim": str, "source": str, "verdict": str, "effect": _NUMBER,
     "interval": [_NUMBER], "smallest_effect": float, "unit": str, "minutes": _NUMBER, "flops": _NUMBER,
     "command": str, "commit": (str, None), "machine": str, "simulated": bool, "not_covered": str,
-}  # fmt: skip
+}
+FORETOLD: kept.Shape = {"predictions?": [registered.SHAPE]}  # fmt: skip
 
 
 def decide(interval: tuple[float, float], smallest_effect: float) -> Verdict:
@@ -45,7 +47,7 @@ class Finding:
     effect, interval, smallest_effect: in `unit`; NaN where nothing could be seen. methods: numbers of the published
     methods that the claim belongs to. minutes, flops: what it took, None where it is one of several findings of a run
     that says so itself. simulated: its numbers are those of a simulation, not of trained models. not_covered: what the
-    small form leaves out.
+    small form leaves out. predictions: what was foretold of its runs before they were measured.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Finding:
     machine: str = ""
     simulated: bool = False
     not_covered: str = ""
+    predictions: tuple[Registered, ...] = ()
 
     def __post_init__(self) -> None:
         low, high = self.interval
@@ -86,7 +89,8 @@ class Finding:
         return f"{self.numbers(digits)} {self.unit}"
 
     def to_json(self) -> dict[str, Any]:
-        """The finding with the names that docs/reproductions.md promises; null for what is not known."""
+        """The finding with the names that docs/gallery.md promises; null for what is not known."""
+        told = {"predictions": [one.to_json() for one in self.predictions]} if self.predictions else {}
         return {
             "name": self.name,
             "methods": list(self.methods),
@@ -104,18 +108,19 @@ class Finding:
             "machine": self.machine,
             "simulated": self.simulated,
             "not_covered": self.not_covered,
-        }
+        } | told
 
 
 def of_json(value: dict[str, Any], place: str | Path = "finding") -> Finding:
     """What `Finding.to_json` gave; ConfigError when its verdict is not what its numbers say."""
-    fault = kept.misshapen(value, SHAPE)
+    fault = kept.misshapen(value, SHAPE | FORETOLD)
     require(not fault, str(place), f"is damaged ({fault})", FIX)
     require(len(value["interval"]) == 2, str(place), "is damaged (its interval has no two ends)", FIX)
     fields = {name: value[name] for name in SHAPE if name != "verdict"}
     low, high = (_read(end) for end in value["interval"])
     fields |= {"methods": tuple(value["methods"]), "effect": _read(value["effect"]), "interval": (low, high)}
-    finding = Finding(**fields)
+    told = tuple(map(registered.of_json, value.get("predictions", [])))
+    finding = Finding(**fields, predictions=told)
     problem = f"is damaged (it says {value['verdict']!r}, and its interval says {finding.verdict!r})"
     require(value["verdict"] == finding.verdict, str(place), problem, FIX)
     return finding

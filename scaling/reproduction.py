@@ -24,6 +24,7 @@ import numpy as np
 
 from models.errors import require
 from scaling.finding import Finding
+from scaling.registered import Registered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,6 +63,12 @@ class Workspace(Protocol):
     def keep(self, name: str, make: Callable[[], JSON]) -> JSON:
         """What `make` gives, computed once and kept on disk."""
 
+    def foretell(self, name: str, make: Callable[[], JSON]) -> JSON:
+        """What `make` says of the sweep or the kept value called `name`, kept like any other before that is there.
+
+        Raises ConfigError when it is there already: what is said then tests nothing.
+        """
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -70,13 +77,14 @@ class Measured:
     effect, interval: in the reproduction's unit, positive where the claim says so. flops: of all that ran, training and
     sampling; 0 for arithmetic on given numbers. details: any JSON that a reader may ask for. Its `curves`, if there are
     any, are drawn: a list of panels {"x": label, "y": label, "log": "", "x", "y" or "xy", "lines": {name: {"x": [...],
-    "y": [...], "low"?: [...], "high"?: [...]}}}.
+    "y": [...], "low"?: [...], "high"?: [...]}}}. predictions: of single runs, made before they were trained.
     """
 
     effect: float
     interval: tuple[float, float]
     flops: float
     details: dict[str, JSON] = field(default_factory=dict)
+    predictions: tuple[Registered, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,8 @@ class Reproduction:
         least = float(self.smallest_effect)
         return Finding(
             self.name, self.methods, self.claim, self.source, effect, (low, high), least, self.unit,
-            flops=float(measured.flops), simulated=self.simulated, not_covered=self.not_covered, **run,
+            flops=float(measured.flops), simulated=self.simulated, not_covered=self.not_covered,
+            predictions=measured.predictions, **run,
         )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import gallery
+from launch import foretold, gallery
 from launch.estimate import estimate
 from launch.executors.choice import Options
 from launch.reproduce import reproduce
@@ -21,6 +21,15 @@ METHODS = set(range(1, 270)) - GAPS  # numbers of the published methods
 
 def test_the_page_of_reproductions_is_what_the_kept_findings_say() -> None:
     assert PAGE.read_text(encoding="utf-8") == gallery.page(gallery.entries()), REFRESH
+
+
+def test_the_front_page_of_the_docs_says_how_often_kept_predictions_held() -> None:
+    block = foretold.BLOCK.search(foretold.PAGE.read_text(encoding="utf-8"))
+    assert block is not None and block[0] == foretold.summary(gallery.entries()), REFRESH
+
+
+def test_the_training_gallery_takes_one_night() -> None:
+    assert sum(entry.minutes for entry in gallery.members("training")) <= 600
 
 
 def test_every_reproduction_has_a_line_and_every_kept_finding_a_reproduction() -> None:
@@ -61,4 +70,7 @@ def test_a_reproduction_without_training_runs_quickly_to_a_finding(name: str, tm
 
 
 if __name__ == "__main__":
-    PAGE.write_text(gallery.page(gallery.entries()), encoding="utf-8")
+    found = gallery.entries()
+    PAGE.write_text(gallery.page(found), encoding="utf-8")
+    front = foretold.BLOCK.sub(lambda _: foretold.summary(found), foretold.PAGE.read_text(encoding="utf-8"))
+    foretold.PAGE.write_text(front, encoding="utf-8")

@@ -17,10 +17,13 @@ from models.channels import Dense, Experts
 from models.config import Layer, ModelConfig
 from models.mixers import Attention, Delta, Latent, Linear, Mamba2
 from models.presets import ladder
+from models.sharding import MeshConfig
 from models.wiring import Ladder, Parallel
 from scaling.fitting.multiplier import Multipliers, compute_multipliers
 from scaling.reproduction import Measured, Reproduction, Workspace
 from scaling.sweep.config import Prediction, SweepConfig
+from scaling.sweep.directory import RunDirectory
+from scaling.sweep.heldout import registered
 from scaling.sweep.isoflop import Isoflop
 from scaling.train.config import TrainConfig
 
@@ -42,7 +45,9 @@ MODELS: dict[str, ModelConfig] = {
     "ladder": dataclasses.replace(BASE, wiring=Ladder()),
 } | {name: dataclasses.replace(BASE, pattern=pattern) for name, pattern in PATTERNS.items()}
 FORETOLD = ("dense", "delta")
-BUDGETS, WIDTHS = (3e10, 6e10, 1.2e11, 2.4e11), (8, 12, 16, 20, 24, 32, 40, 48)
+WIDTHS = (8, 12, 16, 20, 24, 32, 40, 48)
+BUDGETS = (3e10, 6e10, 1.2e11, 2.4e11)  # FLOPs of a run, which its tokens follow from
+MESH = MeshConfig()
 
 
 def get_reproduction() -> Reproduction:
@@ -65,7 +70,7 @@ def planned(quick: bool) -> Sequence[SweepConfig]:
     )  # fmt: skip
     foretold = Prediction(factor=8.0, widths=(32, 40, 48, 56, 64, 80))
     return [
-        SweepConfig(name=name, model=model, train=train, isoflop=plan,
+        SweepConfig(name=name, model=model, train=train, mesh=MESH, isoflop=plan,
                     prediction=foretold if name in FORETOLD and not quick else None)
         for name, model in MODELS.items()
     ]  # fmt: skip
@@ -80,7 +85,9 @@ def run(work: Workspace) -> Measured:
     work.say(found.summary())
     low, high = (float(found.table.loc["experts", end]) - 1 for end in ("low", "high"))
     effect = float(found.table.multiplier["experts"]) - 1
-    return Measured(effect, (low, high), float(runs["flops"].sum()), details(found))
+    sweeps = [RunDirectory(work.folder / "sweeps" / name) for name in FORETOLD]
+    told = tuple(one for sweep in sweeps for one in registered(sweep))
+    return Measured(effect, (low, high), float(runs["flops"].sum()), details(found), told)
 
 
 def details(found: Multipliers, context: int = 4096) -> dict:

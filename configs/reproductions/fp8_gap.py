@@ -13,13 +13,17 @@ from models import counts
 from models.channels import Dense
 from models.config import Layer, ModelConfig
 from models.mixers import Attention, Latent
+from models.sharding import MeshConfig
 from scaling.reproduction import Measured, Reproduction, Workspace, t_interval
 from scaling.sweep.config import SweepConfig
 from scaling.train.adaptation import AnyAdaptation, Everything, LowPrecision
 from scaling.train.config import TrainConfig
 
+WIDTH = 64
+STEPS = 250  # of 16 rows of 64 tokens
+MESH = MeshConfig()
 LATENT = Latent(rank=24, key_dim=16, rotary_dim=8, value_dim=16)
-MODEL = ModelConfig(d_model=64, n_layers=3, n_heads=4, pattern=(Layer(LATENT, Dense()),))
+MODEL = ModelConfig(d_model=WIDTH, n_layers=3, n_heads=4, pattern=(Layer(LATENT, Dense()),))
 PRODUCTS: dict[str, AnyAdaptation] = {"float32": Everything(), "fp8": LowPrecision(block=32)}
 SEEDS = 6
 
@@ -40,10 +44,10 @@ def get_reproduction() -> Reproduction:
 
 def sweep(name: str, quick: bool) -> SweepConfig:
     train = TrainConfig(
-        steps=20 if quick else 250, batch_size=16, seq_len=64, learning_rate=3e-3, checkpoint_every=0,
+        steps=20 if quick else STEPS, batch_size=16, seq_len=64, learning_rate=3e-3, checkpoint_every=0,
         trains=PRODUCTS[name],
     )  # fmt: skip
-    return SweepConfig(name=name, model=MODEL, train=train, seeds=2 if quick else SEEDS, workers=1)
+    return SweepConfig(name=name, model=MODEL, train=train, mesh=MESH, seeds=2 if quick else SEEDS, workers=1)
 
 
 def planned(quick: bool) -> Sequence[SweepConfig]:

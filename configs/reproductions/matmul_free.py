@@ -12,13 +12,17 @@ import numpy as np
 from models.channels import Ternary
 from models.config import Layer, ModelConfig
 from models.mixers import MLGRU
+from models.sharding import MeshConfig
 from models.weight import walk
 from scaling import arms
 from scaling.reproduction import JSON, Measured, Reproduction, Workspace, t_interval
 from scaling.sweep.config import SweepConfig
 from scaling.train.config import TrainConfig
 
-WIDTHS, RATES = (32, 128), {"transformer": 3e-3, "ternary": 1e-2}  # rounded weights want larger steps
+WIDTHS = (32, 128)
+STEPS = 300  # of 8 rows of 64 tokens
+MESH = MeshConfig()
+RATES = {"transformer": 3e-3, "ternary": 1e-2}  # rounded weights want larger steps
 
 
 def get_reproduction() -> Reproduction:
@@ -40,8 +44,8 @@ def model_of(kind: str, width: int) -> ModelConfig:
 
 
 def base(kind: str, quick: bool) -> SweepConfig:
-    train = TrainConfig(steps=20 if quick else 300, batch_size=8, seq_len=64, learning_rate=RATES[kind])
-    return SweepConfig(train=train, seeds=2 if quick else 5, workers=1)
+    train = TrainConfig(steps=20 if quick else STEPS, batch_size=8, seq_len=64, learning_rate=RATES[kind])
+    return SweepConfig(train=train, mesh=MESH, seeds=2 if quick else 5, workers=1)
 
 
 def models(kind: str) -> dict[str, ModelConfig]:

@@ -12,13 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from models.presets import ladder
+from models.sharding import MeshConfig
 from scaling.reproduction import Measured, Reproduction, Workspace, t_interval
 from scaling.sweep.combinators import Point
 from scaling.sweep.config import SweepConfig
 from scaling.train.config import TrainConfig
 from scaling.train.metrics import read_rows
 
-BEFORE, AFTER, SPIKE = 300, 60, 10  # steps; the spike is the mean over so many
+WIDTH = 16
+BEFORE = 300  # steps of 16 rows of 64 tokens, before the resume
+MESH = MeshConfig()
+AFTER, SPIKE = 60, 10  # steps; the spike is the mean over so many
 OTHER = 1000  # added to the seed of what goes on, so that it reads other text
 
 
@@ -46,7 +50,8 @@ def plan(quick: bool, steps: int, points: tuple[Point, ...] = ()) -> SweepConfig
     )  # fmt: skip
     seeds = 1 if points else 2 if quick else 8
     varied = tuple(map(dict, points))
-    return SweepConfig(name=f"resume_{steps}", model=ladder(16, n_layers=2), train=train, points=varied, seeds=seeds)
+    model = ladder(WIDTH, n_layers=2)
+    return SweepConfig(name=f"resume_{steps}", model=model, train=train, mesh=MESH, points=varied, seeds=seeds)
 
 
 def run(work: Workspace) -> Measured:

@@ -105,6 +105,13 @@ def page(title: str, subtitle: object, sections: Sequence[Section], digest: str)
     return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
 
 
+def refreshing(text: str, seconds: float) -> str:
+    """A page as one that shows itself again every few seconds."""
+    refresh = element("meta", http_equiv="refresh", content=f"{seconds:g}")
+    text = text.replace("<head>", f"<head>{refresh}", 1)
+    return text.replace(": isoflop report</title>", ": isoflop status</title>")
+
+
 STYLE = """
 :root { --paper: #ffffff; --ink: #1c2128; --soft: #59626e; --line: #d8dde4; --tint: #f4f6f8; --link: #0b64a8;
   --good: #00664a; --good-tint: #dff5ec; --bad: #a33a00; --bad-tint: #fdeadf; }

@@ -12,4 +12,5 @@ card.py         what a trial took
 directory.py    what is on disk
 results.py      one row per trial, one table
 heldout.py      the run that tests the law
+classes.py      tokens of a run that may take so many seconds of a device
 """

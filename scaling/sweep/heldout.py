@@ -12,6 +12,7 @@ from models import counts
 from models.errors import ConfigError, require
 from models.serialize import to_json
 from scaling.kept import write_atomically
+from scaling.registered import Registered, of_run
 from scaling.sweep.card import git_commit
 from scaling.sweep.config import SweepConfig
 from scaling.sweep.directory import RunDirectory
@@ -92,6 +93,18 @@ def is_foretold(config: SweepConfig, directory: RunDirectory) -> bool:
     runs = fitted_runs(directory)
     key = _key(config, runs)
     return any(line.get("key", key if line["fitted_on"] == len(runs) else "") == key for line in lines)
+
+
+def registered(directory: RunDirectory) -> list[Registered]:
+    """What the sweep foretold of runs that it had not trained, with what they measured; failed runs are left out."""
+    found = []
+    for line in directory.predictions():
+        row = directory.results.get(line["trial"])
+        if row and row["status"] == "done" and not line.get("late"):
+            name = f"{directory.path.name}, {line['inputs']['flops']:.2g} FLOPs"
+            said = (line["mean"], line["low"], line["high"])
+            found.append(of_run(name, said, row["loss"], float(line["interval"])))
+    return found
 
 
 def _key(config: SweepConfig, runs: pd.DataFrame) -> str:
