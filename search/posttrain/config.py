@@ -32,13 +32,17 @@ class RolloutConfig:
     most_calls: int = added(8)  # of a completion to its environment, beyond which it is cut off
     filter: FewestErrors | None = added(None)  # draws more completions than the objective's group, and keeps so many
     shaping: CosineLength | None = added(None)  # of the verifier's reward, 1 or 0; None: it stays as it is
+    staleness: int | None = added(None)  # None: the trainer draws. Else a process of its own does, ahead of it, from the
+    # policy as it was so many rollouts before; 0: it waits for every update, and the run has the bits of None
     most_unscorable: float = 0.1  # share of completions of a step without a finite reward, above which the run stops
 
     def __post_init__(self) -> None:
         typed(self, "rollouts")
-        at_most(self, "rollouts", updates=1024, problems=10**7, most_calls=1024)
+        at_most(self, "rollouts", updates=1024, problems=10**7, most_calls=1024, staleness=1024)
         for name in ("problems", "updates", "most_calls"):
             require(getattr(self, name) >= 1, f"rollouts.{name}", f"is {getattr(self, name)}", "give 1 or more")
+        known = self.staleness is None or self.staleness >= 0
+        require(known, "rollouts.staleness", f"is {self.staleness}", "give 0 or more, or none")
         require(0 <= self.seed < 2**32, "rollouts.seed", f"is {self.seed}", "give an integer in [0, 2^32)")
         problem = f"is {self.most_unscorable}"
         require(0 <= self.most_unscorable <= 1, "rollouts.most_unscorable", problem, "give a share from 0 to 1")

@@ -23,6 +23,7 @@ from scaling.train.objectives.objective import BASE
 from scaling.train.state import TrainState
 from scaling.train.step import init_state, train_step
 from search.posttrain.config import RolloutConfig, batch_shapes, refuse_changed
+from search.posttrain.handover import Ahead
 from search.posttrain.rollouts import Rollouts
 
 Measured = tuple[dict[str, float], float]  # columns of a metric row, and the FLOPs that they took
@@ -59,7 +60,7 @@ class PostTraining:
     """
 
     def __init__(
-        self, model: ModelConfig, train: TrainConfig, params: Any, rollouts: Rollouts, directory: Path,
+        self, model: ModelConfig, train: TrainConfig, params: Any, rollouts: Rollouts | Ahead, directory: Path,
         config: RolloutConfig | None = None, *, states: Path | None = None, frozen: Mapping[str, Frozen] | None = None,
         measure: Callable[[Any], Measured] | None = None, measure_every: int = 0,
         stop: Callable[[], bool] = lambda: False, origin: str = "",
@@ -142,6 +143,8 @@ class PostTraining:
         }  # fmt: skip
         if self.rollouts.environment.calls:
             row |= {"calls": cost.calls / cost.completions, "failed_calls": cost.failed / max(cost.calls, 1)}
+        if self.config.staleness is not None:
+            row["staleness"] = cost.staleness
         row |= {name: float(x) for name, x in state.measured.items()}
         step, every = int(state.step), self.measure_every
         if self.measure and (step >= self.train.steps or (every and step // every > first // every)):

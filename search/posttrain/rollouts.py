@@ -34,13 +34,15 @@ FILTERED = 0xF117  # and those of filters
 @dataclass(frozen=True)
 class Cost:
     """What the rollouts of a step cost: tokens that were drawn, FLOPs of reading prompts and drawing; how many
-    completions they are, with those that a filter left out, and how often these called tools, and in vain."""
+    completions they are, with those that a filter left out, and how often these called tools, and in vain. staleness:
+    versions that the policy they are of is older than the one that they train."""
 
     tokens: int
     flops: int
     completions: int
     calls: int = 0
     failed: int = 0
+    staleness: int = 0
 
 
 class Drawn(NamedTuple):

@@ -4,6 +4,7 @@ trials/<id>/posttrain.json   the run's config
 trials/<id>/config.json      the model as every command reads a trial; its checkpoints/ hold the parameters at the end
 trials/<id>/metrics.jsonl    rewards, gap of the sampler, FLOPs and measurements by update
 trials/<id>/state/           checkpoints while it runs
+trials/<id>/handover/        what two processes hand each other while it runs, where one of them draws ahead
 trials/<id>/model/           the same of a Hugging Face policy, in its own form, in place of config.json and checkpoints
 """
 
@@ -36,6 +37,7 @@ from search.ledger import Prices
 from search.metrics.curves import powers_of_two
 from search.policy import FIELD, Policy, load_policy
 from search.posttrain.config import PostTrainConfig, posttrained
+from search.posttrain.handover import Ahead, Handover, draw_ahead
 from search.posttrain.loop import PostTraining
 from search.posttrain.measure import Measure
 from search.posttrain.rollouts import Rollouts
@@ -161,13 +163,37 @@ class PostTrial:
             shaping=self.config.rollouts.shaping,
         )  # fmt: skip
 
-    def training(self, rollouts: Rollouts | None = None, stop: Callable[[], bool] = lambda: False) -> PostTraining:
-        """The loop of the run; rollouts: with an engine that is there already."""
-        config, drawn = self.config, rollouts or self.rollouts()
+    def handover(self) -> Handover:
+        """What the run's two processes hand each other, where `rollouts.staleness` is given."""
+        staleness = self.config.rollouts.staleness
+        require(staleness is not None, "rollouts.staleness", "is none: the trainer draws itself", "give 0 or more")
+        assert staleness is not None
+        return Handover(self.path / "handover", staleness, f"{self.config.id} {self.policy.digest}")
+
+    def begin(self) -> None:
+        """Write down which run this is."""
+        kept.create(self.path / "posttrain.json", json.dumps(to_json(self.config), indent=1))
+
+    def draw(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Draw the rollouts that the process asks for which trains this run, until the last or until stopped."""
+        updates, steps = self.config.rollouts.updates, self.config.train.steps
+        draw_ahead(self.rollouts(), self.handover(), self.policy.params, updates, steps, stop)
+
+    def training(
+        self, rollouts: Rollouts | None = None, stop: Callable[[], bool] = lambda: False,
+        alive: Callable[[], bool] = lambda: True,
+    ) -> PostTraining:  # fmt: skip
+        """The loop of the run; rollouts: with an engine that is there already. alive: whether the process that draws
+        still does, where it is not this one."""
+        config, drawn, states = self.config, rollouts or self.rollouts(), self.path / "state"
         frozen, _ = load_frozen(config.train.objective, self.model, self.reads)
+        source: Rollouts | Ahead = drawn
+        if config.rollouts.staleness is not None:
+            every, updates = config.train.checkpoint_every, config.rollouts.updates
+            source = Ahead(drawn, self.handover(), updates, every, states, alive, stop)
         return PostTraining(
-            self.model, config.train, self.policy.params, drawn, self.path, config.rollouts,
-            states=self.path / "state", frozen=frozen, measure=Measure(drawn, self.task, config.measure),
+            self.model, config.train, self.policy.params, source, self.path, config.rollouts,
+            states=states, frozen=frozen, measure=Measure(drawn, self.task, config.measure),
             measure_every=config.measure.every, stop=stop, origin=self.policy.digest,
         )  # fmt: skip
 
@@ -175,13 +201,14 @@ class PostTrial:
         """Train, keep the policy, and add the row, which is returned; a run that has ended is left as it is."""
         if (row := self.row) is not None:
             return row
-        kept.create(self.path / "posttrain.json", json.dumps(to_json(self.config), indent=1))
+        self.begin()
         began = time.perf_counter()
         params = training.whole(training.run(report).params)
         self._keep(params)
         row = self._row(training, time.perf_counter() - began)
         self.results.add(row)
-        shutil.rmtree(self.path / "state", ignore_errors=True)
+        for done in ("state", "handover"):
+            shutil.rmtree(self.path / done, ignore_errors=True)
         return row
 
     def _keep(self, params: Any) -> None:
