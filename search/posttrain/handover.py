@@ -19,7 +19,7 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -220,3 +220,15 @@ def draw_ahead(
     except ConfigError as error:
         handover.fail(error)
         raise
+
+
+def finish(draws: Sequence[float], trains: Sequence[float], staleness: int) -> float:
+    """When the last of n rollouts has been trained on, by two processes of which one draws, in the unit of both.
+
+    draws, trains: how long drawing each rollout takes, and the updates on it. Without staleness it is their sum.
+    """
+    drawn, ready = 0.0, [0.0]  # ready[v]: when version v is there
+    for rollout, (draw, train) in enumerate(zip(draws, trains, strict=True)):
+        drawn = max(drawn, ready[max(0, rollout - staleness)]) + draw
+        ready.append(max(ready[-1], drawn) + train)
+    return ready[-1]

@@ -16,7 +16,7 @@ import pytest
 from models.errors import ConfigError
 from scaling.train.loop import Interrupted
 from search.posttrain import PostTraining, RolloutConfig, Rollouts
-from search.posttrain.handover import Ahead, Handover, draw_ahead
+from search.posttrain.handover import Ahead, Handover, draw_ahead, finish
 from search.posttrain.rollouts import Cost
 from tests.search.posttrain.test_posttrain import MODEL, TRAIN, made, rows, shared, start
 
@@ -94,6 +94,16 @@ def test_no_sample_is_older_than_the_bound_in_any_order_of_events_and_kills(stal
     assert furthest == staleness  # the bound is used, and is one
 
 
+def test_the_time_of_two_processes_is_that_of_their_events() -> None:
+    draws, trains = [3.0, 1.0, 4.0, 1.0, 5.0], [2.0, 6.0, 1.0, 3.0, 2.0]
+    assert finish(draws, trains, 0) == sum(draws) + sum(trains) == 28
+    # one ahead: drawn at 3, 4, 9 (after version 1 at 5), 12 (version 2 at 11), 17; trained at 5, 11, 12, 15, 19
+    assert finish(draws, trains, 1) == 19
+    # as far ahead as one likes: drawn at 3, 4, 8, 9, 14; trained at 5, 11, 12, 15, 17
+    assert finish(draws, trains, 5) == 17
+    assert finish([1.0] * 9, [1.0] * 9, 1) == 10  # evenly matched, twice as fast in the long run
+
+
 def test_files_of_another_run_damaged_ones_and_missing_versions_are_one_line(tmp_path: Path) -> None:
     hand, params = Handover(tmp_path, 1, "one"), {"w": np.ones(3, np.float32)}
     hand.publish(0, params)
@@ -162,7 +172,8 @@ def equal(one: Any, other: Any) -> bool:
 def test_without_staleness_the_run_has_the_bits_of_a_synchronous_one(tmp_path: Path) -> None:
     expected = run_of(shared(), tmp_path / "plain", RolloutConfig())
     assert equal(trained(tmp_path, RolloutConfig(staleness=0), shared(), []), expected)
-    assert [row.pop("staleness") for row in (lines := rows(tmp_path))] == [0] * TRAIN.steps
+    lines = rows(tmp_path)
+    assert [row.pop("staleness") for row in lines] == [0] * TRAIN.steps
     assert lines == rows(tmp_path / "plain")
 
 
