@@ -14,9 +14,9 @@ from models.serialize import added, digest
 from scaling.sweep.trial import default_of, override
 from scaling.tasks import Task, task_by_name
 from scaling.train.config import TrainConfig
-from scaling.train.objectives import PolicyGradient, check_batch
+from scaling.train.objectives import Objective, PolicyGradient, check_batch
 from scaling.typed import STEPS, at_most, typed
-from search.posttrain.filters import FewestErrors
+from search.posttrain.filters import Filter
 from search.posttrain.shaping import CosineLength
 
 BOOKKEEPING = tuple(f"train.{name}" for name in ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"))
@@ -30,17 +30,21 @@ class RolloutConfig:
     seed: int = 1  # of these problems; another than that of the examples that the policy read, which it knows by heart
     updates: int = 1  # on the completions of one rollout; they are as old as the first of them
     most_calls: int = added(8)  # of a completion to its environment, beyond which it is cut off
-    filter: FewestErrors | None = added(None)  # draws more completions than the objective's group, and keeps so many
+    filter: Filter | None = added(None)  # draws more completions than the objective's group, and keeps so many
     shaping: CosineLength | None = added(None)  # of the verifier's reward, 1 or 0; None: it stays as it is
     staleness: int | None = added(None)  # None: the trainer draws. Else a process of its own does, ahead of it, from the
     # policy as it was so many rollouts before; 0: it waits for every update, and the run has the bits of None
+    anchor_every: int | None = added(None)  # updates after which the objective's reference becomes the policy as it then
+    # is; None: it stays what it was
     most_unscorable: float = 0.1  # share of completions of a step without a finite reward, above which the run stops
 
     def __post_init__(self) -> None:
         typed(self, "rollouts")
-        at_most(self, "rollouts", updates=1024, problems=10**7, most_calls=1024, staleness=1024)
+        at_most(self, "rollouts", updates=1024, problems=10**7, most_calls=1024, staleness=1024, anchor_every=STEPS)
         for name in ("problems", "updates", "most_calls"):
             require(getattr(self, name) >= 1, f"rollouts.{name}", f"is {getattr(self, name)}", "give 1 or more")
+        known = self.anchor_every is None or self.anchor_every >= 1
+        require(known, "rollouts.anchor_every", f"is {self.anchor_every}", "give 1 or more, or none")
         known = self.staleness is None or self.staleness >= 0
         require(known, "rollouts.staleness", f"is {self.staleness}", "give 0 or more, or none")
         require(0 <= self.seed < 2**32, "rollouts.seed", f"is {self.seed}", "give an integer in [0, 2^32)")
@@ -124,6 +128,11 @@ def posttrained(directory: str | Path) -> Path | None:
     path = Path(directory).resolve()
     run = path.parent if path.name == "model" else path
     return run if (run / "posttrain.json").is_file() else None
+
+
+def temperature_of(objective: Objective) -> float:
+    """The temperature at which an objective takes completions to be drawn."""
+    return objective.temperature if isinstance(objective, PolicyGradient) else 1.0
 
 
 def batch_shapes(train: TrainConfig) -> dict[str, jax.ShapeDtypeStruct]:

@@ -17,6 +17,7 @@ from scaling.tasks.environment import Environment
 from scaling.tasks.task import Problem
 from search.engine.engine import Engine
 from search.engine.request import Completion, FinishReason, Request
+from search.engine.sampling import Sampling
 from search.policy import continuation
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,9 @@ class Stage:
     room: int
     most_calls: int
 
-    def play(self, problems: Sequence[Problem], samples: int, seed: int, first: int = 0) -> list[Episode]:
+    def play(
+        self, problems: Sequence[Problem], samples: int, seed: int, first: int = 0, temperature: float = 1.0
+    ) -> list[Episode]:
         """`samples` episodes of each problem, in that order. first: number of the first problem, by which its random
         stream is known."""
         prompts = [tuple(int(token) for token in self.tokenizer.encode(problem.prompt)) for problem in problems]
@@ -79,7 +82,8 @@ class Stage:
             for row, problem in enumerate(problems) for sample in range(samples)
         ]  # fmt: skip
         self._begin(episodes)
-        asked = [self._request(numbers[row], prompt, samples, seed) for row, prompt in enumerate(prompts)]
+        law = Sampling(temperature)
+        asked = [self._request(numbers[row], prompt, samples, seed, law) for row, prompt in enumerate(prompts)]
         places = {(number, sample): row * samples + sample for row, number in enumerate(numbers)
                   for sample in range(samples)}  # fmt: skip
         for turn in range(1, self.most_calls + 2):
@@ -94,7 +98,7 @@ class Stage:
             again = int(np.random.SeedSequence([seed, turn]).generate_state(1)[0])
             for episode in sorted(called, key=lambda one: (one.row, one.sample)):
                 number = (numbers[episode.row] * samples + episode.sample) % 2**32
-                asked.append(self._request(number, (*episode.prompt, *episode.tokens), 1, again))
+                asked.append(self._request(number, (*episode.prompt, *episode.tokens), 1, again, law))
                 places[number, 0] = episode.row * samples + episode.sample
                 episode.flops += self.engine.prices.prefill(0, len(asked[-1].prompt) - 1)
         return episodes
@@ -106,9 +110,9 @@ class Stage:
             except Exception as error:
                 _fail(episode, error)
 
-    def _request(self, number: int, prompt: tuple[int, ...], samples: int, seed: int) -> Request:
+    def _request(self, number: int, prompt: tuple[int, ...], samples: int, seed: int, law: Sampling) -> Request:
         most = self.room - len(prompt)
-        return Request(number, prompt, samples, max_tokens=most, seed=seed, stop_texts=self.environment.calls)
+        return Request(number, prompt, samples, most, law, seed=seed, stop_texts=self.environment.calls)
 
     def _heard(self, episode: Episode, done: Completion) -> bool:
         """Take in what the policy wrote; whether it calls."""

@@ -170,7 +170,7 @@ class Ahead:
         alive: Callable[[], bool] = lambda: True, stop: Callable[[], bool] = lambda: False,
     ):  # fmt: skip
         self.prompts, self.group, self.seq_len = rollouts.prompts, rollouts.group, rollouts.seq_len
-        self.environment = rollouts.environment
+        self.environment, self.temperature = rollouts.environment, rollouts.temperature
         self.handover, self.updates, self.checkpoint_every = handover, updates, checkpoint_every
         self.states, self.alive, self.stop, self.begun = states, alive, stop, False
 

@@ -1,7 +1,7 @@
 """Rollouts: completions of a policy with verified rewards, as the batch of a step; a pure function of step and params.
 
-The engine draws from the model's own distribution at temperature 1 and records the log-probability of every token that
-it drew. The trainer recomputes them: what lies between is the gap of the sampler, a metric of every step.
+The engine draws from the model's own distribution at a temperature and records the log-probability of every token that
+it drew, at the same. The trainer recomputes them: what lies between is the gap of the sampler, a metric of every step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scaling.tasks.task import Problem
 from search.engine.config import EngineConfig
 from search.engine.engine import Engine
 from search.posttrain.episodes import Episode, Stage
-from search.posttrain.filters import FewestErrors
+from search.posttrain.filters import Filter
 from search.posttrain.shaping import CosineLength
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,8 @@ class Rollouts:
     completion; one that raises or gives no finite number leaves that completion without a reward, which the objective
     masks and counts. ends: tokens that end a completion, and train as any other. environment: answers within a
     completion, at most `most_calls` times; what it shows is read and does not train. One that raises leaves the
-    completion without a reward. filter: which of more completions the batch keeps. shaping: changes rewards.
+    completion without a reward. filter: which of more completions the batch keeps. shaping: changes rewards. temperature: of what the batch holds, and
+    of its log-probabilities; what is measured has 1.
 
     Raises ConfigError when more than `most_unscorable` of a step's completions have no reward.
     """
@@ -81,14 +82,15 @@ class Rollouts:
         engine: EngineConfig | None = None,
         environment: Environment | None = None,
         most_calls: int = 8,
-        filter: FewestErrors | None = None,
+        filter: Filter | None = None,
         shaping: CosineLength | None = None,
+        temperature: float = 1.0,
     ):
         require(len(problems) > 0, "problems", "is empty", "give problems to practise on")
         self.tokenizer, self.problems, self.reward = tokenizer, list(problems), reward
         self.prompts, self.group, self.seq_len, self.seed = prompts, group, seq_len, seed
         self.most_unscorable, self.environment, self.filter = most_unscorable, environment or Silence(), filter
-        self.shaping = shaping
+        self.shaping, self.temperature = shaping, temperature
         self.samples = group * (filter.oversample if filter else 1)
         slots = min(256, prompts * self.samples)
         # a reply makes a prompt of its own of each completion, which needs a page
@@ -97,15 +99,19 @@ class Rollouts:
         config = engine or EngineConfig(
             slots=slots, max_len=seq_len + 1, page_size=page_size, ends=ends, stage_tokens=min(32, seq_len),
             pages=pages and pages * -(-(seq_len + 1) // page_size), reuse_prefixes=False,
+            recorded="model" if temperature == 1 else "drawn",
         )  # fmt: skip
         fix = "set it to false: cached prefixes are of the parameters before"
         require(not config.reuse_prefixes, "engine.reuse_prefixes", "is on", fix)
+        own = config.recorded == "drawn" or temperature == 1
+        fix = "use 'drawn': the trainer compares with it"
+        require(own, "engine.recorded", f"is 'model', and the temperature {temperature}", fix)
         self.engine = Engine(model, params, config, spelling=tokenizer.spelling)
         self.stage = Stage(self.engine, tokenizer, self.environment, seq_len + 1, most_calls)
 
     def batch(self, step: int, params: Any) -> tuple[dict[str, np.ndarray], Cost]:
         """The batch of one step (see `PolicyGradient.needs`; truncated `[prompts, group]` too), and what it cost."""
-        episodes, flops = self._played(self._chosen(step), params, self.samples, self.seed, step * self.prompts)
+        episodes, flops = self._played(self._chosen(step), params, self.samples, self.seed, step * self.prompts, self.temperature)
         rewards = np.array([self._reward(episode) for episode in episodes], np.float32)
         self._check(rewards, step)
         shape = self.prompts, self.group
@@ -142,7 +148,7 @@ class Rollouts:
         return Drawn(*self._played(problems, params, samples, (seed ^ MEASURED) % 2**32, 0))
 
     def _played(
-        self, problems: Sequence[Problem], params: Any, samples: int, seed: int, first: int
+        self, problems: Sequence[Problem], params: Any, samples: int, seed: int, first: int, temperature: float = 1.0
     ) -> tuple[list[Episode], int]:
         longest = max(len(self.tokenizer.encode(problem.prompt)) for problem in problems)
         fix = f"give at least {longest + 1}"
@@ -150,7 +156,7 @@ class Rollouts:
         require(room >= 1, "train.seq_len", f"{self.seq_len} leaves a prompt of {longest} no room", fix)
         self.engine.device.use_params(params)
         before = self.engine.ledger.total.flops
-        episodes = self.stage.play(problems, samples, seed, first)
+        episodes = self.stage.play(problems, samples, seed, first, temperature)
         return episodes, self.engine.ledger.total.flops - before
 
     def _reward(self, episode: Episode) -> float:

@@ -36,7 +36,7 @@ from scaling.train.objectives.frozen import frozen_configs, load_frozen
 from search.ledger import Prices
 from search.metrics.curves import powers_of_two
 from search.policy import FIELD, Policy, load_policy
-from search.posttrain.config import PostTrainConfig, posttrained
+from search.posttrain.config import PostTrainConfig, posttrained, temperature_of
 from search.posttrain.handover import Ahead, Handover, draw_ahead
 from search.posttrain.loop import PostTraining
 from search.posttrain.measure import Measure
@@ -160,7 +160,7 @@ class PostTrial:
             ends=tuple(dict.fromkeys((*self.policy.ends, *stops))),
             most_unscorable=self.config.rollouts.most_unscorable, environment=self.task.environment(),
             most_calls=self.config.rollouts.most_calls, filter=self.config.rollouts.filter,
-            shaping=self.config.rollouts.shaping,
+            shaping=self.config.rollouts.shaping, temperature=temperature_of(train.objective),
         )  # fmt: skip
 
     def handover(self) -> Handover:

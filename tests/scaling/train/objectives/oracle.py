@@ -169,6 +169,9 @@ def completion(
             d = lp[t] - reference[t]
             k3 = np.exp(-d) - 1 + d
             terms[-1] += o.kl * {"k2": d**2 / 2, "k3": k3, "k3_ratio": rho * k3}[o.kl_estimate]
+        if o.entropy:
+            law = log_softmax(logits[row, i, t].astype(np.float64) / o.temperature)
+            terms[-1] += o.entropy * float((np.exp(law) * law).sum())
     count = {"sequence": len(terms), "constant": o.budget or len(mask)}.get(o.normalize, 1)
     return sum(terms) / count, float(len(terms) if o.normalize == "token" else 1)
 
