@@ -17,6 +17,7 @@ from scaling.train.config import TrainConfig
 from scaling.train.objectives import Objective, PolicyGradient, check_batch
 from scaling.typed import STEPS, at_most, typed
 from search.posttrain.filters import Filter
+from search.posttrain.progress import Progress
 from search.posttrain.shaping import CosineLength
 
 BOOKKEEPING = tuple(f"train.{name}" for name in ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"))
@@ -36,6 +37,8 @@ class RolloutConfig:
     # policy as it was so many rollouts before; 0: it waits for every update, and the run has the bits of None
     anchor_every: int | None = added(None)  # updates after which the objective's reference becomes the policy as it then
     # is; None: it stays what it was
+    progress: Progress | None = added(None)  # what each segment of a completion adds to the chance of a right answer,
+    # for train.objective.progress
     most_unscorable: float = 0.1  # share of completions of a step without a finite reward, above which the run stops
 
     def __post_init__(self) -> None:
@@ -105,7 +108,7 @@ class PostTrainConfig:
         """ConfigError for what no rollout can train: no starting policy, or a field that rollouts do not have."""
         fix = "give a trial, as in runs/x/trials/0123456789ab, a Hugging Face folder, or --policies with a sweep"
         require(self.train.init_from is not None, "train.init_from", "names no starting policy", fix)
-        check_batch(self.train.objective, batch_shapes(self.train))
+        check_batch(self.train.objective, batch_shapes(self.train, self.rollouts.progress is not None))
 
     @functools.cached_property
     def tasked(self) -> Task:
@@ -135,14 +138,14 @@ def temperature_of(objective: Objective) -> float:
     return objective.temperature if isinstance(objective, PolicyGradient) else 1.0
 
 
-def batch_shapes(train: TrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(train: TrainConfig, progress: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
     """The fields of a batch of rollouts, by which an objective is checked before anything is drawn."""
     group, seq = train.objective.sequences, train.seq_len
     rows, whole = (train.batch_size, group, seq), (train.batch_size, group)
     forms: dict[str, tuple[tuple[int, ...], type]] = {
         "tokens": ((*whole, seq + 1), np.int32), "weights": (rows, np.float32), "sampled_logprobs": (rows, np.float32),
         "rewards": (whole, np.float32), "truncated": (whole, np.float32),
-    }  # fmt: skip
+    } | ({"progress": (rows, np.float32)} if progress else {})  # fmt: skip
     return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in forms.items()}
 
 

@@ -119,7 +119,7 @@ class Stage:
         episode.write(done.tokens, done.logprobs, own=True)
         episode.flops += done.flops
         episode.finish_reason = done.finish_reason
-        episode.text = self._text(episode.tokens)
+        episode.text = self.text(episode.tokens)
         if done.finish_reason != "stop" or episode.fault is not None:
             return False
         episode.finish_reason = "length"  # unless it goes on
@@ -129,7 +129,7 @@ class Stage:
         """Put the reply behind a call; whether the policy goes on, for which there must be room."""
         since = max((i + 1 for i, own in enumerate(episode.own) if not own), default=0)
         try:
-            reply = self.environment.step(episode.state, self._text(episode.tokens[since:]))
+            reply = self.environment.step(episode.state, self.text(episode.tokens[since:]))
             shown = list(continuation(self.tokenizer, reply.shown))
         except Exception as error:  # whatever an environment raises costs one sample, not the run
             _fail(episode, error)
@@ -137,12 +137,13 @@ class Stage:
         episode.calls, episode.failed, episode.state = episode.calls + 1, episode.failed + reply.failed, reply.state
         left = self.room - len(episode.prompt) - len(episode.tokens)
         episode.write(shown[:left], [0.0] * len(shown[:left]), own=False)
-        episode.text = self._text(episode.tokens)
+        episode.text = self.text(episode.tokens)
         if reply.done and len(shown) <= left:
             episode.finish_reason = "stop"
         return not reply.done and len(shown) < left
 
-    def _text(self, tokens: Sequence[int]) -> str:
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, without those that end documents."""
         return self.tokenizer.decode([token for token in tokens if token != self.tokenizer.end_of_document])
 
 

@@ -171,6 +171,7 @@ class Ahead:
     ):  # fmt: skip
         self.prompts, self.group, self.seq_len = rollouts.prompts, rollouts.group, rollouts.seq_len
         self.environment, self.temperature = rollouts.environment, rollouts.temperature
+        self.progress = rollouts.progress
         self.handover, self.updates, self.checkpoint_every = handover, updates, checkpoint_every
         self.states, self.alive, self.stop, self.begun = states, alive, stop, False
 

@@ -74,7 +74,7 @@ class PostTraining:
         asked_for = temperature_of(train.objective)
         problem = f"is {rollouts.temperature}, and the objective's {asked_for}"
         require(rollouts.temperature == asked_for, "rollouts.temperature", problem, "use equal ones")
-        check_batch(train.objective, batch_shapes(train))
+        check_batch(train.objective, batch_shapes(train, rollouts.progress is not None))
         self.hyper = hyperparameters(train)
         self.start = jax.tree.map(np.asarray, params)
         own = Frozen(self.model, self.start)

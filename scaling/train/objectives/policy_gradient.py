@@ -81,6 +81,8 @@ class PolicyGradient(Objective):
     correction_limit: float = 2.0  # of either
     temperature: float = 1.0  # that was sampled at: p is at the same
     entropy: float = added(0.0)  # weight of a bonus for the entropy of every token's distribution, at that temperature
+    progress: float = added(0.0)  # weight of what a token's segment adds to the chance of a right answer (`progress` of
+    # the batch), beside the advantage
 
     judged: ClassVar[bool] = False  # a policy that learns may well have a rising surrogate
 
@@ -92,7 +94,7 @@ class PolicyGradient(Objective):
         alone = self.group == 1 and self.advantage not in ("reinforce", "expert", "given")
         fix = "use a larger group, or advantage 'reinforce', 'expert' or 'given'"
         require(not alone, f"{at}.group", f"is 1, in which '{self.advantage}' is always 0", fix)
-        for field in ("clip_low", "clip_high", "kl", "deviation_floor", "entropy"):
+        for field in ("clip_low", "clip_high", "kl", "deviation_floor", "entropy", "progress"):
             value = getattr(self, field)
             require(value >= 0, f"{at}.{field}", f"is {value}", "give a number that is not negative")
         for field in ("temperature", "correction_limit"):
@@ -115,6 +117,8 @@ class PolicyGradient(Objective):
             needs["old_logprobs"] = token
         if self.advantage == "given":
             needs["advantages"] = token
+        if self.progress:
+            needs["progress"] = token
         return needs | ({"truncated": whole} if self.mask_truncated else {})
 
     @property
@@ -176,9 +180,11 @@ class PolicyGradient(Objective):
     def _advantage(self, rewards: jax.Array, kept: jax.Array, tokens: dict[str, Any], mask: jax.Array) -> jax.Array:
         """A of every token, `[sequences, 1 or seq]`."""
         if self.advantage == "given":
-            return tokens["advantages"]
-        own = advantages(self.advantage, rewards, kept, baseline=self.baseline, floor=self.deviation_floor)
-        return own.reshape(-1, 1)
+            own = tokens["advantages"]
+        else:
+            own = advantages(self.advantage, rewards, kept, baseline=self.baseline, floor=self.deviation_floor)
+            own = own.reshape(-1, 1)
+        return own + self.progress * tokens["progress"] if self.progress else own
 
     def per_token(
         self, logp: jax.Array, advantage: jax.Array, mask: jax.Array, tokens: Mapping[str, jax.Array],
@@ -256,7 +262,7 @@ class Terms(NamedTuple):
     measured: dict[str, Mean]
 
 
-_PER_TOKEN = frozenset({"sampled_logprobs", "old_logprobs", "advantages"})
+_PER_TOKEN = frozenset({"sampled_logprobs", "old_logprobs", "advantages", "progress"})
 
 
 def _k3(apart: jax.Array) -> jax.Array:

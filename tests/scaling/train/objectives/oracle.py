@@ -157,6 +157,8 @@ def completion(
     terms = []
     for t in places:
         a = float(batch["advantages"][row, i, t]) if o.advantage == "given" else advantage
+        if o.progress:
+            a += o.progress * float(batch["progress"][row, i, t])
         if reference is not None and o.kl_estimate == "k1":
             a -= o.kl * sum(fixed[s] - reference[s] for s in places if s >= t)
         rho = np.exp(lp[t] - old[t])

@@ -31,6 +31,7 @@ VARIANTS = {
     "best": dataclasses.replace(BASE, advantage="best", kl=0.3, kl_estimate="k1", reference="there"),
     "reinforce": dataclasses.replace(BASE, advantage="reinforce", baseline=0.4, kl=0.2, kl_estimate="k2"),
     "warm": dataclasses.replace(BASE, temperature=1.3, kl=0.1, kl_estimate="k3"),
+    "mrt": dataclasses.replace(BASE, progress=0.7),
     "hot": dataclasses.replace(BASE, temperature=1.2, entropy=0.3, normalize="token"),
     "k3_ratio": dataclasses.replace(BASE, kl=0.2, kl_estimate="k3_ratio", old="batch", correction="truncate"),
 }
