@@ -2,8 +2,8 @@
 
     python -m launch.reproduce rollouts_ahead --workdir runs/reproductions/rollouts_ahead
 
-Four minutes on one core. Models of 0.03M weights learn from rewards which letters a prompt asks for, in a code that they
-must find out (GRPO, with the clip's ratio to the policy that drew). One arm draws after every update; in the other
+Four minutes on one core. Models of 0.03M weights learn from rewards which letters a prompt asks for, in a code that
+they must find out (GRPO, with the clip's ratio to the policy that drew). One arm draws after every update; in the other
 somebody else draws ahead, by the files and rules of two processes, which are threads here and leave the same bits. The
 time of two processes is simulated from the CPU time that drawing and training took in the first arm. How long they
 practise was settled on a seed that is not judged, whose reward rose from 0.08 to 0.95 in 120 updates.
@@ -34,8 +34,8 @@ def get_reproduction() -> Reproduction:
         "two processes would take less than 1 / 1.3 of the time of taking turns (simulated)",
         source="Han et al. 2025, AsyncFlow, arXiv:2507.01663",
         smallest_effect=0.0,
-        unit="the lesser of: share of right texts with stale rollouts, less without, plus 0.05; simulated time of taking "
-        "turns over that of two processes, less 1.3",
+        unit="the lesser of: share of right texts with stale rollouts, less without, plus 0.05; simulated time of "
+        "taking turns over that of two processes, less 1.3",
         minutes=8,
         not_covered="language models; many workers, and groups that are streamed before their batch is whole; measured "
         "wall time of two processes: their time is simulated, without that of handing over; other bounds than two",

@@ -33,10 +33,10 @@ class RolloutConfig:
     most_calls: int = added(8)  # of a completion to its environment, beyond which it is cut off
     filter: Filter | None = added(None)  # draws more completions than the objective's group, and keeps so many
     shaping: CosineLength | None = added(None)  # of the verifier's reward, 1 or 0; None: it stays as it is
-    staleness: int | None = added(None)  # None: the trainer draws. Else a process of its own does, ahead of it, from the
-    # policy as it was so many rollouts before; 0: it waits for every update, and the run has the bits of None
-    anchor_every: int | None = added(None)  # updates after which the objective's reference becomes the policy as it then
-    # is; None: it stays what it was
+    staleness: int | None = added(None)  # None: the trainer draws. Else a process of its own does, ahead of it, from
+    # the policy as it was so many rollouts before; 0: it waits for every update, and the run has the bits of None
+    anchor_every: int | None = added(None)  # updates after which the objective's reference becomes the policy as it
+    # then is; None: it stays what it was
     progress: Progress | None = added(None)  # what each segment of a completion adds to the chance of a right answer,
     # for train.objective.progress
     most_unscorable: float = 0.1  # share of completions of a step without a finite reward, above which the run stops

@@ -142,7 +142,8 @@ class Handover:
     def _write(self, path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
         file = io.BytesIO()
         told = np.array(json.dumps({"run": self.run} | facts))
-        np.savez(file, facts=told, **arrays)
+        everything: dict[str, Any] = {"facts": told} | arrays
+        np.savez(file, **everything)
         kept.write_atomically(path, file.getvalue(), durable=False)  # whoever begins again makes it anew
 
     def _read(self, path: Path, shape: dict[str, kept.Shape]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -201,8 +202,9 @@ class Ahead:
 
 
 def draw_ahead(
-    rollouts: Rollouts, handover: Handover, like: Any, updates: int, steps: int, stop: Callable[[], bool] = lambda: False
-) -> None:
+    rollouts: Rollouts, handover: Handover, like: Any, updates: int, steps: int,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:  # fmt: skip
     """Draw what is asked for, and what may be drawn ahead of that, to the last rollout of a run of `steps` updates.
 
     like: params of the policy. What cannot go on is told to the trainer and raised: ConfigError.

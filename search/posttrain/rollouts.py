@@ -63,8 +63,9 @@ class Rollouts:
     completion; one that raises or gives no finite number leaves that completion without a reward, which the objective
     masks and counts. ends: tokens that end a completion, and train as any other. environment: answers within a
     completion, at most `most_calls` times; what it shows is read and does not train. One that raises leaves the
-    completion without a reward. filter: which of more completions the batch keeps. shaping: changes rewards. temperature: of what the batch holds, and
-    of its log-probabilities; what is measured has 1. progress: adds a field of that name `[prompts, group, seq]`.
+    completion without a reward. filter: which of more completions the batch keeps. shaping: changes rewards.
+    temperature: of what the batch holds, and of its log-probabilities; what is measured has 1. progress: adds a field
+    of that name `[prompts, group, seq]`.
 
     Raises ConfigError when more than `most_unscorable` of a step's completions have no reward.
     """
@@ -117,7 +118,8 @@ class Rollouts:
 
     def batch(self, step: int, params: Any) -> tuple[dict[str, np.ndarray], Cost]:
         """The batch of one step (see `PolicyGradient.needs`; truncated `[prompts, group]` too), and what it cost."""
-        episodes, flops = self._played(self._chosen(step), params, self.samples, self.seed, step * self.prompts, self.temperature)
+        problems, first = self._chosen(step), step * self.prompts
+        episodes, flops = self._played(problems, params, self.samples, self.seed, first, self.temperature)
         rewards = np.array([self._reward(episode) for episode in episodes], np.float32)
         self._check(rewards, step)
         shape = self.prompts, self.group

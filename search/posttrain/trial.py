@@ -160,7 +160,8 @@ class PostTrial:
             ends=tuple(dict.fromkeys((*self.policy.ends, *stops))),
             most_unscorable=self.config.rollouts.most_unscorable, environment=self.task.environment(),
             most_calls=self.config.rollouts.most_calls, filter=self.config.rollouts.filter,
-            shaping=self.config.rollouts.shaping, progress=self.config.rollouts.progress, temperature=temperature_of(train.objective),
+            shaping=self.config.rollouts.shaping, progress=self.config.rollouts.progress,
+            temperature=temperature_of(train.objective),
         )  # fmt: skip
 
     def handover(self) -> Handover:

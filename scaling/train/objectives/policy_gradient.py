@@ -44,9 +44,10 @@ class PolicyGradient(Objective):
 
         -min(rho A, clip(rho) A) x correction + kl x estimate(d) - entropy x H
 
-    averaged as `normalize` says, with H the entropy of the distribution that the token is of. A row of a batch is one prompt with its `group` completions, so that no filter or
-    micro-batch parts a group. weights are 1 on sampled tokens (the end included), 0 on prompts, padding and what an
-    environment wrote. A completion whose reward is not finite is left out of its group, the loss and every mean.
+    averaged as `normalize` says, with H the entropy of the distribution that the token is of. A row of a batch is one
+    prompt with its `group` completions, so that no filter or micro-batch parts a group. weights are 1 on
+    sampled tokens (the end included), 0 on prompts, padding and what an environment wrote. A completion whose reward is
+    not finite is left out of its group, the loss and every mean.
 
         GRPO (Shao et al. 2024)       the defaults
         Dr. GRPO (Liu et al. 2025)    advantage="centered", normalize="constant"

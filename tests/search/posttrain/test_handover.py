@@ -200,8 +200,8 @@ def test_stale_runs_are_those_of_a_loop_that_remembers_versions_wherever_they_st
 def test_a_drawer_that_cannot_go_on_ends_the_run_with_its_reason(tmp_path: Path) -> None:
     bad = made(lambda problem, text: float("nan"), most_unscorable=0.5)
     hand = Handover(tmp_path / "handover", 1, "run")
+    hand.publish(0, start())
     with pytest.raises(ConfigError, match="reward: 100% of the completions of step 0 have no finite reward"):
-        hand.publish(0, start())
         draw_ahead(bad, hand, start(), 1, TRAIN.steps)
     ahead = Ahead(shared(), hand, 1, 0, tmp_path / "checkpoints", lambda: False)
     with pytest.raises(ConfigError, match="reward: 100% of the completions"):
