@@ -1,6 +1,6 @@
 """What two reproductions share: a small policy that dawdles over chains of arithmetic, its practice, and its budgets.
 
-One policy of 0.06M weights imitates chains of two operations modulo 7 (scaling/tasks/reasoned.py), in which a step is
+One policy of 0.06M weights imitates chains of two operations modulo 5 (scaling/tasks/reasoned.py), in which a step is
 written once, twice or three times; a quarter of the thoughts end early, and some are none. Half a minute on one core.
 """
 
@@ -28,7 +28,7 @@ from scaling.train.step import init_state, train_step
 from search.posttrain import PostTraining, RolloutConfig, Rollouts
 from search.posttrain.progress import Progress, segments
 
-TASK, SEQ = Reasoned(modulus=7, operations=2, slips=0, direct=15, cut=25), 47
+TASK, SEQ = Reasoned(modulus=5, operations=2, slips=0, direct=15, cut=25), 47
 TOKENS = CharTokenizer.of(TASK)
 MODEL = ModelConfig(vocab_size=TOKENS.vocab_size, d_model=48, n_layers=2, n_heads=4).resolved()
 END = int(TOKENS.encode(TASK.end)[0])
@@ -37,7 +37,8 @@ BUDGETS = tuple(range(3, 40, 3))  # tokens of a completion
 ANSWER = 3  # of which the answer, its mark and the end take so many
 FORCED = Progress(samples=1, tokens=ANSWER - 1)
 IMITATED = TrainConfig(
-    steps=300, batch_size=64, seq_len=SEQ, learning_rate=4e-3, weight_decay=0.0, objective=Completions()
+    steps=500, batch_size=64, seq_len=SEQ, learning_rate=5e-3, weight_decay=0.0, objective=Completions(),
+    optimizer="muon",
 )
 
 

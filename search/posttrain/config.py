@@ -145,7 +145,9 @@ def batch_shapes(train: TrainConfig, progress: bool = False) -> dict[str, jax.Sh
     forms: dict[str, tuple[tuple[int, ...], type]] = {
         "tokens": ((*whole, seq + 1), np.int32), "weights": (rows, np.float32), "sampled_logprobs": (rows, np.float32),
         "rewards": (whole, np.float32), "truncated": (whole, np.float32),
-    } | ({"progress": (rows, np.float32)} if progress else {})  # fmt: skip
+    }  # fmt: skip
+    if progress:
+        forms["progress"] = rows, np.float32
     return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in forms.items()}
 
 

@@ -164,7 +164,8 @@ class Rollouts:
         texts of one problem are asked once. The params are those that the engine has."""
         mark, places = tuple(continuation(self.tokenizer, how.mark)), dict[tuple, int]()
         keys = [(one.row, (*one.prompt, *one.tokens[:n])) for one, n in asked]
-        requests, of = [], []
+        requests: list[Request] = []
+        of: list[tuple[Problem, list[int]]] = []
         for key, (one, n) in zip(keys, asked, strict=True):
             if key not in places:
                 places[key] = len(of)
