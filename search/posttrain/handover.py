@@ -96,20 +96,27 @@ class Handover:
 
     def wanted(self) -> int | None:
         """The first rollout from the one that is asked for on that is not there yet; None before any is."""
+        asked = self._asked()
+        while asked is not None:
+            rollout = asked
+            while self._rollout(rollout).exists():
+                rollout += 1
+            before, asked = asked, self._asked()
+            if asked == before:  # else what is missing may be what the trainer has done with
+                return rollout
+        return None
+
+    def _asked(self) -> int | None:
         found = kept.read_or_none(self.directory / "wanted.json", {"run": str, "rollout": int})
-        if found is None or found["run"] != self.run:
-            return None
-        rollout = int(found["rollout"])
-        while self._rollout(rollout).exists():
-            rollout += 1
-        return rollout
+        return int(found["rollout"]) if found is not None and found["run"] == self.run else None
 
     def params(self, version: int, like: Any) -> Any:
         """A version, with the structure and the shapes of `like`; None before it is there."""
         path = self._params(version)
-        if not path.exists():
+        try:
+            flat, facts = self._read(path, {"dtypes": [str]})
+        except FileNotFoundError:
             return None
-        flat, facts = self._read(path, {"dtypes": [str]})
         leaves, structure = jax.tree.flatten(like)
         try:
             found = [
@@ -152,7 +159,7 @@ class Handover:
             with np.load(io.BytesIO(kept.read_bytes(path, fix)), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             told = str(arrays.pop("facts"))
-        except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
             raise ConfigError(str(path), f"is damaged ({error})", fix) from None
         facts = kept.parsed(told, {"run": str} | shape, path, fix)
         require(facts["run"] == self.run, str(path), "belongs to another run", NEW)

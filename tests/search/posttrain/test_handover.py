@@ -94,6 +94,23 @@ def test_no_sample_is_older_than_the_bound_in_any_order_of_events_and_kills(stal
     assert furthest == staleness  # the bound is used, and is one
 
 
+def test_what_the_trainer_has_done_with_is_not_drawn_again(tmp_path: Path) -> None:
+    """It goes on, and deletes, between two looks of the process that draws."""
+    trainer, params = Handover(tmp_path, 0, "run"), np.ones(2)
+
+    class Slow(Handover):
+        def _rollout(self, rollout: int) -> Path:
+            if rollout == 0:
+                trainer.publish(1, params)
+                trainer.drop(1, 1)
+            return super()._rollout(rollout)
+
+    trainer.publish(0, params)
+    trainer.put(0, {"x": params}, Cost(0, 0, 1))
+    assert Slow(tmp_path, 0, "run").wanted() == 1
+    assert trainer.params(0, params) is None  # deleted
+
+
 def test_the_time_of_two_processes_is_that_of_their_events() -> None:
     draws, trains = [3.0, 1.0, 4.0, 1.0, 5.0], [2.0, 6.0, 1.0, 3.0, 2.0]
     assert finish(draws, trains, 0) == sum(draws) + sum(trains) == 28
