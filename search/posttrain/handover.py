@@ -199,7 +199,8 @@ class Ahead:
             if self.stop():
                 raise Interrupted
             if not alive:
-                raise RuntimeError("the process that draws rollouts has ended")
+                log = self.handover.directory.parent / "rollouts.log"
+                raise RuntimeError(f"the process that draws rollouts has ended: see {log}")
             time.sleep(POLL_S)
 
     def _again(self, step: int) -> int:

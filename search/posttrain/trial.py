@@ -4,6 +4,7 @@ trials/<id>/posttrain.json   the run's config
 trials/<id>/config.json      the model as every command reads a trial; its checkpoints/ hold the parameters at the end
 trials/<id>/metrics.jsonl    rewards, gap of the sampler, FLOPs and measurements by update
 trials/<id>/state/           checkpoints while it runs
+trials/<id>/rollouts.log     what the process says that draws ahead, where there is one
 trials/<id>/handover/        what two processes hand each other while it runs, where one of them draws ahead
 trials/<id>/model/           the same of a Hugging Face policy, in its own form, in place of config.json and checkpoints
 """
@@ -48,7 +49,8 @@ Report = Callable[[int, dict[str, float]], None]
 @dataclass(frozen=True)
 class Price:
     """FLOPs of a run before it starts. rollout and measure are bounds: every completion as long as its row,
-    and read again after as many replies as are allowed where an environment answers."""
+    and read again after as many replies as are allowed where an environment answers, or for an answer behind every
+    token where progress is asked for."""
 
     pretrain: float
     rollout: float
@@ -110,6 +112,13 @@ class PostTrial:
     def _check_lengths(self) -> None:
         measured = self.task.generate(self.config.measure.seed, self.config.measure.problems, "test")
         longest = max(len(self.policy.tokenizer.encode(p.prompt)) for p in (*self.problems, *measured))
+        if (how := self.config.rollouts.progress) is not None:
+            for name in ("mark", "delimiter"):
+                try:
+                    self.policy.continuation(getattr(how, name))
+                except ConfigError as error:
+                    place = f"rollouts.progress.{name}"
+                    raise ConfigError(place, error.problem, "give one of the task's, in its characters") from None
         seq = self.config.train.seq_len
         problem = f"{seq} leaves a prompt of {longest} tokens no room for an answer"
         require(longest < seq + 1, "train.seq_len", problem, f"give more than {longest}")
@@ -133,6 +142,13 @@ class PostTrial:
         drawn = self.config.rollouts
         again = drawn.most_calls * prices.prefill(0, seq, 1) if self.task.environment().calls else 0
 
+        forced = 0.0
+        if (how := drawn.progress) is not None:
+            mark = len(self.policy.continuation(how.mark))
+            longer = Prices(self.model, train.seq_len + 1 + mark + how.tokens)
+            each = longer.prefill(0, seq + mark, 1) + how.samples * longer.decode(seq + mark + 1, how.tokens)
+            forced = float(train.objective.sequences * (seq - length + 1) * each)
+
         def drawing(samples: int) -> float:
             each = prices.decode(length + 1, max(1, seq - length)) + again
             return float(prices.prefill(0, length, 1) + samples * each)
@@ -141,7 +157,7 @@ class PostTrial:
         samples = train.objective.sequences * (drawn.filter.oversample if drawn.filter else 1)
         times = 2 + ((train.steps - 1) // measured.every if measured.every else 0)
         return Price(
-            self.pretrain_flops, rollouts * drawing(samples),
+            self.pretrain_flops, rollouts * (drawing(samples) + forced),
             float(train.flops(self.model, train.tokens, read) - own), float(own),
             times * measured.problems * drawing(measured.samples),
         )  # fmt: skip

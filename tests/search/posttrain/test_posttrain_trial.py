@@ -37,6 +37,7 @@ from search.metrics.curves import powers_of_two
 from search.policy import load_policy
 from search.posttrain import MeasureConfig, PostTrainConfig, PostTraining, Rollouts
 from search.posttrain.measure import votes
+from search.posttrain.progress import Progress
 from search.posttrain.report import accuracy_table
 from search.posttrain.trial import PostTrial, pretraining_flops
 
@@ -255,6 +256,7 @@ def command(*arguments: str) -> int:
         ({"train.objective": PolicyGradient(advantage="given")}, "train.objective: (PolicyGradient) needs advantages"),
         ({"train.trains": Only(names=("nothing",))}, "train.trains.names: trains nothing: no weight is called nothing"),
         ({"train.init_from": "nowhere"}, "train.init_from: nowhere is no directory"),
+        ({"rollouts.progress": Progress(mark="?")}, "rollouts.progress.mark: '?' is no character of"),
         ({"train.seq_len": 3}, "train.seq_len: 3 leaves a prompt of 4 tokens no room"),
         ({"task": "countdown"}, "data.tokenizer: "),
     ],
