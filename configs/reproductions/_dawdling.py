@@ -6,7 +6,7 @@ written once, twice or three times; a quarter of the thoughts end early, and som
 
 from __future__ import annotations
 
-import functools
+import io
 import json
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models import transformer
 from models.config import ModelConfig
+from scaling import kept
 from scaling.reproduction import Workspace
 from scaling.tasks.reasoned import Reasoned
 from scaling.tasks.task import Problem
@@ -48,9 +50,22 @@ def dawdled(problem: Problem, rng: np.random.Generator) -> str:
     return "".join((step + TASK.delimiter) * int(rng.integers(1, MOST + 1)) for step in steps) + answer
 
 
-@functools.cache
-def start(steps: int) -> Any:
-    """The policy after so many steps of imitation of 1,500 chains."""
+def start(work: Workspace, steps: int) -> Any:
+    """The policy after so many steps of imitation, trained by whichever reproduction comes first."""
+    file = work.shared / "dawdling" / f"{steps}.npz"
+    if not file.exists():
+        work.say("a policy imitates")
+        whole = io.BytesIO()
+        np.savez(whole, *jax.tree.leaves(imitated(steps)))
+        kept.write_atomically(file, whole.getvalue())
+    shapes = jax.eval_shape(partial(transformer.init, MODEL), jax.random.key(0))
+    with np.load(file, allow_pickle=False) as found:
+        leaves = [found[f"arr_{i}"] for i in range(len(found.files))]
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+def imitated(steps: int) -> Any:
+    """The parameters after so many steps of imitation of 1,500 chains."""
     rng, problems = np.random.default_rng(0), TASK.generate(0, 1500)
     size = len(problems)
     rows = {"tokens": np.zeros((size, SEQ + 1), np.int32), "weights": np.zeros((size, SEQ), np.float32)}

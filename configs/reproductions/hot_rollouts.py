@@ -9,6 +9,7 @@ of one answer at temperature 1 on held-out problems. What thoughts are worth tha
 """
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -39,14 +40,12 @@ def get_reproduction() -> Reproduction:
     )
 
 
-def one(work: Workspace, seed: int, drawn: dict[str, Rollouts], imitation: int, steps: int) -> dict:
+def one(work: Workspace, seed: int, drawn: dict[str, Rollouts], start: Any, steps: int) -> dict:
     """Success of both arms of one seed."""
     found: dict = {"flops": 0.0}
     for name, (objective, anchor) in ARMS.items():
-        params, rows = chains.practise(
-            work, name, seed, drawn[name], objective, steps, chains.start(imitation), anchor
-        )  # fmt: skip
-        found[name] = chains.judged(drawn["plain"], params, 20 if work.quick else 300)
+        params, rows = chains.practise(work, name, seed, drawn[name], objective, steps, start, anchor)
+        found[name] = chains.judged(drawn["plain"], params, 20 if work.quick else 200)
         found[name]["reward"] = [row["reward"] for row in rows]
         found["flops"] += rows[-1]["flops"] + found[name]["flops"]
     return found
@@ -54,13 +53,13 @@ def one(work: Workspace, seed: int, drawn: dict[str, Rollouts], imitation: int, 
 
 def run(work: Workspace) -> Measured:
     seeds, imitation, steps = (2, 3, 2) if work.quick else (4, chains.IMITATED.steps, 60)
-    start = chains.start(imitation)
+    start = chains.start(work, imitation)
     drawn = {"plain": chains.rollouts(start), "hot": chains.rollouts(start, temperature=1.2, filter=Balanced(2))}
-    before = work.keep("before", partial(chains.judged, drawn["plain"], start, 20 if work.quick else 300))
+    before = work.keep("before", partial(chains.judged, drawn["plain"], start, 20 if work.quick else 200))
     every = []
     for seed in range(seeds):
         work.say(f"seed {seed}: practises in two ways")
-        every.append(work.keep(f"seed{seed}", partial(one, work, seed, drawn, imitation, steps)))
+        every.append(work.keep(f"seed{seed}", partial(one, work, seed, drawn, start, steps)))
     apart = [x["hot"]["success"] - x["plain"]["success"] for x in every]
     gain = [x["hot"]["success"] - before["success"] for x in every]
     lines = {name: np.mean([x[name]["by budget"] for x in every], 0).tolist() for name in ARMS}

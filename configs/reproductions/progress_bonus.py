@@ -9,6 +9,7 @@ of tokens of the share of held-out problems that a thought which is cut there le
 """
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -41,12 +42,12 @@ def get_reproduction() -> Reproduction:
     )
 
 
-def one(work: Workspace, seed: int, drawn: dict[str, Rollouts], imitation: int, steps: int) -> dict:
+def one(work: Workspace, seed: int, drawn: dict[str, Rollouts], start: Any, steps: int) -> dict:
     """Success, tokens and regret of both arms of one seed."""
     found: dict = {"flops": 0.0}
     for name, objective in ARMS.items():
-        params, rows = chains.practise(work, name, seed, drawn[name], objective, steps, chains.start(imitation))
-        found[name] = chains.judged(drawn["outcome"], params, 20 if work.quick else 300)
+        params, rows = chains.practise(work, name, seed, drawn[name], objective, steps, start)
+        found[name] = chains.judged(drawn["outcome"], params, 20 if work.quick else 200)
         found[name] |= {"regret": chains.regret(found[name]["by budget"]), "lengths": [row["length"] for row in rows]}
         found["flops"] += rows[-1]["flops"] + found[name]["flops"]
     return found
@@ -54,13 +55,13 @@ def one(work: Workspace, seed: int, drawn: dict[str, Rollouts], imitation: int, 
 
 def run(work: Workspace) -> Measured:
     seeds, imitation, steps = (2, 3, 2) if work.quick else (4, chains.IMITATED.steps, 60)
-    start = chains.start(imitation)
+    start = chains.start(work, imitation)
     drawn = {"outcome": chains.rollouts(start), "progress": chains.rollouts(start, progress=BONUS)}
-    before = work.keep("before", partial(chains.judged, drawn["outcome"], start, 20 if work.quick else 300))
+    before = work.keep("before", partial(chains.judged, drawn["outcome"], start, 20 if work.quick else 200))
     every = []
     for seed in range(seeds):
         work.say(f"seed {seed}: practises in two ways")
-        every.append(work.keep(f"seed{seed}", partial(one, work, seed, drawn, imitation, steps)))
+        every.append(work.keep(f"seed{seed}", partial(one, work, seed, drawn, start, steps)))
     of = {
         key: {name: np.array([x[name][key] for x in every]) for name in ARMS} for key in ("success", "tokens", "regret")
     }
