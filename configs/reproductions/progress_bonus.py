@@ -54,7 +54,7 @@ def one(work: Workspace, seed: int, drawn: dict[str, Rollouts], start: Any, step
 
 
 def run(work: Workspace) -> Measured:
-    seeds, imitation, steps = (2, 3, 2) if work.quick else (4, chains.IMITATED.steps, 60)
+    seeds, imitation, steps = (2, 3, 2) if work.quick else (3, chains.IMITATED.steps, 60)
     start = chains.start(work, imitation)
     drawn = {"outcome": chains.rollouts(start), "progress": chains.rollouts(start, progress=BONUS)}
     before = work.keep("before", partial(chains.judged, drawn["outcome"], start, 20 if work.quick else 200))
