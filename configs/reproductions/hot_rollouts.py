@@ -6,6 +6,8 @@ Five minutes on one core. From one policy of 0.06M weights that solves some chai
 with a recipe of the same number of updates: twice as many answers at temperature 1.2, of which as many right as wrong
 ones are kept, with a bonus for entropy and a divergence from the policy of at most 20 updates before. Success is that
 of one answer at temperature 1 on held-out problems. What thoughts are worth that are cut at a budget is in the details.
+
+Three seeds gave 0.150 [-0.009, 0.309], which could not tell, so that there is a fourth.
 """
 
 from functools import partial
@@ -34,7 +36,8 @@ def get_reproduction() -> Reproduction:
         unit="success of one answer on held-out problems: of the recipe, less of plain GRPO",
         minutes=10,
         not_covered="language models; the parts of the recipe one by one; equal cost (it draws twice as many); long "
-        "practice, which the recipe is to keep from collapsing; starts other than one; penalties of form",
+        "practice, which the recipe is to keep from collapsing; starts other than one; penalties of form; a seed was "
+        "added after a look at three",
         simulated=False,
         run=run,
     )
@@ -52,7 +55,7 @@ def one(work: Workspace, seed: int, drawn: dict[str, Rollouts], start: Any, step
 
 
 def run(work: Workspace) -> Measured:
-    seeds, imitation, steps = (2, 3, 2) if work.quick else (3, chains.IMITATED.steps, 60)
+    seeds, imitation, steps = (2, 3, 2) if work.quick else (4, chains.IMITATED.steps, 60)
     start = chains.start(work, imitation)
     drawn = {"plain": chains.rollouts(start), "hot": chains.rollouts(start, temperature=1.2, filter=Balanced(2))}
     before = work.keep("before", partial(chains.judged, drawn["plain"], start, 20 if work.quick else 200))
