@@ -9,7 +9,11 @@ again continues where it stopped, with the same bits; --dry_run says what it wou
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +93,29 @@ def check_owner(path: Path) -> None:
     require(ours, str(path), problem, "choose a new --workdir")
 
 
+@contextlib.contextmanager
+def drawing(trial: PostTrial) -> Iterator[Callable[[], bool]]:
+    """The process that draws ahead for a run, where there is one; gives whether it lives. It ends with this one."""
+    from launch.executors.executor import importable
+
+    if trial.config.rollouts.staleness is None:
+        yield lambda: True
+        return
+    trial.begin()
+    trial.handover().begin()
+    made = environment.worker_environment(trial.config.threads)
+    made["PYTHONPATH"] = importable(made)
+    command = [sys.executable, "-m", "launch.rollouts", "--workdir", str(trial.path.parent.parent)]
+    command += ["--trial", trial.config.id, "--launcher", str(os.getpid())]
+    with open(trial.path / "rollouts.log", "ab") as log:  # its own session: Ctrl-C is for the trainer, which ends it
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=made, start_new_session=True)
+    try:
+        yield lambda: process.poll() is None
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def run(trial: PostTrial, stop: Callable[[], bool]) -> dict[str, Any]:
     """One run to its end; its row."""
     every = trial.config.train.log_every
@@ -99,7 +126,8 @@ def run(trial: PostTrial, stop: Callable[[], bool]) -> dict[str, Any]:
             shown = f"reward {row.get('reward', float('nan')):.3f}{gap}  {row['flops']:.3g} FLOPs"
             print(f"{trial.config.id}  update {step:,} of {trial.config.train.steps:,}  {shown}", flush=True)
 
-    return trial.run(trial.training(stop=stop), report)
+    with drawing(trial) as alive:
+        return trial.run(trial.training(stop=stop, alive=alive), report)
 
 
 def told_prices(trials: list[PostTrial]) -> int:

@@ -68,6 +68,23 @@ def log_probabilities(
     return -_token_losses(hidden, head, targets, softcap)
 
 
+def log_probabilities_and_entropy(
+    hidden: jax.Array, head: jax.Array, targets: jax.Array, *, softcap: float | None = None, temperature: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """`log_probabilities` with the entropy of each distribution in nats, `[batch, seq]` float32 both; one product."""
+
+    @jax.checkpoint  # as there
+    def add(none: None, chunk: tuple[jax.Array, jax.Array]) -> tuple[None, tuple[jax.Array, jax.Array]]:
+        numbers = (((2,), (0,)), ((), ()))
+        logits = jax.lax.dot_general(chunk[0], head, numbers, preferred_element_type=jnp.float32)
+        logits = logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+        logp = jax.nn.log_softmax(logits / temperature)
+        own = jnp.take_along_axis(logp, chunk[1][..., None], -1)[..., 0]
+        return none, (own, -jnp.sum(jnp.exp(logp) * logp, -1))
+
+    return over_chunks(add, None, (hidden, targets), head.shape[1])[1]
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _token_losses(hidden: jax.Array, head: jax.Array, targets: jax.Array, softcap: float | None) -> jax.Array:
     whole = Chunk(hidden, targets, jnp.zeros(targets.shape, jnp.float32))

@@ -20,7 +20,7 @@ from scaling.train.config import TrainConfig, hyperparameters
 from scaling.train.objectives import Completions, PolicyGradient
 from scaling.train.state import TrainState
 from scaling.train.step import init_state, train_step
-from search.posttrain import PostTraining, Rollouts
+from search.posttrain import PostTraining, RolloutConfig, Rollouts
 
 SYMBOLS, LETTERS, PROMPTS, GROUP = 6, "abcdef", 16, 8
 TASK = Planted(symbols=SYMBOLS, horizon=32)
@@ -84,12 +84,19 @@ def rollouts(params: Any, letters: int, **more: Any) -> Rollouts:
     )
 
 
-def practise(start: Any, drawn: Rollouts, steps: int, seed: int, folder: Path) -> tuple[Any, list[dict]]:
-    """(the parameters after so many updates of GRPO, its rows)."""
-    drawn.seed = seed
-    train = TrainConfig(
+def practised(drawn: Rollouts, steps: int, seed: int) -> TrainConfig:
+    """So many updates of GRPO."""
+    return TrainConfig(
         steps=steps, batch_size=PROMPTS, seq_len=drawn.seq_len, learning_rate=2e-3, schedule="constant", warmup_steps=5,
         weight_decay=0.0, objective=PolicyGradient(group=GROUP), init_from="a policy that babbles", seed=seed,
     )  # fmt: skip
-    state = PostTraining(MODEL, train, start, drawn, folder).run()
+
+
+def practise(
+    start: Any, drawn: Rollouts, steps: int, seed: int, folder: Path, source: Any = None, staleness: int | None = None
+) -> tuple[Any, list[dict]]:
+    """(the parameters after practice, its rows). source: of the batches, where it is not `drawn` itself."""
+    drawn.seed = seed
+    config = RolloutConfig(staleness=staleness)
+    state = PostTraining(MODEL, practised(drawn, steps, seed), start, source or drawn, folder, config).run()
     return state.params, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

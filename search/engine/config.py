@@ -7,10 +7,12 @@ from typing import Literal, get_args
 
 from models.config import ModelConfig
 from models.errors import LARGEST_SIZE, require
+from models.serialize import added
 from scaling.typed import STEPS, at_most, typed
 
 Precision = Literal["float32", "bfloat16", "layercast"]
 Share = Literal["model", "always", "never"]
+Recorded = Literal["model", "drawn"]
 KVCache = Literal["compute", "int8"]
 
 
@@ -37,6 +39,8 @@ class EngineConfig:
     stop_length: int = 8  # most tokens of a stop sequence
     quantum: int | None = None  # tokens after which a sample makes room for those that wait; None: it never does
     near_tie: float = 2e-4  # gap, in logits or nats, below which another order of float32 sums may flip a token
+    recorded: Recorded = added("model")  # the law whose log-probabilities completions have: the model's at temperature
+    # 1, or the one that was drawn from, with its temperature and filters
     reuse_prefixes: bool = True  # keep the pages of finished prompts for later ones with the same head
 
     def __post_init__(self) -> None:
@@ -49,7 +53,7 @@ class EngineConfig:
         for name in ("pages", "quantum"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"engine.{name}", f"is {value}", "give a positive integer, or None")
-        for name, kind in (("precision", Precision), ("share", Share), ("kv_cache", KVCache)):
+        for name, kind in (("precision", Precision), ("share", Share), ("kv_cache", KVCache), ("recorded", Recorded)):
             value, allowed = getattr(self, name), get_args(kind)
             require(value in allowed, f"engine.{name}", f"is {value!r}", f"use one of {', '.join(allowed)}")
         # A sample and its prompt, each with a page that is not full, and a copy of one that is about to be written.

@@ -20,6 +20,7 @@ from models.past import Arrays, Past, Read, Step, keys_and_values, reach
 from models.span import Span
 from models.transformer import Params, logits
 from search.engine import sampling, stop, text_stop
+from search.engine.config import Recorded
 from search.engine.margin import gap_to_flip
 from search.engine.precision import computed
 from search.engine.program import Program
@@ -184,8 +185,9 @@ def lineage_keys(stream: jax.Array) -> jax.Array:
 
 
 def advance(
-    rows: Rows, settings: SamplingRows, keys: jax.Array, scores: jax.Array, ends: tuple[int, ...], gaps: bool
-) -> tuple[Rows, tuple[jax.Array, jax.Array, jax.Array]]:
+    rows: Rows, settings: SamplingRows, keys: jax.Array, scores: jax.Array, ends: tuple[int, ...], gaps: bool,
+    recorded: Recorded = "model",
+) -> tuple[Rows, tuple[jax.Array, jax.Array, jax.Array]]:  # fmt: skip
     """Draw the next token of every running row from its logits `[slots, vocab]`, and see whether it ends there."""
     live = rows.reason == RUNNING
     forced = sampling.forced_at(settings, rows.length)
@@ -196,7 +198,8 @@ def advance(
     gap = gap_to_flip(stepped, scores, settings, rows.history, forced, token) if gaps else jnp.zeros_like(drawn.logprob)
     moved = settled(rows, token, live, ends)
     unused = jnp.full_like(token, -1), jnp.zeros_like(drawn.logprob)
-    return moved, (jnp.where(live, token, unused[0]), jnp.where(live, drawn.logprob, unused[1]), gap)
+    logprob = drawn.filtered_logprob if recorded == "drawn" else drawn.logprob
+    return moved, (jnp.where(live, token, unused[0]), jnp.where(live, logprob, unused[1]), gap)
 
 
 def settled(rows: Rows, token: jax.Array, live: jax.Array, ends: tuple[int, ...]) -> Rows:
@@ -237,7 +240,9 @@ def without_moves(rows: Rows) -> Rows:
 
 
 @lru_cache(maxsize=64)
-def make_stage(config: ModelConfig, steps: int, ends: tuple[int, ...], gaps: bool) -> Program:
+def make_stage(
+    config: ModelConfig, steps: int, ends: tuple[int, ...], gaps: bool, recorded: Recorded = "model"
+) -> Program:
     """The compiled stage: (params, pool, blocks, states, rows, settings, prefixes, most, enough) -> blocks, states,
     rows, drawn, i.
 
@@ -273,7 +278,7 @@ def make_stage(config: ModelConfig, steps: int, ends: tuple[int, ...], gaps: boo
                 config, params, pool, blocks, states, prefixes, rows.token[:, None], rows.origin, rows.own,
                 rows.reason == RUNNING,
             )  # fmt: skip
-            rows, new = advance(rows, settings, keys, scores[:, 0], ends, gaps)
+            rows, new = advance(rows, settings, keys, scores[:, 0], ends, gaps, recorded)
             drawn = Drawn(*(jax.lax.dynamic_update_slice(d, n[:, None], (0, i)) for d, n in zip(drawn, new)))
             return i + 1, blocks, states, rows, drawn
 

@@ -55,7 +55,8 @@ class Device:
         self.blocks: Blocks = ()
         self.fit(1)
         gaps = config.precision == "layercast"
-        self._stage: Callable[..., Any] = make_stage(self.model, config.stage_tokens, config.ends, gaps)
+        stage = make_stage(self.model, config.stage_tokens, config.ends, gaps, config.recorded)
+        self._stage: Callable[..., Any] = stage
         self._prefill = {score: make_prefill(self.model, score) for score in (False, True)}
 
     def prefill(self, chunk: Chunk, score: bool = False) -> jax.Array:

@@ -72,9 +72,10 @@ class Request:
 class Completion:
     """One finished sample.
 
-    tokens: all that were generated, the end token or stop sequence included. logprobs: of each under the model's own
-    distribution at temperature 1, nats. near_ties: indices of tokens that another order of float32 sums could have
-    flipped (`precision="layercast"` only). flops, bytes: of this sample's decode steps, its prompt not included.
+    tokens: all that were generated, the end token or stop sequence included. logprobs: of each, nats, under the model's
+    own distribution at temperature 1 or the one that was drawn from, as `engine.recorded` says. near_ties: indices of
+    tokens that another order of float32 sums could have flipped (`precision="layercast"` only). flops,
+    bytes: of this sample's decode steps, its prompt not included.
     """
 
     problem: int

@@ -157,6 +157,8 @@ class SpeculativeEngine(Engine):
             refuse_states(draft.config, "speculation.draft")
             windows = cache.windowed(draft.config)
             require(not windows, "speculation.draft", "has sliding windows", "use a draft model without them")
+        problem = "is drawn, and speculation records the model's own"
+        require(config.recorded == "model", "engine.recorded", problem, "use 'model', or no speculation")
         self.speculation, self.speculated = speculation, Speculated()
         self.slots.keep_history = True
         self._draft_params = None if draft is None else draft.params

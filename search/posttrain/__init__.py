@@ -5,6 +5,8 @@ episodes.py   completions in which an environment may answer, turn by turn
 filters.py    which of the completions that were drawn a batch keeps
 shaping.py    a verifier's reward changed by how long a completion is, and by what it repeats
 rollouts.py   groups of completions with verified rewards, as a batch of scaling.train.objectives.PolicyGradient
+progress.py   what each segment of a completion adds to the chance of a right answer
+handover.py   rollouts that another process draws ahead of the trainer, from a policy at most so many versions old
 rejection.py  sets of right answers with a target for every query
 hints.py      traces with calls of a tool in the place of what they worked out
 splice.py     thoughts without the segments that completions do not need

@@ -14,9 +14,10 @@ from models.serialize import added, digest
 from scaling.sweep.trial import default_of, override
 from scaling.tasks import Task, task_by_name
 from scaling.train.config import TrainConfig
-from scaling.train.objectives import PolicyGradient, check_batch
+from scaling.train.objectives import Objective, PolicyGradient, check_batch
 from scaling.typed import STEPS, at_most, typed
-from search.posttrain.filters import FewestErrors
+from search.posttrain.filters import Filter
+from search.posttrain.progress import Progress
 from search.posttrain.shaping import CosineLength
 
 BOOKKEEPING = tuple(f"train.{name}" for name in ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"))
@@ -30,15 +31,25 @@ class RolloutConfig:
     seed: int = 1  # of these problems; another than that of the examples that the policy read, which it knows by heart
     updates: int = 1  # on the completions of one rollout; they are as old as the first of them
     most_calls: int = added(8)  # of a completion to its environment, beyond which it is cut off
-    filter: FewestErrors | None = added(None)  # draws more completions than the objective's group, and keeps so many
+    filter: Filter | None = added(None)  # draws more completions than the objective's group, and keeps so many
     shaping: CosineLength | None = added(None)  # of the verifier's reward, 1 or 0; None: it stays as it is
+    staleness: int | None = added(None)  # None: the trainer draws. Else a process of its own does, ahead of it, from
+    # the policy as it was so many rollouts before; 0: it waits for every update, and the run has the bits of None
+    anchor_every: int | None = added(None)  # updates after which the objective's reference becomes the policy as it
+    # then is; None: it stays what it was
+    progress: Progress | None = added(None)  # what each segment of a completion adds to the chance of a right answer,
+    # for train.objective.progress
     most_unscorable: float = 0.1  # share of completions of a step without a finite reward, above which the run stops
 
     def __post_init__(self) -> None:
         typed(self, "rollouts")
-        at_most(self, "rollouts", updates=1024, problems=10**7, most_calls=1024)
+        at_most(self, "rollouts", updates=1024, problems=10**7, most_calls=1024, staleness=1024, anchor_every=STEPS)
         for name in ("problems", "updates", "most_calls"):
             require(getattr(self, name) >= 1, f"rollouts.{name}", f"is {getattr(self, name)}", "give 1 or more")
+        known = self.anchor_every is None or self.anchor_every >= 1
+        require(known, "rollouts.anchor_every", f"is {self.anchor_every}", "give 1 or more, or none")
+        known = self.staleness is None or self.staleness >= 0
+        require(known, "rollouts.staleness", f"is {self.staleness}", "give 0 or more, or none")
         require(0 <= self.seed < 2**32, "rollouts.seed", f"is {self.seed}", "give an integer in [0, 2^32)")
         problem = f"is {self.most_unscorable}"
         require(0 <= self.most_unscorable <= 1, "rollouts.most_unscorable", problem, "give a share from 0 to 1")
@@ -100,7 +111,7 @@ class PostTrainConfig:
         asked = self.train.evaluations.suites
         problem = "are measured by nobody while a policy practises"
         require(not asked, "train.evaluations.suites", problem, "set `measure`, or use launch.evaluate afterwards")
-        check_batch(self.train.objective, batch_shapes(self.train))
+        check_batch(self.train.objective, batch_shapes(self.train, self.rollouts.progress is not None))
 
     @functools.cached_property
     def tasked(self) -> Task:
@@ -125,7 +136,12 @@ def posttrained(directory: str | Path) -> Path | None:
     return run if (run / "posttrain.json").is_file() else None
 
 
-def batch_shapes(train: TrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
+def temperature_of(objective: Objective) -> float:
+    """The temperature at which an objective takes completions to be drawn."""
+    return objective.temperature if isinstance(objective, PolicyGradient) else 1.0
+
+
+def batch_shapes(train: TrainConfig, progress: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
     """The fields of a batch of rollouts, by which an objective is checked before anything is drawn."""
     group, seq = train.objective.sequences, train.seq_len
     rows, whole = (train.batch_size, group, seq), (train.batch_size, group)
@@ -133,6 +149,8 @@ def batch_shapes(train: TrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
         "tokens": ((*whole, seq + 1), np.int32), "weights": (rows, np.float32), "sampled_logprobs": (rows, np.float32),
         "rewards": (whole, np.float32), "truncated": (whole, np.float32),
     }  # fmt: skip
+    if progress:
+        forms["progress"] = rows, np.float32
     return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in forms.items()}
 
 

@@ -17,6 +17,7 @@ from scaling.tasks.environment import Environment
 from scaling.tasks.task import Problem
 from search.engine.engine import Engine
 from search.engine.request import Completion, FinishReason, Request
+from search.engine.sampling import Sampling
 from search.policy import continuation
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,9 @@ class Stage:
     room: int
     most_calls: int
 
-    def play(self, problems: Sequence[Problem], samples: int, seed: int, first: int = 0) -> list[Episode]:
+    def play(
+        self, problems: Sequence[Problem], samples: int, seed: int, first: int = 0, temperature: float = 1.0
+    ) -> list[Episode]:
         """`samples` episodes of each problem, in that order. first: number of the first problem, by which its random
         stream is known."""
         prompts = [tuple(int(token) for token in self.tokenizer.encode(problem.prompt)) for problem in problems]
@@ -79,7 +82,8 @@ class Stage:
             for row, problem in enumerate(problems) for sample in range(samples)
         ]  # fmt: skip
         self._begin(episodes)
-        asked = [self._request(numbers[row], prompt, samples, seed) for row, prompt in enumerate(prompts)]
+        law = Sampling(temperature)
+        asked = [self._request(numbers[row], prompt, samples, seed, law) for row, prompt in enumerate(prompts)]
         places = {(number, sample): row * samples + sample for row, number in enumerate(numbers)
                   for sample in range(samples)}  # fmt: skip
         for turn in range(1, self.most_calls + 2):
@@ -94,7 +98,7 @@ class Stage:
             again = int(np.random.SeedSequence([seed, turn]).generate_state(1)[0])
             for episode in sorted(called, key=lambda one: (one.row, one.sample)):
                 number = (numbers[episode.row] * samples + episode.sample) % 2**32
-                asked.append(self._request(number, (*episode.prompt, *episode.tokens), 1, again))
+                asked.append(self._request(number, (*episode.prompt, *episode.tokens), 1, again, law))
                 places[number, 0] = episode.row * samples + episode.sample
                 episode.flops += self.engine.prices.prefill(0, len(asked[-1].prompt) - 1)
         return episodes
@@ -106,16 +110,16 @@ class Stage:
             except Exception as error:
                 _fail(episode, error)
 
-    def _request(self, number: int, prompt: tuple[int, ...], samples: int, seed: int) -> Request:
+    def _request(self, number: int, prompt: tuple[int, ...], samples: int, seed: int, law: Sampling) -> Request:
         most = self.room - len(prompt)
-        return Request(number, prompt, samples, max_tokens=most, seed=seed, stop_texts=self.environment.calls)
+        return Request(number, prompt, samples, most, law, seed=seed, stop_texts=self.environment.calls)
 
     def _heard(self, episode: Episode, done: Completion) -> bool:
         """Take in what the policy wrote; whether it calls."""
         episode.write(done.tokens, done.logprobs, own=True)
         episode.flops += done.flops
         episode.finish_reason = done.finish_reason
-        episode.text = self._text(episode.tokens)
+        episode.text = self.text(episode.tokens)
         if done.finish_reason != "stop" or episode.fault is not None:
             return False
         episode.finish_reason = "length"  # unless it goes on
@@ -125,7 +129,7 @@ class Stage:
         """Put the reply behind a call; whether the policy goes on, for which there must be room."""
         since = max((i + 1 for i, own in enumerate(episode.own) if not own), default=0)
         try:
-            reply = self.environment.step(episode.state, self._text(episode.tokens[since:]))
+            reply = self.environment.step(episode.state, self.text(episode.tokens[since:]))
             shown = list(continuation(self.tokenizer, reply.shown))
         except Exception as error:  # whatever an environment raises costs one sample, not the run
             _fail(episode, error)
@@ -133,12 +137,13 @@ class Stage:
         episode.calls, episode.failed, episode.state = episode.calls + 1, episode.failed + reply.failed, reply.state
         left = self.room - len(episode.prompt) - len(episode.tokens)
         episode.write(shown[:left], [0.0] * len(shown[:left]), own=False)
-        episode.text = self._text(episode.tokens)
+        episode.text = self.text(episode.tokens)
         if reply.done and len(shown) <= left:
             episode.finish_reason = "stop"
         return not reply.done and len(shown) < left
 
-    def _text(self, tokens: Sequence[int]) -> str:
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, without those that end documents."""
         return self.tokenizer.decode([token for token in tokens if token != self.tokenizer.end_of_document])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class FewestErrors:
 
     oversample: int = 2  # completions that are drawn for each that is kept
 
+    untagged: ClassVar[bool] = True  # in JSON: it was the only filter
+
     def __post_init__(self) -> None:
         typed(self, "rollouts.filter")
         problem = f"is {self.oversample}"
@@ -42,3 +45,29 @@ class FewestErrors:
         best = min(len(right), int(np.floor(share * keep + 0.5)))
         chosen = [*right[:best], *wrong[: keep - best]]
         return np.sort([*chosen, *none[: keep - len(chosen)]])
+
+
+@dataclass(frozen=True)
+class Balanced:
+    """Draws `oversample` times a group and keeps as many successes as failures, uniform ones of each, or as near to
+    that as there are; so that a group in which any two differ seldom teaches nothing. A success is a reward above 0."""
+
+    oversample: int = 2  # completions that are drawn for each that is kept
+
+    def __post_init__(self) -> None:
+        typed(self, "rollouts.filter")
+        problem = f"is {self.oversample}"
+        require(2 <= self.oversample <= 64, "rollouts.filter.oversample", problem, "give a whole number from 2 to 64")
+
+    def kept(
+        self, rng: np.random.Generator, rewards: np.ndarray, calls: np.ndarray, failed: np.ndarray, keep: int
+    ) -> np.ndarray:
+        """As `FewestErrors.kept`."""
+        order = rng.permutation(len(rewards))
+        right, wrong = order[rewards[order] > 0], order[rewards[order] <= 0]
+        best = min(len(right), max(keep // 2, keep - len(wrong)))
+        chosen = [*right[:best], *wrong[: keep - best]]
+        return np.sort([*chosen, *order[~np.isfinite(rewards[order])][: keep - len(chosen)]])
+
+
+Filter = FewestErrors | Balanced

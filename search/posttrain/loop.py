@@ -22,7 +22,8 @@ from scaling.train.objectives import Frozen, check_batch
 from scaling.train.objectives.objective import BASE
 from scaling.train.state import TrainState
 from scaling.train.step import init_state, train_step
-from search.posttrain.config import RolloutConfig, batch_shapes, refuse_changed
+from search.posttrain.config import RolloutConfig, batch_shapes, refuse_changed, temperature_of
+from search.posttrain.handover import Ahead
 from search.posttrain.rollouts import Rollouts
 
 Measured = tuple[dict[str, float], float]  # columns of a metric row, and the FLOPs that they took
@@ -59,7 +60,7 @@ class PostTraining:
     """
 
     def __init__(
-        self, model: ModelConfig, train: TrainConfig, params: Any, rollouts: Rollouts, directory: Path,
+        self, model: ModelConfig, train: TrainConfig, params: Any, rollouts: Rollouts | Ahead, directory: Path,
         config: RolloutConfig | None = None, *, states: Path | None = None, frozen: Mapping[str, Frozen] | None = None,
         measure: Callable[[Any], Measured] | None = None, measure_every: int = 0,
         stop: Callable[[], bool] = lambda: False, origin: str = "",
@@ -70,11 +71,18 @@ class PostTraining:
         sizes = (rollouts.prompts, rollouts.group, rollouts.seq_len)
         asked = (train.batch_size, train.objective.sequences, train.seq_len)
         require(sizes == asked, "rollouts", f"give {sizes} prompts, samples and tokens, not {asked}", "use equal sizes")
-        check_batch(train.objective, batch_shapes(train))
+        asked_for = temperature_of(train.objective)
+        problem = f"is {rollouts.temperature}, and the objective's {asked_for}"
+        require(rollouts.temperature == asked_for, "rollouts.temperature", problem, "use equal ones")
+        check_batch(train.objective, batch_shapes(train, rollouts.progress is not None))
         self.hyper = hyperparameters(train)
         self.start = jax.tree.map(np.asarray, params)
         own = Frozen(self.model, self.start)
         self.frozen = {name: (frozen or {}).get(name, own) for name in train.objective.reads}
+        anchored = train.objective.reads.get("reference", "none") is None
+        problem = f"is {self.config.anchor_every}, and the objective has no reference that may move"
+        fix = "set train.objective.kl above 0, without a reference, or anchor_every=none"
+        require(self.config.anchor_every is None or anchored, "rollouts.anchor_every", problem, fix)
         self.flops_per_update, self.reference_flops = self._prices()
         if train.trains.based:
             self.frozen[BASE] = own
@@ -110,10 +118,10 @@ class PostTraining:
                     state = self._rollout(state, writer, report)
                     due = int(state.step) % max(1, self.train.checkpoint_every) < self.config.updates
                     if (self.train.checkpoint_every and due) or int(state.step) >= self.train.steps:
-                        checkpoints.save(int(state.step), state, self._metadata())
+                        checkpoints.save(int(state.step), self._kept(state), self._metadata())
             except (ConfigError, Interrupted):
                 if int(state.step) > (checkpoints.latest() or 0):
-                    checkpoints.save(int(state.step), state, self._metadata())
+                    checkpoints.save(int(state.step), self._kept(state), self._metadata())
                 raise
             finally:
                 writer.close()
@@ -133,6 +141,9 @@ class PostTraining:
         updates = min(self.config.updates, self.train.steps - first)
         for _ in range(updates):
             state, (loss, norm) = self._step(state, wanted, self.hyper, self.frozen)
+        anchor = self.config.anchor_every
+        if anchor is not None and int(state.step) // anchor > first // anchor:
+            self.frozen["reference"] = Frozen(self.model, jax.tree.map(np.asarray, self.whole(state.params)))
         self.spent = self.spent.plus(
             rollout=cost.flops, update=updates * self.flops_per_update, reference=updates * self.reference_flops
         )
@@ -142,6 +153,8 @@ class PostTraining:
         }  # fmt: skip
         if self.rollouts.environment.calls:
             row |= {"calls": cost.calls / cost.completions, "failed_calls": cost.failed / max(cost.calls, 1)}
+        if self.config.staleness is not None:
+            row["staleness"] = cost.staleness
         row |= {name: float(x) for name, x in state.measured.items()}
         step, every = int(state.step), self.measure_every
         if self.measure and (step >= self.train.steps or (every and step // every > first // every)):
@@ -159,7 +172,7 @@ class PostTraining:
     def _restored(self, checkpoints: Checkpoints) -> TrainState:
         initial = jax.jit(partial(init_state, self.model, self.train))(np.uint32(self.train.seed), self.hyper)
         try:
-            found = checkpoints.restore(initial)
+            found = checkpoints.restore(self._kept(initial))
         except NoCheckpoint:
             begun = self.train.trains.begun(self.model, self.start)
             return initial if begun is None else initial._replace(params=jax.tree.map(jax.numpy.asarray, begun))
@@ -168,7 +181,16 @@ class PostTraining:
         require(same, str(self.directory), problem, "restore that config, or use a new directory")
         refuse_changed(found.metadata["origin"], self.origin, "train.init_from")
         self.spent = Spent(**found.metadata["spent"])
-        return found.state
+        if self.config.anchor_every is None:
+            return found.state
+        self.frozen["reference"] = Frozen(self.model, found.state["reference"])
+        return found.state["state"]
+
+    def _kept(self, state: TrainState) -> Any:
+        """What a checkpoint holds: the state, and the reference where it moves."""
+        if self.config.anchor_every is None:
+            return state
+        return {"state": state, "reference": self.frozen["reference"].params}
 
     def _metadata(self) -> dict[str, Any]:
         same = dataclasses.replace(self.train, log_every=1, eval_every=0, checkpoint_every=0, keep_checkpoints=1)

@@ -4,6 +4,8 @@ trials/<id>/posttrain.json   the run's config
 trials/<id>/config.json      the model as every command reads a trial; its checkpoints/ hold the parameters at the end
 trials/<id>/metrics.jsonl    rewards, gap of the sampler, FLOPs and measurements by update
 trials/<id>/state/           checkpoints while it runs
+trials/<id>/rollouts.log     what the process says that draws ahead, where there is one
+trials/<id>/handover/        what two processes hand each other while it runs, where one of them draws ahead
 trials/<id>/model/           the same of a Hugging Face policy, in its own form, in place of config.json and checkpoints
 """
 
@@ -35,7 +37,8 @@ from scaling.train.objectives.frozen import frozen_configs, load_frozen
 from search.ledger import Prices
 from search.metrics.curves import powers_of_two
 from search.policy import FIELD, Policy, load_policy
-from search.posttrain.config import PostTrainConfig, posttrained
+from search.posttrain.config import PostTrainConfig, posttrained, temperature_of
+from search.posttrain.handover import Ahead, Handover, draw_ahead
 from search.posttrain.loop import PostTraining
 from search.posttrain.measure import Measure
 from search.posttrain.rollouts import Rollouts
@@ -46,7 +49,8 @@ Report = Callable[[int, dict[str, float]], None]
 @dataclass(frozen=True)
 class Price:
     """FLOPs of a run before it starts. rollout and measure are bounds: every completion as long as its row,
-    and read again after as many replies as are allowed where an environment answers."""
+    and read again after as many replies as are allowed where an environment answers, or for an answer behind every
+    token where progress is asked for."""
 
     pretrain: float
     rollout: float
@@ -108,6 +112,13 @@ class PostTrial:
     def _check_lengths(self) -> None:
         measured = self.task.generate(self.config.measure.seed, self.config.measure.problems, "test")
         longest = max(len(self.policy.tokenizer.encode(p.prompt)) for p in (*self.problems, *measured))
+        if (how := self.config.rollouts.progress) is not None:
+            for name in ("mark", "delimiter"):
+                try:
+                    self.policy.continuation(getattr(how, name))
+                except ConfigError as error:
+                    place = f"rollouts.progress.{name}"
+                    raise ConfigError(place, error.problem, "give one of the task's, in its characters") from None
         seq = self.config.train.seq_len
         problem = f"{seq} leaves a prompt of {longest} tokens no room for an answer"
         require(longest < seq + 1, "train.seq_len", problem, f"give more than {longest}")
@@ -131,6 +142,13 @@ class PostTrial:
         drawn = self.config.rollouts
         again = drawn.most_calls * prices.prefill(0, seq, 1) if self.task.environment().calls else 0
 
+        forced = 0.0
+        if (how := drawn.progress) is not None:
+            mark = len(self.policy.continuation(how.mark))
+            longer = Prices(self.model, train.seq_len + 1 + mark + how.tokens)
+            each = longer.prefill(0, seq + mark, 1) + how.samples * longer.decode(seq + mark + 1, how.tokens)
+            forced = float(train.objective.sequences * (seq - length + 1) * each)
+
         def drawing(samples: int) -> float:
             each = prices.decode(length + 1, max(1, seq - length)) + again
             return float(prices.prefill(0, length, 1) + samples * each)
@@ -139,7 +157,7 @@ class PostTrial:
         samples = train.objective.sequences * (drawn.filter.oversample if drawn.filter else 1)
         times = 2 + ((train.steps - 1) // measured.every if measured.every else 0)
         return Price(
-            self.pretrain_flops, rollouts * drawing(samples),
+            self.pretrain_flops, rollouts * (drawing(samples) + forced),
             float(train.flops(self.model, train.tokens, read) - own), float(own),
             times * measured.problems * drawing(measured.samples),
         )  # fmt: skip
@@ -158,16 +176,41 @@ class PostTrial:
             ends=tuple(dict.fromkeys((*self.policy.ends, *stops))),
             most_unscorable=self.config.rollouts.most_unscorable, environment=self.task.environment(),
             most_calls=self.config.rollouts.most_calls, filter=self.config.rollouts.filter,
-            shaping=self.config.rollouts.shaping,
+            shaping=self.config.rollouts.shaping, progress=self.config.rollouts.progress,
+            temperature=temperature_of(train.objective),
         )  # fmt: skip
 
-    def training(self, rollouts: Rollouts | None = None, stop: Callable[[], bool] = lambda: False) -> PostTraining:
-        """The loop of the run; rollouts: with an engine that is there already."""
-        config, drawn = self.config, rollouts or self.rollouts()
+    def handover(self) -> Handover:
+        """What the run's two processes hand each other, where `rollouts.staleness` is given."""
+        staleness = self.config.rollouts.staleness
+        require(staleness is not None, "rollouts.staleness", "is none: the trainer draws itself", "give 0 or more")
+        assert staleness is not None
+        return Handover(self.path / "handover", staleness, f"{self.config.id} {self.policy.digest}")
+
+    def begin(self) -> None:
+        """Write down which run this is."""
+        kept.create(self.path / "posttrain.json", json.dumps(to_json(self.config), indent=1))
+
+    def draw(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Draw the rollouts that the process asks for which trains this run, until the last or until stopped."""
+        updates, steps = self.config.rollouts.updates, self.config.train.steps
+        draw_ahead(self.rollouts(), self.handover(), self.policy.params, updates, steps, stop)
+
+    def training(
+        self, rollouts: Rollouts | None = None, stop: Callable[[], bool] = lambda: False,
+        alive: Callable[[], bool] = lambda: True,
+    ) -> PostTraining:  # fmt: skip
+        """The loop of the run; rollouts: with an engine that is there already. alive: whether the process that draws
+        still does, where it is not this one."""
+        config, drawn, states = self.config, rollouts or self.rollouts(), self.path / "state"
         frozen, _ = load_frozen(config.train.objective, self.model, self.reads)
+        source: Rollouts | Ahead = drawn
+        if config.rollouts.staleness is not None:
+            every, updates = config.train.checkpoint_every, config.rollouts.updates
+            source = Ahead(drawn, self.handover(), updates, every, states, alive, stop)
         return PostTraining(
-            self.model, config.train, self.policy.params, drawn, self.path, config.rollouts,
-            states=self.path / "state", frozen=frozen, measure=Measure(drawn, self.task, config.measure),
+            self.model, config.train, self.policy.params, source, self.path, config.rollouts,
+            states=states, frozen=frozen, measure=Measure(drawn, self.task, config.measure),
             measure_every=config.measure.every, stop=stop, origin=self.policy.digest,
         )  # fmt: skip
 
@@ -175,13 +218,14 @@ class PostTrial:
         """Train, keep the policy, and add the row, which is returned; a run that has ended is left as it is."""
         if (row := self.row) is not None:
             return row
-        kept.create(self.path / "posttrain.json", json.dumps(to_json(self.config), indent=1))
+        self.begin()
         began = time.perf_counter()
         params = training.whole(training.run(report).params)
         self._keep(params)
         row = self._row(training, time.perf_counter() - began)
         self.results.add(row)
-        shutil.rmtree(self.path / "state", ignore_errors=True)
+        for done in ("state", "handover"):
+            shutil.rmtree(self.path / done, ignore_errors=True)
         return row
 
     def _keep(self, params: Any) -> None:

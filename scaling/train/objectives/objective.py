@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from models import counts, transformer
 from models.config import ModelConfig
-from models.cross_entropy import log_probabilities
+from models.cross_entropy import log_probabilities, log_probabilities_and_entropy
 from models.errors import require
 from models.pipeline import Totals
 from models.routing import Routing
@@ -161,6 +161,14 @@ def target_logprobs(found: Read, targets: jax.Array, temperature: float = 1.0) -
     """log p of targets `[sequences, seq]` in nats, float32."""
     cap = found.config.logit_softcap
     return log_probabilities(found.hidden, found.head, targets, softcap=cap, temperature=temperature)
+
+
+def target_logprobs_and_entropy(
+    found: Read, targets: jax.Array, temperature: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """The same, and the entropy of each distribution in nats."""
+    cap = found.config.logit_softcap
+    return log_probabilities_and_entropy(found.hidden, found.head, targets, softcap=cap, temperature=temperature)
 
 
 def summed(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from models.config import ModelConfig
 from models.errors import require
+from models.serialize import added
 from models.transformer import shifted
 from scaling.train.objectives.advantage import AdvantageName, advantages
 from scaling.train.objectives.objective import (
@@ -25,6 +26,7 @@ from scaling.train.objectives.objective import (
     sequences_of,
     summed,
     target_logprobs,
+    target_logprobs_and_entropy,
 )
 from scaling.typed import STEPS, at_most, typed
 
@@ -40,11 +42,12 @@ class PolicyGradient(Objective):
 
     With A the advantage of a token, rho its ratio p / p_old, d = log p - log p_reference, per token:
 
-        -min(rho A, clip(rho) A) x correction + kl x estimate(d)
+        -min(rho A, clip(rho) A) x correction + kl x estimate(d) - entropy x H
 
-    averaged as `normalize` says. A row of a batch is one prompt with its `group` completions, so that no filter or
-    micro-batch parts a group. weights are 1 on sampled tokens (the end included), 0 on prompts, padding and what an
-    environment wrote. A completion whose reward is not finite is left out of its group, the loss and every mean.
+    averaged as `normalize` says, with H the entropy of the distribution that the token is of. A row of a batch is one
+    prompt with its `group` completions, so that no filter or micro-batch parts a group. weights are 1 on
+    sampled tokens (the end included), 0 on prompts, padding and what an environment wrote. A completion whose reward is
+    not finite is left out of its group, the loss and every mean.
 
         GRPO (Shao et al. 2024)       the defaults
         Dr. GRPO (Liu et al. 2025)    advantage="centered", normalize="constant"
@@ -78,6 +81,9 @@ class PolicyGradient(Objective):
     # completions whose product is above it are left out
     correction_limit: float = 2.0  # of either
     temperature: float = 1.0  # that was sampled at: p is at the same
+    entropy: float = added(0.0)  # weight of a bonus for the entropy of every token's distribution, at that temperature
+    progress: float = added(0.0)  # weight of what a token's segment adds to the chance of a right answer (`progress` of
+    # the batch), beside the advantage
 
     judged: ClassVar[bool] = False  # a policy that learns may well have a rising surrogate
 
@@ -89,7 +95,7 @@ class PolicyGradient(Objective):
         alone = self.group == 1 and self.advantage not in ("reinforce", "expert", "given")
         fix = "use a larger group, or advantage 'reinforce', 'expert' or 'given'"
         require(not alone, f"{at}.group", f"is 1, in which '{self.advantage}' is always 0", fix)
-        for field in ("clip_low", "clip_high", "kl", "deviation_floor"):
+        for field in ("clip_low", "clip_high", "kl", "deviation_floor", "entropy", "progress"):
             value = getattr(self, field)
             require(value >= 0, f"{at}.{field}", f"is {value}", "give a number that is not negative")
         for field in ("temperature", "correction_limit"):
@@ -112,6 +118,8 @@ class PolicyGradient(Objective):
             needs["old_logprobs"] = token
         if self.advantage == "given":
             needs["advantages"] = token
+        if self.progress:
+            needs["progress"] = token
         return needs | ({"truncated": whole} if self.mask_truncated else {})
 
     @property
@@ -120,8 +128,9 @@ class PolicyGradient(Objective):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        found = ("reward", "scorable", "used", "clipped", "ratio", "surprise")
-        return (*found, *(("sampler_gap",) if "sampled_logprobs" in self.needs else ()), *(("kl",) if self.kl else ()))
+        found: tuple[str, ...] = ("reward", "scorable", "used", "clipped", "ratio", "surprise")
+        found += ("sampler_gap",) if "sampled_logprobs" in self.needs else ()
+        return (*found, *(("kl",) if self.kl else ()), *(("entropy",) if self.entropy else ()))
 
     @property
     def sequences(self) -> int:
@@ -133,18 +142,22 @@ class PolicyGradient(Objective):
         flat = sequences_of(batch)
         inputs, targets, mask, segments = shifted(flat["tokens"], flat["weights"], flat.get("segments"))
         found = read(model, params, inputs, segments)
-        logp = target_logprobs(found, targets, self.temperature)
+        logp, entropy = target_logprobs_and_entropy(found, targets, self.temperature) if self.entropy else (
+            target_logprobs(found, targets, self.temperature), None
+        )  # fmt: skip
         reference = None
         if self.kl:
             other = read_frozen(frozen["reference"], inputs, segments)
             reference = target_logprobs(other, targets, self.temperature)
-        minimised, weight, measured = self.of_logprobs(logp, mask, batch, reference)
+        minimised, weight, measured = self.of_logprobs(logp, mask, batch, reference, entropy)
         return summed(found, minimised, weight, measured)
 
     def of_logprobs(
-        self, logp: jax.Array, mask: jax.Array, batch: Batch, reference: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array, dict[str, Mean]]:
-        """(summed loss, weight of each completion `[sequences]`, metrics) of log p of tokens `[sequences, seq]`."""
+        self, logp: jax.Array, mask: jax.Array, batch: Batch, reference: jax.Array | None = None,
+        entropy: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array, dict[str, Mean]]:  # fmt: skip
+        """(summed loss, weight of each completion `[sequences]`, metrics) of log p of tokens `[sequences, seq]`; as
+        many entropies where they are rewarded."""
         tokens = {name: batch[name].reshape(mask.shape) for name in self.needs if name in _PER_TOKEN and name in batch}
         rewards = batch["rewards"].astype(jnp.float32)
         kept = jnp.isfinite(rewards)
@@ -153,6 +166,9 @@ class PolicyGradient(Objective):
         advantage = self._advantage(rewards, kept, tokens, mask)
         mask = mask * kept.reshape(-1, 1)
         terms = self.per_token(logp, advantage, mask, tokens, reference)
+        if entropy is not None:
+            terms.measured["entropy"] = masked_mean(entropy, mask)
+            terms = terms._replace(loss=terms.loss - self.entropy * entropy)
         minimised, weight = self._normalized(terms.loss, terms.mask)
         measured = {
             "reward": masked_mean(rewards, jnp.isfinite(rewards)),
@@ -165,9 +181,11 @@ class PolicyGradient(Objective):
     def _advantage(self, rewards: jax.Array, kept: jax.Array, tokens: dict[str, Any], mask: jax.Array) -> jax.Array:
         """A of every token, `[sequences, 1 or seq]`."""
         if self.advantage == "given":
-            return tokens["advantages"]
-        own = advantages(self.advantage, rewards, kept, baseline=self.baseline, floor=self.deviation_floor)
-        return own.reshape(-1, 1)
+            own = tokens["advantages"]
+        else:
+            own = advantages(self.advantage, rewards, kept, baseline=self.baseline, floor=self.deviation_floor)
+            own = own.reshape(-1, 1)
+        return own + self.progress * tokens["progress"] if self.progress else own
 
     def per_token(
         self, logp: jax.Array, advantage: jax.Array, mask: jax.Array, tokens: Mapping[str, jax.Array],
@@ -245,7 +263,7 @@ class Terms(NamedTuple):
     measured: dict[str, Mean]
 
 
-_PER_TOKEN = frozenset({"sampled_logprobs", "old_logprobs", "advantages"})
+_PER_TOKEN = frozenset({"sampled_logprobs", "old_logprobs", "advantages", "progress"})
 
 
 def _k3(apart: jax.Array) -> jax.Array:

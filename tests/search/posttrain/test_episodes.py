@@ -24,7 +24,7 @@ from scaling.train.objectives.objective import read, target_logprobs
 from search.engine.request import Completion, Request
 from search.posttrain import RolloutConfig, Rollouts
 from search.posttrain.episodes import Episode, Stage
-from search.posttrain.filters import FewestErrors
+from search.posttrain.filters import Balanced, FewestErrors
 from search.posttrain.shaping import CosineLength
 
 TASK = Calculation()
@@ -194,6 +194,17 @@ def test_the_share_of_successes_stays_and_what_has_no_reward_goes_first(right: i
     rewards[1:6] = np.nan
     kept = FewestErrors().kept(np.random.default_rng(0), rewards, np.ones(8), np.zeros(8), 4)
     assert len(set(kept)) == 4 and {0, 6, 7} <= set(kept)
+
+
+@pytest.mark.parametrize("right", range(9))
+def test_a_balanced_group_is_half_of_either_or_what_there_is(right: int) -> None:
+    rewards = np.array([1.0] * right + [0.0] * (8 - right))
+    kept = [Balanced().kept(np.random.default_rng(i), rewards, np.zeros(8), np.zeros(8), 4) for i in range(100)]
+    expected = min(right, max(2, 4 - (8 - right)))
+    assert all(len(set(one)) == 4 and rewards[one].sum() == expected for one in kept)
+    assert len(np.unique(np.concatenate(kept))) == 8  # any may stay
+    rewards[0] = np.nan
+    assert (Balanced().kept(np.random.default_rng(0), rewards, np.zeros(8), np.zeros(8), 4) > 0).all()
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:

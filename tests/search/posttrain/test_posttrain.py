@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from scaling.tasks.arithmetic import Arithmetic
 from scaling.tasks.task import Problem
 from scaling.tasks.text import CharTokenizer
 from scaling.train.config import TrainConfig
+from scaling.train.loop import Interrupted
 from scaling.train.objectives import PolicyGradient
 from scaling.train.objectives.objective import read, target_logprobs
 from search.engine.config import EngineConfig
@@ -142,6 +144,43 @@ def test_a_run_that_is_killed_ends_with_the_same_bits(where: str, tmp_path: Path
     same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), expected, jax.device_get(state))
     assert jax.tree.all(same)
     assert rows(tmp_path) == lines
+
+
+def test_a_reference_that_moves_is_the_policy_of_its_step_also_after_a_kill(tmp_path: Path) -> None:
+    """Without an anchor the divergence grows from 0; with one it is 0 again at every step that follows a move."""
+    config = RolloutConfig(anchor_every=2)
+    state = PostTraining(MODEL, TRAIN, start(), shared(), tmp_path / "whole", config).run()
+    kl = [line["kl"] for line in rows(tmp_path / "whole")]
+    assert [abs(x) < 1e-6 for x in kl] == [True, False, True, False, True]
+    answers = iter([False, False, False, True])
+    stopped = PostTraining(MODEL, TRAIN, start(), shared(), tmp_path / "cut", config, stop=lambda: next(answers))
+    with pytest.raises(Interrupted):
+        stopped.run()
+    again = PostTraining(MODEL, TRAIN, start(), shared(), tmp_path / "cut", config).run()
+    same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), state, again)
+    assert jax.tree.all(same) and rows(tmp_path / "cut") == rows(tmp_path / "whole")
+
+
+def test_a_hot_sampler_is_the_trainer_too(tmp_path: Path) -> None:
+    """Log-probabilities are of the law that was drawn from; at another temperature the trainer refuses them."""
+    hot = made(temperature=1.5)
+    objective = PolicyGradient(group=GROUP, temperature=1.5, entropy=0.01)
+    train = replace(TRAIN, steps=2, objective=objective)
+    PostTraining(MODEL, train, start(), hot, tmp_path).run()
+    lines = rows(tmp_path)
+    assert max(line["sampler_gap"] for line in lines) < GAP
+    assert all(line["ratio"] == pytest.approx(1, abs=1e-5) for line in lines)
+    assert all(0 < line["entropy"] < np.log(TOKENS.vocab_size) for line in lines)
+    batch, _ = hot.batch(0, start())
+    first = batch["weights"][:, 0].argmax(-1)
+    row = batch["tokens"][0, 0]
+    scores = transformer.apply(MODEL, start(), row[None, :-1])[0, first[0]] / 1.5
+    expected = scores[row[first[0] + 1]] - jax.nn.logsumexp(scores)
+    assert batch["sampled_logprobs"][0, 0, first[0]] == pytest.approx(float(expected), abs=GAP)
+    with pytest.raises(ConfigError, match=r"rollouts\.temperature: is 1\.5, and the objective's 1\.0: use equal ones"):
+        PostTraining(MODEL, TRAIN, start(), hot, tmp_path)
+    with pytest.raises(ConfigError, match=r"rollouts\.anchor_every: is 2, and the objective has no reference"):
+        PostTraining(MODEL, train, start(), hot, tmp_path, RolloutConfig(anchor_every=2))
 
 
 def test_rows_say_what_was_sampled_and_what_it_cost(whole: Any) -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,9 +37,11 @@ from search.metrics.curves import powers_of_two
 from search.policy import load_policy
 from search.posttrain import MeasureConfig, PostTrainConfig, PostTraining, Rollouts
 from search.posttrain.measure import votes
+from search.posttrain.progress import Progress
 from search.posttrain.report import accuracy_table
 from search.posttrain.trial import PostTrial, pretraining_flops
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 NAME = "arithmetic:operation=add,digits=1,other_digits=1"
 TASK = Arithmetic(operation="add", digits=1, other_digits=1)
 TOKENS = CharTokenizer.of(TASK)
@@ -249,6 +256,7 @@ def command(*arguments: str) -> int:
         ({"train.objective": PolicyGradient(advantage="given")}, "train.objective: (PolicyGradient) needs advantages"),
         ({"train.trains": Only(names=("nothing",))}, "train.trains.names: trains nothing: no weight is called nothing"),
         ({"train.init_from": "nowhere"}, "train.init_from: nowhere is no directory"),
+        ({"rollouts.progress": Progress(mark="?")}, "rollouts.progress.mark: '?' is no character of"),
         ({"train.seq_len": 3}, "train.seq_len: 3 leaves a prompt of 4 tokens no room"),
         ({"task": "countdown"}, "data.tokenizer: "),
     ],
@@ -289,3 +297,35 @@ def test_the_command_prices_refuses_and_says_where_the_figure_is(
     assert command(f"--config={file}", f"--workdir={tmp_path / 'full'}") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "holds no post-training run" in error
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_killed_leave_what_a_loop_does_that_remembers_versions(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, versions = config_of(root, **{"rollouts.staleness": 1, "train.steps": 6}), list[Any]()
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(to_json(config)))
+    draw = engine(root).batch
+
+    def remembered(step: int, params: Any) -> Any:
+        versions.append(jax.device_get(params))
+        batch, cost = draw(step, versions[max(0, step - 1)])
+        return batch, replace(cost, staleness=min(step, 1))
+
+    trial = PostTrial(config, tmp_path / "loop")
+    run = trial.training(engine(root))
+    monkeypatch.setattr(run.rollouts, "batch", remembered)
+    trial.run(run)
+    arguments = [f"--config={file}", f"--workdir={tmp_path / 'two'}"]
+    first = subprocess.Popen([sys.executable, "-m", "launch.posttrain", *arguments], cwd=REPOSITORY)
+    metrics = tmp_path / "two" / "trials" / config.id / "metrics.jsonl"
+    while first.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < 4):
+        time.sleep(0.02)
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+    assert command(*arguments) == 0
+    assert left(tmp_path / "two", config.id)[1:] == left(tmp_path / "loop", config.id)[1:]
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["staleness"] for line in lines[1:]] == [0, 1, 1, 1, 1, 1]
+    assert not (metrics.parent / "handover").exists()

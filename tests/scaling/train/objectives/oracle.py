@@ -157,6 +157,8 @@ def completion(
     terms = []
     for t in places:
         a = float(batch["advantages"][row, i, t]) if o.advantage == "given" else advantage
+        if o.progress:
+            a += o.progress * float(batch["progress"][row, i, t])
         if reference is not None and o.kl_estimate == "k1":
             a -= o.kl * sum(fixed[s] - reference[s] for s in places if s >= t)
         rho = np.exp(lp[t] - old[t])
@@ -169,6 +171,9 @@ def completion(
             d = lp[t] - reference[t]
             k3 = np.exp(-d) - 1 + d
             terms[-1] += o.kl * {"k2": d**2 / 2, "k3": k3, "k3_ratio": rho * k3}[o.kl_estimate]
+        if o.entropy:
+            law = log_softmax(logits[row, i, t].astype(np.float64) / o.temperature)
+            terms[-1] += o.entropy * float((np.exp(law) * law).sum())
     count = {"sequence": len(terms), "constant": o.budget or len(mask)}.get(o.normalize, 1)
     return sum(terms) / count, float(len(terms) if o.normalize == "token" else 1)
 

@@ -43,6 +43,7 @@ OBJECTIVES: dict[str, Objective] = {
     "dpo": Preference(smoothing=0.1, beta=0.5, reference="there"),
     "coverage": Coverage(samples=16),
     "grpo": PolicyGradient(group=3, kl=0.02, kl_estimate="k3", reference="there", temperature=0.8, mask_truncated=True),
+    "hot": PolicyGradient(group=3, temperature=1.2, entropy=0.1),
     "dapo": PolicyGradient(group=3, normalize="token", clip_high=0.28, old="batch", correction="truncate"),
 }
 

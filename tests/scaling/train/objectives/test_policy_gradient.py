@@ -31,6 +31,8 @@ VARIANTS = {
     "best": dataclasses.replace(BASE, advantage="best", kl=0.3, kl_estimate="k1", reference="there"),
     "reinforce": dataclasses.replace(BASE, advantage="reinforce", baseline=0.4, kl=0.2, kl_estimate="k2"),
     "warm": dataclasses.replace(BASE, temperature=1.3, kl=0.1, kl_estimate="k3"),
+    "mrt": dataclasses.replace(BASE, progress=0.7),
+    "hot": dataclasses.replace(BASE, temperature=1.2, entropy=0.3, normalize="token"),
     "k3_ratio": dataclasses.replace(BASE, kl=0.2, kl_estimate="k3_ratio", old="batch", correction="truncate"),
 }
 
@@ -41,15 +43,19 @@ def mean_and_gradient(
 ) -> Any:
     """(mean loss, metrics, gradient in the logits `[rows, n, seq, vocab]`)."""
 
+    def law(z: jax.Array) -> jax.Array:
+        return jax.nn.log_softmax(z.reshape(-1, *z.shape[2:]) / objective.temperature)
+
     def picked(z: jax.Array) -> jax.Array:
-        z = jax.nn.log_softmax(z.reshape(-1, *z.shape[2:]) / objective.temperature)
+        z = law(z)
         targets = batch["tokens"].reshape(-1, batch["tokens"].shape[-1])[:, 1:]
         return jnp.take_along_axis(z, targets[..., None], -1)[..., 0]
 
     def mean(z: jax.Array) -> Any:
         mask = batch["weights"].reshape(-1, z.shape[2])
         reference = picked(frozen) if objective.kl else None
-        total, weight, measured = objective.of_logprobs(picked(z), mask, batch, reference)
+        entropy = -jnp.sum(jnp.exp(law(z)) * law(z), -1) if objective.entropy else None
+        total, weight, measured = objective.of_logprobs(picked(z), mask, batch, reference, entropy)
         return total / jnp.maximum(weight.sum(), 1), measured
 
     (value, measured), gradient = jax.value_and_grad(mean, has_aux=True)(logits)
