@@ -42,7 +42,8 @@ def get_reproduction() -> Reproduction:
         minutes=5,
         not_covered="language: a Markov chain of first order, 128 words; models above 44 thousand parameters; errors "
         "of downstream tasks; rates tuned for each size. Pilots on seed 1: of a chain of second order the cheap runs "
-        "lie up to 5 % off the law, and with 64 words the smallest models are soon as good as they get",
+        "lie up to 5 % off the law, and with 64 words the smallest models are soon as good as they get. "
+        "One of the runs between the targets had been measured in a trial before",
         simulated=False,
         run=run,
     )
