@@ -2,7 +2,9 @@
 
     python -m launch.reproduce executed_chains --workdir runs/reproductions/executed_chains
 
-The weak thinker's twenty thoughts are shared with other reproductions.
+The weak thinker's twenty thoughts are shared with other reproductions. The programs do nearly all of it: 97 % of the
+chains that they keep are right and 1 % of those that they drop. The outcome model, after 400 steps, tells little apart
+(area under the curve 0.59 within problems): its best of N falls as N grows, and it adds 0.2 points to the votes kept.
 """
 
 from functools import partial
@@ -43,7 +45,9 @@ def get_reproduction() -> Reproduction:
         minutes=10,
         not_covered="language models, and programs that a model writes from a chain: the operations of a chain are its "
         "program, run exactly, and an error in copying the problem passes. The best of 8 and the majority take all "
-        "chains; with the program they are in the details",
+        "chains. The lead is the program's, not the verifier's, which is a weak one here (area under the curve 0.59 "
+        "within problems): with the program the majority is 0.2 points behind, and without it the weighted vote leads "
+        "the majority by 0.1",
         simulated=False,
         run=run,
         sweeps=lambda quick: (plan(quick),),
