@@ -2,7 +2,8 @@
 
     python -m launch.reproduce lent_thoughts --workdir runs/reproductions/lent_thoughts
 
-The two policies are shared with other reproductions.
+The two policies are shared with other reproductions. The better one always repeats what the chain ends with, right or
+wrong: of 1000 problems it alone solves all, and with the weaker one's chains the 956 that these solve.
 """
 
 from functools import partial
