@@ -2,8 +2,8 @@
 
     python -m launch.reproduce second_looks --workdir runs/reproductions/second_looks
 
-The weak thinker is shared with other reproductions. A forced look makes thoughts worse: a third of them are right on hard
-problems, and nearly half of plain ones, by one sample each as by votes.
+The weak thinker is shared with other reproductions. A forced look makes thoughts worse: a third of them are right on
+hard problems, and nearly half of plain ones.
 """
 
 from functools import partial
@@ -40,8 +40,8 @@ def get_reproduction() -> Reproduction:
         minutes=8,
         not_covered="language models, and triggers in words: the mark that takes a result back is written in the place "
         "of the end of a step, at budgets of 8, 16 and 32 tokens, and earlier steps stay. Samples are scored by the "
-        "policy's own likelihood; a vote is in the details. The policy was not taught to mend what is wrong: in what it "
-        "learned from, results are taken back at random, and more often in some chains than in others",
+        "policy's own likelihood; a vote is in the details. The policy was not taught to mend what is wrong: in what "
+        "it learned from, results are taken back at random, and more often in some chains than in others",
         simulated=False,
         run=run,
         sweeps=lambda quick: (plan(quick),),
