@@ -15,6 +15,7 @@ from scaling.tasks.task import Problem, Task, closed_steps
 ANSWER, EARLY, AGAIN = ":", "!", "~"  # ends a whole thought, ends any other, and takes a result back
 _NUMBER = r"(?:0|[1-9][0-9]{0,3})"
 _STEP = re.compile(rf"({_NUMBER}[-+*]{_NUMBER})=(?:{_NUMBER}{AGAIN})*({_NUMBER})")
+_ASKED = re.compile(rf"({_NUMBER})([-+*])({_NUMBER})=")
 _ANSWER = re.compile(rf"[{ANSWER}{EARLY}]{_NUMBER}")
 
 
@@ -93,6 +94,20 @@ class Reasoned(Task):
         steps, ended = thought
         right = self._plain.right_steps(problem)
         return float(steps == right[: len(steps)] and (not ended or self.verify(problem, completion)))
+
+    def executed(self, completion: str) -> str | None:
+        """What a program of a whole thought's operations gives: each goes on from the value before it, whatever result
+        was written. None for a thought that ends early, has no steps, or cannot be read.
+
+        So the answers of chains that their own program contradicts can be dropped (Liang et al. 2024, CoTnPoT).
+        """
+        thought = self._thought(completion)
+        if thought is None or not thought[1] or not thought[0] or completion.rpartition(self.delimiter)[2][0] != ANSWER:
+            return None
+        asked = [_ASKED.match(step) for step in thought[0]]
+        parts = [found.groups() for found in asked if found is not None]
+        operands = [int(parts[0][0]), *(int(right) for _, _, right in parts)]
+        return self._plain.right_answer(self._plain.problem(operands, [sign for _, sign, _ in parts]))
 
     def _thought(self, text: str) -> tuple[list[str], bool] | None:
         """The steps of a thought with their last results, and whether the text has ended; None if it cannot be read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -12,8 +13,10 @@ import numpy as np
 from models.errors import require
 from search.strategies.best_of_n import best_of_n
 from search.strategies.setting import Setting, Voting, needs
-from search.strategies.strategy import Aggregate, Strategy
+from search.strategies.strategy import Aggregate, Control, Strategy
 from search.strategies.survey import Tags
+
+PLACE = 1 << 8  # see `_in_place_of`
 
 
 def budgets(first: int, growth: float, most: int) -> list[int]:
@@ -34,6 +37,7 @@ def iterative_deepening(
     *,
     first: int = 64,
     growth: float = 2.0,
+    instead: int | None = None,
     agg: str = "last",
     scored: bool = True,
 ) -> Strategy:
@@ -41,10 +45,19 @@ def iterative_deepening(
 
     The budgets are lengths in tokens, triggers included: `first`, times `growth` each. max_tokens: the search's own. On
     top the best of N, or a vote with `by_vote`. Accuracy is sensitive to `growth`; 64 and 2 are for small models.
+    instead: a token that the trigger takes the place of, the next that is drawn from a budget on, where it makes no
+    sense in the middle of a step; budgets that pass while it waits are one.
     """
     require(bool(trigger), "trigger", "is empty", "give the tokens that make the model look again")
+    marks = budgets(first, growth, max_tokens)
+    control = _at(marks, trigger, max_tokens) if instead is None else _in_place_of(instead, marks, trigger)
+    return dataclasses.replace(best_of_n(samples, agg, scored), name="iterative_deepening", control=control)
+
+
+def _at(marks: Sequence[int], trigger: tuple[int, ...], max_tokens: int) -> Control:
+    """The trigger at exactly these lengths."""
     forced = np.full(max_tokens, -1, np.int32)
-    for begin in budgets(first, growth, max_tokens):
+    for begin in marks:
         place = np.arange(begin, min(begin + len(trigger), max_tokens))
         problem = f"of {len(trigger)} tokens is longer than the gap between two budgets at {begin}"
         require(bool((forced[place] < 0).all()), "trigger", problem, "raise first or growth, or shorten it")
@@ -55,7 +68,27 @@ def iterative_deepening(
         here = written[jnp.minimum(length, max_tokens - 1)]
         return jnp.where(here >= 0, here, token), aux
 
-    return dataclasses.replace(best_of_n(samples, agg, scored), name="iterative_deepening", control=control)
+    return control
+
+
+def _in_place_of(instead: int, marks: Sequence[int], trigger: tuple[int, ...]) -> Control:
+    """The trigger in the place of the first token `instead` from each of these lengths on.
+
+    aux: budgets that have had theirs, and PLACE times how much of a trigger is written.
+    """
+    require(instead not in trigger, "trigger", f"holds the token {instead} that it replaces", "leave it out")
+    require(len(marks) < PLACE, "growth", f"makes {len(marks)} budgets", f"raise it, so that there are below {PLACE}")
+    lengths, queue = jnp.asarray([*marks, np.iinfo(np.int32).max], jnp.int32), jnp.asarray(trigger, jnp.int32)
+
+    def control(token: jax.Array, length: jax.Array, aux: jax.Array) -> tuple[jax.Array, jax.Array]:
+        used, place = aux % PLACE, aux // PLACE
+        starts = (place == 0) & (token == instead) & (length >= lengths[used])
+        writes = starts | (place > 0)
+        used = jnp.where(starts, (lengths <= length).sum(), used)
+        after = jnp.where(writes, (place + 1) % len(trigger), 0)
+        return jnp.where(writes, queue[place], token), used + PLACE * after
+
+    return control
 
 
 @dataclass(frozen=True)
@@ -66,6 +99,7 @@ class IterativeDeepening(Voting):
     trigger: str  # text that is written at every budget
     first: int = 64  # tokens: the first budget
     growth: float = 2.0  # from one budget to the next
+    instead: str | None = None  # text of the token that it takes the place of, from a budget on; None: any
     agg: Aggregate = "last"  # how a sample's score comes from those of its steps
     scored: bool = True  # False: no verifier looks, and the first complete sample answers, or a vote
 
@@ -75,7 +109,8 @@ class IterativeDeepening(Voting):
     def make(self, setting: Setting | None) -> Strategy:
         """See `iterative_deepening`."""
         at = needs(setting, self.name)
+        instead = None if self.instead is None else at.token(self.instead, f"{self.name}.instead")
         return iterative_deepening(
             self.samples, at.tokens(self.trigger, f"{self.name}.trigger"), at.search.max_tokens, first=self.first,
-            growth=self.growth, agg=self.agg, scored=self.scored,
+            growth=self.growth, instead=instead, agg=self.agg, scored=self.scored,
         )  # fmt: skip

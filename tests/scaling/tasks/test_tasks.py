@@ -197,6 +197,14 @@ def test_a_thought_may_be_none_end_early_or_take_results_back() -> None:
     assert task.verify(problem, "3+5=4|:2.") and task.process_reward(problem, "3+5=4|:2.") == 0
 
 
+def test_a_thought_is_executed_whatever_results_it_wrote() -> None:
+    task = task_by_name("reasoned:operations=2")
+    given = {"3+5=1|1*2=2|:2.": "2", "3+5=4~1|1*2=6|:6.": "2", "3+5=4|4*2=1|:1.": "2", "3-5=5|5*6=2|:2.": "2",
+             "3+5=1|:1.": "1", "3+5=1|!2.": None, "!2.": None, ":2.": None, "3+5=|:2.": None,
+             "3+5=1|": None}  # fmt: skip
+    assert {text: task.executed(text) for text in given} == given
+
+
 def test_slips_come_at_their_rate_and_differ_between_chains_more_than_within() -> None:
     task, rng = task_by_name("reasoned:operations=8,slips=20,direct=0,cut=0"), np.random.default_rng(0)
     (problem,) = task.generate(0, 1)

@@ -43,6 +43,27 @@ def test_texts_have_the_distribution_of_the_definition() -> None:
     assert all(essence(found[i]) == essence(back[i]) for i in range(12))
 
 
+@pytest.mark.parametrize("trigger", [(7,), (7, 8)])
+def test_a_trigger_waits_for_the_token_that_it_takes_the_place_of(trigger: tuple[int, ...]) -> None:
+    """As on paper: budgets of 2, 4 and 8 tokens, of which one that passes while another waits gets no own trigger."""
+    control = iterative_deepening(1, trigger, 16, first=2, growth=2, instead=3, scored=False).control
+    assert control is not None
+    drawn = np.random.default_rng(0).integers(2, 4, (8, 16)).astype(np.int32)
+    for row in drawn:
+        expected: list[int] = []
+        left, queue = [2, 4, 8], []
+        written, aux = [], np.int32(0)
+        for length, token in enumerate(row):
+            if not queue and token == 3 and left and left[0] <= length:
+                queue, left = list(trigger), [mark for mark in left if mark > length]
+            expected.append(queue.pop(0) if queue else int(token))
+            one, aux = control(token, np.int32(length), aux)
+            written.append(int(one))
+        assert written == expected
+    with pytest.raises(ConfigError, match="trigger"):
+        iterative_deepening(1, (3,), 16, instead=3)
+
+
 def test_budgets_grow_geometrically() -> None:
     assert budgets(64, 2, 600) == [64, 128, 256, 512]
     assert budgets(10, 1.5, 40) == [10, 15, 22, 33]
