@@ -12,8 +12,8 @@ from models.huggingface.parts import Same
 from models.layer import Layer
 from models.mixers.mlstm import LARGEST_CAP, MLSTM
 
-MODEL_TYPE = "xlstm"
 KEYS, VALUES, BLOCK, MULTIPLE = "qk_dim_factor", "v_dim_factor", "ffn_proj_factor", "ffn_round_up_to_multiple_of"
+CACHED = 64  # the cache of transformers has a multiple of so many features, and fails where the model has not
 CAP, LOGITS = "gate_soft_cap", "output_logit_soft_cap"
 SECOND = {"embedding_dim": "hidden_size", "num_blocks": "num_hidden_layers"}  # said twice by published files
 
@@ -31,38 +31,36 @@ class Mixers:
             value, meant = keys.get(second, int, NoneType), keys.get(first, int)
             if value not in (None, meant):
                 raise keys.error(second, f"is {value}, where {first} is {meant}", "give both the same number")
-        heads, cap = keys.get("num_heads", int), keys.number(CAP)
+        heads, cap = _count(keys, "num_heads"), keys.number(CAP)
         if not 0 < cap <= LARGEST_CAP:
             raise keys.error(CAP, f"is {cap:g}", f"use a checkpoint with a number above 0, {LARGEST_CAP:g} at most")
         widths = {key: _width(keys, key) for key in (KEYS, VALUES)}
         for key, width in widths.items():
-            if heads < 1 or width % heads:
+            if width % heads:
                 problem = f"is {heads}, which do not divide the {width} features of {key}"
                 raise keys.error("num_heads", problem, "use the config.json of the checkpoint")
         key_dim, value_dim = (width // heads for width in widths.values())
-        mixer = MLSTM(heads, key_dim, value_dim, cap, keys.get("chunk_size", int))
+        mixer = MLSTM(heads, key_dim, value_dim, cap, _count(keys, "chunk_size"))
         return {"pattern": (Layer(mixer),), "n_heads": heads, "head_dim": value_dim}
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
         """The keys, of the first layer."""
         given, width = config.layers[0].mixer, config.d_model
-        mixer = (given if isinstance(given, MLSTM) else MLSTM()).resolved(config.stream)
-        assert mixer.heads and mixer.key_dim and mixer.value_dim
-        factors = {KEYS: mixer.heads * mixer.key_dim, VALUES: mixer.heads * mixer.value_dim}
-        written: dict[str, Any] = {key: _factor(features, width) for key, features in factors.items()}
-        return written | {"num_heads": mixer.heads, CAP: mixer.cap, "chunk_size": mixer.block}
+        mixer = given if isinstance(given, MLSTM) else MLSTM()
+        heads, key_dim, value_dim = mixer.sizes(config.stream)
+        features = {KEYS: heads * key_dim, VALUES: heads * value_dim}
+        written: dict[str, Any] = {key: _factor(n, width) for key, n in features.items()}
+        fits = all(n % CACHED == 0 for n in features.values())
+        return written | {"num_heads": heads, CAP: mixer.cap, "chunk_size": mixer.block, "use_cache": fits}
 
 
-class Widths:
+class Block:
     """The gated block: a factor of the model's width, rounded up to a multiple."""
 
     def read(self, keys: Keys) -> dict[str, Any]:
         """`d_ff`."""
-        multiple = keys.get(MULTIPLE, int)
-        if multiple < 1:
-            raise keys.error(MULTIPLE, f"is {multiple}", "give a positive integer")
+        multiple, features = _count(keys, MULTIPLE), keys.get("hidden_size", int) * keys.number(BLOCK)
         _width(keys, BLOCK)
-        features = keys.get("hidden_size", int) * keys.number(BLOCK)
         return {"d_ff": int((features + multiple - 1) // multiple * multiple)}
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
@@ -76,11 +74,21 @@ class Cap:
 
     def read(self, keys: Keys) -> dict[str, Any]:
         """`logit_softcap`."""
-        return {"logit_softcap": keys.number(LOGITS)}
+        cap = keys.number(LOGITS)
+        if cap <= 0:
+            raise keys.error(LOGITS, f"is {cap:g}", "give a positive number")
+        return {"logit_softcap": cap}
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
         """The key; where there is no cap nothing, which is read as the family's."""
         return {} if config.logit_softcap is None else {LOGITS: config.logit_softcap}
+
+
+def _count(keys: Keys, key: str) -> int:
+    value: int = keys.get(key, int)
+    if value < 1:
+        raise keys.error(key, f"is {value}", "give a positive integer")
+    return value
 
 
 def _width(keys: Keys, key: str) -> int:
@@ -113,7 +121,7 @@ BLOCKS: Names = {
 MODEL: Names = {"tokens": "embeddings.weight", "final_norm/gain": "out_norm.weight", "head": "lm_head.weight"}
 
 FAMILY = Family(
-    MODEL_TYPE,
+    "xlstm",
     "xLSTMForCausalLM",
     names=block_names("blocks.{}.", BLOCKS, MODEL),
     parts=(
@@ -122,7 +130,7 @@ FAMILY = Family(
         Same("num_hidden_layers", "n_layers"),
         Same("norm_eps", "norm_eps", float),
         Mixers(),
-        Widths(),
+        Block(),
         Cap(),
     ),
     defaults={
