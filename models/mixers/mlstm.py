@@ -66,11 +66,11 @@ class MLSTM:
 
     def resolved(self, s: Stream) -> MLSTM:
         """Itself with the model's heads and their widths where it has none of its own."""
-        heads, key, value = self._sizes(s)
+        heads, key, value = self.sizes(s)
         require(s.bias == "none", "model.bias", f"{s.bias!r} asks for biases that MLSTM does not have", "use 'none'")
         return dataclasses.replace(self, heads=heads, key_dim=key, value_dim=value)
 
-    def _sizes(self, s: Stream) -> tuple[int, int, int]:
+    def sizes(self, s: Stream) -> tuple[int, int, int]:
         """(heads, features of a head's keys, of its values)."""
         value = self.value_dim or s.head_dim
         return self.heads or s.n_heads, self.key_dim or max(1, value // 2), value
@@ -78,7 +78,7 @@ class MLSTM:
     def weights(self, s: Stream) -> WeightTree:
         """qk `[d_model, 2, heads, key_dim]`, vo `[d_model, 2, heads, value_dim]` for the values and what they are gated
         by, gates `[d_model, 2, heads]` for i' and f'."""
-        heads, key, value = self._sizes(s)
+        heads, key, value = self.sizes(s)
         std, out_std = s.hidden_std(s.d_model), s.hidden_std(heads * value) * s.residual_scale
         axes = ("embed", "gate", "heads", "head_dim")
         return {
@@ -93,14 +93,14 @@ class MLSTM:
 
     def kept(self, s: Stream) -> dict[str, Kept]:
         """C, and n as its last column: 4 key_dim (value_dim + 1) bytes a head and row."""
-        heads, key, value = self._sizes(s)
+        heads, key, value = self.sizes(s)
         shape, axes = (heads, key, value + 1), ("heads", "state", "head_dim")
         return {"state": Kept(shape, axes, per="row", dtype="float32", int8=False)}
 
     def flops(self, s: Stream, seq: int, before: int = 0, causal: bool = True) -> int:
         """Per token and head 4 key_dim (value_dim + 1), to enter the state and to read it; and in a block of several
         tokens 2 (key_dim + value_dim + 1) for every pair of them."""
-        heads, key, value = self._sizes(s)
+        heads, key, value = self.sizes(s)
         per_token, per_pair = 4 * key * (value + 1), 2 * (key + value + 1)
         return block_flops(seq, self.block, heads * per_token, heads * per_pair, causal)
 

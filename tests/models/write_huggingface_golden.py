@@ -46,6 +46,11 @@ GPT2 = {"vocab_size": 64, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions"
         "eos_token_id": 2}  # fmt: skip
 MAMBA2 = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 4, "state_size": 6,
           "n_groups": 2, "chunk_size": 5, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+# heads of 64 and 128 features in all: the cache of `transformers` is of multiples of 64 and fits no others
+XLSTM = {"vocab_size": 64, "hidden_size": 8, "num_hidden_layers": 2, "num_heads": 4, "qk_dim_factor": 8.0,
+         "v_dim_factor": 16.0, "chunk_size": 5, "ffn_proj_factor": 1.6, "ffn_round_up_to_multiple_of": 12,
+         "gate_soft_cap": 3.0, "output_logit_soft_cap": 2.0, "pad_token_id": None, "bos_token_id": 1,
+         "eos_token_id": 2}  # fmt: skip
 EXPERTS = {"intermediate_size": 8, "num_experts_per_tok": 2}
 MSCALED = YARN | {"mscale": 1.0, "mscale_all_dim": 0.7}
 LATENT = {
@@ -128,6 +133,7 @@ COMMITTED = {
     "falcon": Case("falcon", {"ffn_hidden_size": 24}),
     "qwen3_next": Case("qwen3_next", NEXT, "float32"),
     "gpt_oss": Case("gpt_oss", OSS, "float32"),
+    "xlstm": Case("xlstm", XLSTM, "float32"),
 }  # fmt: skip
 # compared with `transformers` where it is installed
 OTHERS = {
@@ -204,6 +210,11 @@ OTHERS = {
         "float32",
     ),
     "gpt_oss_defaults": Case("gpt_oss", EXPERTS | {"head_dim": 6, "num_local_experts": 4, "num_hidden_layers": 3}),
+    "xlstm_odd_widths": Case(
+        "xlstm",
+        XLSTM | {"hidden_size": 16, "num_heads": 3, "qk_dim_factor": 0.57, "v_dim_factor": 0.94, "use_cache": False,
+                 "norm_eps": 1e-5, "gate_soft_cap": 15.0, "mode": "train", "chunk_size": 7, "ffn_proj_factor": 2.667},
+    ),
     "gpt2_sharded": Case("gpt2", GPT2 | {"n_inner": 40}, "float32", "6KB"),
 }
 
@@ -225,7 +236,7 @@ def write(folder: Path, case: Case) -> tuple[np.ndarray, np.ndarray]:
     import torch
     import transformers
 
-    keys = case.keys if case.model_type in ("gpt2", "gpt_bigcode", "mamba2") else SHAPE | case.keys
+    keys = case.keys if case.model_type in ("gpt2", "gpt_bigcode", "mamba2", "xlstm") else SHAPE | case.keys
     if int(transformers.__version__.split(".")[0]) < 5:
         keys = before_5(keys)
     config = transformers.AutoConfig.for_model(case.model_type, **keys, attn_implementation="eager")

@@ -47,6 +47,7 @@ from models.huggingface.families import (
     stablelm,
     starcoder2,
     vaultgemma,
+    xlstm,
 )
 
 # in the order in which an export tries them: the simplest family that can express a config wins
@@ -55,7 +56,7 @@ FILES = (
     gpt_bigcode, seed_oss, glm, glm4, ernie4_5, helium, ministral, cwm, vaultgemma, exaone, internlm3, iquestcoder,
     deepseek_v2, deepseek_v3,
     olmo2, olmo3, olmoe, smollm3, granite, qwen2_moe, stablelm, cohere, cohere2, nemotron, arcee, exaone4, persimmon,
-    falcon, qwen3_next, gpt_oss,
+    falcon, qwen3_next, gpt_oss, xlstm,
 )  # fmt: skip
 FAMILIES = {file.FAMILY.model_type: file.FAMILY for file in FILES}
 
@@ -78,6 +79,8 @@ MISSING = {
     "opt": "the ReLU and positions that begin at 2",
     "phi": "a bias of the head",
     "phimoe": "its own router",
+    "rwkv": "the scalar memory of RWKV-4 and shifts of tokens",
+    "rwkv7": "the mixer of RWKV-7 (transformers has none either)",
 }
 
 __all__ = ["FAMILIES", "FILES", "MISSING"]
