@@ -1,4 +1,4 @@
-"""Seconds of a train step on given devices, estimated from exact counts and what the devices can do."""
+"""Seconds of a train step, and of a decode step, on given devices, estimated from exact counts and what they can do."""
 
 from __future__ import annotations
 
@@ -68,6 +68,17 @@ def estimate_step(
         bubble=compute * idle / (1 - idle),
         overhead=device.overhead * 3 * share.layers * runs(share),
     )
+
+
+def estimate_decode(model: ModelConfig, rows: int, context: int, device: Device) -> float:
+    """Seconds in which one device decodes a token for each of `rows` rows that hold `context` tokens.
+
+    The longer of reading (weights once, what layers keep once for each row) and the products, which reach the share of
+    the device that those of a training step do.
+    """
+    read = counts.weight_read_bytes(model, rows) + rows * counts.decode_read_bytes(model, context)
+    products = rows * counts.decode_flops(model, context) / (device.flops * device.efficiency)
+    return max(_over(read, device.bandwidth), products) + device.overhead * len(model.layers)
 
 
 def executed_flops(share: Share, tokens: int) -> int:
