@@ -28,6 +28,9 @@ from scaling.train.config import TrainConfig
 from scaling.train.step_time import estimate_decode, estimate_step
 
 
+Prices = tuple[np.ndarray, dict[str, np.ndarray]]  # ln N of a ladder's models, and what each costs
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """Where models are trained and decoded: one device of models.devices, rows that a decode step serves at once, and
@@ -49,7 +52,8 @@ class Setting:
 @dataclasses.dataclass(frozen=True, eq=False)
 class EqualLoss:
     """costs: quantity -> `[1 + draws, architectures]`, the fit first: `flops` and `seconds` of training, `params`, and
-    for each context `bytes_CONTEXT` and `decode_CONTEXT` (seconds) of a decoded token."""
+    for each context `bytes_CONTEXT` and `decode_CONTEXT` (seconds) of a decoded token. prices: of each architecture's
+    ladder, as `prices` gives them."""
 
     names: tuple[str, ...]
     baseline: str
@@ -58,6 +62,12 @@ class EqualLoss:
     level: float
     setting: Setting
     costs: Mapping[str, np.ndarray]
+    prices: Mapping[str, Prices]
+
+    def training_seconds(self, name: str, params: np.ndarray, flops: np.ndarray) -> np.ndarray:
+        """Seconds `[n]` of training models of `params` parameters with `flops` each."""
+        at, each = self.prices[name]
+        return flops * np.exp(_between(np.log(params), at, np.log(each["seconds"])))
 
     def table(self, quantity: str) -> pd.DataFrame:
         """One row per architecture: value, its ratio to the baseline's, and the ends of the ratio's interval."""
@@ -72,7 +82,7 @@ class EqualLoss:
         shown = {"compute": "flops", f"training on {self.setting.device}": "seconds"}
         for context in self.setting.contexts[:: max(1, len(self.setting.contexts) - 1)]:
             shown[f"bytes of a token at {context:,}"] = f"bytes_{context}"
-            shown[f"seconds of a token at {context:,}"] = f"decode_{context}"
+        shown[f"seconds of a token at {self.setting.contexts[-1]:,}"] = f"decode_{self.setting.contexts[-1]}"
         tables = {title: self.table(quantity) for title, quantity in shown.items()}
         texts = {}
         for title, table in tables.items():
@@ -111,8 +121,9 @@ def at_equal_loss(
     log_flops = needed(found.draws, found.flops)
     log_params = best_sizes(found, names, log_flops, seed)
     costs: dict[str, list[np.ndarray]] = {"flops": [*np.exp(log_flops).T], "params": [*np.exp(log_params).T]}
+    priced = {name: prices(ladders[name], train, setting) for name in names}
     for code, name in enumerate(names):
-        at, each = prices(ladders[name], train, setting)
+        at, each = priced[name]
         problem = f"of {name} hold {np.exp(at[0]):.3g} to {np.exp(at[-1]):.3g} parameters"
         inside = bool(at[0] <= log_params[0, code] <= at[-1])
         require(inside, "ladders", problem, f"add sizes around its best, {np.exp(log_params[0, code]):.3g}")
@@ -122,7 +133,7 @@ def at_equal_loss(
             costs.setdefault(quantity, []).append(cost)
     columns = {quantity: np.stack(some, 1) for quantity, some in costs.items()}
     loss = float(heights(found.draws[:1], np.log(found.flops))[0, names.index(found.baseline)])
-    return EqualLoss(names, found.baseline, loss, found.flops, found.level, setting, columns)
+    return EqualLoss(names, found.baseline, loss, found.flops, found.level, setting, columns, priced)
 
 
 def needed(parameters: np.ndarray, flops: float) -> np.ndarray:
@@ -154,9 +165,7 @@ def best_sizes(found: Multipliers, names: Sequence[str], log_flops: np.ndarray, 
     return heights_drawn + slopes_drawn * (log_flops - middle)
 
 
-def prices(
-    ladder: Sequence[ModelConfig], train: TrainConfig, setting: Setting
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def prices(ladder: Sequence[ModelConfig], train: TrainConfig, setting: Setting) -> Prices:
     """ln N of a ladder's models in ascending order, and what each costs: `seconds` of training for one FLOP of it, and
     `bytes_CONTEXT` and `decode_CONTEXT` of a decoded token."""
     device, mesh = DEVICES[setting.device], MeshConfig().resolve(1)

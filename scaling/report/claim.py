@@ -17,6 +17,7 @@ from scaling.report.figures import Drawing
 from scaling.report.html import Html, Section, badge, code, element, join, page, paragraph, picture, table
 
 CURVES = "curves"  # the field of the details that is drawn
+TABLES = "tables"  # and the one whose tables are shown
 MARKERS = "os^Dv"  # in turn, since the colours of many lines lie close
 VERDICTS = {"holds": "good", "does not hold": "bad", "cannot tell": "plain"}  # the badge of each
 _NUMBER = (float, int)
@@ -24,12 +25,13 @@ _PANELS: kept.Shape = [{
     "x": str, "y": str, "log?": str,
     "lines": {str: {"x": [_NUMBER], "y": [_NUMBER], "low?": [_NUMBER], "high?": [_NUMBER]}},
 }]  # fmt: skip
+_TABLES: kept.Shape = [{"title": str, "rows": [{str: str}]}]
 
 
 def write_page(path: Path, finding: Finding, details: Mapping[str, Any]) -> Path:
     """Write the page of one finding to `path`, and its figure beside it; returns `path`.
 
-    details: `Measured.details`. ConfigError where its curves are not of the form that `Measured` describes.
+    details: `Measured.details`. ConfigError where its curves or tables are not of the form that `Measured` describes.
     """
     sections = [Section("verdict", "What was seen", _verdict(finding))]
     panels = details.get(CURVES)
@@ -37,7 +39,12 @@ def write_page(path: Path, finding: Finding, details: Mapping[str, Any]) -> Path
         drawing = _drawing(finding.name, panels).render()
         kept.write_atomically(path.parent / "figures" / f"{finding.name}.png", drawing.png)
         sections.append(Section("figure", "Measurements", picture(drawing, finding.claim)))
-    rest = {name: value for name, value in details.items() if name != CURVES}
+    tables = details.get(TABLES, [])
+    fault = kept.misshapen(tables, _TABLES, TABLES)
+    require(not fault, "details", fault, "give the form that Measured describes")
+    for number, one in enumerate(tables):
+        sections.append(Section(f"table{number}", one["title"], table(one["rows"], words=[*one["rows"][0]][:1])))
+    rest = {name: value for name, value in details.items() if name not in (CURVES, TABLES)}
     if rest:
         lines = [{"": name, "value": element("span", _short(value), class_="long")} for name, value in rest.items()]
         sections.append(Section("details", "Numbers", table(lines, words=("", "value"))))
