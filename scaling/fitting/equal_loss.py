@@ -27,7 +27,6 @@ from scaling.fitting.multiplier import Multipliers, heights
 from scaling.train.config import TrainConfig
 from scaling.train.step_time import estimate_decode, estimate_step
 
-
 Prices = tuple[np.ndarray, dict[str, np.ndarray]]  # ln N of a ladder's models, and what each costs
 
 
@@ -78,20 +77,21 @@ class EqualLoss:
         return pd.DataFrame(columns, index=pd.Index(self.names, name="architecture"))
 
     def lines(self) -> list[dict[str, str]]:
-        """The table of a page, as text: ratios to the baseline with intervals, and the baseline's own costs first."""
-        shown = {"compute": "flops", f"training on {self.setting.device}": "seconds"}
-        for context in self.setting.contexts[:: max(1, len(self.setting.contexts) - 1)]:
-            shown[f"bytes of a token at {context:,}"] = f"bytes_{context}"
-        shown[f"seconds of a token at {self.setting.contexts[-1]:,}"] = f"decode_{self.setting.contexts[-1]}"
-        tables = {title: self.table(quantity) for title, quantity in shown.items()}
-        texts = {}
-        for title, table in tables.items():
-            texts[title] = [
-                f"{row.value:.3g}" if name == self.baseline else f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]"
-                for name, row in table.iterrows()
-            ]
-        cells = zip(self.names, *texts.values(), strict=True)
-        return [dict(zip(("architecture", *texts), cell, strict=True)) for cell in cells]
+        """The table of a page, as text: the baseline's own costs, and ratios to them with intervals."""
+        first, last = self.setting.contexts[0], self.setting.contexts[-1]
+        shown = {
+            "compute": ("flops", "{:.3g} FLOPs", 1.0),
+            f"training on {self.setting.device}": ("seconds", "{:.3g} s", 1.0),
+            f"bytes of a token at {first:,}": (f"bytes_{first}", "{:,.0f} kB", 1e-3),
+            f"bytes of a token at {last:,}": (f"bytes_{last}", "{:,.0f} kB", 1e-3),
+            f"time of a token at {last:,}": (f"decode_{last}", "{:.3g} ns", 1e9),
+        }
+        rows = {name: {"architecture": name} for name in self.names}
+        for title, (quantity, form, scale) in shown.items():
+            for name, row in self.table(quantity).iterrows():
+                ratio = f"{_short(row.ratio)} [{_short(row.low)}, {_short(row.high)}]"
+                rows[name][title] = form.format(row.value * scale) if name == self.baseline else ratio
+        return [*rows.values()]
 
     def to_json(self) -> dict[str, Any]:
         """Every quantity's table to five digits, with the setting."""
@@ -186,6 +186,10 @@ def prices(ladder: Sequence[ModelConfig], train: TrainConfig, setting: Setting) 
 def token_bytes(model: ModelConfig, rows: int, context: int) -> float:
     """Bytes that one of `rows` tokens reads that are decoded at once: its share of the weights, and what its row keeps."""
     return counts.weight_read_bytes(model, rows) / rows + counts.decode_read_bytes(model, context)
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
 
 
 def _between(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -77,12 +77,16 @@ def _drawing(name: str, panels: Sequence[Mapping[str, Any]]) -> Drawing:
 
 
 def _draw(panels: Sequence[Mapping[str, Any]], figure: Figure) -> None:
+    same = len({frozenset(panel["lines"]) for panel in panels}) == 1  # then a name has one colour, and one legend tells
+    order: list[str] = []
     for i, panel in enumerate(panels, 1):
         ax = figure.add_subplot(1, len(panels), i)
         many = len(panel["lines"])
-        lines = [*panel["lines"].items()]
-        if many > 4:  # named in the order in which they end
-            lines.sort(key=lambda line: -line[1]["y"][-1] if line[1]["y"] else 0.0)
+        if not (same and order):
+            order = [*panel["lines"]]
+            if many > 4:  # named in the order in which they end
+                order.sort(key=lambda name, of=panel["lines"]: -of[name]["y"][-1] if of[name]["y"] else 0.0)
+        lines = [(name, panel["lines"][name]) for name in order]
         for j, (name, line) in enumerate(lines):
             colour = style.ramp(ax)(j / max(1, many - 1))
             ax.plot(line["x"], line["y"], marker=MARKERS[j % len(MARKERS)], markersize=4, label=name, color=colour)
@@ -90,7 +94,7 @@ def _draw(panels: Sequence[Mapping[str, Any]], figure: Figure) -> None:
                 ax.fill_between(line["x"], line["low"], line["high"], color=colour, alpha=0.2, linewidth=0)
         ax.set_xlabel(panel["x"])
         ax.set_ylabel(panel["y"])
-        if many > 1:
+        if 1 < many <= 4 or (many > 1 and (i == len(panels) or not same)):
             ax.legend(**({} if many <= 4 else {"loc": "center left", "bbox_to_anchor": (1, 0.5)}))
         for axis in panel.get("log", ""):
             style.log_axis(ax, axis, "flops" if "FLOP" in panel[axis] else "count")
