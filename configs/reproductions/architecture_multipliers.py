@@ -107,7 +107,8 @@ def details(found: Multipliers, equal: EqualLoss, context: int = 4096) -> dict:
     rows = {name: {k: float(f"{v:.5g}") for k, v in row.items()} for name, row in table.to_dict("index").items()}
     title = f"Costs at a loss of {equal.loss:.4g}, in those of dense models (first row), estimated from counts"
     shown = {"tables": [{"title": title, "rows": equal.lines()}], "equal_loss": equal.to_json()}
-    return {"multipliers": rows, "floor": found.floor, "summary": found.summary(), "curves": panels(found, equal)} | shown
+    shown |= {"floor": found.floor, "summary": found.summary(), "curves": panels(found, equal)}
+    return {"multipliers": rows} | shown
 
 
 def panels(found: Multipliers, equal: EqualLoss) -> list[dict]:

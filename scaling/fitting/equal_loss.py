@@ -107,7 +107,11 @@ class EqualLoss:
 
 
 def at_equal_loss(
-    found: Multipliers, ladders: Mapping[str, Sequence[ModelConfig]], train: TrainConfig, setting: Setting, seed: int = 0
+    found: Multipliers,
+    ladders: Mapping[str, Sequence[ModelConfig]],
+    train: TrainConfig,
+    setting: Setting,
+    seed: int = 0,
 ) -> EqualLoss:
     """Costs of every architecture of `found` at the loss of its baseline.
 
@@ -184,7 +188,7 @@ def prices(ladder: Sequence[ModelConfig], train: TrainConfig, setting: Setting) 
 
 
 def token_bytes(model: ModelConfig, rows: int, context: int) -> float:
-    """Bytes that one of `rows` tokens reads that are decoded at once: its share of the weights, and what its row keeps."""
+    """Bytes that one of `rows` tokens decoded at once reads: its share of the weights, and of what its row keeps."""
     return counts.weight_read_bytes(model, rows) / rows + counts.decode_read_bytes(model, context)
 
 

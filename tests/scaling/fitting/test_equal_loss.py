@@ -69,7 +69,7 @@ def test_planted_laws_cost_what_the_models_count_that_they_point_at():
     [
         ({"dense": LADDER}, "0 sizes of half"),
         ({"dense": LADDER, "half": LADDER[1:2]}, "1 sizes of half"),
-        ({"dense": LADDER, "half": LADDER[:1] + [dataclasses.replace(MODEL, d_model=12)]}, "add sizes around its best"),
+        ({"dense": LADDER, "half": [*LADDER[:1], dataclasses.replace(MODEL, d_model=12)]}, "add sizes around its best"),
     ],
 )
 def test_a_ladder_that_does_not_hold_the_best_size_is_refused(ladders, said):
