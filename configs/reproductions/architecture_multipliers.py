@@ -9,7 +9,7 @@ trained. At the loss of the dense models with the largest budget each is priced 
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -20,7 +20,7 @@ from models.mixers import Attention, Delta, Latent, Linear, Mamba2
 from models.presets import ladder
 from models.sharding import MeshConfig
 from models.wiring import Ladder, Parallel
-from scaling.fitting.equal_loss import EqualLoss, Setting, at_equal_loss
+from scaling.fitting.equal_loss import Setting, at_equal_loss
 from scaling.fitting.multiplier import Multipliers, compute_multipliers
 from scaling.reproduction import Measured, Reproduction, Workspace
 from scaling.sweep.config import Prediction, SweepConfig
@@ -50,6 +50,7 @@ FORETOLD = ("dense", "delta")
 WIDTHS = (8, 12, 16, 20, 24, 32, 40, 48)
 BUDGETS = (3e10, 6e10, 1.2e11, 2.4e11)  # FLOPs of a run, which its tokens follow from
 MESH = MeshConfig()
+LOSS = "loss at the best size (nats/token)"
 PRICED = Setting(device="h100", rows=64, contexts=(128, 512, 4096))
 RUNGS = (4, 8, 12, 16, 24, 32, 48, 64)  # widths whose counts are exact; between them costs are interpolated
 LADDERS = {name: [dataclasses.replace(model, d_model=d) for d in RUNGS] for name, model in MODELS.items()}
@@ -90,41 +91,45 @@ def run(work: Workspace) -> Measured:
     work.say(found.summary())
     low, high = (float(found.table.loc["experts", end]) - 1 for end in ("low", "high"))
     effect = float(found.table.multiplier["experts"]) - 1
+    shown = details(found)
+    if not work.quick:  # three tiny budgets say too little of the best sizes to price them
+        shown |= priced(found)
     sweeps = [RunDirectory(work.folder / "sweeps" / name) for name in FORETOLD]
     told = tuple(one for sweep in sweeps for one in registered(sweep))
-    return Measured(effect, (low, high), float(runs["flops"].sum()), details(found, priced(found)), told)
+    return Measured(effect, (low, high), float(runs["flops"].sum()), shown, told)
 
 
-def priced(found: Multipliers) -> EqualLoss:
-    return at_equal_loss(found, LADDERS, planned(quick=False)[0].train, PRICED)
-
-
-def details(found: Multipliers, equal: EqualLoss, context: int = 4096) -> dict:
-    """The table with bytes that each model of the base width keeps of a row of `context` tokens, costs at equal loss,
-    and the curves."""
+def details(found: Multipliers, context: int = 4096) -> dict:
+    """The table with bytes that each model of the base width keeps of a row of `context` tokens, and the curves."""
     kept = {n: counts.kv_cache_bytes_per_token(m) * context + counts.state_bytes_per_row(m) for n, m in MODELS.items()}
     table = found.table.assign(kept_bytes=pd.Series(kept)).drop(columns="budgets")
+    lines = {name: {"x": [*some["flops"]], "y": [*some["loss"]]} for name, some in minima(found)}
+    panel = {"x": "compute C (FLOPs)", "y": LOSS, "log": "x", "lines": lines}
     rows = {name: {k: float(f"{v:.5g}") for k, v in row.items()} for name, row in table.to_dict("index").items()}
-    title = f"Costs at a loss of {equal.loss:.4g}, in those of dense models (first row), estimated from counts"
-    shown = {"tables": [{"title": title, "rows": equal.lines()}], "equal_loss": equal.to_json()}
-    shown |= {"floor": found.floor, "summary": found.summary(), "curves": panels(found, equal)}
-    return {"multipliers": rows} | shown
+    return {"multipliers": rows, "floor": found.floor, "summary": found.summary(), "curves": [panel]}
 
 
-def panels(found: Multipliers, equal: EqualLoss) -> list[dict]:
-    """Loss at the best sizes over compute and over estimated seconds, and bytes of a token over its context."""
-    loss = "loss at the best size (nats/token)"
-    compute, seconds, read = {}, {}, {}
-    for name, some in found.minima[found.minima["used"]].groupby("group", sort=False):
-        params, flops = some["params"].to_numpy(), some["flops"].to_numpy()
-        taken = equal.training_seconds(name, params, flops)
-        compute[name] = {"x": [*flops], "y": [*some["loss"]]}
-        seconds[name] = {"x": [*taken], "y": [*some["loss"]]}
-        costs = [equal.costs[f"bytes_{n}"][0, equal.names.index(name)] for n in PRICED.contexts]
-        read[name] = {"x": [*map(float, PRICED.contexts)], "y": [*map(float, costs)]}
-    return [
-        {"x": "compute C (FLOPs)", "y": loss, "log": "x", "lines": compute},
-        {"x": f"seconds on one {PRICED.device}, estimated", "y": loss, "log": "x", "lines": seconds},
+def priced(found: Multipliers) -> dict:
+    """Costs at equal loss, and the curves with loss over estimated seconds and bytes of a token over its context."""
+    equal = at_equal_loss(found, LADDERS, planned(quick=False)[0].train, PRICED)
+    seconds = {
+        name: {"x": [*equal.training_seconds(name, some["params"].to_numpy(), some["flops"].to_numpy())],
+               "y": [*some["loss"]]}
+        for name, some in minima(found)
+    }  # fmt: skip
+    contexts = [float(n) for n in PRICED.contexts]
+    read = {name: {"x": contexts, "y": [float(equal.costs[f"bytes_{n}"][0, i]) for n in PRICED.contexts]}
+            for i, name in enumerate(equal.names)}  # fmt: skip
+    curves = [
+        *details(found)["curves"],
+        {"x": f"seconds on one {PRICED.device}, estimated", "y": LOSS, "log": "x", "lines": seconds},
         {"x": f"context (tokens), {PRICED.rows} rows at once", "y": f"bytes of a token at loss {equal.loss:.3g}",
          "log": "xy", "lines": read},
     ]  # fmt: skip
+    title = f"Costs at a loss of {equal.loss:.4g}, in those of dense models (first row), estimated from counts"
+    tables = [{"title": title, "rows": equal.lines()}]
+    return {"tables": tables, "equal_loss": equal.to_json(), "curves": curves}
+
+
+def minima(found: Multipliers) -> Iterable[tuple[str, pd.DataFrame]]:
+    return found.minima[found.minima["used"]].groupby("group", sort=False)
