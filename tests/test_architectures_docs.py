@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from configs.reproductions import architecture_multipliers as study
 from models import counts
+from scaling.fitting.equal_loss import token_bytes
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, KEPT, FIGURE = (DOCS / f"architectures.{ending}" for ending in ("md", "json", "png"))
@@ -53,9 +55,6 @@ def test_the_page_says_the_kept_multipliers_and_costs() -> None:
 @pytest.mark.parametrize("name", ["dense", "experts", "hybrid"])
 def test_kept_costs_are_what_the_two_nearest_models_count(name: str) -> None:
     """Bytes of a token by ln in ln N between the exact counts of the rungs beside the best size."""
-    from configs.reproductions import architecture_multipliers as study
-    from scaling.fitting.equal_loss import token_bytes
-
     numbers = kept()["equal_loss"]
     setting, costs = numbers["setting"], numbers["costs"]
     size = costs["params"][name][0]

@@ -41,6 +41,7 @@ def write_page(path: Path, finding: Finding, details: Mapping[str, Any]) -> Path
         sections.append(Section("figure", "Measurements", picture(drawing, finding.claim)))
     tables = details.get(TABLES, [])
     fault = kept.misshapen(tables, _TABLES, TABLES)
+    fault = fault or next((f"{TABLES}: {one['title']!r} has no rows" for one in tables if not one["rows"]), "")
     require(not fault, "details", fault, "give the form that Measured describes")
     for number, one in enumerate(tables):
         sections.append(Section(f"table{number}", one["title"], table(one["rows"], words=[*one["rows"][0]][:1])))
