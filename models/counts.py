@@ -190,7 +190,7 @@ def weight_read_bytes(config: ModelConfig, rows: int = 1) -> float:
     total = 0.0
     for path, weight in walk(weights(config)):
         if weight.role == "embedding" and not (config.tied_embeddings and path == ("tokens",)):
-            read = min(weight.size, rows * (weight.size // weight.shape[0]))
+            read = float(min(weight.size, rows * (weight.size // weight.shape[0])))
         else:
             read = weight.size * (1 - (1 - weight.active_size / weight.size) ** rows)
         total += read * jnp.dtype("float32" if weight.exact else config.dtype).itemsize

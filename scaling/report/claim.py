@@ -86,7 +86,8 @@ def _draw(panels: Sequence[Mapping[str, Any]], figure: Figure) -> None:
         if not (same and order):
             order = [*panel["lines"]]
             if many > 4:  # named in the order in which they end
-                order.sort(key=lambda name, of=panel["lines"]: -of[name]["y"][-1] if of[name]["y"] else 0.0)
+                ends = {name: line["y"][-1] if line["y"] else 0.0 for name, line in panel["lines"].items()}
+                order.sort(key=ends.__getitem__, reverse=True)
         lines = [(name, panel["lines"][name]) for name in order]
         for j, (name, line) in enumerate(lines):
             colour = style.ramp(ax)(j / max(1, many - 1))
