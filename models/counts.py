@@ -181,6 +181,22 @@ def decode_read_bytes(config: ModelConfig, context_len: int) -> int:
     return total
 
 
+def weight_read_bytes(config: ModelConfig, rows: int = 1) -> float:
+    """Bytes of weights that one decode step of `rows` tokens reads, in the compute dtype (float32 where exact).
+
+    Of a table that is looked up it reads a row for each token. Of experts it reads the expected share that some token
+    is sent to, 1 - (1 - k/E)^rows, where tokens choose k of E evenly and independently of each other.
+    """
+    total = 0.0
+    for path, weight in walk(weights(config)):
+        if weight.role == "embedding" and not (config.tied_embeddings and path == ("tokens",)):
+            read = float(min(weight.size, rows * (weight.size // weight.shape[0])))
+        else:
+            read = weight.size * (1 - (1 - weight.active_size / weight.size) ** rows)
+        total += read * jnp.dtype("float32" if weight.exact else config.dtype).itemsize
+    return total
+
+
 @functools.lru_cache(maxsize=256)
 def _block_flops(config: ModelConfig) -> int:
     """Forward FLOPs of all weights but the head's for one token."""

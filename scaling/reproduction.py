@@ -77,7 +77,8 @@ class Measured:
     effect, interval: in the reproduction's unit, positive where the claim says so. flops: of all that ran, training and
     sampling; 0 for arithmetic on given numbers. details: any JSON that a reader may ask for. Its `curves`, if there are
     any, are drawn: a list of panels {"x": label, "y": label, "log": "", "x", "y" or "xy", "lines": {name: {"x": [...],
-    "y": [...], "low"?: [...], "high"?: [...]}}}. predictions: of single runs, made before they were trained.
+    "y": [...], "low"?: [...], "high"?: [...]}}}. Its `tables` are shown: a list of {"title": text, "rows": [{column:
+    text}]}, the first column in words. predictions: of single runs, made before they were trained.
     """
 
     effect: float

@@ -2,13 +2,14 @@
 
     python -m launch.reproduce architecture_multipliers --workdir runs/reproductions/architecture_multipliers
 
-Nine architectures on one text, one isoFLOP sweep each by exact FLOPs, and one law over all minima
+Ten architectures on one text, one isoFLOP sweep each by exact FLOPs, and one law over all minima
 (scaling/fitting/multiplier.py). Runs of 8 times the largest budget are foretold for two of them before they are
-trained. A pod needs other budgets, widths and a mesh.
+trained. At the loss of the dense models with the largest budget each is priced on a named device as well, from counts
+(scaling/fitting/equal_loss.py). A pod needs other budgets, widths and a mesh.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -19,6 +20,7 @@ from models.mixers import Attention, Delta, Latent, Linear, Mamba2
 from models.presets import ladder
 from models.sharding import MeshConfig
 from models.wiring import Ladder, Parallel
+from scaling.fitting.equal_loss import Setting, at_equal_loss
 from scaling.fitting.multiplier import Multipliers, compute_multipliers
 from scaling.reproduction import Measured, Reproduction, Workspace
 from scaling.sweep.config import Prediction, SweepConfig
@@ -48,6 +50,10 @@ FORETOLD = ("dense", "delta")
 WIDTHS = (8, 12, 16, 20, 24, 32, 40, 48)
 BUDGETS = (3e10, 6e10, 1.2e11, 2.4e11)  # FLOPs of a run, which its tokens follow from
 MESH = MeshConfig()
+LOSS = "loss at the best size (nats/token)"
+PRICED = Setting(device="h100", rows=64, contexts=(128, 512, 4096))
+RUNGS = (4, 8, 12, 16, 24, 32, 48, 64)  # widths whose counts are exact; between them costs are interpolated
+LADDERS = {name: [dataclasses.replace(model, d_model=d) for d in RUNGS] for name, model in MODELS.items()}
 
 
 def get_reproduction() -> Reproduction:
@@ -85,17 +91,45 @@ def run(work: Workspace) -> Measured:
     work.say(found.summary())
     low, high = (float(found.table.loc["experts", end]) - 1 for end in ("low", "high"))
     effect = float(found.table.multiplier["experts"]) - 1
+    shown = details(found)
+    if not work.quick:  # three tiny budgets say too little of the best sizes to price them
+        shown |= priced(found)
     sweeps = [RunDirectory(work.folder / "sweeps" / name) for name in FORETOLD]
     told = tuple(one for sweep in sweeps for one in registered(sweep))
-    return Measured(effect, (low, high), float(runs["flops"].sum()), details(found), told)
+    return Measured(effect, (low, high), float(runs["flops"].sum()), shown, told)
 
 
 def details(found: Multipliers, context: int = 4096) -> dict:
     """The table with bytes that each model of the base width keeps of a row of `context` tokens, and the curves."""
     kept = {n: counts.kv_cache_bytes_per_token(m) * context + counts.state_bytes_per_row(m) for n, m in MODELS.items()}
     table = found.table.assign(kept_bytes=pd.Series(kept)).drop(columns="budgets")
-    minima = found.minima[found.minima["used"]].groupby("group")
-    lines = {name: {"x": [*some["flops"]], "y": [*some["loss"]]} for name, some in minima}
-    panel = {"x": "compute C (FLOPs)", "y": "loss at the best size (nats/token)", "log": "x", "lines": lines}
+    lines = {name: {"x": [*some["flops"]], "y": [*some["loss"]]} for name, some in minima(found)}
+    panel = {"x": "compute C (FLOPs)", "y": LOSS, "log": "x", "lines": lines}
     rows = {name: {k: float(f"{v:.5g}") for k, v in row.items()} for name, row in table.to_dict("index").items()}
     return {"multipliers": rows, "floor": found.floor, "summary": found.summary(), "curves": [panel]}
+
+
+def priced(found: Multipliers) -> dict:
+    """Costs at equal loss, and the curves with loss over estimated seconds and bytes of a token over its context."""
+    equal = at_equal_loss(found, LADDERS, planned(quick=False)[0].train, PRICED)
+    seconds = {
+        name: {"x": [*equal.training_seconds(name, some["params"].to_numpy(), some["flops"].to_numpy())],
+               "y": [*some["loss"]]}
+        for name, some in minima(found)
+    }  # fmt: skip
+    contexts = [float(n) for n in PRICED.contexts]
+    read = {name: {"x": contexts, "y": [float(equal.costs[f"bytes_{n}"][0, i]) for n in PRICED.contexts]}
+            for i, name in enumerate(equal.names)}  # fmt: skip
+    curves = [
+        *details(found)["curves"],
+        {"x": f"seconds on one {PRICED.device}, estimated", "y": LOSS, "log": "x", "lines": seconds},
+        {"x": f"context (tokens), {PRICED.rows} rows at once", "y": f"bytes of a token at loss {equal.loss:.3g}",
+         "log": "xy", "lines": read},
+    ]  # fmt: skip
+    title = f"Costs at a loss of {equal.loss:.4g}, in those of dense models (first row), estimated from counts"
+    tables = [{"title": title, "rows": equal.lines()}]
+    return {"tables": tables, "equal_loss": equal.to_json(), "curves": curves}
+
+
+def minima(found: Multipliers) -> Iterable[tuple[str, pd.DataFrame]]:
+    return found.minima[found.minima["used"]].groupby("group", sort=False)

@@ -45,7 +45,7 @@ class Multipliers:
     """table: one row per architecture with multiplier, low, high, loss (at `flops`), floor, A, gamma, budgets (used of
     all); floor: how E was chosen, with the error of either choice on the largest budget in `errors`; level: of the
     intervals; minima: one row per budget; between: scatter of the minima around the laws beyond that within budgets,
-    nats/token."""
+    nats/token; draws: E, ln A and gamma `[1 + resamples, architectures, 3]`, those of the fit first."""
 
     baseline: str
     flops: float
@@ -55,6 +55,7 @@ class Multipliers:
     table: pd.DataFrame
     minima: pd.DataFrame
     between: float
+    draws: np.ndarray
 
     def summary(self) -> str:
         """One line per architecture."""
@@ -119,7 +120,7 @@ def compute_multipliers(
         "floor": e, "A": np.exp(log_a), "gamma": gamma,
         "budgets": [f"{used.get(n, 0)} of {(rows['group'] == n).sum()}" for n in names],
     }, index=pd.Index(names, name=group))  # fmt: skip
-    return Multipliers(baseline, at, floor, errors, level, found, rows, between)
+    return Multipliers(baseline, at, floor, errors, level, found, rows, between, np.concatenate([fitted, draws]))
 
 
 def find_minima(table: pd.DataFrame, group: str, names: list[str]) -> tuple[pd.DataFrame, Minima]:

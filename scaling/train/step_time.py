@@ -1,4 +1,4 @@
-"""Seconds of a train step on given devices, estimated from exact counts and what the devices can do."""
+"""Seconds of a train step, and of a decode step, on given devices, estimated from exact counts and what they can do."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from models import counts, transformer
 from models.config import ModelConfig
 from models.devices import Device
+from models.layer import Layer
 from models.sharding import AXES, MeshConfig
 from models.weight import walk
 from scaling.train.config import TrainConfig
-from scaling.train.layers import Widths
 from scaling.train.memory import FLOAT32, Share, block_weights, gathered_bytes, local_bytes, specs_by_path
 from scaling.train.traffic import Traffic, expected_traffic, runs
 
 OPTIMIZER_PASSES = 7  # AdamW reads parameter, gradient and two moments, and writes all but the gradient
 # How often a block's forward pass reads or writes what no product holds: its gate, the residual stream, and queries,
-# keys and values. A backward pass does so twice as often.
+# keys and values, or what a mixer without attention makes of the stream. A backward pass does so twice as often.
 HIDDEN_PASSES, STREAM_PASSES, HEAD_PASSES = 10, 8, 4
 SCORE_PASSES = 8  # of scores that no kernel fuses: masked, exponentials and sums taken; as often in the backward pass
 
@@ -70,6 +70,17 @@ def estimate_step(
     )
 
 
+def estimate_decode(model: ModelConfig, rows: int, context: int, device: Device) -> float:
+    """Seconds in which one device decodes a token for each of `rows` rows that hold `context` tokens.
+
+    The longer of reading (weights once, what layers keep once for each row) and the products, which reach the share of
+    the device that those of a training step do.
+    """
+    read = counts.weight_read_bytes(model, rows) + rows * counts.decode_read_bytes(model, context)
+    products = rows * counts.decode_flops(model, context) / (device.flops * device.efficiency)
+    return max(_over(read, device.bandwidth), products) + device.overhead * len(model.layers)
+
+
 def executed_flops(share: Share, tokens: int) -> int:
     """FLOPs that all devices execute for `tokens`: the model's, and what is done twice or for nothing.
 
@@ -92,18 +103,27 @@ def elementwise_bytes(share: Share, fused: bool) -> int:
 
     fused: whether a kernel of the platform keeps the scores of divided positions; those of a ring never are.
     """
-    return sum(n * _elementwise(share, share.widths(layer), fused) for layer, n in share.kinds) * runs(share)
+    return sum(n * _elementwise(share, layer, fused) for layer, n in share.kinds) * runs(share)
 
 
-def _elementwise(share: Share, widths: Widths, fused: bool) -> int:
-    c, tokens = share.model, share.tokens
-    block = HIDDEN_PASSES * tokens * widths.hidden + STREAM_PASSES * share.stream
-    block += HEAD_PASSES * tokens * (widths.queries + widths.keys)
+def _elementwise(share: Share, layer: Layer, fused: bool) -> int:
+    c, tokens, widths = share.model, share.tokens, share.widths(layer)
+    mixed = widths.queries + widths.keys if widths.heads else _drawn(layer, c) // share.sizes["tensor"]
+    block = HIDDEN_PASSES * tokens * widths.hidden + STREAM_PASSES * share.stream + HEAD_PASSES * tokens * mixed
     total = 3 * block * share.itemsize
     if share.sizes["context"] > 1 and not (fused and c.context == "gather"):
         again = 3 if c.remat == "none" else 4  # forwards, once more for the backward pass, and that
         total += again * SCORE_PASSES * FLOAT32 * tokens * widths.heads * share.train.seq_len
     return total
+
+
+def _drawn(layer: Layer, model: ModelConfig) -> int:
+    """Features that a mixer without attention makes of a token's stream: what it convolves, gates and keeps a state of.
+
+    They count as queries, keys and values do; what a mixer makes of these in turn is its kernel's and does not.
+    """
+    found = walk(layer.mixer.weights(model.stream))
+    return sum(w.size // w.fan_in for _, w in found if w.role == "matrix" and w.input_axes == ("embed",))
 
 
 def _over(amount: float, rate: float) -> float:
