@@ -41,8 +41,8 @@ def causal_convolution(
 
 @jax.custom_vjp
 def _scaled(x: jax.Array, tap: jax.Array) -> jax.Array:
-    """x `[rows, size, *channels]` times tap `[*channels]`. The gradient of the tap, a sum over tokens, is a product with
-    ones: XLA sums over such strides on a CPU at 7 ns a number, which was a quarter of a block's time."""
+    """x `[rows, size, *channels]` times tap `[*channels]`. The gradient of the tap, a sum over tokens, is a product
+    with ones: XLA sums over such strides on a CPU at 7 ns a number (benchmarks/NOTES.md)."""
     return x * tap
 
 

@@ -193,3 +193,13 @@ def test_what_cannot_be_is_said_in_one_line_with_a_fix(fields, told):
         alone(dataclasses.replace(SHARED, **fields))
     said, fix = str(error.value).removeprefix("model.pattern[0].mixer.").rsplit(": ", 1)
     assert said == told and fix.startswith(("use ", "give "))
+
+
+def test_gradients_of_blocks_are_those_of_the_recurrence():
+    w, x = drawn(SHARED), np.random.default_rng(5).standard_normal((2, 11, 16)).astype(np.float32)
+    slopes = [
+        jax.jit(jax.grad(lambda w, x, m=m: jnp.square(alone(m, w, x)).sum(), (0, 1)))(w, x)
+        for m in (SHARED, dataclasses.replace(SHARED, block=1))
+    ]
+    for blocks, recurrent in zip(*map(jax.tree.leaves, slopes), strict=True):
+        np.testing.assert_allclose(blocks, recurrent, atol=1e-4 * np.abs(recurrent).max())
