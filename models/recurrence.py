@@ -41,7 +41,7 @@ def causal_convolution(
 
 @jax.custom_vjp
 def _scaled(x: jax.Array, tap: jax.Array) -> jax.Array:
-    """x `[rows, size, *channels]` times tap `[*channels]`. The gradient of the tap is a sum over tokens of what is written out
+    """x `[rows, size, *channels]` times tap `[*channels]`. The gradient of the tap sums over tokens what is written out
     first: with all that leads to it in one loop it took a quarter of a layer's time (benchmarks/NOTES.md)."""
     return x * tap
 
