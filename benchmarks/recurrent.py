@@ -71,8 +71,9 @@ def decoding(mixer: Any, contexts: tuple[int, ...]) -> tuple[list[Callable[[], A
     calls, kept = [], []
     for context in contexts:
         blocks, states = (cache.empty(model, 1, context),), cache.empty_states(model, 1)
-        inputs = params, cache.empty_pool(model, 1, 8), blocks, states, (), token, none, none + context - 1
-        calls.append(lambda given=(*inputs, jnp.ones(1, bool)): jax.block_until_ready(step(*given)))
+        pool, at, active = cache.empty_pool(model, 1, 8), none + context - 1, jnp.ones(1, bool)
+        given = params, pool, blocks, states, (), token, none, at, active
+        calls.append(lambda given=given: jax.block_until_ready(step(*given)))
         kept.append(sum(x.nbytes for x in jax.tree.leaves((blocks, states))))
     return calls, kept
 
