@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+INVERTED_WHOLE = 16  # rows of a triangle that is inverted without being cut into blocks, a power of two
+
 
 def block_flops(seq: int, block: int, per_token: int, per_pair: int, causal: bool = True, per_block: int = 0) -> int:
     """FLOPs of one sequence of `seq` tokens in blocks of `block`.
@@ -19,3 +21,11 @@ def block_flops(seq: int, block: int, per_token: int, per_pair: int, causal: boo
         return blocks * (size * (per_token + size * per_pair) + per_block)
     pairs = whole * (size * (size + 1) // 2) + rest * (rest + 1) // 2
     return seq * per_token + pairs * per_pair + blocks * per_block
+
+
+def inverse_flops(size: int) -> int:
+    """FLOPs of the inverse of one unit triangle of `size` rows, filled up to a power of two C (models.recurrence):
+    4 C b^2 (log2 b - 1) in pieces of b = min(C, INVERTED_WHOLE) rows, and 2/3 C (C^2 - b^2) to join them."""
+    whole = 1 << (size - 1).bit_length()
+    piece = min(whole, INVERTED_WHOLE)
+    return 4 * whole * piece**2 * max(piece.bit_length() - 2, 0) + 2 * whole * (whole**2 - piece**2) // 3

@@ -6,11 +6,11 @@ so that documents that lie side by side never meet, and a token that only fills 
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from models.blocks import INVERTED_WHOLE
 from models.past import Reach
 
 
@@ -25,10 +25,11 @@ def causal_convolution(
     width, size = weight.shape[0], x.shape[1]
     whole = jnp.concatenate([tail.astype(x.dtype), x], axis=1)
     taps = weight.astype(jnp.float32)
-    y = x.astype(jnp.float32) * taps[-1]
+    scaled = jnp.multiply if size == 1 else _scaled
+    y = scaled(x.astype(jnp.float32), taps[-1])
     for lag in range(1, width):
         seen, earlier = _lagged(reach, lag), whole[:, width - 1 - lag :][:, :size]
-        y = y + _where(seen, earlier.astype(jnp.float32), 0) * taps[width - 1 - lag]
+        y = y + scaled(_where(seen, earlier.astype(jnp.float32), 0), taps[width - 1 - lag])
     if bias is not None:
         y = y + bias.astype(jnp.float32)
     last = reach.tokens[:, None] + jnp.arange(width - 1)  # in `whole`, the newest inputs that exist
@@ -36,6 +37,21 @@ def causal_convolution(
     stays = jnp.take_along_axis(jnp.concatenate([of_tail, reach.after], axis=1), last, axis=1)
     newest = jnp.take_along_axis(whole, last.reshape(*last.shape, *(1,) * (x.ndim - 2)), axis=1)
     return y, _where(stays, newest, 0).astype(tail.dtype)
+
+
+@jax.custom_vjp
+def _scaled(x: jax.Array, tap: jax.Array) -> jax.Array:
+    """x `[rows, size, *channels]` times tap `[*channels]`. The gradient of the tap sums over tokens what is written out
+    first: with all that leads to it in one loop it took a quarter of a layer's time (benchmarks/NOTES.md)."""
+    return x * tap
+
+
+def _scaled_backward(given: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, tap = given
+    return slope * tap, jax.lax.optimization_barrier(slope * x).sum((0, 1))
+
+
+_scaled.defvjp(lambda x, tap: (x * tap, (x, tap)), _scaled_backward)
 
 
 def gated_linear(
@@ -90,8 +106,9 @@ def gated_delta(
     `[rows, size, heads]` and log_decay g <= 0 `[rows, size, heads, key or 1]` are float32, as y is.
 
     With G = cumsum g, (a, b)_ij = sum_k a_ik b_jk e^(G_ik - G_jk) for j <= i and T = (I + beta (k, k) below the
-    diagonal)^-1, the block writes V' = T (beta v) - T (beta e^G k) S in place of v, and is then gated linear:
-    y = (e^G q) S + (q, k) V', S = e^(G_last) S + (e^(G_last - G) k)^T V' (Yang et al. 2024a, b).
+    diagonal)^-1, the block writes V' = T beta (v - (e^G k) S) in place of v, and is then gated linear:
+    y = (e^G q) S + (q, k) V', S = e^(G_last) S + (e^(G_last - G) k)^T V' (Yang et al. 2024a, b). T is multiplied once:
+    the blocks follow one another anyhow, so that T beta v and T beta e^G k by themselves would only cost more.
     """
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [rows, heads, size, ...]
     total = jnp.cumsum(_where(reach.valid, log_decay, 0), axis=1)
@@ -103,9 +120,9 @@ def gated_delta(
         return (q @ after).swapaxes(1, 2), after
     found = _decay(reach.before, total).swapaxes(1, 2)
     total = total.swapaxes(1, 2)
-    inverse = unit_lower_inverse(jnp.tril(beta * _decayed_pairs(k, k, total, reach.within), -1))
-    v = inverse @ (beta * v) - (inverse @ (beta * found * k)) @ state
-    y = (found * q) @ state + _decayed_pairs(q, k, total, reach.within) @ v
+    of_keys, of_queries = _decayed_pairs((k, q), k, total, reach.within)
+    v = unit_lower_inverse(beta * of_keys) @ (beta * (v - (found * k) @ state))
+    y = (found * q) @ state + of_queries @ v
     return y.swapaxes(1, 2), after + entering.swapaxes(2, 3) @ v
 
 
@@ -126,38 +143,76 @@ def gated_sum(state: jax.Array, share: jax.Array, enters: jax.Array, reach: Reac
     return h, h[:, -1]
 
 
-def _decayed_pairs(a: jax.Array, b: jax.Array, total: jax.Array, within: jax.Array) -> jax.Array:
-    """sum_k a_ik b_jk e^(G_ik - G_jk) where `within` `[rows, size, size]`, else 0: `[rows, heads, size, size]`.
+def _decayed_pairs(
+    several: tuple[jax.Array, ...], b: jax.Array, total: jax.Array, within: jax.Array
+) -> list[jax.Array]:
+    """sum_k a_ik b_jk e^(G_ik - G_jk) where `within` `[rows, size, size]`, else 0: `[rows, heads, size, size]`, for
+    each a of `several`.
 
     a, b `[rows, heads, size, key]`, total G `[rows, heads, size, key or 1]`. Decays of every channel go into both
     factors, from the middle of the block on: they must not add up to e^88 on either side of it.
     """
     if total.shape[-1] == 1:
-        exponent = total - total.swapaxes(2, 3)
-        return (a @ b.swapaxes(2, 3)) * jnp.exp(jnp.where(within[:, None], exponent, -jnp.inf))
+        decays = jnp.exp(jnp.where(within[:, None], total - total.swapaxes(2, 3), -jnp.inf))
+        return [(a @ b.swapaxes(2, 3)) * decays for a in several]
     total = total - total[:, :, total.shape[2] // 2][:, :, None]
-    pairs = (a * jnp.exp(total)) @ (b * jnp.exp(-total)).swapaxes(2, 3)
-    return jnp.where(within[:, None], pairs, 0)
+    grown, b = jnp.exp(total), (b * jnp.exp(-total)).swapaxes(2, 3)
+    return [jnp.where(within[:, None], (a * grown) @ b, 0) for a in several]
 
 
+@jax.custom_vjp
 def unit_lower_inverse(below: jax.Array) -> jax.Array:
-    """(I + below)^-1 of strictly lower triangular matrices `[..., size, size]` float32, by products of blocks of twice
-    the size each time: [[A, 0], [C, B]]^-1 = [[A^-1, 0], [-B^-1 C A^-1, B^-1]]."""
+    """(I + what `below` holds below its diagonal)^-1, matrices `[..., size, size]` float32, exact zeros above.
+
+    Joins of blocks into twice as large ones, [[A, 0], [C, B]]^-1 = [[A^-1, 0], [-B^-1 C A^-1, B^-1]]: sums of as few
+    terms as forward substitution has, where powers of `below` would cancel. Of up to INVERTED_WHOLE rows all blocks of
+    a level are one matrix, X - X C X, since products of fewer rows cost their calls alone; above, products of the
+    blocks. The gradient is that of an inverse, -X^T g X^T: the levels' own would be many small scatters.
+    """
     size = below.shape[-1]
     whole, lead = 1 << (size - 1).bit_length(), below.shape[:-2]
+    half = min(INVERTED_WHOLE, whole)
     below = jnp.pad(below, [(0, 0)] * len(lead) + [(0, whole - size)] * 2)
-    product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-    inverse, half = jnp.ones((*lead, whole, 1, 1), jnp.float32), 1
+    blocks = [below[..., i : i + half, i : i + half] for i in range(0, whole, half)]
+    inverse = _small_inverse(jnp.stack(blocks, axis=-3))
     while half < whole:
-        count = whole // (2 * half)
-        corners = below.reshape(*lead, count, 2, half, count, 2, half)[..., 1, :, :, 0, :]
-        corner = jnp.moveaxis(jnp.diagonal(corners, axis1=-4, axis2=-2), -1, -3)
+        starts = range(0, whole, 2 * half)
+        corner = jnp.stack([below[..., i + half : i + 2 * half, i : i + half] for i in starts], axis=-3)
         first, second = inverse[..., 0::2, :, :], inverse[..., 1::2, :, :]
-        corner = -product(product(second, corner), first)
+        corner = -_product(_product(second, corner), first)
         upper = jnp.concatenate([first, jnp.zeros_like(first)], axis=-1)
         inverse = jnp.concatenate([upper, jnp.concatenate([corner, second], axis=-1)], axis=-2)
         half *= 2
     return inverse[..., 0, :size, :size]
+
+
+def _inverse_forward(below: jax.Array) -> tuple[jax.Array, jax.Array]:
+    inverse = unit_lower_inverse(below)
+    return inverse, inverse
+
+
+def _inverse_backward(inverse: jax.Array, slope: jax.Array) -> tuple[jax.Array]:
+    transposed = inverse.swapaxes(-1, -2)
+    return (-jnp.tril(_product(_product(transposed, slope), transposed), -1),)
+
+
+unit_lower_inverse.defvjp(_inverse_forward, _inverse_backward)
+
+
+def _small_inverse(below: jax.Array) -> jax.Array:
+    """As `unit_lower_inverse`, `[..., size, size]` of a power of two, by masks in place of blocks."""
+    at, half = np.arange(below.shape[-1]), 1
+    inverse = jnp.broadcast_to(jnp.eye(len(at), dtype=below.dtype), below.shape)
+    while half < len(at):
+        joined = (at[:, None] // half % 2 == 1) & (at[:, None] // half - 1 == at // half)
+        corners = jnp.where(joined, below, 0)
+        inverse = inverse - (corners if half == 1 else _product(_product(inverse, corners), inverse))
+        half *= 2
+    return inverse
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def _lagged(reach: Reach, lag: int) -> jax.Array:

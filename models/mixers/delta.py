@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from models.blocks import block_flops
+from models.blocks import block_flops, inverse_flops
 from models.deferred import jax, jnp, ops
 from models.errors import require
 from models.kept import Kept
@@ -134,12 +134,11 @@ class Delta:
         }
 
     def flops(self, s: Stream, seq: int, before: int = 0, causal: bool = True) -> int:
-        """Per token and head 6 K V, to correct the state and to read it; in a block of several tokens 2 (3 K + 2 V) for
-        every pair of them, and 2/3 C (C^2 - 1) for the inverse of a block filled up to a power of two, C."""
+        """Per token and head 6 K V, to correct the state and to read it; in a block of several tokens 4 (K + V) for
+        every pair of them, and the inverse of a block (models.blocks.inverse_flops)."""
         _, heads, key, value = self.sizes(s)
-        whole = 1 << (min(self.block, seq) - 1).bit_length()
-        inverse = 2 * whole * (whole**2 - 1) // 3
-        per_token, per_pair = 6 * key * value, 2 * (3 * key + 2 * value)
+        inverse = inverse_flops(min(self.block, seq))
+        per_token, per_pair = 6 * key * value, 4 * (key + value)
         return block_flops(seq, self.block, heads * per_token, heads * per_pair, causal, heads * inverse)
 
     def apply(self, s: Stream, w: Any, x: jax.Array, past: Past) -> tuple[jax.Array, Past, None]:

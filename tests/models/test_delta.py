@@ -13,7 +13,7 @@ import pytest
 from models import counts
 from models.errors import ConfigError
 from models.mixers.delta import Delta
-from models.past import carry_blocks
+from models.past import WholeSequence, carry_blocks
 from models.recurrence import gated_delta, unit_lower_inverse
 from tests.models.mixing import STREAM, alone, drawn, products, through
 
@@ -193,3 +193,16 @@ def test_what_cannot_be_is_said_in_one_line_with_a_fix(fields, told):
         alone(dataclasses.replace(SHARED, **fields))
     said, fix = str(error.value).removeprefix("model.pattern[0].mixer.").rsplit(": ", 1)
     assert said == told and fix.startswith(("use ", "give "))
+
+
+def test_gradients_of_blocks_are_those_of_the_recurrence():
+    w, x = drawn(SHARED), np.random.default_rng(5).standard_normal((2, 11, 16)).astype(np.float32)
+    past = WholeSequence(jnp.arange(11)[None])
+
+    def total(mixer, w, x):
+        return jnp.square(mixer.apply(STREAM, w, x, past)[0]).sum()
+
+    forms = SHARED, dataclasses.replace(SHARED, block=1)
+    slopes = [jax.jit(jax.grad(partial(total, mixer), (0, 1)))(w, x) for mixer in forms]
+    for blocks, recurrent in zip(*map(jax.tree.leaves, slopes), strict=True):
+        np.testing.assert_allclose(blocks, recurrent, atol=1e-4 * np.abs(recurrent).max())
