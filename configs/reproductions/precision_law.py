@@ -10,6 +10,8 @@ is kept before these are trained. Some two minutes of one core; a pod changes FI
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -20,7 +22,7 @@ from scaling.laws.chinchilla import CHINCHILLA
 from scaling.laws.precision import PRECISION
 from scaling.registered import of_run
 from scaling.reproduction import JSON, Measured, Reproduction, Workspace, least
-from scaling.sweep.config import SweepConfig
+from scaling.sweep.config import SweepConfig, Value
 from scaling.train.adaptation import LowPrecision
 from scaling.train.config import TrainConfig
 from scaling.train.metrics import read_rows
@@ -67,7 +69,9 @@ def plan(name: str, quick: bool) -> SweepConfig:
         checkpoint_every=0, trains=LowPrecision(exponent=2, mantissa=0, block=8),
     )  # fmt: skip
     cells = {"small": small, "larger": larger}[name]
-    points = tuple({"model.d_model": width, "train.trains.mantissa": mantissa} for width, mantissa in cells)
+    points: tuple[dict[str, Value], ...] = tuple(
+        {"model.d_model": width, "train.trains.mantissa": mantissa} for width, mantissa in cells
+    )
     return SweepConfig(name, ladder(8, n_layers=1), train=train, points=points, seeds=seeds, stack_size=seeds)
 
 
@@ -91,7 +95,7 @@ def losses(work: Workspace, name: str) -> pd.DataFrame:
 
 def foretold(runs: pd.DataFrame, at: dict[str, list[float]]) -> dict[str, JSON]:
     """What the laws of each seed say at the rows `at`, with bits and without, and (predicted, low, high) of all."""
-    inputs = {name: np.array(values) for name, values in at.items()}
+    inputs: dict[str, Any] = {name: np.array(values) for name, values in at.items()}
     inputs |= {name: np.full(len(inputs["params"]), FULL) for name in ("activation_bits", "cache_bits")}
     without = {name: inputs[name] for name in CHINCHILLA.inputs}
 
