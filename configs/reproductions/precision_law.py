@@ -85,10 +85,11 @@ def losses(work: Workspace, name: str) -> pd.DataFrame:
         train = trials[row.trial].train
         assert isinstance(train.trains, LowPrecision)
         bits = 1.0 + train.trains.mantissa
-        for one in read_rows(work.folder / "sweeps" / name / "trials" / row.trial / "metrics.jsonl"):
-            if one[1].get("heldout_loss") is not None and 2 * one[1]["step"] >= train.steps:
-                tokens = float(one[1]["step"] * train.tokens_per_step)
-                rows.append((row.params_nonembed, bits, tokens, row.seed, one[1]["heldout_loss"], row.trial))
+        lines = [one for _, one in read_rows(work.folder / "sweeps" / name / "trials" / row.trial / "metrics.jsonl")]
+        found = {one["step"]: one["heldout_loss"] for one in lines if one.get("heldout_loss") is not None}
+        found[train.steps] = row.loss
+        rows += [(row.params_nonembed, bits, float(step * train.tokens_per_step), row.seed, loss, row.trial)
+                 for step, loss in found.items() if 2 * step >= train.steps]  # fmt: skip
     runs = pd.DataFrame(rows, columns=[*CELL, "seed", "loss", "run"])
     return runs.assign(activation_bits=FULL, cache_bits=FULL, flops=float(table["flops"].sum()))
 
