@@ -53,8 +53,8 @@ def get_reproduction() -> Reproduction:
         "bits of the exponent; rates tuned for each size or format, and rates that decay; more than 7,000 rounded "
         "parameters and 32,768 tokens; rounding after training. A pilot of width 12 on seed 50 set the learning rate, "
         "and that the law counts sign and mantissa: three bits in all, of which two were the exponent's, cost it 8 % "
-        "of loss, four 1.3 % and five 0.1 %, which falls off faster than a law of all bits could. Seeds 0 to 3, which are "
-        "not among these, could not tell: 0.43 [-0.63, 1.5]; that is why there are more",
+        "of loss, four 1.3 % and five 0.1 %, which falls off faster than a law of all bits could. Seeds 0 to 3, which "
+        "are not among these, could not tell: 0.43 [-0.63, 1.5]; that is why there are more",
         simulated=False,
         run=run,
         sweeps=lambda quick: (plan("small", quick), plan("larger", quick)),
