@@ -9,6 +9,7 @@ is kept before these are trained. Some two minutes of one core; a pod changes FI
 
 The law erred by 0.9 to 3.0 %, with bits nearer than without in three of four seeds: runs of one seed and 32,768 tokens
 leave its exponents wide open (alpha from 0.02 to 0.35), so more seeds or longer runs are what would decide.
+What was first foretold had left the last length out; it was made anew before a loss of the larger size was read.
 """
 
 from __future__ import annotations
