@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 
 from configs.reproductions import _grids as grids
-from configs.reproductions import batch_trajectory, own_step_law, repeated_tokens
+from configs.reproductions import batch_trajectory, own_step_law, precision_law, repeated_tokens
+from models import counts
 from scaling.laws.data_constrained import DATA_CONSTRAINED
 from scaling.laws.kaplan import KAPLAN_STEPS
+from scaling.laws.precision import PRECISION
 
 TRUE = dict(Nc=3e6, alpha_N=0.11, Sc=60.0, alpha_S=0.7, B_star=4e5, alpha_B=0.15)
 SIZES = (800, 1700, 3100)
@@ -81,3 +83,21 @@ def test_the_law_of_few_epochs_foretells_many_where_it_drew_both() -> None:
     constants, many = repeated_tokens.foretold(runs)
     assert set(many["epochs"]) == {5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32}
     assert float(many["error"].abs().max()) < 1e-6 and constants["R_D"] == pytest.approx(9.0, rel=1e-3)
+
+
+def test_the_law_of_few_sizes_and_bits_foretells_others_where_it_drew_both_and_the_one_without_bits_does_not() -> None:
+    true = dict(A=20.0, B=300.0, E=1.2, alpha=0.4, beta=0.6, gamma_w=0.7, gamma_a=1.0, gamma_kv=1.0)
+    trials = precision_law.plan("small", quick=False).trials()
+    cells = {(counts.params_nonembed(t.model), 1 + t.train.trains.mantissa) for t in trials}
+    rows = [(*cell, tokens, seed) for cell in cells for tokens in (2**14, 2**14 + 2**13, 2**15) for seed in range(2)]
+    runs = pd.DataFrame(rows, columns=[*precision_law.CELL, "seed"]).astype(float)
+    runs = runs.assign(activation_bits=precision_law.FULL, cache_bits=precision_law.FULL)
+    runs["run"] = runs.groupby(["params", "weight_bits", "seed"]).ngroup().astype(str)
+    runs["loss"] = PRECISION(true, **{name: runs[name].to_numpy() for name in PRECISION.inputs})
+    at = precision_law.asked(runs, quick=False)
+    said = precision_law.foretold(runs, at)
+    full = {name: np.full(6, precision_law.FULL) for name in ("activation_bits", "cache_bits")}
+    wanted = np.asarray(PRECISION(true, **{name: np.array(values) for name, values in at.items()}, **full))
+    assert set(at["weight_bits"]) == {1.0, 3.0} and set(at["params"]) == {7008.0}
+    np.testing.assert_allclose(said["with bits"], [wanted] * 2, rtol=1e-4)
+    assert np.abs(np.array(said["without"]) / wanted - 1)[:, :3].min() > 0.02  # at one bit, which costs most
