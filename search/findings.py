@@ -357,7 +357,10 @@ def scores_section(apart: pd.DataFrame) -> str:
     """What scores tell apart (`told_apart` by policy, params and task), as a section of the page."""
     wide = apart.assign(cell=[f"{row.within:.2f} / {row.best_of_all:.2f}" for row in apart.itertuples()])
     wide = wide.pivot(index="task", columns=["params", "policy"], values="cell").reindex(apart["task"].unique())
-    wide.columns = [f"{params:,} parameters" for params, _ in wide.columns]
+    sizes = [params for params, _ in wide.columns]
+    wide.columns = [
+        f"{params:,} parameters" + f" ({policy})" * (sizes.count(params) > 1) for params, policy in wide.columns
+    ]
     said = (
         "Area under the curve between right and wrong samples of one problem / how often the best-scored one is right."
     )

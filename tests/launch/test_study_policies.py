@@ -150,7 +150,7 @@ def test_one_ladder_serves_two_studies_and_stays_as_it_is(here: Path, tmp_path: 
     table = pd.read_csv(tmp_path / "first" / "table.csv", dtype={"policy": str})
     assert set(table["policy"]) == set(found) and table["params"].nunique() == 3
     said = (tmp_path / "first" / "findings.md").read_text()
-    assert f"parameters ({small.id})**" in said and f"parameters ({trial_of(8, seed=1).id})**" in said
+    assert f"parameters ({small.id}) |" in said and f"parameters ({trial_of(8, seed=1).id}) |" in said
     manifest = json.loads((tmp_path / "first" / "policies.json").read_text())
     for name, policy in found.items():
         written = manifest[name]
