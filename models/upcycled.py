@@ -50,7 +50,8 @@ def with_fine_tunes(
     converted = _with_experts(c, experts, len(fine_tunes))
     given = [_checked(c, params, i) for i, params in enumerate(fine_tunes)]
     unrolled = dataclasses.replace(converted, scan_layers=False)
-    whole = flatten_dict(transformer.drawn(unrolled.resolved(), transformer.weights(unrolled), jax.random.key(seed)))
+    routers = unflatten_dict({p: w for p, w in walk(transformer.weights(unrolled)) if p not in given[0]})
+    whole = flatten_dict(transformer.drawn(unrolled.resolved(), routers, jax.random.key(seed)))
     dense = {i for i, layer in enumerate(c.layers) if isinstance(layer.channel, Dense)}
     blocks = {(f"block_{i}", Dense.slot) for i in dense}
     for path in given[0]:
