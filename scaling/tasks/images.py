@@ -79,6 +79,13 @@ class Images:
         labels[:, -1], scored[:, -1] = KINDS + 1 + classes, True
         return Labelled(tokens, labels, scored)
 
+    def pixels(self, tokens: np.ndarray) -> np.ndarray:
+        """The images `[rows, side, side]` bool that sequences `[rows, size]` show."""
+        n = self.side // PATCH
+        bits = tokens[:, :-1, None] >> np.arange(PATCH * PATCH)[::-1] & 1
+        split = bits.reshape(-1, n, n, PATCH, PATCH).transpose(0, 1, 3, 2, 4)
+        return split.reshape(-1, self.side, self.side).astype(bool)
+
 
 @functools.lru_cache(maxsize=8)
 def _patterns(kind: Images) -> np.ndarray:

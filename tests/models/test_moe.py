@@ -15,9 +15,11 @@ import pytest
 from jax.sharding import NamedSharding
 
 from models import counts, dispatch, routing, transformer
+from models.channels.dense import Dense
 from models.channels.experts import Experts
 from models.config import ModelConfig
 from models.errors import ConfigError
+from models.routers import TopK
 from models.routing import Assignment
 from models.sharding import DEFAULT_RULES, MeshConfig, make_mesh
 from tests.models.test_counts import flops_of, plain_kernels
@@ -230,6 +232,24 @@ def test_flops_equal_the_jaxpr_of_the_loss_and_its_gradient(dispatch: str, remat
         walked = flops_of(jax.grad(objective), params, tokens)
     expected = counts.train_flops(config, SEQ, SEQ, causal=False) + counts.dispatch_flops(config, SEQ, SEQ)
     assert walked == expected + counts.remat_flops(config, SEQ, SEQ, causal=False)
+
+
+def test_k_of_many_small_experts_cost_what_one_block_k_times_as_wide_does_and_can_be_it() -> None:
+    wide, stream = Dense(12), CONFIG.stream
+    small = Experts(8, 4, 12 // 4, dispatch="dropless", score="sigmoid", normalize=False, router=TopK(offset=True))
+    arrays = drawn(dataclasses.replace(CONFIG, moe=small))
+    x, chosen = arrays.pop("x"), [1, 3, 4, 6]
+    arrays |= {"router": 0 * arrays["router"], "router_offset": np.full(8, -1e4, np.float32)}
+    arrays["router_offset"][chosen] = 1e4  # their scores are 1, and the others' 0
+    block = {"gate_up": np.concatenate(arrays["gate_up"][chosen], -1), "down": np.concatenate(arrays["down"][chosen])}
+    mixture = jax.jit(lambda w, x: small.apply(stream, w, x, TOKENS)[0])
+    one = jax.jit(lambda w, x: wide.apply(stream, w, x, TOKENS)[0])
+    np.testing.assert_allclose(mixture(arrays, x), one(block, x), rtol=1e-5, atol=1e-5)
+    router = 2 * BATCH * SEQ * D * 8
+    assert flops_of(mixture, arrays, x) - router == flops_of(one, block, x) == BATCH * SEQ * 2 * 3 * D * 12
+    small_model, wide_model = (dataclasses.replace(CONFIG, moe=moe) for moe in (small, None))
+    more = counts.forward_flops(small_model, SEQ) - counts.forward_flops(wide_model, SEQ)
+    assert more == 2 * router // BATCH  # two layers
 
 
 def test_active_parameters_leave_out_the_experts_that_a_token_is_not_sent_to() -> None:

@@ -34,8 +34,9 @@ def test_patches_give_the_pixels_back_and_an_image_is_its_class_moved() -> None:
         assert fits
         moves.update(fits)
     assert len(moves) == 9
-    again = kind.sequences(np.stack([pixels(tokens) for tokens in data.tokens.tolist()]), np.zeros(60, int))
-    assert (again.tokens == data.tokens).all()
+    shown = np.stack([pixels(tokens) for tokens in data.tokens.tolist()])
+    assert (kind.pixels(data.tokens) == shown).all()
+    assert (kind.sequences(shown, np.zeros(60, int)).tokens == data.tokens).all()
 
 
 def test_pixels_and_labels_are_wrong_as_often_as_said_and_classes_do_not_depend_on_their_neighbours() -> None:
