@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from models import cache, counts
+from models.cache import Groups
 from models.errors import ConfigError
 from models.mixers import Attention, ShiftedWindows
 from models.span import Span
+from search.engine.decode import SlotPast
+from search.engine.tree_pass import TreePast, chain_path
 from tests.models.mixing import STREAM, alone, drawn, through
+from tests.models.test_parts import quick
 
 MIXER = ShiftedWindows(heads=4, kv_heads=2, window=4)
 REGULAR = """
@@ -74,6 +79,30 @@ def test_visible_keys_and_counted_pairs_are_those_of_a_loop(window, shift):
     for before in range(16):
         for seq in range(1, 17 - before):
             assert span.pairs(seq, before) == np.sum(seen[before : before + seq])
+
+
+def test_windows_count_from_the_prompt_wherever_a_rows_own_tokens_and_guesses_are_kept():
+    """Three tokens in a page, three of the row's own, and four new ones, which are read at once or guessed."""
+    rng, four = np.random.default_rng(2), np.arange(4)
+    q, k, v = rng.standard_normal((3, 10, 1, 4)).astype(np.float32)
+    span = Span(0.5, 4, shift=2)
+    p = np.exp(0.5 * q[:, 0] @ k[:, 0].T) * MASKS[1]
+    want = (p @ v[:, 0] / p.sum(1, keepdims=True))[6:]
+
+    def stored(start, stop, room):
+        return {name: jnp.zeros((1, 1, room, 4)).at[0, 0, : stop - start].set(x[start:stop, 0])
+                for name, x in (("k", k), ("v", v))}  # fmt: skip
+
+    one = np.ones(1, np.int32)
+    shared = Groups(*map(jnp.asarray, (np.zeros((1, 1), int), np.zeros((1, 1), int), one, 3 * one, 1)))
+    new = {"k": jnp.asarray(k[None, 6:]), "v": jnp.asarray(v[None, 6:])}
+    positions, pages, own = jnp.asarray(6 + four)[None], stored(0, 3, 4), (stored(3, 6, 8),)
+    read = SlotPast(positions, pages, own, {}, (shared,), jnp.asarray(3 + four)[None], one > 0)
+    depth, path = chain_path(1, 4)
+    guessed = TreePast(positions, pages, (shared,), own, stored(0, 0, 4), 3 * one, 3 * one, depth, depth, path, 0)
+    found = quick(lambda q: [past.attend(q, new, span)[0] for past in (read, guessed)])(q[None, 6:])
+    for y in found:
+        np.testing.assert_allclose(y[0, :, 0], want, rtol=1e-5, atol=1e-6)
 
 
 def test_costs_are_of_the_pairs_that_the_masks_show_and_all_keys_are_kept():
