@@ -122,7 +122,7 @@ def apply(config: ModelConfig, params: dict[str, Any], x: jax.Array, factor: int
     up, as often as there are layers but one. ConfigError for layers beside `Attention` and `Dense`, as `checked`."""
     c, declared = checked(config), weights(config)
     for i, layer in enumerate(c.layers):
-        w = transformer.ready(declared[f"block_{i}"], params[f"block_{i}"], c.dtype)  # type: ignore[arg-type]
+        w = transformer.ready(declared[f"block_{i}"], params[f"block_{i}"], c.dtype)
         assert isinstance(layer.mixer, Attention) and isinstance(layer.channel, Dense) and isinstance(c.wired, PreNorm)
         q, k, v = layer.mixer.projected(c.stream, w["attention"], norm(c.stream, w["attention_norm"], x))
         u = attending(factor, x.shape[1])
@@ -133,7 +133,7 @@ def apply(config: ModelConfig, params: dict[str, Any], x: jax.Array, factor: int
         x = x + c.wired.transformed(c.stream, layer, w, x, jnp.zeros(x.shape[:2], jnp.int32))[0]
         if i < c.n_layers - 1:
             between = declared[f"distil_{i}"]
-            x = distilled(transformer.ready(between, params[f"distil_{i}"], c.dtype), x)  # type: ignore[arg-type]
+            x = distilled(transformer.ready(between, params[f"distil_{i}"], c.dtype), x)
     return x
 
 
