@@ -115,12 +115,16 @@ class WholeSequence(Past):
     ) -> tuple[jax.Array, WholeSequence]:  # fmt: skip
         """Attention over the sequence itself."""
         k, v = read(new)
+        segments = self.segments
+        if span.shift is not None:  # which every kernel knows as documents
+            segments, span = side_by_side(span, segments, q.shape[1]), span._replace(shift=None)
+            segments = jnp.broadcast_to(segments, q.shape[:2])
         if lead is not None:
-            return attention_after(lead, q, k, v, span, self.segments), self
+            return attention_after(lead, q, k, v, span, segments), self
         ways = axis_size(CONTEXT)
         if ways == 1 or q.shape[1] % ways:  # a length that the mesh does not divide stays whole
-            return causal_attention(q, k, v, span, self.segments), self
-        return divided_attention(self.context, q, k, v, span, self.segments), self
+            return causal_attention(q, k, v, span, segments), self
+        return divided_attention(self.context, q, k, v, span, segments), self
 
     def carry(self, step: Step, inputs: Any, kept: Mapping[str, Kept], size: int) -> tuple[Any, WholeSequence]:
         """The state starts from zeros at every document."""
@@ -128,6 +132,18 @@ class WholeSequence(Past):
         state = zeros(kept, first.shape[0], first.dtype)
         y, _ = carry_blocks(step, state, inputs, size, self.segments)
         return y, self
+
+
+def side_by_side(span: Span, segments: jax.Array | None, seq: int) -> jax.Array:
+    """Segments `[batch or 1, seq]` int32 of which each is what a window that lies beside others has of a document:
+    windows count from a document's first token, wherever that stands."""
+    assert span.window is not None and span.shift is not None
+    at = jnp.arange(seq, dtype=jnp.int32)[None]
+    if segments is None:
+        return (at + span.shift) // span.window
+    begins = jnp.concatenate([jnp.ones_like(segments[:, :1], bool), segments[:, 1:] != segments[:, :-1]], axis=1)
+    inside = at - jax.lax.cummax(jnp.where(begins, at, 0), axis=1)
+    return jnp.cumsum(begins | ((inside + span.shift) % span.window == 0), axis=1, dtype=jnp.int32)
 
 
 def zeros(kept: Mapping[str, Kept], rows: int, dtype: Any) -> dict[str, jax.Array]:

@@ -25,7 +25,7 @@ from models.mixers.cross import Cross
 from models.mixers.delta import Delta
 from models.mixers.factored import Factored
 from models.mixers.gated_memory import GatedMemory
-from models.mixers.head_spans import HeadSpans
+from models.mixers.head_spans import HeadSpans, ShiftedWindows
 from models.mixers.latent import Latent
 from models.mixers.linear import Linear
 from models.mixers.mamba2 import Mamba2
@@ -38,10 +38,10 @@ from models.mixers.third_order import ThirdOrder
 
 Mixer = (
     Attention | ChunkExperts | Cross | Delta | Factored | GatedMemory | HeadSpans | Latent | Linear | Mamba2 | MLGRU
-    | MLSTM | Prefixed | Sinks | Streamed | ThirdOrder
+    | MLSTM | Prefixed | ShiftedWindows | Sinks | Streamed | ThirdOrder
 )  # fmt: skip
 
 __all__ = [
     "MLGRU", "MLSTM", "Attention", "ChunkExperts", "Cross", "Delta", "Factored", "GatedMemory", "HeadSpans", "Latent",
-    "Linear", "Mamba2", "Mixer", "Prefixed", "Sinks", "Streamed", "ThirdOrder",
+    "Linear", "Mamba2", "Mixer", "Prefixed", "ShiftedWindows", "Sinks", "Streamed", "ThirdOrder",
 ]  # fmt: skip

@@ -101,10 +101,11 @@ class SlotPast(Past):
         queries = cache.split_queries(q, kv_heads)
         part = self._over_prefix(queries, values.shape[-1], span, read)
         first, blocks = 0, []
+        origin = (self.positions - self.at)[..., None]
         for block in self.blocks:
             block = cache.write(block, new, cache.write_block, self.at - first)
             length = cache.length_of(block)
-            visible = span.visible(self.at[..., None], first + jnp.arange(length))
+            visible = span.visible(self.positions[..., None], origin + first + jnp.arange(length))
             over = cache.own_block(queries, block, jnp.tile(visible, (1, group, 1)), span, read)
             part = over if part is None else cache.merge(part, over)
             blocks.append(block)

@@ -93,6 +93,7 @@ class TreePast(Past):
         kv_heads, group = keys.shape[2], q.shape[2] // keys.shape[2]
         queries = cache.split_queries(q, kv_heads)
         at = self.length[:, None] + self.depth  # [slots, m]: each query's place in its row's own text
+        begin = self.start[:, None, None]
         part = cache.nothing(queries, values.shape[-1])
         positions = jnp.tile(self.start[:, None] + at, (1, group))
         for groups in self.prefixes:
@@ -102,7 +103,7 @@ class TreePast(Past):
             index = first + jnp.arange(cache.length_of(block))
             visible = jnp.broadcast_to((index < self.length[:, None])[:, None], (*at.shape, len(index)))
             if span.window is not None:
-                visible = visible & span.near(at[..., None], index)
+                visible = visible & span.near(begin + at[..., None], begin + index)
             own = cache.own_block(queries, block, jnp.tile(visible, (1, group, 1)), span, read)
             part = cache.merge(part, own)
             first += len(index)
@@ -110,7 +111,8 @@ class TreePast(Past):
         visible = self.path
         if span.window is not None:
             assert self.depths is not None, "a window needs all nodes in one pass"
-            visible = visible & span.near(self.depth[..., None], self.depths[:, None, :])
+            before = begin + self.length[:, None, None]
+            visible = visible & span.near(before + self.depth[..., None], before + self.depths[:, None, :])
         own = cache.own_block(queries, nodes, jnp.tile(visible, (1, group, 1)), span, read)
         part = cache.with_lead(cache.merge(part, own), lead, span)
         y = cache.join_queries(cache.finish(part), q.shape[1]).astype(q.dtype)

@@ -23,6 +23,7 @@ from models.mixers import (
     Mamba2,
     Mixer,
     Prefixed,
+    ShiftedWindows,
     Sinks,
     Streamed,
     ThirdOrder,
@@ -57,6 +58,7 @@ PARTS: dict[str, ModelConfig] = {
     ),
     "head_spans": of(
         Layer(HeadSpans(kv_heads=4, heads=4, windows=(5, 9, 5, 64))), Layer(HeadSpans(windows=(3, 64)), None),
+        Layer(ShiftedWindows(window=6), None),
     ),
     "latent": of(Layer(LATENT), Layer(dataclasses.replace(LATENT, query_rank=None))),
     "experts": of(
