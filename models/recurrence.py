@@ -126,6 +126,37 @@ def gated_delta(
     return y.swapaxes(1, 2), after + entering.swapaxes(2, 3) @ v
 
 
+def corrected(
+    state: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, found: jax.Array, moved: jax.Array,
+    log_decay: jax.Array, reach: Reach,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """One block of S_t = diag(e^g_t) S_{t-1} - m_t (f_t^T S_{t-1}) + k_t v_t^T, y_t = S_t^T q_t: (y, S_t).
+
+    state `[rows, heads, key, value]`, v `[rows, size, heads, value]` and q, k, found f, moved m, log_decay g <= 0
+    `[rows, size, heads, key]` are float32, as y is. `gated_delta` is f = e^g k, m = beta k with k beta for k; here what
+    is read, what is written for it and what enters are three directions.
+
+    With G = cumsum g, (a, b)_ij = sum_k a_ik b_jk e^(G_ik - G_jk) and f' = e^-g f, which reads the state after it has
+    decayed as f does before, the block reads Z = -(I + (f', m))^-1 ((e^G f') S + (f', k) v) with pairs j < i, and then
+    y = (e^G q) S + (q, k) v + (q, m) Z, S = e^(G_last) S + (e^(G_last - G) k)^T v + (e^(G_last - G) m)^T Z, pairs j <= i.
+    """
+    found = found * jnp.exp(-log_decay)
+    q, k, v, found, moved = (x.swapaxes(1, 2) for x in (q, k, v, found, moved))  # [rows, heads, size, ...]
+    total = jnp.cumsum(_where(reach.valid, log_decay, 0), axis=1)
+    after = _decay(reach.kept, total[:, -1])[..., None] * state
+    enters = _decay(reach.after, total[:, -1:] - total).swapaxes(1, 2)
+    if q.shape[2] == 1:
+        after = after + (enters * k).swapaxes(2, 3) @ v - (enters * moved).swapaxes(2, 3) @ (found @ after)
+        return (q @ after).swapaxes(1, 2), after
+    kept = _decay(reach.before, total).swapaxes(1, 2)
+    total = total.swapaxes(1, 2)
+    read_k, of_k = _decayed_pairs((found, q), k, total, reach.within)
+    read_moved, of_moved = _decayed_pairs((found, q), moved, total, reach.within)
+    z = -unit_lower_inverse(read_moved) @ ((kept * found) @ state + jnp.tril(read_k, -1) @ v)
+    y = (kept * q) @ state + of_k @ v + of_moved @ z
+    return y.swapaxes(1, 2), after + (enters * k).swapaxes(2, 3) @ v + (enters * moved).swapaxes(2, 3) @ z
+
+
 def gated_sum(state: jax.Array, share: jax.Array, enters: jax.Array, reach: Reach) -> tuple[jax.Array, jax.Array]:
     """One block of h_t = share_t h_{t-1} + enters_t, feature by feature: (h of every token, the h that goes out).
 

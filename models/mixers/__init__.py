@@ -32,16 +32,17 @@ from models.mixers.mamba2 import Mamba2
 from models.mixers.mlgru import MLGRU
 from models.mixers.mlstm import MLSTM
 from models.mixers.prefixed import Prefixed
+from models.mixers.rwkv7 import RWKV7
 from models.mixers.sinks import Sinks
 from models.mixers.streamed import Streamed
 from models.mixers.third_order import ThirdOrder
 
 Mixer = (
     Attention | ChunkExperts | Cross | Delta | Factored | GatedMemory | HeadSpans | Latent | Linear | Mamba2 | MLGRU
-    | MLSTM | Prefixed | Sinks | Streamed | ThirdOrder
+    | MLSTM | RWKV7 | Prefixed | Sinks | Streamed | ThirdOrder
 )  # fmt: skip
 
 __all__ = [
-    "MLGRU", "MLSTM", "Attention", "ChunkExperts", "Cross", "Delta", "Factored", "GatedMemory", "HeadSpans", "Latent",
-    "Linear", "Mamba2", "Mixer", "Prefixed", "Sinks", "Streamed", "ThirdOrder",
+    "MLGRU", "MLSTM", "RWKV7", "Attention", "ChunkExperts", "Cross", "Delta", "Factored", "GatedMemory", "HeadSpans",
+    "Latent", "Linear", "Mamba2", "Mixer", "Prefixed", "Sinks", "Streamed", "ThirdOrder",
 ]  # fmt: skip
