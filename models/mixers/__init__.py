@@ -39,7 +39,7 @@ from models.mixers.third_order import ThirdOrder
 
 Mixer = (
     Attention | ChunkExperts | Cross | Delta | Factored | GatedMemory | HeadSpans | Latent | Linear | Mamba2 | MLGRU
-    | MLSTM | RWKV7 | Prefixed | Sinks | Streamed | ThirdOrder
+    | MLSTM | Prefixed | RWKV7 | Sinks | Streamed | ThirdOrder
 )  # fmt: skip
 
 __all__ = [

@@ -35,13 +35,14 @@ class RWKV7:
 
     r, k, v, w, a and g are each read from a mix of their own, x_t + mix (x_{t-1} - x_t). w = -e^-1/2 sigmoid(decay_bias
     + tanh(x D1) D2), a = sigmoid(rate_bias + x A1 A2) and g = sigmoid(x G1) G2 go through latents. c is k key_scale
-    scaled to length 1, which the state is read by, and k' = k (1 + (a - 1) key_share), which enters: a, at once the rate
-    of both, is each channel's. The norm is a LayerNorm of every head. The first layer's values are not mixed into later
-    ones' (the value residual), so every layer is as the published first one.
+    scaled to length 1, by which the state is read, and k' = k (1 + (a - 1) key_share) enters it: each channel has a
+    rate a of its own. The norm is a LayerNorm of every head. The first layer's values are not mixed into later ones'
+    (the value residual), so every layer is as the published first one.
 
-    Keeps S in float32 and the last token's x per row, nothing per token. Initial values are those published for the
-    middle of a model, where they grow with depth; W and what gates read are drawn as elsewhere here. Fields that are
-    None are those of the model; heads alone grow with it.
+    A block inverts one triangle per head (models.recurrence.corrected). Keeps S in float32 and the last token's x per
+    row, nothing per token. Initial values are those published for the middle of a model, where they grow with depth;
+    W and what gates read are drawn as elsewhere here. Fields that are None are those of the model; heads alone grow
+    with it.
     """
 
     heads: int | None = None  # None: the model's n_heads
@@ -136,12 +137,10 @@ class RWKV7:
 
 
 def _change(state: Any, inputs: Any, reach: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """x_{t-1} - x_t of every token (models.past.Step), zeros before a document: inputs x `[rows, size, d_model]`, as
-    the result is."""
-    x = inputs["x"]
-    taps = jnp.broadcast_to(jnp.array([[1.0], [-1.0]]), (2, x.shape[-1]))
-    change, after = ops.causal_convolution(x, state["before"], taps, None, reach)
-    return change.astype(x.dtype), {"before": after}
+    """x_{t-1} - x_t of every token (models.past.Step), with zeros before a document: inputs x
+    `[rows, size, d_model]`, as the result is."""
+    before, after = ops.token_before(inputs["x"], state["before"], reach)
+    return before - inputs["x"], {"before": after}
 
 
 def _step(w: Any, state: Any, inputs: Any, reach: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -165,7 +164,7 @@ def _zeros(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def mixes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Shares of the token before at the start: 1 - (n / d)^(exponent), falling over the features n, `[6, d]` float32."""
+    """Shares of the token before at the start: 1 - (n / d)^exponent, falling over the features n, `[6, d]` float32."""
     at = jnp.arange(shape[1]) / shape[1]
     return 1 - at ** (DEPTH * jnp.array(MIXES)[:, None])
 

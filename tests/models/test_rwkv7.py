@@ -121,7 +121,7 @@ def test_sizes_are_those_of_the_published_model():
     assert counts.kv_cache_bytes_per_token(alone(MIXER)) == 0
 
 
-def test_the_state_turns_over_and_back_as_parity_needs_it():
+def test_the_recurrence_can_turn_a_state_over_and_back_as_parity_needs_it():
     """With e_1 as found and moved twice over, S = (1 - 2 bit) S of one head exactly: the parity of the bits so far."""
     bits = np.random.default_rng(4).integers(0, 2, 200)
     one = np.zeros((1, 201, 1, 2), np.float32)
