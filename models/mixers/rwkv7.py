@@ -179,7 +179,7 @@ def _over_channels(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
 
 
 def decay_biases(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Biases of w at the start: channels forget after 1.6 tokens or more slowly, up to hundreds."""
+    """Biases of w at the start: channels of heads of 64 forget over 1.7 to 5,000 tokens."""
     place, inside = _over_channels(shape)
     return -5.5 + 6 * place ** (1 + DEPTH**0.3) + 2.5 * inside
 

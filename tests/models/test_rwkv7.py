@@ -90,18 +90,22 @@ def test_fastest_decays_over_the_longest_block_are_exact_in_values_and_gradients
     w["decay_bias"] += 9
     past = WholeSequence(jnp.arange(128)[None])
 
-    def total(w):
-        y = mixer.apply(STREAM, w, x, past)[0]
+    def total(chosen):
+        y = mixer.apply(STREAM, {**w, **chosen}, x, past)[0]
         return jnp.square(y).sum(), y
 
-    slopes, y = jax.jit(jax.grad(total, has_aux=True))(w)
+    chosen = {name: w[name] for name in ("decay_bias", "rate_bias", "key_share")}
+    slopes, y = jax.jit(jax.grad(total, has_aux=True))(chosen)
     expected = published(w, x[0].astype(np.float64))
     np.testing.assert_allclose(y[0], expected, atol=5 * CLOSE * np.abs(expected).max())
-    for name in ("decay_bias", "rate_bias", "key_share"):  # against a central difference along the gradient itself
-        slope = np.asarray(slopes[name], np.float64)
-        along = 1e-4 * slope / np.linalg.norm(slope)
-        ends = [np.square(published({**w, name: w[name] + sign * along}, x[0])).sum() for sign in (1.0, -1.0)]
-        np.testing.assert_allclose((ends[0] - ends[1]) / 2e-4, np.linalg.norm(slope), rtol=1e-3)
+    rng = np.random.default_rng(5)  # against a central difference along one direction of them all
+    along = {name: rng.standard_normal(value.shape) * np.sign(slopes[name]) for name, value in chosen.items()}
+    ends = [
+        np.square(published({**w, **{name: w[name] + step * along[name] for name in along}}, x[0])).sum()
+        for step in (1e-5, -1e-5)
+    ]
+    slope = sum((np.asarray(slopes[name], np.float64) * along[name]).sum() for name in along)
+    np.testing.assert_allclose((ends[0] - ends[1]) / 2e-5, slope, rtol=1e-4)
 
 
 @pytest.mark.parametrize("seq", [1, 6, 13])
@@ -119,6 +123,19 @@ def test_sizes_are_those_of_the_published_model():
     assert mixer.flops(stream, 1, before=10**6) == 8 * 12 * 64**2
     assert counts.state_bytes_per_row(alone(MIXER)) == 2 * 4 * (3 * 4 * 4 + 16)
     assert counts.kv_cache_bytes_per_token(alone(MIXER)) == 0
+
+
+def test_initial_values_are_those_published_for_the_middle_of_a_model():
+    stream = dataclasses.replace(STREAM, d_model=768, n_heads=12, head_dim=64)
+    weights, key = RWKV7().weights(stream), jax.random.key(0)
+    found = {name: np.asarray(w.initial(key), np.float64) for name, w in weights.items() if w.role == "gate"}
+    tokens = np.exp(0.5) / sigmoid(found["decay_bias"])
+    np.testing.assert_allclose((tokens.min(), tokens.max()), (1.73, 4917), rtol=1e-3)
+    place, inside = np.linspace(-0.5, 0.5, 768), np.tile(np.linspace(-1, 1, 64) * np.abs(np.linspace(-1, 1, 64)), 12)
+    np.testing.assert_allclose(found["rate_bias"].ravel(), -0.19 + 0.3 * inside + 0.4 * place, atol=1e-6)
+    np.testing.assert_allclose(found["key_scale"].ravel(), 0.71 - 0.1 * place, atol=1e-6)
+    mix = np.asarray(weights["mix"].initial(key))
+    np.testing.assert_allclose(mix[:, 768 // 4], 1 - 0.25 ** (np.array([0.2, 0.7, 0.7, 0.9, 0.9, 0.2]) / 2), atol=1e-6)
 
 
 def test_the_recurrence_can_turn_a_state_over_and_back_as_parity_needs_it():
