@@ -210,7 +210,7 @@ class ChunkPast(Past):
             states = jax.tree.map(lambda pool, new: pool.at[after].set(new[0], mode="drop"), states, state)
             return (state, states), y
 
-        own = {name: self.states[name] for name in kept}
+        own: Store = {name: self.states[name] for name in kept}
         state = jax.tree.map(lambda pool: jnp.zeros_like(pool[:1]), own)
         rows = (jax.tree.map(cut, inputs), cut(self.segments[None] >= 0), self.before, self.after)
         (_, states), y = jax.lax.scan(one, (state, own), rows)
