@@ -13,8 +13,9 @@ import pytest
 from models import counts
 from models.errors import ConfigError
 from models.mixers.rwkv7 import READ, RWKV7
-from models.past import WholeSequence, carry_blocks
+from models.past import WholeSequence, carry_blocks, zeros
 from models.recurrence import corrected, gated_delta
+from search.decoder import PromptPast
 from tests.models.mixing import STREAM, alone, drawn, products, through
 
 CLOSE = 2e-5  # float32 sums of some dozens of terms of order 1
@@ -59,6 +60,24 @@ def test_blocks_of_any_size_equal_the_published_recurrence_and_documents_begin_a
     expected = np.concatenate([published(w, x[0, :4]), published(w, x[0, 4:])])
     found = through(dataclasses.replace(MIXER, block=block), w, x, segments)[0]
     np.testing.assert_allclose(found, expected, atol=CLOSE * np.abs(expected).max())
+
+
+def test_a_padded_prompt_goes_on_from_both_of_its_states():
+    w, x = drawn(MIXER), np.random.default_rng(6).standard_normal((1, 16, 16))
+    at = jnp.arange(8)[None]
+
+    @jax.jit
+    def read(state, x, live):
+        y, past, _ = MIXER.apply(STREAM, w, x, PromptPast(at, {}, ({},), state, (), at, live))
+        return y, past.state
+
+    state, found = zeros(MIXER.kept(STREAM), 1, jnp.float32), []
+    for first, count in ((0, 8), (8, 5)):
+        y, state = read(state, np.float32(x[:, first : first + 8]), at < count)
+        found.append(y[0, :count])
+    expected = published(w, x[0, :13])
+    np.testing.assert_allclose(np.concatenate(found), expected, atol=CLOSE * np.abs(expected).max())
+    np.testing.assert_array_equal(state["before"][0, 0], np.float32(x[0, 12]))
 
 
 def carried(f, inputs, size):
