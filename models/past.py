@@ -80,8 +80,9 @@ class Past:
     def carry(self, step: Step, inputs: Any, kept: Mapping[str, Kept], size: int) -> tuple[Any, Past]:
         """(what `step` gives for every token `[batch, seq, ...]`, the past with the state after the last).
 
-        inputs: arrays `[batch, seq, ...]`. kept: the state, all of it per row. size: tokens of the blocks that the
-        sequence is cut into where it is long.
+        inputs: arrays `[batch, seq, ...]`. kept: what `step` carries of the layer's state, all of it per row; a mixer
+        that computes between two states asks once for each. size: tokens of the blocks that the sequence is cut into
+        where it is long.
         """
         raise NotImplementedError
 

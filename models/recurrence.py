@@ -32,11 +32,25 @@ def causal_convolution(
         y = y + scaled(_where(seen, earlier.astype(jnp.float32), 0), taps[width - 1 - lag])
     if bias is not None:
         y = y + bias.astype(jnp.float32)
-    last = reach.tokens[:, None] + jnp.arange(width - 1)  # in `whole`, the newest inputs that exist
-    of_tail = jnp.broadcast_to(reach.kept[:, None], (len(reach.kept), width - 1))
+    return y, _newest(whole, reach).astype(tail.dtype)
+
+
+def token_before(x: jax.Array, tail: jax.Array, reach: Reach) -> tuple[jax.Array, jax.Array]:
+    """(x of the token before each, the tail that the next block needs): zeros where a document begins. x
+    `[rows, size, *channels]`, as the first result is; tail `[rows, 1, *channels]`."""
+    whole = jnp.concatenate([tail.astype(x.dtype), x], axis=1)
+    return _where(_lagged(reach, 1), whole[:, :-1], 0), _newest(whole, reach).astype(tail.dtype)
+
+
+def _newest(whole: jax.Array, reach: Reach) -> jax.Array:
+    """The last inputs that exist of `whole` `[rows, tail + size, *channels]`, as many as a tail has, zeros where they
+    are of another document than the block's last token."""
+    length = whole.shape[1] - reach.after.shape[1]
+    last = reach.tokens[:, None] + jnp.arange(length)
+    of_tail = jnp.broadcast_to(reach.kept[:, None], (len(reach.kept), length))
     stays = jnp.take_along_axis(jnp.concatenate([of_tail, reach.after], axis=1), last, axis=1)
-    newest = jnp.take_along_axis(whole, last.reshape(*last.shape, *(1,) * (x.ndim - 2)), axis=1)
-    return y, _where(stays, newest, 0).astype(tail.dtype)
+    newest = jnp.take_along_axis(whole, last.reshape(*last.shape, *(1,) * (whole.ndim - 2)), axis=1)
+    return _where(stays, newest, 0)
 
 
 @jax.custom_vjp
@@ -124,6 +138,38 @@ def gated_delta(
     v = unit_lower_inverse(beta * of_keys) @ (beta * (v - (found * k) @ state))
     y = (found * q) @ state + of_queries @ v
     return y.swapaxes(1, 2), after + entering.swapaxes(2, 3) @ v
+
+
+def corrected(
+    state: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, found: jax.Array, moved: jax.Array,
+    log_decay: jax.Array, reach: Reach,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """One block of S_t = diag(e^g_t) S_{t-1} - m_t (f_t^T S_{t-1}) + k_t v_t^T, y_t = S_t^T q_t: (y, S_t).
+
+    state `[rows, heads, key, value]`, v `[rows, size, heads, value]` and q, k, found f, moved m, log_decay g <= 0
+    `[rows, size, heads, key]` are float32, as y is. `gated_delta` is f = e^g k, m = beta k with k beta for k; here what
+    is read, what is written for it and what enters are three directions.
+
+    With G = cumsum g, (a, b)_ij = sum_k a_ik b_jk e^(G_ik - G_jk) and f' = e^-g f, which reads the state after it has
+    decayed as f does before, the block reads Z = -(I + (f', m))^-1 ((e^G f') S + (f', k) v) with pairs j < i, and then
+    y = (e^G q) S + (q, k) v + (q, m) Z with pairs j <= i, S = e^(G_last) S + (e^(G_last - G) k)^T v + (e^(G_last - G)
+    m)^T Z (Peng et al. 2025).
+    """
+    found = found * jnp.exp(-log_decay)
+    q, k, v, found, moved = (x.swapaxes(1, 2) for x in (q, k, v, found, moved))  # [rows, heads, size, ...]
+    total = jnp.cumsum(_where(reach.valid, log_decay, 0), axis=1)
+    after = _decay(reach.kept, total[:, -1])[..., None] * state
+    enters = _decay(reach.after, total[:, -1:] - total).swapaxes(1, 2)
+    if q.shape[2] == 1:
+        after = after + (enters * k).swapaxes(2, 3) @ v - (enters * moved).swapaxes(2, 3) @ (found @ after)
+        return (q @ after).swapaxes(1, 2), after
+    kept = _decay(reach.before, total).swapaxes(1, 2)
+    total = total.swapaxes(1, 2)
+    read_k, of_k = _decayed_pairs((found, q), k, total, reach.within)
+    read_moved, of_moved = _decayed_pairs((found, q), moved, total, reach.within)
+    z = -unit_lower_inverse(read_moved) @ ((kept * found) @ state + jnp.tril(read_k, -1) @ v)
+    y = (kept * q) @ state + of_k @ v + of_moved @ z
+    return y.swapaxes(1, 2), after + (enters * k).swapaxes(2, 3) @ v + (enters * moved).swapaxes(2, 3) @ z
 
 
 def gated_sum(state: jax.Array, share: jax.Array, enters: jax.Array, reach: Reach) -> tuple[jax.Array, jax.Array]:

@@ -133,8 +133,8 @@ class PromptPast(SlotPast):
 
     def carry(self, step: Step, inputs: Any, kept: Mapping[str, Kept], size: int) -> tuple[Any, PromptPast]:
         """Block by block, up to the last token that is not padding."""
-        y, state = carry_blocks(step, self.state, inputs, size, valid=self.live)
-        return y, dataclasses.replace(self, state=state)
+        y, state = carry_blocks(step, {name: self.state[name] for name in kept}, inputs, size, valid=self.live)
+        return y, dataclasses.replace(self, state={**self.state, **state})
 
 
 @dataclass(frozen=True)

@@ -32,16 +32,17 @@ from models.mixers.mamba2 import Mamba2
 from models.mixers.mlgru import MLGRU
 from models.mixers.mlstm import MLSTM
 from models.mixers.prefixed import Prefixed
+from models.mixers.rwkv7 import RWKV7
 from models.mixers.sinks import Sinks
 from models.mixers.streamed import Streamed
 from models.mixers.third_order import ThirdOrder
 
 Mixer = (
     Attention | ChunkExperts | Cross | Delta | Factored | GatedMemory | HeadSpans | Latent | Linear | Mamba2 | MLGRU
-    | MLSTM | Prefixed | ShiftedWindows | Sinks | Streamed | ThirdOrder
+    | MLSTM | Prefixed | RWKV7 | ShiftedWindows | Sinks | Streamed | ThirdOrder
 )  # fmt: skip
 
 __all__ = [
-    "MLGRU", "MLSTM", "Attention", "ChunkExperts", "Cross", "Delta", "Factored", "GatedMemory", "HeadSpans", "Latent",
-    "Linear", "Mamba2", "Mixer", "Prefixed", "ShiftedWindows", "Sinks", "Streamed", "ThirdOrder",
+    "MLGRU", "MLSTM", "RWKV7", "Attention", "ChunkExperts", "Cross", "Delta", "Factored", "GatedMemory", "HeadSpans",
+    "Latent", "Linear", "Mamba2", "Mixer", "Prefixed", "ShiftedWindows", "Sinks", "Streamed", "ThirdOrder",
 ]  # fmt: skip

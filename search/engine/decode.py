@@ -129,8 +129,9 @@ class SlotPast(Past):
         """Every live row's own state through its new tokens."""
         valid = jnp.broadcast_to(self.live[:, None], self.at.shape)
         nothing = jnp.zeros(self.at.shape, jnp.int32)
-        y, state = step(self.state, inputs, reach(nothing, valid, nothing[:, 0])[0])
-        return y, dataclasses.replace(self, state=state)
+        own = {name: self.state[name] for name in kept}
+        y, state = step(own, inputs, reach(nothing, valid, nothing[:, 0])[0])
+        return y, dataclasses.replace(self, state={**self.state, **state})
 
 
 def forward(

@@ -210,11 +210,12 @@ class ChunkPast(Past):
             states = jax.tree.map(lambda pool, new: pool.at[after].set(new[0], mode="drop"), states, state)
             return (state, states), y
 
-        state = jax.tree.map(lambda pool: jnp.zeros_like(pool[:1]), self.states)
+        own: Store = {name: self.states[name] for name in kept}
+        state = jax.tree.map(lambda pool: jnp.zeros_like(pool[:1]), own)
         rows = (jax.tree.map(cut, inputs), cut(self.segments[None] >= 0), self.before, self.after)
-        (_, states), y = jax.lax.scan(one, (state, self.states), rows)
+        (_, states), y = jax.lax.scan(one, (state, own), rows)
         y = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[3:]), y)
-        return y, dataclasses.replace(self, states=states)
+        return y, dataclasses.replace(self, states={**self.states, **states})
 
 
 @lru_cache(maxsize=64)

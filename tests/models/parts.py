@@ -11,6 +11,7 @@ from models.config import Layer, ModelConfig
 from models.mixers import (
     MLGRU,
     MLSTM,
+    RWKV7,
     Attention,
     ChunkExperts,
     Cross,
@@ -91,7 +92,10 @@ PARTS: dict[str, ModelConfig] = {
         norm_eps=SOFT,
     ),
     "mlstm": of(Layer(MLGRU(least=0.1, block=8), Ternary(20)), Layer(MLSTM(value_dim=6, block=8)), norm_eps=SOFT),
-    "no_channel": of(Layer(Prefixed(prefix=3), None), Layer(), wiring=DeepNorm(), embedding_gradient=0.1),
+    "no_channel": of(
+        Layer(Prefixed(prefix=3), None), Layer(RWKV7(head_dim=4, block=8), Dense(20, "relu2")), wiring=DeepNorm(),
+        embedding_gradient=0.1,
+    ),
     "shared": of(
         Layer(MAMBA, None), Layer(Attention(qk_norm=True), None), Layer(GatedMemory(), None),
         Layer(Cross(qk_norm=True), None),

@@ -11,6 +11,7 @@ from models.huggingface.families import FAMILIES
 from models.mixers import (
     MLGRU,
     MLSTM,
+    RWKV7,
     Attention,
     ChunkExperts,
     Cross,
@@ -55,6 +56,7 @@ SHAPES: dict[str, Layer] = {  # one layer of a model of d_model 2048 in bfloat16
     "`GatedMemory()`": Layer(GatedMemory(), None),
     "`MLGRU()`": Layer(MLGRU(), None),
     "`MLSTM(heads=4, value_dim=512)`": Layer(MLSTM(4, value_dim=512), None),
+    "`RWKV7(heads=32, head_dim=64)`": Layer(RWKV7(32, 64), None),
     "`ChunkExperts(Experts(64, 8, 704))`": Layer(ChunkExperts(Experts(64, 8, 704, dispatch="dropless")), None),
     "`Dense()`": Layer(Attention(), Dense()),
     "`Ternary()`": Layer(Attention(), Ternary()),

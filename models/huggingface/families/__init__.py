@@ -80,7 +80,7 @@ MISSING = {
     "phi": "a bias of the head",
     "phimoe": "its own router",
     "rwkv": "the scalar memory of RWKV-4 and shifts of tokens",
-    "rwkv7": "the mixer of RWKV-7 (transformers has none either)",
+    "rwkv7": "values mixed with those of the first layer (transformers has no RWKV-7 either)",
 }
 
 __all__ = ["FAMILIES", "FILES", "MISSING"]
