@@ -26,6 +26,7 @@ from scaling.sweep.config import SweepConfig
 from scaling.sweep.trial import BOOKKEEPING, Trial, override
 from scaling.train.adaptation import SparseLowRank
 from scaling.train.config import TrainConfig
+from scaling.train.evaluations import Evaluations
 from scaling.train.objectives import Completions
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -51,12 +52,14 @@ OTHER = {  # for fields whose other values must fit the rest of the config
     "model.moe": Experts(),
     "model.pattern": (Layer(),),
     "model.prologue": None,  # only beside a pattern
+    "data.rejected_field": None,  # only beside a source with fields
     "model.wiring": PreNorm(after=True),
     "model.embedding_gradient": 0.5,
     "train.accumulate": 2,
     "train.zero": 2,
     "train.objective": Completions(),
     "train.trains": SparseLowRank(),
+    "train.evaluations": Evaluations(("choice.modular:items=20",)),
 }
 
 
