@@ -40,9 +40,11 @@ class RewardTraining:
     def __post_init__(self) -> None:
         typed(self, "study.reward")
         for name in ("steps", "batch"):
-            require(getattr(self, name) >= 1, f"study.reward.{name}", f"is {getattr(self, name)}", "give a positive integer")
+            value = getattr(self, name)
+            require(value >= 1, f"study.reward.{name}", f"is {value}", "give a positive integer")
         at_most(self, "study.reward", steps=LARGEST_SIZE, batch=LARGEST_SIZE, learning_rate=1e6)
-        require(self.learning_rate > 0, "study.reward.learning_rate", f"is {self.learning_rate}", "give a positive number")
+        rate = self.learning_rate
+        require(rate > 0, "study.reward.learning_rate", f"is {rate}", "give a positive number")
         require(0 <= self.held_out < 1, "study.reward.held_out", f"is {self.held_out}", "give a share below 1")
 
 
