@@ -1,9 +1,9 @@
-"""The study of the docs: five policies, four tasks with easy and hard problems, 25 strategies, at equal FLOPs.
+"""Test-time compute with power to decide: five policies, four tasks from easy to hard, 21 strategies, equal FLOPs.
 
     python -m launch.search --config configs/testtime.py --workdir runs/testtime
 
-Policies first (an hour on two cores), then a verifier for each, then the searches, which take a night; whatever is
-finished is kept, and `launch.status` says how far it is. configs/testtime_quick.py is the same in a quarter of an hour.
+Policies first, then a verifier for each, then the searches: a night by estimate, as it has not been run to its end yet.
+Whatever is finished is kept, and `launch.status` says how far it is. configs/testtime_quick.py is a small form.
 """
 
 from configs import testtime_policies

@@ -1,4 +1,4 @@
-"""configs/testtime.py with two policies, two tasks, fewer problems and sizes: a quarter of an hour on two cores.
+"""configs/testtime.py with two policies, two tasks, fewer problems and sizes.
 
     python -m launch.search --config configs/testtime_quick.py --workdir runs/testtime_quick
 """
