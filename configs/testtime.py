@@ -1,6 +1,6 @@
 """Test-time compute with power to decide: five policies, four tasks from easy to hard, 21 strategies, equal FLOPs.
 
-    python -m launch.search --config configs/testtime.py --workdir runs/testtime
+    python -m launch.search --config configs/testtime.py --workdir runs/testtime --workers=2
 
 Policies first, then a verifier for each, then the searches: a night by estimate, as it has not been run to its end yet.
 Whatever is finished is kept, and `launch.status` says how far it is. configs/testtime_quick.py is a small form.

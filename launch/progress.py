@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -129,14 +129,15 @@ class StudyDisplay(_Display):
     """
 
     def __init__(self, cells: Mapping[Any, float]):
-        self.cells, self.total, self.before, self.now = cells, sum(cells.values()) or 1.0, 0.0, 0.0
+        self.total, self.before, self.now = sum(cells.values()) or 1.0, 0.0, 0.0
+        self.cells = cells
         super().__init__("{task.percentage:>3.0f}%")
         self.task = self.bar.add_task("search", total=self.total)
         self.label = "search"
 
-    def start(self, cell: Any, label: str) -> None:
-        """The next part; the one before it has ended."""
-        self.before, self.now, self.label = self.before + self.now, float(self.cells[cell]), label
+    def start(self, cell: Any, label: str, done: Iterable[Any]) -> None:
+        """The next part that this process makes, None while it waits for others; done: the cells that are."""
+        self.before, self.now, self.label = sum(self.cells[one] for one in done), float(self.cells.get(cell, 0.0)), label
         self.bar.update(self.task, completed=self.before, description=label)
 
     def update(self, fraction: float) -> None:

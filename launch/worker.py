@@ -1,4 +1,4 @@
-"""Work on the directory of a sweep or an inference job: take what nobody else works on until nothing is left.
+"""Work on the directory of a sweep, an inference job or a study: take what nobody else works on until nothing is left.
 
 Executors start workers; a person can add one by hand on any machine that sees the directory, at any time:
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import importlib
 import logging
 import os
 import sys
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from scaling.sweep.lease import Presence
 
 FLAGS = cli.new_flags()
-cli.DEFINE_string("workdir", None, "directory of the sweep or of the job", flag_values=FLAGS, required=True)
+cli.DEFINE_string("workdir", None, "directory of the sweep, of the job or of the study", flag_values=FLAGS, required=True)
 cli.DEFINE_string("name", "0", "name of this worker in logs and progress files", flag_values=FLAGS)
 cli.DEFINE_integer("launcher", 0, "process to end with: the one that started this worker", flag_values=FLAGS)
 cli.DEFINE_string("profile", "", "directory for a profiler trace of the first stack", flag_values=FLAGS)
@@ -35,6 +36,7 @@ distributed.define_flags(FLAGS)
 
 POLL_S = (0.2, 2.0)  # between looks for work while others hold all that is left: the first, and the longest
 NOTHING, WAIT = -1, -2  # what `take` found instead of a stack
+HELPS = {"job.json": "launch.infer", "study.json": "launch.studying"}  # what tells a directory -> who works on it
 DISK_FULL, SAVED = distributed.DISK_FULL, distributed.SAVED
 
 
@@ -44,10 +46,9 @@ def main(workdir: str, name: str, launcher: int, profile: str, **group: Any) -> 
     from scaling.sweep.directory import RunDirectory
 
     alone = StopRequest(launcher)
-    if (Path(workdir) / "job.json").exists():
-        from launch.infer import help_with
-
-        return help_with(Path(workdir), name, alone)
+    for file, module in HELPS.items():
+        if (Path(workdir) / file).exists():
+            return importlib.import_module(module).help_with(Path(workdir), name, alone)
     directory = RunDirectory(Path(workdir))
     with distributed.joined(**group) as together:
         config = directory.config()

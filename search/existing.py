@@ -94,6 +94,25 @@ def hold(file: Path, policies: Iterable[Existing], write: bool = True) -> None:
         kept.write_atomically(file, json.dumps(kept.sealed(after), indent=1))
 
 
+def held(file: Path) -> list[Existing]:
+    """The policies that a study wrote down, the smallest first.
+
+    Raises:
+      ConfigError: it has written none down yet.
+    """
+    require(file.exists(), str(file), "is not there: the study has no policies yet", "let launch.search begin it")
+    record = kept.parsed(json.dumps(kept.opened(kept.read(file, dict), file)), _RECORD, file)
+    found = [
+        Existing(name, Path(r["folder"]), r["params"], r["config"], r["checkpoint"]) for name, r in record.items()
+    ]
+    return in_order(found)
+
+
+def in_order(policies: Iterable[Existing]) -> list[Existing]:
+    """As a study goes through them: the smallest first."""
+    return sorted(policies, key=lambda policy: (policy.params, policy.name))
+
+
 def finished(directory: RunDirectory) -> list[Path]:
     """Directories of the trials of a sweep that were trained to their end, in the order of the sweep."""
     trials = [trial.id for stack in directory.stacks() for trial in stack.trials]

@@ -39,7 +39,7 @@ SHRINKS = (0.1, 1.0)  # of a slope from one doubling to the next
 SEARCHES_SHRINK = (0.0, 1.0)  # of a search's gain from one size to the next
 VOTES = ("majority", "weighted_vote")
 ONE = "one sample"
-FILE, JUDGED = "foretold.json", "foretold.csv"
+SUFFIX, JUDGED = ".foretold.json", "foretold.csv"
 
 
 @dataclass(frozen=True)
@@ -63,27 +63,20 @@ class Foretold:
 # -- kept ------------------------------------------------------------------------------------------------------------
 
 
-class Register:
-    """The predictions of a study in its directory, each made once: a later run reads what an earlier one foretold."""
-
-    def __init__(self, directory: Path):
-        self.file = directory / FILE
-        words = dict.fromkeys(("policy", "task", "what", "at", "given"), str)
-        shape = [words | {"params": int} | dict.fromkeys(("predicted", "low", "high"), (float, int))]
-        fix = "restore it: predictions that are made again foretell nothing"
-        self.all = [Foretold(**row) for row in kept.read(self.file, shape, fix)] if self.file.exists() else []
-
-    def add(self, found: Iterable[Foretold]) -> None:
-        """Write down what is not there yet; durable when this returns."""
-        known = {_key(f) for f in self.all}
-        new = [f for f in found if _key(f) not in known]
-        if new:
-            self.all = [*self.all, *new]
-            kept.write_atomically(self.file, json.dumps([asdict(f) for f in self.all], indent=1, allow_nan=False))
+def register(file: Path, found: Sequence[Foretold]) -> None:
+    """Write down what is foretold of one part, unless that was done before: durable when this returns."""
+    if found:
+        kept.create(file, json.dumps([asdict(f) for f in found], indent=1, allow_nan=False))
 
 
-def _key(foretold: Foretold) -> tuple[str, ...]:
-    return foretold.policy, foretold.task, foretold.what, foretold.at
+def registered(file: Path) -> list[Foretold]:
+    """What was foretold of a part; nothing where there is no such file."""
+    if not file.exists():
+        return []
+    words = dict.fromkeys(("policy", "task", "what", "at", "given"), str)
+    shape: kept.Shape = [words | {"params": int} | dict.fromkeys(("predicted", "low", "high"), (float, int))]
+    fix = "restore it: predictions that are made again foretell nothing"
+    return [Foretold(**row) for row in kept.read(file, shape, fix)]
 
 
 # -- foretelling -----------------------------------------------------------------------------------------------------

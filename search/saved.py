@@ -1,4 +1,5 @@
-"""A search on disk: the state of the device and the host's own records in one file, which nothing may change unseen.
+"""A search on disk: the state of the device and the host's own records in one file, which nothing may change unseen;
+and what was fitted for searches.
 
 The file is the sha256 of what follows in hexadecimal digits, a line feed, and a safetensors file: the arrays by their
 place in the state, and JSON in its metadata. It also says what search it belongs to; another one is refused.
@@ -81,32 +82,62 @@ def identity(rounds: Rounds, params: Any, host: bool) -> dict[str, Any]:
 
 def write(path: Path, whose: dict[str, Any], state: State, host: dict[str, Any]) -> None:
     """Keep a state and what the host knows (JSON) in place of what `path` held; a crash leaves the old file whole."""
-    arrays = {name: _plain(np.asarray(x, order="C")) for name, x in _named(jax.device_get(state))}
-    text = json.dumps({"format": FORMAT, "identity": whose, "host": host})
-    body = safetensors.numpy.save(arrays, metadata={"search": text})
-    write_atomically(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    _write(path, state, {"format": FORMAT, "identity": whose, "host": host})
 
 
 def read(path: Path, whose: dict[str, Any], like: State) -> tuple[State, dict[str, Any]]:
     """The state and the host's part; `like` gives the shapes. ConfigError: damaged, or of another search."""
-    data = kept.read_bytes(path, "delete it, and the search starts again")
-    body = data[DIGITS + 1 :]
-    whole = data[: DIGITS + 1] == hashlib.sha256(body).hexdigest().encode() + b"\n"
-    require(whole, str(path), "is damaged: it does not match its own sha256", "delete it, and the search starts again")
-    header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
-    text = json.loads(header["__metadata__"]["search"])
+    text, body = _read(path, "delete it, and the search starts again")
     other = f"has format {text['format']}, not {FORMAT}"
     require(text["format"] == FORMAT, str(path), other, "use the isoflop that wrote it")
     for name, there, here in _differences(text["identity"], whose):
         problem = f"is of another search: its {name} is {there}, and here it is {here}"
         raise ConfigError(str(path), problem, "delete it, or search as before")
+    return _like(body, like), text["host"]
+
+
+def write_fitted(path: Path, facts: dict[str, str], fitted: Any) -> None:
+    """Keep arrays (a pytree) with what they belong to."""
+    _write(path, fitted, {"format": FORMAT, "facts": facts})
+
+
+def read_fitted(path: Path, facts: dict[str, str], like: Any) -> Any:
+    """What `write_fitted` kept; `like` gives the shapes. ConfigError: damaged, or of something else."""
+    return _like(check_fitted(path, facts), like)
+
+
+def check_fitted(path: Path, facts: dict[str, str]) -> bytes:
+    """The file's arrays, not yet read; ConfigError as `read_fitted`."""
+    fix = "delete it, and it is fitted again"
+    text, body = _read(path, fix)
+    require(text.get("facts") == facts, str(path), f"is of {text.get('facts')}, not of {facts}", fix)
+    return body
+
+
+def _write(path: Path, arrays: Any, text: dict[str, Any]) -> None:
+    plain = {name: _plain(np.asarray(x, order="C")) for name, x in _named(jax.device_get(arrays))}
+    body = safetensors.numpy.save(plain, metadata={"search": json.dumps(text)})
+    write_atomically(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+
+
+def _read(path: Path, fix: str) -> tuple[dict[str, Any], bytes]:
+    """(text, safetensors file) of what `_write` wrote, whole."""
+    data = kept.read_bytes(path, fix)
+    body = data[DIGITS + 1 :]
+    whole = data[: DIGITS + 1] == hashlib.sha256(body).hexdigest().encode() + b"\n"
+    require(whole, str(path), "is damaged: it does not match its own sha256", fix)
+    header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
+    return json.loads(header["__metadata__"]["search"]), body
+
+
+def _like(body: bytes, like: Any) -> Any:
     arrays = safetensors.numpy.load(body)
-    # Copies, because the state is donated to programs, and what NumPy lent cannot be.
+    # Copies, because a search's state is donated to programs, and what NumPy lent cannot be.
     leaves = [jnp.array(arrays[name].view(x.dtype), copy=True) for name, x in _named(like)]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves), text["host"]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _named(state: State) -> Iterator[tuple[str, Any]]:
+def _named(state: Any) -> Iterator[tuple[str, Any]]:
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
         yield jax.tree_util.keystr(path), leaf
 

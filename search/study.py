@@ -22,16 +22,16 @@ from search.config import SearchConfig
 from search.decoder import TransformerDecoder
 from search.engine.sampling import Sampling
 from search.policy import Policy, check_writes
-from search.saved import Keep
+from search.saved import Keep, read_fitted, write_fitted
 from search.searcher import Found, Searcher, SearchProblem
 from search.strategies.best_of_n import BestOfN, best_of_n
 from search.strategies.catalogue import read_strategy, strategy_by_name
 from search.strategies.setting import NeedsPolicy, Setting, StrategyConfig
-from search.verifiers.learned import Judged, Kind, Verifier, check_kind, fit_verifier
+from search.verifiers.learned import Fitted, Judged, Kind, Verifier, check_kind, fit, fitted_like, verifier_of
 from search.verifiers.reward_training import RewardTraining
 
 Progress = Callable[[str, int, int], None]  # what, problems done, problems in all
-FIRST, SAMPLES = "first", "samples"  # parts of a study
+VERIFIER, FIRST, SAMPLES = "verifier", "first", "samples"  # parts of a study, beside its searches
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class StudyConfig:
 
     def parts(self) -> tuple[str, ...]:
         """What is kept by itself for every policy, in the order in which it is made."""
-        return (*((FIRST,) if self.first else ()), SAMPLES, *self.strategies)
+        return (VERIFIER, *((FIRST,) if self.first else ()), SAMPLES, *self.strategies)
 
     def smaller(self, strategy: str) -> tuple[str, ...]:
         """The sizes of this search that come before it."""
@@ -181,12 +181,28 @@ class Study:
     def verifier(self) -> Verifier:
         """What scores, fitted on first use to 8 samples of every training problem."""
         if self._verifier is None:
-            c, longest = self.config, self._prompt_len + self.config.max_tokens
-            self._progress(f"the {c.verifier} verifier", 0, 1)
-            self._verifier = fit_verifier(
-                c.verifier, self.policy.model, self.policy.params, self._judged(), longest, c.seed, c.reward
-            )
+            self._take(self._fit())
+        assert self._verifier is not None
         return self._verifier
+
+    def keep_verifier(self, file: Path, facts: dict[str, str]) -> None:
+        """Fit the verifier and keep what it learned."""
+        fitted = self._fit()
+        write_fitted(file, facts, fitted)
+        self._take(fitted)
+
+    def read_verifier(self, file: Path, facts: dict[str, str]) -> None:
+        """Go on with a verifier that was kept, unless there is one; ConfigError as `read_fitted` raises it."""
+        if self._verifier is None:
+            self._take(read_fitted(file, facts, fitted_like(self.config.verifier, self.policy.model)))
+
+    def _fit(self) -> Fitted:
+        c, policy = self.config, self.policy
+        self._progress(f"the {c.verifier} verifier", 0, 1)
+        return fit(c.verifier, policy.model, policy.params, self._judged(), c.seed, c.reward)
+
+    def _take(self, fitted: Fitted) -> None:
+        self._verifier = verifier_of(self.policy.model, fitted, self._prompt_len + self.config.max_tokens)
 
     def samples(
         self, keep: Path | None = None, count: int | None = None, first: pd.DataFrame | None = None

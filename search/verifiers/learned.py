@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.special import logit
 
 from models.config import ModelConfig
 from models.errors import require
-from models.transformer import Params
+from models.transformer import Params, init
 from search.decoder import ValueHead
+from search.engine.precision import running_config, stored_params
 from search.named import instead
 from search.verifiers.confidence import Confidence, ConfidenceScorer, fit_confidence
 from search.verifiers.reward_model import RewardModel
@@ -41,6 +43,9 @@ class Judged(NamedTuple):
     step_rewards: Callable[[], list[float]]  # the task's, one for each end; asked for only by `process`
 
 
+Fitted = Confidence | ValueHead | tuple[Params, ValueHead]  # the last: trunk and head of a reward model
+
+
 class Verifier(NamedTuple):
     """A scorer, and the value head that the decoder must have for it."""
 
@@ -54,14 +59,14 @@ def check_kind(kind: str, field: str) -> None:
     require(kind in kinds, field, f"is {kind!r}", instead(kind, kinds))
 
 
-def fit_verifier(
-    kind: Kind, model: ModelConfig, params: Params, samples: Sequence[Judged], longest: int, seed: int = 0,
+def fit(
+    kind: Kind, model: ModelConfig, params: Params, samples: Sequence[Judged], seed: int = 0,
     training: RewardTraining | None = None,
-) -> Verifier:  # fmt: skip
-    """The verifier of this kind for a policy; the same arguments give the same one.
+) -> Fitted:  # fmt: skip
+    """What a verifier of this kind learns from samples; the same arguments give the same arrays.
 
-    longest: tokens of the longest text that will be scored. training: of a process or an outcome model. A policy that
-    is never right, or always, gets a constant from a regression, since there is nothing to tell apart.
+    training: of a process or an outcome model. A policy that is never right, or always, gets a constant from a
+    regression, since there is nothing to tell apart.
     """
     samples = [sample for sample in samples if sample.ends]
     if kind in ("process", "outcome"):
@@ -76,21 +81,47 @@ def fit_verifier(
         apart = {problems[i] for i in np.random.default_rng(seed).permutation(len(problems))[:count]}
         shown = [example for s, example in zip(samples, examples, strict=True) if s.prompt not in apart]
         held_out = [example for s, example in zip(samples, examples, strict=True) if s.prompt in apart]
-        trunk, head = train_reward_model(model, shown, training, params=params, held_out=held_out, seed=seed)
-        return Verifier(RewardModel(model, trunk, head, model.vocab_size, longest), None)
+        return train_reward_model(model, shown, training, params=params, held_out=held_out, seed=seed)
     d_model = model.resolved().d_model
     labels = [s.right for s in samples for _ in s.ends]
     if len(set(labels)) < 2:
         rate = (sum(labels) + 0.5) / (len(labels) + 1)
         if kind == "confidence":
-            flat = Confidence.constant(d_model, rate)
-            return Verifier(ConfidenceScorer(flat), flat.head)
-        return Verifier(ValueScorer(), ValueHead(jnp.zeros(d_model), jnp.float32(logit(rate))))
+            return Confidence.constant(d_model, rate)
+        return ValueHead(jnp.zeros(d_model), jnp.float32(logit(rate)))
     texts = [(*s.prompt, *s.completion[:end]) for s in samples for end in s.ends]
     prompts = [len(s.prompt) for s in samples for _ in s.ends]
     order = np.random.default_rng(seed).permutation(len(texts))[:MOST_PREFIXES]
     texts, prompts, labels = ([each[i] for i in order] for each in (texts, prompts, labels))
     if kind == "value":
-        return Verifier(ValueScorer(), fit_value_head(model, params, texts, labels))
-    fitted = fit_confidence(model, params, texts, prompts, labels)
-    return Verifier(ConfidenceScorer(fitted), fitted.head)
+        return fit_value_head(model, params, texts, labels)
+    return fit_confidence(model, params, texts, prompts, labels)
+
+
+def fitted_like(kind: Kind, model: ModelConfig) -> Fitted:
+    """Arrays with the shapes and types that `fit` gives, without their values."""
+    d_model = model.resolved().d_model
+    head = ValueHead(jnp.zeros(d_model), jnp.float32(0))
+    if kind == "confidence":
+        return Confidence.constant(d_model, 0.5)
+    if kind == "value":
+        return head
+    config = running_config(model, "float32")
+    return jax.eval_shape(lambda: stored_params(config, init(config, jax.random.key(0)))), head
+
+
+def verifier_of(model: ModelConfig, fitted: Fitted, longest: int) -> Verifier:
+    """The verifier with what `fit` learned. longest: tokens of the longest text that will be scored."""
+    if isinstance(fitted, Confidence):
+        return Verifier(ConfidenceScorer(fitted), fitted.head)
+    if isinstance(fitted, ValueHead):
+        return Verifier(ValueScorer(), fitted)
+    return Verifier(RewardModel(model, *fitted, model.vocab_size, longest), None)
+
+
+def fit_verifier(
+    kind: Kind, model: ModelConfig, params: Params, samples: Sequence[Judged], longest: int, seed: int = 0,
+    training: RewardTraining | None = None,
+) -> Verifier:  # fmt: skip
+    """`fit` and `verifier_of` in one."""
+    return verifier_of(model, fit(kind, model, params, samples, seed, training), longest)

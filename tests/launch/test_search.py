@@ -6,6 +6,7 @@ import dataclasses
 import json
 import operator
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.search_quickstart import policies
-from launch.search import cell_facts, run_study, set_aside_if_damaged
+from launch.distributed import SAVED
+from launch.search import run_study
+from launch.studying import Cells, cell_facts, help_with, set_aside_if_damaged
 from models.errors import ConfigError
 from scaling import tables
+from scaling.sweep.lease import Presence, read_workers
 from scaling.tasks import task_by_name
 from search import saved, searcher, study
+from search.existing import Existing
 from search.policy import load_policy
 from search.study import SearchSweepConfig, Study, StudyConfig
 from search.verifiers.learned import Kind
@@ -61,11 +66,12 @@ def test_a_study_gives_rows_a_table_and_findings(done: Path) -> None:
 
 @pytest.mark.slow
 def test_what_all_samples_show_is_foretold_from_the_first_ones_and_judged(done: Path) -> None:
-    foretold = json.loads((done / "foretold.json").read_text())
+    (told,) = (done / "cells").glob("*.foretold.json")
+    foretold = json.loads(told.read_text())
     assert [row["what"] for row in foretold] == ["coverage", "best_of_n", "majority", "weighted_vote"]
     assert {(row["at"], row["given"]) for row in foretold} == {("16 samples", "4 samples")}
     cell = next((done / "cells").glob("*-samples.parquet"))
-    assert (done / "foretold.json").stat().st_mtime_ns < cell.stat().st_mtime_ns
+    assert told.stat().st_mtime_ns < cell.stat().st_mtime_ns
     judged, samples = pd.read_csv(done / "foretold.csv"), pd.read_parquet(cell)
     solved = samples.groupby("problem")["correct"].max().mean()
     assert judged.set_index("what").loc["coverage", "measured"] == pytest.approx(solved)
@@ -95,17 +101,67 @@ def _evaluated(prompt: str) -> int:
 
 @pytest.mark.slow
 def test_a_finished_study_is_left_as_it_is_and_another_is_refused(done: Path, capsys) -> None:
-    before = {file: file.read_bytes() for file in (done / "cells").glob("*.parquet")}
-    absent, cut = sorted(before)
+    before = {file: file.read_bytes() for file in (done / "cells").glob("*[!n]")}
+    (absent,), (fitted,), (cut,) = ((done / "cells").glob(f"*-{part}*[!n]") for part in ("samples", "verifier", "beam"))
     absent.unlink()  # as if it had been killed before this one
-    cut.write_bytes(before[cut][:-100])
+    for file in (cut, fitted):
+        file.write_bytes(before[file][:-100])
     assert run_study(STUDY, done) == 0
     assert {file: file.read_bytes() for file in before} == before
-    said = [line for line in capsys.readouterr().err.splitlines() if " is " in line and "searched again" in line]
-    assert len(said) == 1 and str(cut) in said[0] and cut.with_suffix(".damaged").exists()
+    said = [line for line in capsys.readouterr().err.splitlines() if " is " in line and "made again" in line]
+    assert len(said) == 2 and str(fitted) in said[0] and str(cut) in said[1] and cut.with_suffix(".damaged").exists()
     other = dataclasses.replace(STUDY, study=dataclasses.replace(STUDY.study, problems=13))
     with pytest.raises(ConfigError, match=r"holds another study \(study.problems was 12, now 13\)"):
         run_study(other, done)
+
+
+@pytest.mark.slow
+def test_processes_that_share_a_study_make_the_parts_that_one_makes(done: Path, tmp_path: Path) -> None:
+    """Two more of them, for a third one would find nothing ready; and one by hand that comes when all is done."""
+    shutil.copytree(done / "policies", tmp_path / "study" / "policies")
+    config = dataclasses.replace(STUDY, policies=None, existing=(str(tmp_path / "study" / "policies"),))
+    assert run_study(config, tmp_path / "study", workers=2) == 0
+    made, there = ({f.name: f.read_bytes() for f in (at / "cells").iterdir()} for at in (tmp_path / "study", done))
+    assert made == {name: content for name, content in there.items() if not name.endswith(".damaged")}
+    assert (tmp_path / "study" / "table.csv").read_bytes() == (done / "table.csv").read_bytes()
+    workers = {worker.name: worker for worker in read_workers(tmp_path / "study" / ".leases")}
+    assert {"launcher", "0", "1"} <= set(workers) and all(worker.ended for worker in workers.values())
+    assert help_with(tmp_path / "study", "2", lambda: False) == 0
+
+
+def test_parts_are_taken_once_and_when_their_needs_are_there(tmp_path: Path) -> None:
+    """Two policies: samples of the larger one wait for those of the smaller, by which they are foretold."""
+    study = dataclasses.replace(STUDY.study, strategies=("beam:samples=2,width=1", "beam:samples=4,width=2"))
+    small, large = (Existing(name, tmp_path, size, "", "") for name, size in (("a", 10), ("b", 20)))
+    cells = Cells(dataclasses.replace(STUDY, study=study), tmp_path, (small, large))
+    (tmp_path / "cells").mkdir()
+    taken: list[tuple[str, str]] = []
+    with Presence(tmp_path / ".leases", "0") as one, Presence(tmp_path / ".leases", "1") as other:
+        while found := (cells.take(one), cells.take(other)):
+            names = [(policy.name, part) for policy, part in filter(None, found)]
+            if not names:
+                break
+            taken.append(tuple(names))  # type: ignore[arg-type]
+            for cell in filter(None, found):
+                cells.file(*cell).touch()
+    first, second = study.strategies
+    assert taken == [
+        (("a", "verifier"), ("b", "verifier")), (("a", "first"),), (("a", "samples"),), (("a", first), ("b", "first")),
+        (("a", second), ("b", "samples")), (("b", first),), (("b", second),),
+    ]  # fmt: skip
+    assert all(cells.has(*cell) for cell in cells.all())
+
+
+@pytest.mark.slow
+def test_a_process_that_is_asked_to_end_leaves_its_part_to_others(done: Path, tmp_path: Path) -> None:
+    path = tmp_path / "study"
+    shutil.copytree(done, path, ignore=shutil.ignore_patterns(".leases", "figures"))
+    cell = next((path / "cells").glob("*-beam*.parquet"))
+    before = cell.read_bytes()
+    cell.unlink()
+    asked = iter([False] * 4)  # before the part, and after some problems of it
+    assert help_with(path, "1", lambda: next(asked, True)) == SAVED and not cell.exists()
+    assert help_with(path, "2", lambda: False) == 0 and cell.read_bytes() == before
 
 
 FRAME = pd.DataFrame({"task": ["a", "b"], "correct": [0.0, 1.0]})

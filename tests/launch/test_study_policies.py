@@ -30,6 +30,7 @@ from scaling.tasks import CharTokenizer, task_by_name
 from scaling.train.checkpoint import Checkpoints
 from scaling.train.config import TrainConfig
 from search.existing import existing_policies
+from search.saved import check_fitted, write_fitted
 from search.study import SearchSweepConfig, StudyConfig
 
 TASK = "modular:modulus=5,operations=2"
@@ -116,6 +117,12 @@ class Drawn:
         answers = [str(int(value)) for value in right]
         return pd.DataFrame(dict(task=TASK, problem=problem, sample=sample, correct=right, score=0.5, answer=answers,
                                  generated_tokens=3, flops=10.0))  # fmt: skip
+
+    def keep_verifier(self, file: Path, facts: dict[str, str]) -> None:
+        write_fitted(file, facts, np.zeros(1))
+
+    def read_verifier(self, file: Path, facts: dict[str, str]) -> None:
+        check_fitted(file, facts)
 
     def search(self, strategy: str, keep: Path) -> pd.DataFrame:
         problems = np.arange(len(self.right))

@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 
 from models.errors import ConfigError
 from search import foretold
-from search.foretold import Foretold, Register, judge, of_budgets, of_samples, of_sizes, said_of
+from search.foretold import Foretold, judge, of_budgets, of_samples, of_sizes, register, registered, said_of
 
 
 def population(problems: int, samples: int, alpha: float, beta: float, apart: float, seed: int) -> pd.DataFrame:
@@ -90,11 +90,13 @@ def test_a_searchs_largest_size_lies_between_no_gain_and_the_last_one_again() ->
 
 def test_a_prediction_is_made_once_and_a_damaged_register_is_refused(tmp_path: Path) -> None:
     first = Foretold("p", 1, "t", "coverage", "64 samples", "8 samples", 0.5, 0.4, 0.6)
-    Register(tmp_path).add([first])
-    register = Register(tmp_path)
-    register.add([Foretold("p", 1, "t", "coverage", "64 samples", "8 samples", 0.9, 0.8, 1.0)])
-    assert register.all == Register(tmp_path).all == [first]
+    file = tmp_path / f"cell{foretold.SUFFIX}"
+    register(file, [])
+    assert registered(file) == [] and not file.exists()
+    register(file, [first])
+    register(file, [Foretold("p", 1, "t", "coverage", "64 samples", "8 samples", 0.9, 0.8, 1.0)])
+    assert registered(file) == [first]
     assert said_of(judge([first], pd.DataFrame(columns=["policy", "task"]), pd.DataFrame())).startswith("No prediction")
-    (tmp_path / foretold.FILE).write_text('[{"policy": "p"}]')
+    file.write_text('[{"policy": "p"}]')
     with pytest.raises(ConfigError, match=r"foretold\.json: is damaged"):
-        Register(tmp_path)
+        registered(file)
