@@ -94,9 +94,11 @@ def run_study(config: SearchSweepConfig, path: Path, workers: int = 1) -> int:
     from scaling.kept import write_atomically
     from scaling.sweep.directory import RunDirectory
     from launch.studying import STUDY, Cells
+    from search import comparisons, foretold
+    from search.comparisons import COMPARED, compare
     from search.existing import MANIFEST, describe, finished, hold, in_order
     from search.findings import find, scores_section
-    from search.foretold import JUDGED, judge, said_of, section
+    from search.foretold import JUDGED, judge, said_of
     from search.metrics.verification import told_apart
     from search.report import APART
 
@@ -122,9 +124,13 @@ def run_study(config: SearchSweepConfig, path: Path, workers: int = 1) -> int:
     judged = judge(cells.foretold(), samples, searches)
     if len(judged):
         write_atomically(path / JUDGED, judged.to_csv(index=False))
+    compared = compare(samples, searches)
+    if len(compared):
+        write_atomically(path / COMPARED, compared.to_csv(index=False))
     write_atomically(path / "results.parquet", tables.parquet(rows))
     write_atomically(path / "table.csv", table.to_csv(index=False))
-    write_atomically(path / "findings.md", findings.markdown([scores_section(apart), section(judged)]))
+    sections = [scores_section(apart), comparisons.section(compared), foretold.section(judged)]
+    write_atomically(path / "findings.md", findings.markdown(sections))
     write_atomically(path / "findings.json", findings.to_json())
     print(findings.summary())
     print(said_of(judged))

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from scaling.report import numbers, style
 from scaling.report.figures import Drawing
+from search.comparisons import ALL
 
 # Best-of-N, votes and coverage come from one set of samples; each search has a look of its own everywhere.
 SAMPLED = {"best_of_n": "-", "weighted_vote": "--", "majority": ":", "coverage": "-."}
@@ -115,6 +116,41 @@ def plot_foretold(judged: pd.DataFrame, figure: Figure) -> None:
         axis.set_ylabel("foretold")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center")
+
+
+def comparisons(compared: pd.DataFrame) -> Drawing:
+    """The figure of a study's comparisons, as `search.comparisons.compare` gives them."""
+    pairs = compared.drop_duplicates(["first", "second"])
+    alt = "The difference in accuracy of each pair of strategies at equal FLOPs, by policy, and over all of them."
+    return Drawing("comparisons", alt, (7.2, 0.5 * len(pairs) + 1.2), partial(plot_comparisons, compared))
+
+
+def plot_comparisons(compared: pd.DataFrame, figure: Figure) -> None:
+    """A line per pair: each policy's mean difference over tasks as a small mark, all of them with an interval."""
+    axis = figure.subplots()
+    pooled, each = compared[compared["task"] == ALL], compared[compared["task"] != ALL]
+    sizes = sorted(each["params"].unique())
+    ramp = style.ramp(axis)
+    for place, pair in enumerate(pooled.itertuples()):
+        mine = each[(each["first"] == pair.first) & (each["second"] == pair.second)]
+        means = 100 * mine.groupby("params")["difference"].mean()
+        for params, value in means.items():
+            colour = ramp(sizes.index(params) / max(len(sizes) - 1, 1))
+            axis.plot([value], [place + 0.22], marker="o", ms=4, color=colour, ls="")
+        middle, low, high = (100 * value for value in (pair.difference, pair.low, pair.high))
+        axis.errorbar([middle], [place - 0.1], xerr=[[middle - low], [high - middle]], fmt="D", ms=5, lw=1.6,
+                      color=style.ink(axis))  # fmt: skip
+    axis.axvline(0, color=style.ink(axis), lw=0.8, ls=":")
+    names = [f"{pair.first} against {pair.second}".replace("_", " ") for pair in pooled.itertuples()]
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel("difference in accuracy, points")
+    handles = [
+        Line2D([], [], color=ramp(i / max(len(sizes) - 1, 1)), marker="o", ms=4, ls="", label=numbers.count(n))
+        for i, n in enumerate(sizes)
+    ]
+    handles.append(Line2D([], [], color=style.ink(axis), marker="D", ms=5, lw=1.6, label="all, 90 %"))
+    figure.legend(handles=handles, loc="outside right center", title="parameters")
 
 
 def _policies(table: pd.DataFrame) -> list[tuple[int, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from scaling.report.claim import VERDICTS
 from scaling.report.figures import Picture
 from scaling.report.html import Html, Section, badge, code, element, join, paragraph, picture, table
 from search import plots
+from search.comparisons import COMPARED
 from search.findings import Direction, Findings, from_json
 from search.foretold import JUDGED, said_of
 
@@ -46,22 +47,37 @@ def study_part(directory: Path) -> Part:
     if foretold is not None:
         drawings |= {"foretold": plots.foretold(foretold)}
         files = (*files, judged)
+    pairs = directory / COMPARED
+    compared = _read_compared(pairs) if pairs.is_file() else None
+    if compared is not None:
+        drawings |= {"comparisons": plots.comparisons(compared)}
+        files = (*files, pairs)
     apart = _read_csv(directory / APART) if (directory / APART).is_file() else None
     if apart is not None:
         files = (*files, directory / APART)
     made_of = (*files, Path(__file__), Path(plots.__file__))
-    return Part(made_of, drawings, lambda pictures: _sections(findings, foretold, apart, pictures))
+    return Part(made_of, drawings, lambda pictures: _sections(findings, foretold, apart, compared, pictures))
 
 
 def _read_judged(file: Path) -> pd.DataFrame | None:
     """foretold.csv, None without a prediction; ConfigError when it is not as a study writes it."""
-    rows = _read_csv(file)
-    numeric = {name for name in PREDICTED if name in rows and pd.api.types.is_numeric_dtype(rows[name])}
-    missing = sorted(
-        ({"what", "policy", "task", "at", "given", "inside"} - set(rows.columns)) | (set(PREDICTED) - numeric)
-    )
-    require(not missing, str(file), f"is damaged (its {missing and missing[0]} is missing or no number)", AGAIN)
+    rows = _read_columns(file, PREDICTED, {"what", "policy", "task", "at", "given", "inside"})
     return rows if len(rows) else None
+
+
+def _read_compared(file: Path) -> pd.DataFrame | None:
+    """comparisons.csv, None without a pair; ConfigError when it is not as a study writes it."""
+    rows = _read_columns(file, ("params", "difference", "low", "high"), {"first", "second", "policy", "task"})
+    return rows if len(rows) else None
+
+
+def _read_columns(file: Path, counted: Sequence[str], words: set[str]) -> pd.DataFrame:
+    """A table with these columns, the `counted` ones numeric; ConfigError for another."""
+    rows = _read_csv(file)
+    numeric = {name for name in counted if name in rows and pd.api.types.is_numeric_dtype(rows[name])}
+    missing = sorted((words - set(rows.columns)) | (set(counted) - numeric))
+    require(not missing, str(file), f"is damaged (its {missing and missing[0]} is missing or no number)", AGAIN)
+    return rows
 
 
 def _read_csv(file: Path) -> pd.DataFrame:
@@ -73,16 +89,13 @@ def _read_csv(file: Path) -> pd.DataFrame:
 
 def _read_table(file: Path) -> pd.DataFrame:
     """table.csv; ConfigError when it is not as a study writes it."""
-    rows = _read_csv(file)
-    numeric = {name for name in NUMBERS if name in rows and pd.api.types.is_numeric_dtype(rows[name])}
-    missing = sorted(({"policy", "task", "strategy"} - set(rows.columns)) | (set(NUMBERS) - numeric))
-    require(not missing, str(file), f"is damaged (its {missing and missing[0]} is missing or no number)", AGAIN)
-    return rows
+    return _read_columns(file, NUMBERS, {"policy", "task", "strategy"})
 
 
 def _sections(
-    findings: Findings, foretold: pd.DataFrame | None, apart: pd.DataFrame | None, pictures: Mapping[str, Picture]
-) -> list[Section]:
+    findings: Findings, foretold: pd.DataFrame | None, apart: pd.DataFrame | None, compared: pd.DataFrame | None,
+    pictures: Mapping[str, Picture],
+) -> list[Section]:  # fmt: skip
     rows = findings.table
     tasks = list(dict.fromkeys(rows["task"]))
     policies = paragraph(
@@ -103,6 +116,7 @@ def _sections(
     return [
         Section("test-time", "Test-time compute", first),
         Section("strategies", "Strategies at equal FLOPs", join(each)),
+        *([] if compared is None else [Section("compared", "Compared", _compared(compared, pictures["comparisons"]))]),
         *([] if foretold is None else [Section("foretold", "Foretold", _foretold(foretold, pictures["foretold"]))]),
         Section("literature", "Against the literature", join(map(_direction, findings.found))),
     ]
@@ -133,6 +147,19 @@ def _foretold(judged: pd.DataFrame, drawn: Picture) -> Html:
     )
     score = f"Their interval score, lower being better, is {judged['score'].mean():.3g} on average."
     return join([paragraph(said_of(judged), ". ", score), picture(drawn, caption), every])
+
+
+def _compared(compared: pd.DataFrame, drawn: Picture) -> Html:
+    """The pairs that are most asked about: the figure, and every one by policy and task."""
+    caption = (
+        "Pairs on the same problems at equal FLOPs. Diamonds: over all policies and tasks, with 90 % intervals over "
+        "problems; dots: each policy's mean over tasks."
+    )
+    lines = [{str(name): _cell(row[name]) for name in compared if name != "policy"} for _, row in compared.iterrows()]
+    words = ("first", "second", "task", "first_size", "second_size")
+    return join([
+        picture(drawn, caption), element("details", element("summary", "Every pair"), table(lines, words=words))
+    ])  # fmt: skip
 
 
 def _best(rows: pd.DataFrame, task: str) -> Html:

@@ -63,6 +63,34 @@ def samples_of(group: pd.DataFrame) -> Samples:
     return Samples.from_table(group)
 
 
+def sampled_values(
+    group: pd.DataFrame, k: int, names: Sequence[str] = SAMPLED, rng: np.random.Generator | None = None
+) -> dict[str, np.ndarray]:
+    """What each way of picking among `k` of a policy's samples scores on one task, an expectation `[problems]`.
+
+    rng: draws the subsets that votes average over.
+    """
+    samples, rng = samples_of(group), rng or np.random.default_rng(0)
+    values: dict[str, list[float]] = {name: [] for name in names}
+    for row, correct in enumerate(samples.correct):
+        scores, codes = (samples.scores or ())[row], (samples.answers or ())[row]
+        picks, _ = subsets_of(len(correct), k, SUBSETS, rng)
+        for name, value in values.items():
+            value.append(_picked(name, correct, scores, codes, picks, k))
+    return {name: np.array(value) for name, value in values.items()}
+
+
+def _picked(
+    name: str, correct: np.ndarray, scores: np.ndarray, codes: np.ndarray, picks: np.ndarray, k: int
+) -> float:
+    """The expected accuracy of one way of picking among `k` samples of a problem."""
+    if name == "best_of_n":
+        return float(best_of_k(correct, scores, k)[0])
+    if name == "coverage":
+        return float(pass_at_k(len(correct), int(correct.sum()), k))
+    return float(vote_accuracy(codes, scores if name == "weighted_vote" else np.ones(len(codes)), correct, picks).mean())
+
+
 def _sampled(group: pd.DataFrame, budgets: Sequence[float]) -> Iterator[pd.DataFrame]:
     samples, price = samples_of(group), float(group["flops"].mean())
     rng = np.random.default_rng(0)
@@ -70,16 +98,8 @@ def _sampled(group: pd.DataFrame, budgets: Sequence[float]) -> Iterator[pd.DataF
         k = min(int(budget // price), int(samples.counts.min()))
         if k < 1:
             continue
-        values: dict[str, list[float]] = {name: [] for name in SAMPLED}
-        for row, correct in enumerate(samples.correct):
-            scores, codes = (samples.scores or ())[row], (samples.answers or ())[row]
-            picks, _ = subsets_of(len(correct), k, SUBSETS, rng)
-            values["best_of_n"].append(float(best_of_k(correct, scores, k)[0]))
-            values["weighted_vote"].append(float(vote_accuracy(codes, scores, correct, picks).mean()))
-            values["majority"].append(float(vote_accuracy(codes, np.ones(len(codes)), correct, picks).mean()))
-            values["coverage"].append(float(pass_at_k(len(correct), int(correct.sum()), k)))
-        for name, accuracy in values.items():
-            yield _rows(group, name, f"{k} samples", budget, list(samples.problems), accuracy, k * price)
+        for name, accuracy in sampled_values(group, k, rng=rng).items():
+            yield _rows(group, name, f"{k} samples", budget, list(samples.problems), accuracy.tolist(), k * price)
 
 
 def _searched(group: pd.DataFrame, budgets: Sequence[float]) -> Iterator[pd.DataFrame]:
