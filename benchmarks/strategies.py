@@ -47,6 +47,7 @@ ARGUMENTS = {  # {0} to {6}: words that are one token each
 
 
 def main() -> int:
+    """Measure and print; 1 when a job went on to other lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default=",".join(CASES), help="comma-separated")
     parser.add_argument("--strategies", default="", help="comma-separated; all of the catalogue unless given")
@@ -151,7 +152,7 @@ def _lines(place: Path, config: Any, prompts: list[str], search: Any, looks: tup
 
 
 def killed(case: str, folder: Path, text: str, prompts: list[str], place: Path, executor: str) -> dict[str, Any]:
-    """As jobs: a quiet one of one process, and one on `executor` whose launcher and workers are killed and begun again."""
+    """As jobs: a quiet one of one process, and one on `executor` whose processes are killed and begun again."""
     began = time.monotonic()
     place.mkdir(parents=True)
     mesh = ("--config.mesh.tensor=2",) if case == "split" else ()

@@ -137,7 +137,8 @@ class StudyDisplay(_Display):
 
     def start(self, cell: Any, label: str, done: Iterable[Any]) -> None:
         """The next part that this process makes, None while it waits for others; done: the cells that are."""
-        self.before, self.now, self.label = sum(self.cells[one] for one in done), float(self.cells.get(cell, 0.0)), label
+        self.before, self.now = sum(self.cells[one] for one in done), float(self.cells.get(cell, 0.0))
+        self.label = label
         self.bar.update(self.task, completed=self.before, description=label)
 
     def update(self, fraction: float) -> None:

@@ -88,12 +88,12 @@ def run_study(config: SearchSweepConfig, path: Path, workers: int = 1) -> int:
     import pandas as pd
 
     from launch.report import write_report
+    from launch.studying import STUDY, Cells
     from launch.sweep import run_sweep
     from models.serialize import to_json
     from scaling import tables
     from scaling.kept import write_atomically
     from scaling.sweep.directory import RunDirectory
-    from launch.studying import STUDY, Cells
     from search import comparisons, foretold
     from search.comparisons import COMPARED, compare
     from search.existing import MANIFEST, describe, finished, hold, in_order
@@ -109,8 +109,8 @@ def run_study(config: SearchSweepConfig, path: Path, workers: int = 1) -> int:
     with RunDirectory(path).locked():
         hold(path / MANIFEST, given)
         failed = run_sweep(config.policies, path / "policies") if config.policies else 0
-        trained = [describe(folder, config.study.tasks) for folder in finished(RunDirectory(path / "policies"))]
-        policies = in_order([*given, *trained])
+        trained = finished(RunDirectory(path / "policies")) if config.policies else []
+        policies = in_order([*given, *(describe(folder, config.study.tasks) for folder in trained)])
         hold(path / MANIFEST, policies)
         cells = Cells(config, path, policies)
         _search_all(cells, workers)

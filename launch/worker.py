@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scaling.sweep.lease import Presence
 
 FLAGS = cli.new_flags()
-cli.DEFINE_string("workdir", None, "directory of the sweep, of the job or of the study", flag_values=FLAGS, required=True)
+cli.DEFINE_string("workdir", None, "directory of the sweep, job or study", flag_values=FLAGS, required=True)
 cli.DEFINE_string("name", "0", "name of this worker in logs and progress files", flag_values=FLAGS)
 cli.DEFINE_integer("launcher", 0, "process to end with: the one that started this worker", flag_values=FLAGS)
 cli.DEFINE_string("profile", "", "directory for a profiler trace of the first stack", flag_values=FLAGS)

@@ -54,9 +54,8 @@ def compare(
                 continue
             gap = sides[0].correct() - sides[1].correct()
             cells.setdefault(key[2], []).append(gap)
-            rows.append(
-                dict(first=first, second=second) | dict(zip(KEYS, key, strict=True)) | _sizes(sides) | _mean([gap], seed)
-            )
+            where = dict(zip(KEYS, key, strict=True))
+            rows.append(dict(first=first, second=second) | where | _sizes(sides) | _mean([gap], seed))
         if cells:
             pooled = dict(zip(KEYS, (ALL, 0, ALL), strict=True))
             together = [np.mean(gaps, axis=0) for gaps in cells.values()]  # a task's policies had the same problems
@@ -82,11 +81,11 @@ def _sides(name: str, samples: pd.DataFrame, searches: pd.DataFrame) -> list[Sid
     """The sizes of a search; of what follows from independent samples those themselves, to take any number of."""
     if name in SAMPLED:
         return samples.assign(strategy=name)
-    mine = searches[searches["strategy"] == name]
+    mine = searches[searches["strategy"] == name].sort_values("problem")
     return [
-        Side(str(size), float(rows["flops"].mean()), lambda rows=rows: rows.sort_values("problem")["correct"].to_numpy(float))
+        Side(str(size), float(rows["flops"].mean()), rows["correct"].to_numpy)
         for size, rows in mine.groupby("size", sort=False)
-    ]  # fmt: skip
+    ]
 
 
 def nearest(first: list[Side] | pd.DataFrame, second: list[Side] | pd.DataFrame) -> tuple[Side, Side] | None:
@@ -130,4 +129,5 @@ def section(compared: pd.DataFrame) -> str:
     ]
     said = "Points of accuracy on the same problems at equal FLOPs, over all policies and tasks, with 90 % intervals."
     drawn = "![differences by policy](figures/comparisons.png)\n"
-    return "\n".join([f"## Compared\n\n{said}\n", "| strategy | against | difference |", "|---|---|---|", *lines, "", drawn])
+    head = [f"## Compared\n\n{said}\n", "| strategy | against | difference |", "|---|---|---|"]
+    return "\n".join([*head, *lines, "", drawn])

@@ -88,7 +88,8 @@ def _picked(
         return float(best_of_k(correct, scores, k)[0])
     if name == "coverage":
         return float(pass_at_k(len(correct), int(correct.sum()), k))
-    return float(vote_accuracy(codes, scores if name == "weighted_vote" else np.ones(len(codes)), correct, picks).mean())
+    weights = scores if name == "weighted_vote" else np.ones(len(codes))
+    return float(vote_accuracy(codes, weights, correct, picks).mean())
 
 
 def _sampled(group: pd.DataFrame, budgets: Sequence[float]) -> Iterator[pd.DataFrame]:

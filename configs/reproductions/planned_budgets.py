@@ -147,9 +147,9 @@ def run(work: Workspace) -> Measured:
     by_cell = {trials[trial]: answered[trial]["votes"] for trial in done["trial"]}
     shares, told, rows = [], [], []
     for name, plan in made.items():
-        k = int(round(plan["samples"]))
+        k = round(plan["samples"])
         curve = np.array(by_cell[cells[name]])  # [problems, KS]
-        each = np.array([np.interp(np.log(k), np.log(KS), row) for row in curve])  # k lies between two that were counted
+        each = np.array([np.interp(np.log(k), np.log(KS), row) for row in curve])  # between two that were counted
         low, high = plan["interval"]
         half = np.where(each.mean() < plan["accuracy"], plan["accuracy"] - low, high - plan["accuracy"])
         margin = bootstrap_interval(each, lambda x, p=plan, h=half: 1 - abs(x.mean() - p["accuracy"]) / h)

@@ -102,7 +102,8 @@ def _evaluated(prompt: str) -> int:
 @pytest.mark.slow
 def test_a_finished_study_is_left_as_it_is_and_another_is_refused(done: Path, capsys) -> None:
     before = {file: file.read_bytes() for file in (done / "cells").glob("*[!n]")}
-    (absent,), (fitted,), (cut,) = ((done / "cells").glob(f"*-{part}*[!n]") for part in ("samples", "verifier", "beam"))
+    names = "*-samples.parquet", "*-verifier.safetensors", "*-beam*.parquet"
+    (absent,), (fitted,), (cut,) = ((done / "cells").glob(name) for name in names)
     absent.unlink()  # as if it had been killed before this one
     for file in (cut, fitted):
         file.write_bytes(before[file][:-100])
@@ -118,8 +119,7 @@ def test_a_finished_study_is_left_as_it_is_and_another_is_refused(done: Path, ca
 @pytest.mark.slow
 def test_processes_that_share_a_study_make_the_parts_that_one_makes(done: Path, tmp_path: Path) -> None:
     """Two more of them, for a third one would find nothing ready; and one by hand that comes when all is done."""
-    shutil.copytree(done / "policies", tmp_path / "study" / "policies")
-    config = dataclasses.replace(STUDY, policies=None, existing=(str(tmp_path / "study" / "policies"),))
+    config = dataclasses.replace(STUDY, policies=None, existing=(str(done / "policies"),))
     assert run_study(config, tmp_path / "study", workers=2) == 0
     made, there = ({f.name: f.read_bytes() for f in (at / "cells").iterdir()} for at in (tmp_path / "study", done))
     assert made == {name: content for name, content in there.items() if not name.endswith(".damaged")}

@@ -19,8 +19,9 @@ def drawn(policy: str, params: int, seed: int) -> pd.DataFrame:
     problem, sample = np.indices((PROBLEMS, SAMPLES)).reshape(2, -1)
     right = (rng.random(problem.size) < 0.4).astype(float)
     rows = pd.DataFrame(dict(
-        policy=policy, params=params, task="t", problem=problem, sample=sample, correct=right, score=rng.random(right.size),
-        answer=np.where(right > 0, "0", rng.integers(1, 3, right.size).astype(str)), flops=10.0,
+        policy=policy, params=params, task="t", problem=problem, sample=sample, correct=right,
+        score=rng.random(right.size), answer=np.where(right > 0, "0", rng.integers(1, 3, right.size).astype(str)),
+        flops=10.0,
     ))  # fmt: skip
     return rows.sample(frac=1, random_state=seed)
 
@@ -69,9 +70,9 @@ def test_differences_are_those_of_the_same_problems_at_the_nearest_flops() -> No
 
 
 def test_an_interval_holds_for_nine_in_ten_draws_of_the_problems() -> None:
-    """Of 200 studies whose two sides are equally often right; within four standard errors of .9."""
+    """Of 100 studies whose two sides are equally often right; within four standard errors of .9."""
     inside = 0
-    for seed in range(200):
+    for seed in range(100):
         rng = np.random.default_rng(seed)
         right = (rng.random((2, 60)) < 0.5).astype(float)
         sides = [
@@ -81,7 +82,7 @@ def test_an_interval_holds_for_nine_in_ten_draws_of_the_problems() -> None:
         one = sides[0].assign(sample=0, score=0.5, answer="0")
         row = compare(one, pd.concat(sides), (("dvts", "beam"),)).iloc[0]
         inside += row["low"] <= 0 <= row["high"]
-    assert abs(inside / 200 - 0.9) < 4 * np.sqrt(0.09 / 200)
+    assert abs(inside / 100 - 0.9) < 4 * np.sqrt(0.09 / 100)
 
 
 def test_sides_of_unequal_flops_are_not_compared() -> None:
