@@ -2,9 +2,9 @@
 
     python -m launch.reproduce edit_or_judge --workdir runs/reproductions/edit_or_judge
 
-The policy, which writes edits and judgements, is shared with filtered_critiques. A rendering is judged by the mean score
-of its judgements; the edit of the best one is taken. The best number of judgements at either budget is chosen on one
-half of the scenes and tested on the other, and the other way round.
+The policy, which writes edits and judgements, is shared with filtered_critiques. A rendering is judged by the mean
+score of its judgements; the edit of the best one is taken. The best number of judgements at either budget is chosen on
+one half of the scenes and tested on the other, and the other way round.
 """
 
 from functools import partial
@@ -28,16 +28,16 @@ def get_reproduction() -> Reproduction:
     return Reproduction(
         name="edit_or_judge",
         methods=(187,),
-        claim="A verifier of rendered scenes gains from more judgements, and how many of them an edit should get depends "
-        "on the budget",
+        claim="A verifier of rendered scenes gains from more judgements, and how many of them an edit should get "
+        "depends on the budget",
         source="Gu et al. 2025, BlenderGym: benchmarking foundational model systems for graphics editing, "
         "arXiv:2504.01786",
         smallest_effect=0.01,
         unit="scenes right, the least of: 16 judgements of 16 edits less one of each; at 200 and at 1200 tokens, the "
         "number of judgements that is best there less the one that is best at the other",
         minutes=5,
-        not_covered="images, Blender, and models that see: a scene is a ring of cells, a rendering a list of objects with "
-        "their cells. One round of edits, and no verifier but the policy itself. Judgements of equal renderings are "
+        not_covered="images, Blender, and models that see: a scene is a ring of cells, a rendering a list of objects "
+        "with their cells. One round of edits, and no verifier but the policy itself. Judgements of equal renderings are "
         "drawn, with replacement, from the same 16",
         simulated=False,
         run=run,
@@ -62,7 +62,7 @@ def written(work: Workspace) -> dict:
     ends = np.cumsum([len(row) for row in kinds]).tolist()
 
     def tokens(texts: list[list[str]]) -> float:
-        return float(np.mean([len(text) for row in texts for text in row] or [1]))
+        return float(np.mean([len(text) for row in texts for text in row] or [scenes.SEQ]))
 
     return {
         "edits": [[-1 if x is None else row.index(x) for x in each] for each, row in zip(seen, kinds, strict=True)],

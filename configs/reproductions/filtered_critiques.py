@@ -31,14 +31,14 @@ def get_reproduction() -> Reproduction:
     return Reproduction(
         name="filtered_critiques",
         methods=(163,),
-        claim="Of k judgements with principle, critique and score, the vote's preference gets better with k, and better "
-        "still where a meta reward model leaves half of them",
+        claim="Of k judgements with principle, critique and score, the vote's preference gets better with k, and "
+        "better still where a meta reward model leaves half of them",
         source="Liu et al. 2025, Inference-time scaling for generalist reward modeling, arXiv:2504.02495",
         smallest_effect=0.02,
         unit="accuracy of preference, the lesser of: filtered vote of 8 less plain vote of 8; plain vote of 8 less one",
         minutes=4,
-        not_covered="language models, and principles in words: a principle is which two of five objects to look at. The "
-        "judge imitates judgements and is not tuned by rejection or reinforcement. It judges one candidate at a time",
+        not_covered="language models, and principles in words: a principle is which two of five objects to look at. "
+        "The judge imitates judgements and is not tuned by rejection or reinforcement. It judges one candidate at a time",
         simulated=False,
         run=run,
     )

@@ -29,8 +29,8 @@ class Scenes(StateSpace):
     """`c3a2b1>a2b2c3:` is solved by `b0|a4.`: five cells in a ring, c at 3, a at 0 and b at 1.
 
     A program draws objects on a ring of cells: the first at a cell, each other so many cells beyond the one before it.
-    The prompt shows it, and what is to be seen: the objects with their cells, cell by cell. `b4` is an edit: the number
-    of b's statement, in the place of another. After the tasks of BlenderGym (Gu et al. 2025), of which this is the form.
+    The prompt shows it, and what is to be seen: the objects with their cells, cell by cell. `b0` is an edit: the number
+    of b's statement, in the place of another. After the tasks of BlenderGym (Gu et al. 2025, arXiv:2504.01786).
     """
 
     objects: int = 4

@@ -19,8 +19,8 @@ SUBSETS = 64
 def voted(scores: ArrayLike, trust: ArrayLike | None = None, kept: int | None = None) -> np.ndarray:
     """Values `[...]` of candidates from their judgements' scores `[..., k]`, NaN where one could not be read.
 
-    trust: as scores, a meta model's word for each; kept: of the judgements that can be read, only so many vote, the most
-    trusted ones, the first of equals. Those that cannot be read never vote; a candidate without any is worth -inf.
+    trust: as scores, a meta model's word for each; kept: of the judgements that can be read, only so many vote, the
+    most trusted ones, the first of equals. Those that cannot be read never vote; a candidate without any is worth -inf.
     """
     values = np.asarray(scores, float)
     require((trust is None) == (kept is None), "kept", f"is {kept}, and trust is {trust}", "give both or neither")

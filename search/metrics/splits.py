@@ -63,8 +63,8 @@ def best_elsewhere(small: np.ndarray, large: np.ndarray) -> tuple[np.ndarray, li
     """What the best count gains over the one that is best at another budget: (`[problems, 2]`, chosen).
 
     small, large: of `at_budget`. The best of either budget is chosen on one half of the problems (of even and of odd
-    places) and tested on the other, so that luck gains nothing: the columns are the gains at small and at large. A count
-    that a budget does not allow stands for the nearest that it does. chosen: (at small, at large) of those that were
+    places) and tested on the other, so that luck gains nothing: the columns are the gains at small and at large. A
+    count that a budget does not allow stands for the nearest that it does. chosen: (at small, at large) of those that were
     chosen on the other half, for the even problems and for the odd ones.
     """
     side, gains, chosen = np.arange(len(small)) % 2, np.zeros((len(small), 2)), []
