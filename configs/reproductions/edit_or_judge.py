@@ -37,7 +37,7 @@ def get_reproduction() -> Reproduction:
         "number of judgements that is best there less the one that is best at the other",
         minutes=5,
         not_covered="images, Blender, and models that see: a scene is a ring of cells, a rendering a list of objects "
-        "with their cells. One round of edits, and no verifier but the policy itself. Judgements of equal renderings are "
+        "with their cells. One round of edits, and no verifier but the policy itself. Judgements of one rendering are "
         "drawn, with replacement, from the same 16",
         simulated=False,
         run=run,

@@ -38,7 +38,7 @@ def get_reproduction() -> Reproduction:
         unit="accuracy of preference, the lesser of: filtered vote of 8 less plain vote of 8; plain vote of 8 less one",
         minutes=4,
         not_covered="language models, and principles in words: a principle is which two of five objects to look at. "
-        "The judge imitates judgements and is not tuned by rejection or reinforcement. It judges one candidate at a time",
+        "The judge imitates judgements and is not tuned by rejection or reinforcement. It judges one at a time",
         simulated=False,
         run=run,
     )

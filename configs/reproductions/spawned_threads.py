@@ -53,7 +53,7 @@ def get_reproduction() -> Reproduction:
 
 
 def taught(way: str, problems: Sequence[Problem], rng: np.random.Generator) -> list[Thread]:
-    """Texts of a solver: a serial search of each, or of a family the call, a child that finds, any other, the answer."""
+    """A solver's texts: a serial search of each, or of a family the call, a child that finds, any one, the answer."""
     found = []
     for problem in problems:
         if way == "serial":

@@ -46,7 +46,7 @@ class Threads:
         return {text.partition("=")[0]: state for text, state in moves}  # type: ignore[misc]
 
     def searched(self, problem: Problem, call: str) -> str:
-        """What a child of this first move writes: its result, and the moves after it up to one that gives the target."""
+        """What a child of this first move writes: its result, and moves after it up to one that gives the target."""
         state, target = self.firsts(problem)[call], problem.instance[1]
         result = _result(call, problem, state)
         texts = list(dict.fromkeys(text.partition(">")[0] for text, _ in self.task.moves(problem, state)))

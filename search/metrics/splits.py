@@ -64,8 +64,8 @@ def best_elsewhere(small: np.ndarray, large: np.ndarray) -> tuple[np.ndarray, li
 
     small, large: of `at_budget`. The best of either budget is chosen on one half of the problems (of even and of odd
     places) and tested on the other, so that luck gains nothing: the columns are the gains at small and at large. A
-    count that a budget does not allow stands for the nearest that it does. chosen: (at small, at large) of those that were
-    chosen on the other half, for the even problems and for the odd ones.
+    count that a budget does not allow stands for the nearest that it does. chosen: (at small, at large), on the other
+    half, for the even problems and for the odd ones.
     """
     side, gains, chosen = np.arange(len(small)) % 2, np.zeros((len(small), 2)), []
     for tested in (0, 1):
