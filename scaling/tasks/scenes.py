@@ -26,11 +26,10 @@ class Scene(NamedTuple):
 
 @dataclass(frozen=True)
 class Scenes(StateSpace):
-    """`c3a2b1>a2b2c3:` is solved by `b0|a4.`: five cells in a ring, c at 3, a at 0 and b at 1.
+    """`c3a2b1>b2c3a4:` is solved by `b2|a4.`: a program draws each object in a cell, and a rendering lists them so.
 
-    A program draws objects on a ring of cells: the first at a cell, each other so many cells beyond the one before it.
-    The prompt shows it, and what is to be seen: the objects with their cells, cell by cell. `b0` is an edit: the number
-    of b's statement, in the place of another. After the tasks of BlenderGym (Gu et al. 2025, arXiv:2504.01786).
+    The prompt shows a program and what is to be seen, cell by cell. `b2` is an edit: the number of b's statement, in
+    the place of another. After the tasks of BlenderGym (Gu et al. 2025, arXiv:2504.01786).
     """
 
     objects: int = 4
@@ -59,14 +58,13 @@ class Scenes(StateSpace):
 
     def problem(self, scene: Scene) -> Problem:
         """The problem of these programs."""
-        program = "".join(f"{letter}{number}" for letter, number in zip(scene.order, scene.start, strict=True))
-        text = f"{program}>{self.rendered(scene.order, scene.goal)}"
-        return Problem(f"{text}:", text, scene)
+        program = [f"{letter}{number}" for letter, number in zip(scene.order, scene.start, strict=True)]
+        goal = self.rendered(scene.order, scene.goal)
+        return Problem(f"{''.join(program)}>{goal}:", f"{''.join(sorted(program))}>{goal}", scene)
 
     def rendered(self, order: str, numbers: tuple[int, ...]) -> str:
-        """What a program shows, such as `a0b4c4`: the objects with their cells, cell by cell."""
-        cells = np.cumsum(numbers) % self.cells
-        return _listed(dict(zip(order, cells.tolist(), strict=True)))
+        """What a program shows, such as `a0b4c4`; those of one cell by their letters."""
+        return _listed(dict(zip(order, numbers, strict=True)))
 
     def seen(self, problem: Problem, completion: str) -> str | None:
         """What the program shows after the edits; None for a completion that did not end or cannot be carried out."""

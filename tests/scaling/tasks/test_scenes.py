@@ -12,15 +12,15 @@ from scaling.tasks.scenes import Critic, Judgement, Scene, Scenes, displaced
 from scaling.tasks.state_space import StateSpace
 
 TASK = Scenes(objects=3, cells=5, edits=2, slack=1)
-EXAMPLE = TASK.problem(Scene("cab", (3, 2, 1), (3, 4, 0)))
+EXAMPLE = TASK.problem(Scene("cab", (3, 2, 1), (3, 4, 2)))
 
 
 def test_the_example_is_as_its_text_says() -> None:
-    assert EXAMPLE.prompt == "c3a2b1>a2b2c3:" and TASK.rendered("cab", (3, 2, 1)) == "a0b1c3"
-    assert TASK.verify(EXAMPLE, "b0|a4.") and TASK.seen(EXAMPLE, "b0|a4.") == "a2b2c3"
-    assert TASK.seen(EXAMPLE, "b0|a3.") == "a1b1c3" and not TASK.verify(EXAMPLE, "b0|a3.")
-    assert TASK.seen(EXAMPLE, "b0|a4|") is TASK.seen(EXAMPLE, "b1|a4.") is TASK.seen(EXAMPLE, "d1.") is None
-    assert TASK.answer("b0|a4.") == TASK.answer("a4|b2|b0.") == "a4b0" and TASK.answer("b0|a.") is None
+    assert EXAMPLE.prompt == "c3a2b1>b2c3a4:" and TASK.rendered("cab", (3, 2, 1)) == "b1a2c3"
+    assert TASK.verify(EXAMPLE, "b2|a4.") and TASK.seen(EXAMPLE, "b2|a4.") == "b2c3a4"
+    assert TASK.seen(EXAMPLE, "b2|a3.") == "b2a3c3" and not TASK.verify(EXAMPLE, "b2|a3.")
+    assert TASK.seen(EXAMPLE, "b2|a4|") is TASK.seen(EXAMPLE, "b1|a4.") is TASK.seen(EXAMPLE, "d1.") is None
+    assert TASK.answer("b2|a4.") == TASK.answer("a4|b0|b2.") == "a4b2" and TASK.answer("b2|a.") is None
 
 
 def test_a_rendering_is_right_for_one_program_alone() -> None:
@@ -94,3 +94,8 @@ def test_bad_knobs_are_refused() -> None:
         dataclasses.replace(Critic(), looked=0)
     with pytest.raises(ConfigError, match="critic.slips"):
         Critic(slips=51)
+
+
+def test_programs_in_another_order_are_the_same_problem() -> None:
+    other = TASK.problem(Scene("abc", (2, 1, 3), (4, 2, 3)))
+    assert other.canonical == EXAMPLE.canonical and other.prompt == "a2b1c3>b2c3a4:"
