@@ -1,8 +1,8 @@
 """What two reproductions share: a small policy that edits scenes and judges renderings of them.
 
 One policy of three layers imitates both forms of scaling/tasks/scenes.py, an edit and a judgement for each scene. Both
-err, and differ in care: judgements look at two of five objects and misread 13 % of the cells, and of edits half of the
-numbers were drawn at random, where the rate of one text is anything from none to all.
+err, and differ in care: judgements look at two of five objects and misread 13 % of the cells; of edits half of the
+numbers are random, where the rate of one text is anything from none to all.
 
 Two earlier policies were discarded, since 1 % and 99 % of their edits were right: objects stood so many cells beyond the
 one before them in the first, and edits did not err in the second.

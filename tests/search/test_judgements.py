@@ -59,9 +59,9 @@ def test_the_chance_of_preferring_the_better_is_the_average_over_all_draws(kept:
 
 def test_random_subsets_agree_with_all_of_them() -> None:
     rng = np.random.default_rng(2)
-    scores = rng.integers(0, 3, (2, 200, 10)).astype(float)
+    scores = rng.integers(0, 3, (2, 80, 10)).astype(float)
     every, some = preferred(*scores, 4, subsets=210), preferred(*scores, 4, subsets=60, seed=3)
-    assert 0 < np.abs(every - some).max() < 0.25 and abs((every - some).mean()) < 0.01
+    assert 0 < np.abs(every - some).max() < 0.25 and abs((every - some).mean()) < 0.015
     np.testing.assert_array_equal(some, preferred(*scores, 4, subsets=60, seed=3))
 
 

@@ -38,7 +38,7 @@ def test_noisy_judgements_give_the_average_over_all_draws_of_them() -> None:
             means = [float(pool[i, list(drawn[i * count : (i + 1) * count])].mean()) for i in (0, 1)]
             values.append(best_by_hand(correct, means, 2))
         exact.append(np.mean(values))
-    many = 400
+    many = 150
     found = judged_grid([correct] * many, [pool] * many, (1, 2), draws=4)[:, :, 1]
     assert np.abs(found.mean(0) - exact).max() < 4 * 0.5 / (4 * many) ** 0.5
     assert exact[0] == 0.625 and exact[1] > exact[0]
