@@ -9,6 +9,7 @@ room for, whichever is more.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,14 +23,14 @@ from scaling.tasks.text import CharTokenizer
 from scaling.tasks.threads import Threads
 from scaling.train.objectives import PolicyGradient
 
-TASK = Countdown(numbers=3, largest=6, smallest_target=10, largest_target=30)
+TASK = Countdown(numbers=3, largest=10, smallest_target=1, largest_target=99)
 THREADS = Threads(TASK)
 TOKENS = CharTokenizer(THREADS.alphabet)
 MODEL = imitation.small(TOKENS, 64)
 SEQ = {"serial": 160, "spawned": 88}
 BATCH = {"serial": 20, "spawned": 36}  # texts; as many tokens
-STEPS, EXAMPLES, PROBLEMS = 700, 6000, 500
-ROUNDS, PRACTISED, GROUP, UPDATES = 3, 64, 4, 12
+STEPS, EXAMPLES, PROBLEMS = 800, 5000, 500
+ROUNDS, PRACTISED, GROUP, UPDATES, RATE = 3, 64, 4, 12, 3e-4
 GRADIENT = PolicyGradient(group=1, advantage="given", old="current", normalize="token")
 Thread = tuple[str, str]  # what a thread read, and wrote
 
@@ -53,7 +54,7 @@ def get_reproduction() -> Reproduction:
 
 
 def taught(way: str, problems: Sequence[Problem], rng: np.random.Generator) -> list[Thread]:
-    """A solver's texts: a serial search of each, or of a family the call, a child that finds, any one, the answer."""
+    """A solver's texts: a serial search of each, or of a family the call, a child that finds, four, the answer."""
     found = []
     for problem in problems:
         if way == "serial":
@@ -64,7 +65,7 @@ def taught(way: str, problems: Sequence[Problem], rng: np.random.Generator) -> l
         finds = [i for i, text in enumerate(texts) if text.endswith("!.")]
         reply = THREADS.reply(calls, texts)
         found.append((problem.prompt, THREADS.called(problem)))
-        found += [(THREADS.child(problem, calls[i]), texts[i]) for i in (rng.choice(finds), rng.integers(len(calls)))]
+        found += [(THREADS.child(problem, calls[i]), texts[i]) for i in (rng.choice(finds), *rng.integers(len(calls), size=4))]
         found.append((problem.prompt + reply, THREADS.answered(reply)))
     return found
 
@@ -119,7 +120,7 @@ def practice(way: str, writer: imitation.Writer, params: Any, seed: int, quick: 
     """(the parameters after ROUNDS of drawing and updating, FLOPs of updating): every thread of a family has its
     advantage, the reward less the mean of the problem's."""
     updates, flops = 2 if quick else UPDATES, 0.0
-    train = imitation.practised(GRADIENT, updates, BATCH[way], SEQ[way])
+    train = replace(imitation.practised(GRADIENT, updates, BATCH[way], SEQ[way]), learning_rate=RATE)
     learner = imitation.Learner(MODEL, train)
     for number in range(1 if quick else ROUNDS):
         problems = TASK.generate(100 + number, 4 if quick else PRACTISED)
