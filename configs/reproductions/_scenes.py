@@ -4,8 +4,8 @@ One policy of three layers imitates both forms of scaling/tasks/scenes.py, an ed
 err, and differ in care: judgements look at two of five objects and misread 13 % of the cells; of edits half of the
 numbers are random, where the rate of one text is anything from none to all.
 
-Two earlier policies were discarded, since 1 % and 99 % of their edits were right: objects stood so many cells beyond the
-one before them in the first, and edits did not err in the second.
+Two earlier policies were discarded, since 1 % and 99 % of their edits were right: in the first an object stood so many
+cells beyond the one before it, and what the second imitated did not err.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def get_reproduction() -> Reproduction:
         not_covered="language models, and principles in words: a principle is which two of five objects to look at. "
         "The judge imitates judgements and is not tuned by rejection or reinforcement. It judges one at a time. The "
         "meta model is the better judge: its own word for the same judgements, averaged, prefers right more often "
-        "than either vote (0.82 with 8)",
+        "than either vote (0.82 with 8). One policy and one meta model; the interval is over pairs",
         simulated=False,
         run=run,
     )

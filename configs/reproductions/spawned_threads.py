@@ -65,7 +65,8 @@ def taught(way: str, problems: Sequence[Problem], rng: np.random.Generator) -> l
         finds = [i for i, text in enumerate(texts) if text.endswith("!.")]
         reply = THREADS.reply(calls, texts)
         found.append((problem.prompt, THREADS.called(problem)))
-        found += [(THREADS.child(problem, calls[i]), texts[i]) for i in (rng.choice(finds), *rng.integers(len(calls), size=4))]
+        chosen = (rng.choice(finds), *rng.integers(len(calls), size=4))
+        found += [(THREADS.child(problem, calls[i]), texts[i]) for i in chosen]
         found.append((problem.prompt + reply, THREADS.answered(reply)))
     return found
 
