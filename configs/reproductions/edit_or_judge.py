@@ -38,9 +38,9 @@ def get_reproduction() -> Reproduction:
         minutes=5,
         not_covered="images, Blender, and models that see: a scene is a ring of cells, a rendering a list of objects "
         "with their cells. One round of edits, and no verifier but the policy itself. Judgements of one rendering are "
-        "drawn, with replacement, from the same 16. Judging is not the best use of tokens here: the commonest rendering "
-        "of 16 edits is right for 0.32 of the scenes at some 120 tokens, and judged edits come to 0.34 at 1200. One "
-        "policy, 7 % of whose edits are right; the interval is over scenes",
+        "drawn, with replacement, from the same 16. Judging is not the best use of tokens here: the commonest "
+        "rendering of 16 edits is right for 0.32 of the scenes at some 120 tokens, and judged edits come to 0.34 at "
+        "1200. One policy, 7 % of whose edits are right; the interval is over scenes",
         simulated=False,
         run=run,
     )
