@@ -8,6 +8,7 @@ asked and in the other one object is elsewhere.
 """
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
@@ -46,7 +47,7 @@ def get_reproduction() -> Reproduction:
     )
 
 
-def meta(params: object, writer: imitation.Writer, quick: bool) -> tuple:
+def meta(params: Any, writer: imitation.Writer, quick: bool) -> tuple:
     """(trunk, head) that says which judgements are right."""
     asked = scenes.questions(scenes.TASK.generate(11, 24 if quick else TAUGHT), 11)
     rows = writer.write(params, [scenes.CRITIC.prompt(*pair) for pair in asked], EACH, 11)
@@ -98,10 +99,10 @@ def run(work: Workspace) -> Measured:
     values: dict[str, list[np.ndarray]] = {name: [] for name in WAYS}
     for k in K:
         half = max(1, k // 2)
-        values["plain vote"].append(preferred(*scores, k))
-        values["filtered vote"].append(preferred(*scores, k, both, half))
-        values["vote of half"].append(preferred(*scores, half))
-        values["the meta model alone"].append(preferred(*alone, k))
+        values["plain vote"].append(preferred(scores[0], scores[1], k))
+        values["filtered vote"].append(preferred(scores[0], scores[1], k, both, half))
+        values["vote of half"].append(preferred(scores[0], scores[1], half))
+        values["the meta model alone"].append(preferred(alone[0], alone[1], k))
     at = K.index(COMPARED)
     rows = np.stack([values["filtered vote"][at], values["plain vote"][at], values["plain vote"][0]], 1)
 
@@ -109,13 +110,14 @@ def run(work: Workspace) -> Measured:
         filtered, plain, one = rows.mean(0)
         return float(filtered - plain), float(plain - one)
 
-    lines = {name: {"x": list(K), "y": [float(x.mean()) for x in row]} for name, row in values.items()}
+    means = {name: [float(x.mean()) for x in row] for name, row in values.items()}
+    lines = {name: {"x": list(K), "y": row} for name, row in means.items()}
     known = np.isfinite(right)
     middle = np.nanmedian(np.where(known, trust, np.nan)) if known.any() else 0.5
     worth = voted(scores)
     details = {
         "curves": [{"x": "judgements of a rendering", "y": "accuracy of preference", "log": "x", "lines": lines}],
-        "accuracy by k": {name: dict(zip(map(str, K), line["y"], strict=True)) for name, line in lines.items()},
+        "accuracy by k": {name: dict(zip(map(str, K), row, strict=True)) for name, row in means.items()},
         "parts of the effect": parts(rows),
         "intervals of the parts": [bootstrap_interval(rows, lambda r, i=i: parts(r)[i]) for i in range(2)],
         "judgements that can be read": float(known.mean()),

@@ -68,7 +68,7 @@ class Scenes(StateSpace):
 
     def seen(self, problem: Problem, completion: str) -> str | None:
         """What the program shows after the edits; None for a completion that did not end or cannot be carried out."""
-        reached = self.replay(problem, completion)
+        reached: Any = self.replay(problem, completion)
         return self.rendered(problem.instance.order, reached[0]) if reached is not None and reached[2] else None
 
     def start(self, problem: Problem) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ def voted(scores: ArrayLike, trust: ArrayLike | None = None, kept: int | None = 
     most trusted ones, the first of equals. Those that cannot be read never vote; a candidate without any is worth -inf.
     """
     values = np.asarray(scores, float)
-    require((trust is None) == (kept is None), "kept", f"is {kept}, and trust is {trust}", "give both or neither")
+    require((trust is None) == (kept is None), "kept", f"is {kept} beside trust", "give both or neither")
     votes = np.isfinite(values)
     if trust is not None and kept is not None:
         given = np.asarray(trust, float)

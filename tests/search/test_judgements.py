@@ -77,7 +77,7 @@ def test_a_filter_that_knows_gains_and_one_that_does_not_is_fewer_votes() -> Non
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ConfigError, match="kept: is 2, and trust is None"):
+    with pytest.raises(ConfigError, match="kept: is 2 beside trust"):
         voted([1.0], None, 2)
     with pytest.raises(ConfigError, match="kept: is 0"):
         voted([1.0], [1.0], 0)
