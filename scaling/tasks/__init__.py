@@ -3,7 +3,7 @@
 task.py          Problem, Task: what every task offers
 environment.py   what answers within a completion: the tools of calculation.py, longhand.py (which can do without) and
                  edits.py
-planted.py       a pattern that a text must hold somewhere
+planted.py       a pattern that a text must hold somewhere; scenes.py programs edited until they render as asked
 text.py          a tokenizer of characters, and training text
 tree.py          the random policy of a task as tables, for exact tests of search
 state_space.py   tasks that are walks to a goal: countdown.py, path_star.py (and random graphs), and

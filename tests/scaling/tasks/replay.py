@@ -255,6 +255,17 @@ def edits(prompt: str, steps: list[str]) -> bool:
     return state == goal and len(steps) <= 3
 
 
+def scenes(prompt: str, steps: list[str]) -> bool:
+    program, seen = prompt.rstrip(":").split(">")
+    numbers = {program[i]: int(program[i + 1]) for i in range(0, len(program), 2)}
+    for step in steps:
+        if not re.fullmatch("[a-d][0-4]", step) or numbers[step[0]] == int(step[1]):
+            return False
+        numbers[step[0]] = int(step[1])
+    cells = {f"{letter}{number}" for letter, number in numbers.items()}
+    return cells == set(re.findall("..", seen)) and len(steps) <= 3
+
+
 def planted(prompt: str, steps: list[str]) -> bool:
     images = dict(zip("abcdefgh", (chr(ord("a") + i) for i in np.random.default_rng(8).permutation(8)), strict=True))
     pattern = "".join(images[letter] for letter in prompt.rstrip(":"))
@@ -262,6 +273,7 @@ def planted(prompt: str, steps: list[str]) -> bool:
 
 
 CHECKS = {
+    "scenes": scenes,
     "planted": planted,
     "calculation": calculation,
     "longhand": longhand,
