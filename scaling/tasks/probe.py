@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -50,6 +50,22 @@ def learned(
         if watch is not None:
             watch(start + len(drawn), params)
     return params
+
+
+def learned_each(
+    model: ModelConfig, train: TrainConfig, seeds: Sequence[int], feeds: Sequence[Callable[[int], Labelled]]
+) -> list[transformer.Params]:
+    """As `learned` for each seed with the feed beside it, all in one program: several small models take little longer
+    than one. The seed of `train` is not read."""
+    hyper = hyperparameters(train)
+    params = jax.vmap(partial(_initial, model))(jnp.asarray(seeds, jnp.uint32))
+    state = jax.vmap(make_optimizer(model, train.optimizer, train.schedule, hyper).init)(params)
+    for start in range(0, train.steps, AT_ONCE):
+        steps = range(start, min(start + AT_ONCE, train.steps))
+        drawn = [Labelled(*map(np.stack, zip(*map(feed, steps), strict=True))) for feed in feeds]
+        data = Labelled(*map(np.stack, zip(*drawn, strict=True)))
+        params, state = _steps_each(model, train.optimizer, train.schedule, hyper, params, state, data)
+    return [jax.tree.map(lambda x, i=i: x[i], params) for i in range(len(seeds))]
 
 
 def right(model: ModelConfig, params: transformer.Params, kind: Sequences, rows: int, seed: int) -> np.ndarray:
@@ -126,3 +142,11 @@ def _steps(
         return (optax.apply_updates(params, updates), state), None
 
     return jax.lax.scan(step, (params, state), data)[0]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
+def _steps_each(
+    model: ModelConfig, kind: Any, schedule: Any, hyper: Hyperparameters, params: Any, state: Any, data: Labelled
+) -> tuple[Any, Any]:
+    """`_steps` of every entry of params, state and data `[seeds, steps, rows, length]`."""
+    return jax.vmap(partial(_steps, model, kind, schedule, hyper))(params, state, data)
