@@ -110,6 +110,18 @@ def losses(model: ModelConfig, params: transformer.Params, data: Labelled) -> np
     return np.asarray(_losses(model, params, Labelled(*data)), np.float64) * data.scored
 
 
+def ends(
+    model: ModelConfig, params: transformer.Params, tokens: np.ndarray, lengths: Sequence[int], rows: int = 256
+) -> np.ndarray:
+    """Logits after the last token `[rows, vocab]` of sequences `[rows, length]`, filled up in front with token 0 to the
+    least of `lengths` that holds them, and read so many rows at once: a program for each of these lengths does."""
+    count, length = tokens.shape
+    before = min(size for size in lengths if size >= length) - length
+    filled = np.pad(tokens, ((0, -count % rows), (before, 0)))
+    parts = [np.asarray(_ends(model, params, filled[i : i + rows])) for i in range(0, len(filled), rows)]
+    return np.concatenate(parts)[:count]
+
+
 def said(model: ModelConfig, params: transformer.Params, data: Labelled) -> np.ndarray:
     """The likeliest label of every place `[rows, length]` int32, which reads the tokens as they are."""
     return np.asarray(_said(model, params, data.tokens))
@@ -119,6 +131,11 @@ def said(model: ModelConfig, params: transformer.Params, data: Labelled) -> np.n
 def _losses(model: ModelConfig, params: transformer.Params, data: Labelled) -> jax.Array:
     logits = transformer.apply(model, params, jnp.asarray(data.tokens)).astype(jnp.float32)
     return optax.softmax_cross_entropy_with_integer_labels(logits, data.labels)
+
+
+@partial(jax.jit, static_argnums=0)
+def _ends(model: ModelConfig, params: transformer.Params, tokens: np.ndarray) -> jax.Array:
+    return transformer.apply(model, params, jnp.asarray(tokens))[:, -1]
 
 
 @partial(jax.jit, static_argnums=0)
