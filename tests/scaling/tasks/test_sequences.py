@@ -13,7 +13,7 @@ from models.config import Layer, ModelConfig
 from models.errors import ConfigError
 from models.mixers import Attention
 from scaling.tasks import probe as probing
-from scaling.tasks.probe import learned, learned_each, losses, probe, recalled, right, said
+from scaling.tasks.probe import ends, learned, learned_each, losses, probe, recalled, right, said
 from scaling.tasks.sequences import AssociativeRecall, Chains, Copying, Passkey, StateTracking, TripleMatch
 from scaling.train.config import TrainConfig
 
@@ -196,3 +196,14 @@ def test_models_that_learn_together_are_those_that_learn_alone():
         alone = learned(model, replace(train, seed=seed), feed(seed))
         for a, b in zip(*map(jax.tree.leaves, (alone, found)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_what_follows_a_sequence_depends_neither_on_its_company_nor_on_the_rows_at_once():
+    model = ModelConfig(6, 8, 1, 1, d_ff=8)
+    params = transformer.init(model, jax.random.key(0))
+    tokens = np.random.default_rng(0).integers(1, 6, (5, 3))
+    filled = np.pad(tokens, ((0, 0), (1, 0)))
+    whole = transformer.apply(model, params, filled)[:, -1]
+    for rows in (2, 8):
+        found = ends(model, params, tokens, lengths=(8, 4, 2), rows=rows)
+        np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-6)
