@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from models import transformer
 from models.config import Layer, ModelConfig
 from models.errors import ConfigError
 from models.mixers import Attention
