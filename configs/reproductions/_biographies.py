@@ -83,3 +83,8 @@ def flops_of(arm: str, quick: bool) -> float:
     """Of the training of all seeds."""
     seeds = len(SEEDS[:2] if quick else SEEDS)
     return float(seeds * counts.train_flops(MODEL, train_of(arm, quick).tokens, people_of().size))
+
+
+def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Of what a model knows; finite where it knows nothing, as after a quick run."""
+    return part / np.maximum(whole, 1e-9)

@@ -5,7 +5,7 @@
 The models are shared with knowledge_capacity and capacity_integers.
 """
 
-from configs.reproductions._biographies import ARMS, JUNK, OFTEN, RARELY, flops_of, known
+from configs.reproductions._biographies import ARMS, JUNK, OFTEN, RARELY, flops_of, known, share
 from scaling.reproduction import Measured, Reproduction, Workspace, least
 
 AT_LEAST, GAP, SHARE = 0.7, 0.5, 0.5
@@ -33,12 +33,12 @@ def get_reproduction() -> Reproduction:
 
 def run(work: Workspace) -> Measured:
     bits = {arm: known(work, arm)["float32"] for arm in ARMS}
-    more, taken = bits[OFTEN] - bits[RARELY], 1 - bits[JUNK] / bits[RARELY]
+    more, taken = bits[OFTEN] - bits[RARELY], 1 - share(bits[JUNK], bits[RARELY])
     effect, interval = least([bits[RARELY] - AT_LEAST, more - GAP, taken - SHARE])
     details = {
         "bits for a parameter, each seed": {arm: found.tolist() for arm, found in bits.items()},
         "bits more after 1000 exposures": float(more.mean()),
-        "share of the bits after 100 of those after 1000": float((bits[RARELY] / bits[OFTEN]).mean()),
+        "share of the bits after 100 of those after 1000": float(share(bits[RARELY], bits[OFTEN]).mean()),
         "share that junk takes": float(taken.mean()),
     }
     return Measured(effect, interval, sum(flops_of(arm, work.quick) for arm in ARMS), details)

@@ -5,7 +5,7 @@
 The models are shared with knowledge_capacity and capacity_exposures.
 """
 
-from configs.reproductions._biographies import OFTEN, RARELY, flops_of, known
+from configs.reproductions._biographies import OFTEN, RARELY, flops_of, known, share
 from scaling.reproduction import Measured, Reproduction, Workspace, least
 
 KEEPS, LOSES = 0.95, 0.5
@@ -30,7 +30,7 @@ def get_reproduction() -> Reproduction:
 
 def run(work: Workspace) -> Measured:
     bits = {arm: known(work, arm) for arm in (OFTEN, RARELY)}
-    kept = {arm: {mode: found[mode] / found["float32"] for mode in ("int8", "int4")} for arm, found in bits.items()}
+    kept = {arm: {mode: share(found[mode], found["float32"]) for mode in ("int8", "int4")} for arm, found in bits.items()}
     effect, interval = least([kept[OFTEN]["int8"] - KEEPS, 1 - kept[OFTEN]["int4"] - LOSES])
     details = {
         "bits for a parameter, each seed": {
