@@ -2,7 +2,7 @@
 
     python -m launch.reproduce drag_allocation --workdir runs/reproductions/drag_allocation
 
-Two layers learn to read contexts of scaling/tasks/retrieved.py and are then asked, with 1 to 6 iterations, in four
+Three layers learn to read contexts of scaling/tasks/retrieved.py and are then asked, with 1 to 6 iterations, in four
 worlds: a good and a bad retriever, good and bad examples. Half of the questions choose settings and fit the allocation
 law, those of settings of at most `SMALL` tokens; the other half judge.
 """
@@ -10,24 +10,28 @@ law, those of settings of at most `SMALL` tokens; the other half judge.
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from models import counts
-from models.config import ModelConfig
+from models.config import Layer, ModelConfig
+from models.mixers import Attention
 from scaling.reproduction import JSON, Measured, Reproduction, Workspace, bootstrap_interval
 from scaling.tasks.retrieved import NONE, Retrieved
+from scaling.tasks.sequences import Labelled
 from scaling.train.config import TrainConfig
 
 WORLDS = {
-    f"signal {signal}, {flawed:.0%} flawed": Retrieved(signal=signal, flawed=flawed)
-    for signal, flawed in itertools.product((1.5, 3.0), (0.2, 0.4))
+    f"signal {signal}, {flawed:.0%} flawed": Retrieved(names=16, people=10, signal=signal, flawed=flawed, asked=12)
+    for signal, flawed in itertools.product((1.0, 2.5), (0.25, 0.45))
 }
 KIND = next(iter(WORLDS.values()))
-MODEL = ModelConfig(KIND.vocab_size, d_model=48, n_layers=2, n_heads=4).resolved()
-ROWS, LENGTH, LENGTHS = 64, 3 * 8 + 2 * 16 + 2 * 4, (16, 32, 64)
+PATTERN = (Layer(Attention(window=2), None), Layer(Attention(), None), Layer(Attention()))  # the first binds pairs
+MODEL = ModelConfig(KIND.vocab_size, d_model=64, n_layers=3, n_heads=2, pattern=PATTERN).resolved()
+ROWS, EASY, STEPS, LENGTH, LENGTHS = 64, 300, 900, KIND.cost(16, 8) + 2 * (KIND.asked - 1), (16, 32, 58)
 DOCUMENTS, SHOTS, ITERATIONS, QUESTIONS = (1, 2, 4, 8, 16), (0, 1, 2, 4, 8), 6, 400
 BUDGETS = tuple(round(8 * 2 ** (k / 2)) for k in range(11))  # tokens of all iterations together, up to the most
 SMALL = 64
@@ -48,7 +52,7 @@ def get_reproduction() -> Reproduction:
         minutes=6,
         not_covered="language models, text and embeddings: a document is a fact of two tokens and a retriever's error "
         "is normal; examples that show documents too; sub-questions that the policy must think of: each is about the "
-        "person named before, and one reading answers one hop; more than one policy, of 0.06M parameters; a law that "
+        "person named before, and one reading answers one hop; more than one policy, of 0.09M parameters; a law that "
         "holds for several worlds at once: it is fitted to each",
         simulated=False,
         run=run,
@@ -56,7 +60,7 @@ def get_reproduction() -> Reproduction:
 
 
 def train_of(quick: bool) -> TrainConfig:
-    return TrainConfig(20 if quick else 1500, ROWS, LENGTH, 0, 5e-3, final_learning_rate=0.0, optimizer="muon",
+    return TrainConfig(20 if quick else STEPS, ROWS, LENGTH, 0, 5e-3, final_learning_rate=0.0, optimizer="muon",
                        weight_decay=0.0)  # fmt: skip
 
 
@@ -71,9 +75,13 @@ def answered(quick: bool) -> JSON:
     from scaling.tasks.skills import joined
 
     rng, count = np.random.default_rng(0), 40 if quick else QUESTIONS
-    params = learned(
-        MODEL, train_of(quick), lambda step: joined([kind.draw(rng, ROWS // len(WORLDS)) for kind in WORLDS.values()])
-    )
+    kinds = [replace(kind, absent=absent) for absent in (0.0, 0.5) for kind in WORLDS.values()]
+
+    def feed(step: int) -> Labelled:
+        at_first = kinds[: len(WORLDS)] if step < EASY else kinds[len(WORLDS) :]
+        return joined([kind.draw(rng, ROWS // len(WORLDS)) for kind in at_first])
+
+    params = learned(MODEL, train_of(quick), feed)
     first = int(KIND.value(np.int64(0), np.int64(0)))
 
     def read(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +138,7 @@ def run(work: Workspace) -> Measured:
             found["curves"].append(curve(first, second, cost))
             rows = chosen(first, len(order), quick)
             best = found["curves"][-1][-len(rows) :]
-            found["shares"].append([float(second[row]) / top for row, top in zip(rows, best, strict=True)])
+            found["shares"].append([float(second[row]) / max(top, 1e-3) for row, top in zip(rows, best, strict=True)])
             found["settings"].append(rows)
         return found
 
@@ -141,7 +149,8 @@ def run(work: Workspace) -> Measured:
 
     orders = np.arange(count // 2)
     whole = judged(orders)
-    interval = bootstrap_interval(orders, lambda order: min(parts(judged(order.astype(int)))), resamples=20 if quick else 200)
+    resamples = 20 if quick else 200
+    interval = bootstrap_interval(orders, lambda order: min(parts(judged(order.astype(int)))), resamples=resamples)
     return Measured(min(parts(whole)), interval, flops(quick), details(whole, parts(whole), right, quick))
 
 

@@ -67,14 +67,16 @@ class Retrieved:
     most_documents: int = 16
     most_hops: int = 3
     asked: int = 4  # questions of a sequence to train on
+    absent: float = 0.5  # share of them that no document there answers
 
     def __post_init__(self) -> None:
-        least = max(self.relations + 1, self.asked)
+        least = self.relations + 1
         require(self.relations >= 2, "retrieved.relations", f"is {self.relations}", "use 2 or more")
         require(self.people >= least, "retrieved.people", f"is {self.people}", f"use {least} or more")
         fix = f"use more than {self.people} (retrieved.people)"
         require(self.names > self.people, "retrieved.names", f"is {self.names}", fix)
-        require(0 <= self.flawed <= 1, "retrieved.flawed", f"is {self.flawed}", "use 0 to 1")
+        for field in ("flawed", "absent"):
+            require(0 <= getattr(self, field) <= 1, f"retrieved.{field}", f"is {getattr(self, field)}", "use 0 to 1")
         for field in ("most_shots", "most_hops", "asked"):
             require(getattr(self, field) >= 1, f"retrieved.{field}", f"is {getattr(self, field)}", "use 1 or more")
         fix = f"use 1 to {self.documents}, which there are"
@@ -141,14 +143,16 @@ class Retrieved:
 
     def draw(self, rng: np.random.Generator, rows: int) -> Labelled:
         """Contexts to learn to read from, filled up at the front: of random sizes, with documents that the retriever
-        gave to one of the persons asked about, first ones or those that follow. Labels are the answers or NONE."""
+        gave to a question about somebody, first ones or those that follow. Labels are the answers or NONE."""
         worlds, at = self.worlds(rng, rows), np.arange(self.most_documents)
-        size = np.exp2(rng.uniform(0, np.log2(self.most_documents + 1), rows)).astype(int)
+        size = rng.integers(1, self.most_documents + 1, rows)
         shots = rng.integers(self.most_shots + 1, size=rows)
-        asked = np.argsort(rng.random((rows, self.people)), axis=1)[:, : self.asked]
-        one = asked[np.arange(rows), rng.integers(self.asked, size=rows)]
-        found = self.given(worlds, one, self.most_documents, np.where(rng.random(rows) < 1 / 3, size, 0))
-        there = at < size[:, None]
+        one, before = rng.integers(self.people, size=rows), np.where(rng.random(rows) < 1 / 3, size, 0)
+        found, there = self.given(worlds, one, self.most_documents, before), at < size[:, None]
+        everyone = np.broadcast_to(np.arange(self.people), (rows, self.people))
+        known = self.answers(worlds, np.where(there, found, -1), everyone) != NONE
+        wanted = known[:, None] == (rng.random((rows, self.asked, 1)) >= self.absent)
+        asked = (wanted + rng.random(wanted.shape)).argmax(2)  # any of the wanted ones, or of all where there is none
         whole = self.context(worlds, self.most_shots, found, asked)
         said = np.arange(self.most_shots) < shots[:, None]
         parts = [np.repeat(said, 3, axis=1), np.repeat(there, 2, axis=1), np.ones((rows, 2 * self.asked), bool)]
