@@ -85,7 +85,7 @@ def answered(quick: bool) -> JSON:
     first = int(KIND.value(np.int64(0), np.int64(0)))
 
     def read(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        logits = ends(MODEL, params, tokens, LENGTHS)
+        logits = ends(MODEL, params, tokens, LENGTHS, rows=128)
         return logits.argmax(1) == NONE, first + logits[:, first:].argmax(1)
 
     found: dict[str, list] = {}
@@ -122,6 +122,12 @@ def curve(first: np.ndarray, second: np.ndarray, cost: np.ndarray) -> list[float
     return [float(second[some[np.argmax(first[some])]]) for some in within]
 
 
+def straightness(x: np.ndarray, y: np.ndarray) -> float:
+    """R2 of a line through the points; 0 where they lie level."""
+    x, y = x - x.mean(), y - y.mean()
+    return float((x @ y) ** 2 / (x @ x) / max(float(y @ y), 1e-12))
+
+
 def run(work: Workspace) -> Measured:
     quick = work.quick
     kept = work.keep("answered", partial(answered, quick))
@@ -144,8 +150,7 @@ def run(work: Workspace) -> Measured:
 
     def parts(found: dict[str, Any]) -> list[float]:
         line = np.mean(found["curves"], axis=0)
-        straight = np.corrcoef(np.log(BUDGETS), line)[0, 1] ** 2
-        return [float(straight) - STRAIGHT, float(np.mean(found["shares"])) - NEAR]
+        return [straightness(np.log(BUDGETS), line) - STRAIGHT, float(np.mean(found["shares"])) - NEAR]
 
     orders = np.arange(count // 2)
     whole = judged(orders)
