@@ -1,4 +1,4 @@
-"""A tenth of the exposures leaves a model one bit for a parameter of the two that it could know, and junk takes half.
+"""A tenth of the exposures costs a bit for a parameter, and strangers among the people take half of what is left.
 
     python -m launch.reproduce capacity_exposures --workdir runs/reproductions/capacity_exposures
 
@@ -15,8 +15,8 @@ def get_reproduction() -> Reproduction:
     return Reproduction(
         name="capacity_exposures",
         methods=(139,),
-        claim="After 100 exposures a parameter holds about one bit, one less than after 1000, and as many rows about "
-        "strangers cost half of it",
+        claim="After 100 exposures a parameter holds about a bit or more, but at least half a bit less than after "
+        "1000, and as many rows about strangers take half of it or more",
         source="Allen-Zhu & Li 2024, Physics of language models part 3.3, arXiv:2404.05405 (2 bits and 1; junk that is "
         "7 of 8 rows costs nearly all)",
         smallest_effect=0.0,
