@@ -1,4 +1,4 @@
-"""The best that a context of so many tokens allows, over documents, examples and iterations, rises with their logarithm.
+"""The best that a context of so many tokens allows, over documents, examples and iterations, rises with its logarithm.
 
     python -m launch.reproduce drag_budgets --workdir runs/reproductions/drag_budgets
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_the_reading_is_that_of_the_best_of_all_cuts(frames: int) -> None:
 def test_what_is_said_without_noise_is_read_by_both_who_listen() -> None:
     tones, rng = Tones(detuned=0.0, noise=0.0), np.random.default_rng(0)
     texts = [tones.text(rng, 6) for _ in range(60)]
-    assert all(a != b for text in texts for a, b in zip(text, text[1:], strict=False))
+    assert all(a != b for text in texts for a, b in pairwise(text))
     said = [tones.spoken(rng, text) for text in texts]
     frames, letters = (np.concatenate(parts) for parts in zip(*said, strict=True))
     book = Codebook.of(frames, 64)
