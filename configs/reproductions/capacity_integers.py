@@ -30,7 +30,7 @@ def get_reproduction() -> Reproduction:
 
 def run(work: Workspace) -> Measured:
     bits = {arm: known(work, arm) for arm in (OFTEN, RARELY)}
-    kept = {arm: {mode: share(found[mode], found["float32"]) for mode in ("int8", "int4")} for arm, found in bits.items()}
+    kept = {arm: {mode: share(x[mode], x["float32"]) for mode in ("int8", "int4")} for arm, x in bits.items()}
     effect, interval = least([kept[OFTEN]["int8"] - KEEPS, 1 - kept[OFTEN]["int4"] - LOSES])
     details = {
         "bits for a parameter, each seed": {

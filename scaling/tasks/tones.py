@@ -33,8 +33,8 @@ class Tones:
     """A letter is two tones at once, one of four low and one of four high ones, for `shortest` to `longest` frames.
 
     Each speaker is `detuned` by a normal number of cycles in a frame, and every sample has normal noise, against a
-    tone's amplitude of 1. A spectrum is the logarithm of 1 + power in each of BINS frequencies. No letter comes twice in
-    a row, so that a text can be read from its frames.
+    tone's amplitude of 1. A spectrum is the logarithm of 1 + power in each of BINS frequencies. No letter comes twice
+    in a row, so that a text can be read from its frames.
     """
 
     letters: int = 12
