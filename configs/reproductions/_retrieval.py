@@ -62,7 +62,7 @@ def asked(quick: bool) -> dict[str, list[str]]:
         return joined([kind.draw(rng, ROWS // len(WORLDS)) for kind in at_first])
 
     params = learned(MODEL, train_of(quick), feed)
-    first = int(KIND.value(np.int64(0), np.int64(0)))
+    first = int(KIND.value(np.array(0), np.array(0)))
 
     def read(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         logits = ends(MODEL, params, tokens, LENGTHS, rows=128)
