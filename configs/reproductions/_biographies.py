@@ -9,7 +9,6 @@ minutes on one core.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 
@@ -18,7 +17,6 @@ import numpy as np
 from models import counts
 from models.config import ModelConfig
 from models.quantize import QuantizeMode, quantize
-from scaling import kept
 from scaling.reproduction import Workspace
 from scaling.tasks.biographies import Biographies
 from scaling.tasks.sequences import Labelled
@@ -70,10 +68,8 @@ def learn(arm: str, quick: bool) -> list[dict[str, float]]:
 
 def known(work: Workspace, arm: str) -> dict[str, np.ndarray]:
     """Bits for a parameter `[seeds]` in each mode, of models that whichever reproduction comes first trains."""
-    file = work.shared / "biographies" / f"{arm.replace(' ', '_')}{'_quick' * work.quick}.json"
-    if not file.exists():
-        kept.write_atomically(file, json.dumps(kept.sealed({"seeds": learn(arm, work.quick)})))
-    seeds = kept.opened(kept.read(file, {"seeds": [{str: float}]}), file)["seeds"]
+    name = f"people_{arm.replace(' ', '_')}{'_quick' * work.quick}"
+    seeds = work.keep(name, partial(learn, arm, work.quick), shared=True)
     bits = {str(mode): np.array([one[mode] for one in seeds]) for mode in MODES}
     work.say(f"{arm}: " + ", ".join(f"{mode} {value.mean():.2f}" for mode, value in bits.items()))
     return bits

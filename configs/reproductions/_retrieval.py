@@ -13,15 +13,14 @@ examples are was settled with a reader that errs never, so that accuracy runs fr
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from models import counts
 from models.config import Layer, ModelConfig
 from models.mixers import Attention
-from scaling import kept
 from scaling.reproduction import Workspace
 from scaling.tasks.retrieved import NONE, Retrieved
 from scaling.tasks.sequences import Labelled
@@ -91,10 +90,7 @@ def curve(first: np.ndarray, second: np.ndarray, cost: np.ndarray) -> np.ndarray
 def answered(work: Workspace) -> dict[str, np.ndarray]:
     """Whether each question is right in every setting of `grid`, of each world `[questions, settings]` bool; the policy
     is trained and asked by whichever reproduction comes first."""
-    file = work.shared / "retrieval" / f"answered{'_quick' * work.quick}.json"
-    if not file.exists():
-        kept.write_atomically(file, json.dumps(kept.sealed({"worlds": asked(work.quick)})))
-    worlds = kept.opened(kept.read(file, {"worlds": {str: [str]}}), file)["worlds"]
+    worlds = work.keep(f"retrieval{'_quick' * work.quick}", partial(asked, work.quick), shared=True)
     return {name: np.array([[c == "1" for c in one] for one in rows]).T for name, rows in worlds.items()}
 
 

@@ -200,7 +200,7 @@ class Retrieved:
             right[asking, i] = last & (named == target[asking])
             before[asking] = np.where(none, before[asking] + documents, 0)
             at[asking], left[asking] = np.where(none, at[asking], named), left[asking] - ~none
-            done[asking] = ~none & right[asking, i]
+            done[asking] = right[asking, i]
             asking = asking[(left[asking] > 0) & (at[asking] >= 0)]
         return right
 
