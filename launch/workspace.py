@@ -5,7 +5,7 @@ sweeps/<name>/     run directories
 kept/<name>.json   what was computed once
 clock.json         seconds of all starts together
 measured.json      what `run` returned;   finding.json, finding.html, figures/: what follows from it
-../_shared/        sweeps that several reproductions read, trained by the first
+../_shared/        sweeps and kept values that several reproductions read, made by the first
 """
 
 from __future__ import annotations
@@ -99,20 +99,28 @@ class Directory:
         self.tick(trained=name, seconds=float(table["wall_s"].sum()) if known else 0.0)
         return table
 
-    def keep(self, name: str, make: Callable[[], Any]) -> Any:
-        """Compute it once. It is read back at once too, so that the first run sees the same types as a resumed one."""
+    def keep(self, name: str, make: Callable[[], Any], shared: bool = False) -> Any:
+        """Compute it once. It is read back at once too, so that the first run sees the same types as a resumed one.
+
+        shared: in shared/kept/name.json, with the seconds that it took.
+        """
         _check(name)
-        path = self.folder / "kept" / f"{name}.json"
-        if not path.is_file():
-            value = make()
+        path = (self.shared if shared else self.folder) / "kept" / f"{name}.json"
+        known = path.is_file()
+        if not known:
+            begin = time.monotonic()
+            record = {"value": make()} | ({"seconds": time.monotonic() - begin} if shared else {})
             try:
-                text = json.dumps(kept.sealed({"value": value}), allow_nan=False)
+                text = json.dumps(kept.sealed(record), allow_nan=False)
             except (TypeError, ValueError) as error:
                 fix = "return plain numbers, text, lists and dicts, with None for what is not known"
                 raise ConfigError(f"{self.name}.{name}", f"is no JSON ({error})", fix) from None
             kept.write_atomically(path, text)
             self.tick()
-        return kept.opened(kept.read(path, dict), path)["value"]
+        found = kept.opened(kept.read(path, {"seconds": float} if shared else dict), path)
+        if shared:
+            self.tick(trained=f"kept/{name}", seconds=found["seconds"] if known else 0.0)
+        return found["value"]
 
     def foretell(self, name: str, make: Callable[[], Any]) -> Any:
         """Keep what is said of a sweep or a kept value; ConfigError once that is there."""
@@ -148,7 +156,7 @@ class Directory:
     def tick(self, trained: str = "", seconds: float = 0.0) -> None:
         """Add what has passed since the last tick to the seconds of the directory.
 
-        trained: a sweep; `seconds` are what its trials took, where another reproduction had trained it before. They
+        trained: a sweep, or a shared value; `seconds` are what it took, where another reproduction came first. They
         count once, so that a finding says what it took whoever came first.
         """
         now, clock = time.monotonic(), self._clock()

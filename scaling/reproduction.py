@@ -49,7 +49,7 @@ class Workspace(Protocol):
     @property
     def shared(self) -> Path:
         """The folder of what several reproductions in the same parent folder read: shared sweeps lie in
-        shared/sweeps/name."""
+        shared/sweeps/name, shared values in shared/kept/name.json."""
 
     def say(self, text: str) -> None:
         """Tell whoever watches."""
@@ -60,8 +60,12 @@ class Workspace(Protocol):
         shared: trained by whichever reproduction comes first, for all that ask for the same sweep by the same name.
         """
 
-    def keep(self, name: str, make: Callable[[], JSON]) -> JSON:
-        """What `make` gives, computed once and kept on disk."""
+    def keep(self, name: str, make: Callable[[], JSON], shared: bool = False) -> JSON:
+        """What `make` gives, computed once and kept on disk.
+
+        shared: by whichever reproduction comes first, for all that ask for it by the same name; that of a quick run
+        needs a name of its own.
+        """
 
     def foretell(self, name: str, make: Callable[[], JSON]) -> JSON:
         """What `make` says of the sweep or the kept value called `name`, kept like any other before that is there.

@@ -15,7 +15,8 @@ programs.py      programs of a few operations, asked for by examples and judged 
 sequences.py     labelled tokens that ask a mixer to recall, copy, find or follow a state; letters.py asks to count
                  letters and numerals.py to add, read one by one or in pieces; execution.py what a program prints,
                  programs.py the shortest program of a row, skills.py ten skills in mixtures of styles and noise,
-                 biographies.py facts that no rule foretells, images.py classes of patterns, streams.py
+                 biographies.py facts that no rule foretells, retrieved.py questions that documents answer, found
+                 by a retriever that errs, tones.py letters as sound, images.py classes of patterns, streams.py
                  streams whose least loss is known; probe.py learns them, learning_curve.py from so many rows
 mixed.py         one task over several difficulties: "modular:operations=4/8/16/32"
 catalogue.py     tasks by name: task_by_name("countdown:numbers=4")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -52,6 +52,22 @@ def learned(
     return params
 
 
+def learned_each(
+    model: ModelConfig, train: TrainConfig, seeds: Sequence[int], feeds: Sequence[Callable[[int], Labelled]]
+) -> list[transformer.Params]:
+    """As `learned` for each seed with the feed beside it, all in one program: several small models take little longer
+    than one. The seed of `train` is not read."""
+    hyper = hyperparameters(train)
+    params = jax.vmap(partial(_initial, model))(jnp.asarray(seeds, jnp.uint32))
+    state = jax.vmap(make_optimizer(model, train.optimizer, train.schedule, hyper).init)(params)
+    for start in range(0, train.steps, AT_ONCE):
+        steps = range(start, min(start + AT_ONCE, train.steps))
+        drawn = [Labelled(*map(np.stack, zip(*map(feed, steps), strict=True))) for feed in feeds]
+        data = Labelled(*map(np.stack, zip(*drawn, strict=True)))
+        params, state = _steps_each(model, train.optimizer, train.schedule, hyper, params, state, data)
+    return [jax.tree.map(lambda x, i=i: x[i], params) for i in range(len(seeds))]
+
+
 def right(model: ModelConfig, params: transformer.Params, kind: Sequences, rows: int, seed: int) -> np.ndarray:
     """Share of right labels at every place `[length]` float64 of `rows` sequences that were not trained on; NaN where
     none has a label."""
@@ -94,6 +110,18 @@ def losses(model: ModelConfig, params: transformer.Params, data: Labelled) -> np
     return np.asarray(_losses(model, params, Labelled(*data)), np.float64) * data.scored
 
 
+def ends(
+    model: ModelConfig, params: transformer.Params, tokens: np.ndarray, lengths: Sequence[int], rows: int = 256
+) -> np.ndarray:
+    """Logits after the last token `[rows, vocab]` of sequences `[rows, length]`, filled up in front with token 0 to the
+    least of `lengths` that holds them, and read so many rows at once: a program for each of these lengths does."""
+    count, length = tokens.shape
+    before = min(size for size in lengths if size >= length) - length
+    filled = np.pad(tokens, ((0, -count % rows), (before, 0)))
+    parts = [np.asarray(_ends(model, params, filled[i : i + rows])) for i in range(0, len(filled), rows)]
+    return np.concatenate(parts)[:count]
+
+
 def said(model: ModelConfig, params: transformer.Params, data: Labelled) -> np.ndarray:
     """The likeliest label of every place `[rows, length]` int32, which reads the tokens as they are."""
     return np.asarray(_said(model, params, data.tokens))
@@ -103,6 +131,11 @@ def said(model: ModelConfig, params: transformer.Params, data: Labelled) -> np.n
 def _losses(model: ModelConfig, params: transformer.Params, data: Labelled) -> jax.Array:
     logits = transformer.apply(model, params, jnp.asarray(data.tokens)).astype(jnp.float32)
     return optax.softmax_cross_entropy_with_integer_labels(logits, data.labels)
+
+
+@partial(jax.jit, static_argnums=0)
+def _ends(model: ModelConfig, params: transformer.Params, tokens: np.ndarray) -> jax.Array:
+    return transformer.apply(model, params, jnp.asarray(tokens))[:, -1]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -126,3 +159,11 @@ def _steps(
         return (optax.apply_updates(params, updates), state), None
 
     return jax.lax.scan(step, (params, state), data)[0]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
+def _steps_each(
+    model: ModelConfig, kind: Any, schedule: Any, hyper: Hyperparameters, params: Any, state: Any, data: Labelled
+) -> tuple[Any, Any]:
+    """`_steps` of every entry of params, state and data `[seeds, steps, rows, length]`."""
+    return jax.vmap(partial(_steps, model, kind, schedule, hyper))(params, state, data)

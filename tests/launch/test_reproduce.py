@@ -13,7 +13,7 @@ from launch import cli, gallery, reproduce
 from launch.executors.choice import Options
 from launch.workspace import Directory
 from models.errors import ConfigError
-from scaling import finding
+from scaling import finding, kept
 from scaling.finding import Finding
 from scaling.reproduction import bootstrap_interval, given_table, least, t_interval
 
@@ -186,6 +186,18 @@ def test_what_another_reproduction_trained_counts_once_among_the_minutes(tmp_pat
     again = Directory("coin", tmp_path, False, Options())
     again.tick(trained="ladder", seconds=600.0)
     assert 600 <= again.seconds < 660
+
+
+def test_a_shared_value_is_computed_once_and_its_seconds_count_once_for_each_that_reads_it(tmp_path: Path) -> None:
+    one, two = (Directory(name, tmp_path / name, False) for name in ("one", "two"))
+    assert one.keep("pair", lambda: (1, 2), shared=True) == [1, 2]
+    file = tmp_path / "_shared" / "kept" / "pair.json"
+    assert 0 <= kept.opened(kept.read(file, dict), file)["seconds"] <= one.seconds
+    kept.write_atomically(file, json.dumps(kept.sealed({"value": [1, 2], "seconds": 600.0})))
+    for _ in range(2):
+        for work in (one, two):
+            assert work.keep("pair", lambda: (3, 4), shared=True) == [1, 2]
+    assert one.seconds < 60 and 600 <= two.seconds < 660
 
 
 def test_a_given_table_that_is_not_there_is_asked_for_with_its_origin(

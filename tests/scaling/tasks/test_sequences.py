@@ -9,11 +9,12 @@ import jax
 import numpy as np
 import pytest
 
+from models import transformer
 from models.config import Layer, ModelConfig
 from models.errors import ConfigError
 from models.mixers import Attention
 from scaling.tasks import probe as probing
-from scaling.tasks.probe import learned, losses, probe, recalled, right, said
+from scaling.tasks.probe import ends, learned, learned_each, losses, probe, recalled, right, said
 from scaling.tasks.sequences import AssociativeRecall, Chains, Copying, Passkey, StateTracking, TripleMatch
 from scaling.train.config import TrainConfig
 
@@ -178,3 +179,32 @@ def test_a_probe_is_what_its_batches_its_start_and_its_rates_make_of_it():
     assert ((said(model, first, data) == data.labels) | ~data.scored).all()
     nats = losses(model, first, data)
     assert (nats[~data.scored] == 0).all() and (nats[data.scored] > 0).all() and nats.max() < np.log(2)
+
+
+@pytest.mark.slow  # compiles a train step of two models
+def test_models_that_learn_together_are_those_that_learn_alone():
+    """Equal but for the rounding of products that are summed in another order."""
+    kind = Copying(symbols=1, count=4)
+    model = ModelConfig(kind.vocab_size, 8, 1, 1, d_ff=8, pattern=(Layer(Attention(window=2), None),))
+    train, seeds = TrainConfig(10, 8, 8, 3, 3e-2, weight_decay=0.0), (3, 5)
+
+    def feed(seed):
+        rng = np.random.default_rng(seed)
+        return lambda step: kind.draw(rng, 8)
+
+    together = learned_each(model, train, seeds, [feed(seed) for seed in seeds])
+    for seed, found in zip(seeds, together, strict=True):
+        alone = learned(model, replace(train, seed=seed), feed(seed))
+        for a, b in zip(*map(jax.tree.leaves, (alone, found)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_what_follows_a_sequence_depends_neither_on_its_company_nor_on_the_rows_at_once():
+    model = ModelConfig(6, 8, 1, 1, d_ff=8)
+    params = transformer.init(model, jax.random.key(0))
+    tokens = np.random.default_rng(0).integers(1, 6, (5, 3))
+    filled = np.pad(tokens, ((0, 0), (1, 0)))
+    whole = transformer.apply(model, params, filled)[:, -1]
+    for rows in (2, 8):
+        found = ends(model, params, tokens, lengths=(8, 4, 2), rows=rows)
+        np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-6)
