@@ -145,12 +145,17 @@ class Rounds:
             trace=Trace(tokens, jnp.zeros((c.problems, c.max_rounds)), wide) if c.trace else None,
         )
 
-    def admit(self, params: Any, state: State, slot: jax.Array, problem: jax.Array, prompt: Any) -> State:
-        """Put a problem, numbered `problem` `[]` uint32, into place `slot` `[]` int32."""
-        contexts = self.decoder.admit(params[0], state.contexts, slot, prompt)
+    def admit(self, params: Any, state: State, slots: jax.Array, problem: jax.Array, prompts: Any) -> State:
+        """Put problems, numbered `problem` `[problems]` uint32, into places `slots` `[problems]` int32, of which those
+        that are none come last; one program reads all of their prompts `[problems, ...]`."""
+
+        def read(i: jax.Array, contexts: Any) -> Any:
+            return self.decoder.admit(params[0], contexts, slots[i], jax.tree.map(lambda x: x[i], prompts))
+
+        contexts = jax.lax.fori_loop(0, (slots < len(slots)).sum(), read, state.contexts)
         caches = particles.stored(state.population.caches)  # what lies there is never read
         new = self.empty()._replace(population=self._fresh(contexts, self._caches()))
-        here = jnp.arange(self.config.problems) == slot
+        here = jnp.zeros_like(state.done).at[slots].set(True, mode="drop")
 
         def bare(state: State) -> State:
             p = state.population
@@ -165,7 +170,7 @@ class Rounds:
         return merged._replace(
             contexts=contexts,
             population=p._replace(caches=p.caches._replace(**caches)),
-            problem=jnp.where(here, problem, merged.problem),
+            problem=merged.problem.at[slots].set(problem, mode="drop"),
             occupied=merged.occupied | here,
             done=merged.done & ~here,
         )
