@@ -18,12 +18,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from models.errors import ConfigError, require
 from search.config import SearchConfig
+from search.costs import Costs
 from search.decoder import Decoder, Price
 from search.engine.program import Program
 from search.engine.text_stop import Spelling
 from search.ledger import Cost, Ledger
 from search.population import ENDED, FORCED
-from search.rounds import Costs, Extension, Rounds, State
+from search.rounds import Extension, Rounds, State
 from search.saved import Keep, identity, read, write
 from search.strategies.strategy import Strategy
 from search.verifiers.scorer import Judge, Scorer, Unscored
