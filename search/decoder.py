@@ -103,13 +103,17 @@ class Decoder(Protocol):
 
 class Context(NamedTuple):
     """Prompts: keys and values `[problems, kv_heads, prompt_len, head_dim]`, their length, what follows them, their
-    tokens `[problems, prompt_len]` int32, for verifiers that read them, and states after them `[problems, ...]`."""
+    tokens `[problems, prompt_len]` int32, for verifiers that read them and prompts that begin with them too, states
+    after them `[problems, ...]` and after every tile but the last `[problems, tiles - 1, ...]`, and how many tiles were
+    read of each `[problems]` int32: the others were found in another's place."""
 
     layers: Layers
     length: jax.Array
     outputs: Outputs
     tokens: jax.Array
     states: Layers
+    marks: Layers
+    read: jax.Array
 
 
 class Own(NamedTuple):
@@ -208,11 +212,13 @@ class TransformerDecoder:
 
     def contexts(self, problems: int) -> Context:
         """No prompts."""
-        zeros = jnp.zeros(problems)
+        zeros, none = jnp.zeros(problems), jnp.zeros(problems, jnp.int32)
         outputs = Outputs(jnp.zeros((problems, self.vocab_size)), zeros + 0.5, zeros > 0)
         tokens = jnp.zeros((problems, self.prompt_len), jnp.int32)
         layers, states = self._empty(problems, self.prompt_len)
-        return Context(layers, jnp.zeros(problems, jnp.int32), outputs, tokens, states)
+        inner = -(-self.prompt_len // TILE) - 1  # ends of tiles within a prompt
+        marks = jax.tree.map(lambda x: jnp.zeros((problems, inner, *x.shape[1:]), x.dtype), states)
+        return Context(layers, none, outputs, tokens, states, marks, none)
 
     def encode(self, prompt: Sequence[int]) -> tuple[np.ndarray, np.int32]:
         """(tokens `[prompt_len]` int32, how many of them are the prompt's)."""
@@ -227,33 +233,54 @@ class TransformerDecoder:
         return tokens, np.int32(n)
 
     def admit(self, params: Any, contexts: Context, slot: jax.Array, prompt: Any) -> Context:
-        """Read one prompt, tile by tile as far as it goes, and keep its keys and values and the states after it."""
+        """Read one prompt, tile by tile as far as it goes, and keep its keys and values and the states after it.
+
+        Full tiles with which a prompt in any place begins too are not read again, but copied from there.
+        """
         weights, head = params
         weights, (tokens, length) = computed(self.config, weights), prompt
-        size = min(TILE, self.prompt_len)
+        size, many = min(TILE, self.prompt_len), self.prompt_len > TILE
         padded = jnp.pad(tokens, (0, -self.prompt_len % size))
 
-        def tile(i: jax.Array | int, before: tuple[Layers, Layers, Outputs]) -> tuple[Layers, Layers, Outputs]:
+        def tile(i: jax.Array | int, before: Context) -> Context:
             at = i * size + jnp.arange(size)[None]
             positions, live = jnp.minimum(at, self.prompt_len - 1), at < length
-            pasts = [PromptPast(positions, {}, (layer,), state, (), at, live) for layer, state in zip(*before[:2])]
+            kept = zip(before.layers, before.states)
+            pasts = [PromptPast(positions, {}, (layer,), state, (), at, live) for layer, state in kept]
             part = jax.lax.dynamic_slice_in_dim(padded, i * size, size)[None]
             output = forward(self.config, weights, part, positions, pasts=pasts)
             read = cast(tuple[PromptPast, ...], output.pasts)
             last = jnp.clip(length - 1 - i * size, 0, size - 1)
             after = self._outputs(jax.lax.dynamic_slice_in_dim(output.hidden, last, 1, axis=1), output.head, head)
-            return tuple(past.blocks[0] for past in read), tuple(past.state for past in read), after
+            layers, states = tuple(past.blocks[0] for past in read), tuple(past.state for past in read)
+            marks = before.marks
+            if many:
+                marks = jax.tree.map(lambda all, now: all.at[:, i].set(now, mode="drop"), marks, states)
+            after = jax.tree.map(lambda x: x[0], after)
+            return before._replace(layers=layers, states=states, marks=marks, outputs=after)
 
-        nothing = *self._empty(1, self.prompt_len), jax.tree.map(lambda x: x[:1, None], contexts.outputs)
-        many = self.prompt_len > size
-        layers, states, after = jax.lax.fori_loop(0, -(-length // size), tile, nothing) if many else tile(0, nothing)
-        kept = contexts.layers, contexts.states, contexts.outputs
-        layers, states, outputs = jax.tree.map(
-            lambda all, one: all.at[slot].set(one[0]), kept, (layers, states, jax.tree.map(lambda x: x[0], after))
-        )
-        return Context(
-            layers, contexts.length.at[slot].set(length), outputs, contexts.tokens.at[slot].set(tokens), states
-        )
+        tiles = -(-length // size)
+        nothing: tuple[Any, Context] = 0, self.contexts(1)
+        found, begun = self._found(contexts, tokens, length) if many else nothing
+        own = jax.lax.fori_loop(found, tiles, tile, begun) if many else tile(0, begun)
+        own = own._replace(length=length[None], tokens=tokens[None], read=tiles[None] - found)
+        return jax.tree.map(lambda all, one: all.at[slot].set(one[0]), contexts, own)
+
+    def _found(self, contexts: Context, tokens: jax.Array, length: jax.Array) -> tuple[jax.Array, Context]:
+        """(full tiles before the last token of a prompt that lie in some place, a place of its own that holds them)."""
+        place = jnp.arange(self.prompt_len)
+        same = (contexts.tokens == tokens) & (place < jnp.minimum(contexts.length[:, None], length - 1))
+        common = jnp.argmin(same, axis=-1)  # tokens: the last is never the same
+        source = jnp.argmax(common)[None]
+        tiles = common[source[0]] // TILE
+
+        def held(x: jax.Array) -> jax.Array:
+            return jnp.where(place[:, None] < tiles * TILE, jnp.take(x, source, axis=0), 0).astype(x.dtype)
+
+        marks = jax.tree.map(lambda x: jnp.take(x, source, axis=0), contexts.marks)
+        states = jax.tree.map(lambda x: jnp.where(tiles > 0, x[:, jnp.maximum(tiles - 1, 0)], 0), marks)
+        layers = jax.tree.map(held, contexts.layers)
+        return tiles, self.contexts(1)._replace(layers=layers, states=states, marks=marks)
 
     def start(self, contexts: Context) -> Outputs:
         """What follows every prompt."""

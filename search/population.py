@@ -17,6 +17,7 @@ from search.engine.text_stop import Spelling, just_completed, machine
 from search.strategies.strategy import View
 
 PIECE = 8  # positions of a cache that are moved at once
+TOGETHER = 4  # arrays that one loop of a CPU moves: with more it schedules each turn of the loop, which takes as long
 GOING, ENDED, FULL = range(3)  # why a particle does not go on: it wrote an end, or it has no room
 
 
@@ -328,25 +329,30 @@ def _copied(given: Any, all: Any, moves: Moves, axes: Any, states: bool = False)
             leaves[i] = x.reshape(leaves[i].shape)
         return jax.tree.unflatten(structure, leaves)
     order = _places(which.reshape(1, -1))[0]
-    # Flat before the loop: XLA writes in place what a loop carries, but not through a reshape of it.
-    flat = [leaves[i].reshape(*shapes[i][:3], -1) for i in picked]
-    given = flat if given is all else [sources[i].reshape(*froms[i][:3], -1) for i in picked]
 
-    def copy(j: jax.Array, moving: list[jax.Array]) -> list[jax.Array]:
-        problem, k = jnp.divmod(order[j], which.shape[1])
-        found = []
-        for i, x, y in zip(picked, moving, moving if given is flat else given):
-            (*_, heads, room, inner), length = shapes[i], froms[i][3]
-            run = min(PIECE, room, length) * inner
-            at = problem, source[problem, k], 0, start[problem, k] * inner
-            part = jax.lax.dynamic_slice(y, at, (1, 1, heads, run))
-            at = problem, target[problem, k], 0, to[problem, k] * inner
-            found.append(jax.lax.dynamic_update_slice(x, part, at))
-        return found
+    def moved(some: list[int]) -> list[jax.Array]:
+        # Flat before the loop: XLA writes in place what a loop carries, but not through a reshape of it.
+        flat = [leaves[i].reshape(*shapes[i][:3], -1) for i in some]
+        own = flat if given is all else [sources[i].reshape(*froms[i][:3], -1) for i in some]
 
-    moved = jax.lax.fori_loop(0, which.sum(), copy, flat)
-    for i, x in zip(picked, moved):
-        leaves[i] = x.reshape(leaves[i].shape)
+        def copy(j: jax.Array, moving: list[jax.Array]) -> list[jax.Array]:
+            problem, k = jnp.divmod(order[j], which.shape[1])
+            found = []
+            for i, x, y in zip(some, moving, moving if own is flat else own):
+                (*_, heads, room, inner), length = shapes[i], froms[i][3]
+                run = min(PIECE, room, length) * inner
+                at = problem, source[problem, k], 0, start[problem, k] * inner
+                part = jax.lax.dynamic_slice(y, at, (1, 1, heads, run))
+                at = problem, target[problem, k], 0, to[problem, k] * inner
+                found.append(jax.lax.dynamic_update_slice(x, part, at))
+            return found
+
+        return jax.lax.fori_loop(0, which.sum(), copy, flat)
+
+    for first in range(0, len(picked), TOGETHER):
+        some = picked[first : first + TOGETHER]
+        for i, x in zip(some, moved(some)):
+            leaves[i] = x.reshape(leaves[i].shape)
     return jax.tree.unflatten(structure, leaves)
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from search import population as particles
 from search.config import SearchConfig
+from search.costs import Costs, Tally
 from search.decoder import Decoder, Outputs
 from search.engine import sampling
 from search.engine.decode import lineage_keys
@@ -26,30 +27,6 @@ from search.verifiers.scorer import Judge, Scorer
 
 STRATEGY = jnp.uint32(0xFFFFFFFE)  # the lineage of a strategy's own random numbers
 JUDGEMENT = jnp.uint32(0xFFFFFFFD)  # the step of a lineage whose random numbers are those of a scorer that draws
-
-
-class Costs(NamedTuple):
-    """What every problem cost so far, `[problems]` int32.
-
-    generated: tokens drawn, kept or not; forced: tokens that it was made to read; contexts: keys that both attended to,
-    summed, windowed: the same in layers with a sliding window; steps: token steps in which any particle ran, so how
-    often the prompt was read; suffix: keys of particles' own suffixes read; copied: tokens of caches that clones
-    copied; clones: how many did; depth: tokens one after the other; verifier: tokens that the scorer read; scored:
-    particles scored; rounds.
-    """
-
-    generated: jax.Array
-    forced: jax.Array
-    contexts: jax.Array
-    windowed: jax.Array
-    steps: jax.Array
-    suffix: jax.Array
-    copied: jax.Array
-    clones: jax.Array
-    depth: jax.Array
-    verifier: jax.Array
-    scored: jax.Array
-    rounds: jax.Array
 
 
 class Trace(NamedTuple):
@@ -145,12 +122,17 @@ class Rounds:
             trace=Trace(tokens, jnp.zeros((c.problems, c.max_rounds)), wide) if c.trace else None,
         )
 
-    def admit(self, params: Any, state: State, slot: jax.Array, problem: jax.Array, prompt: Any) -> State:
-        """Put a problem, numbered `problem` `[]` uint32, into place `slot` `[]` int32."""
-        contexts = self.decoder.admit(params[0], state.contexts, slot, prompt)
+    def admit(self, params: Any, state: State, slots: jax.Array, problem: jax.Array, prompts: Any) -> State:
+        """Put problems, numbered `problem` `[problems]` uint32, into places `slots` `[problems]` int32, of which those
+        that are none come last; one program reads all of their prompts `[problems, ...]`."""
+
+        def read(i: jax.Array, contexts: Any) -> Any:
+            return self.decoder.admit(params[0], contexts, slots[i], jax.tree.map(lambda x: x[i], prompts))
+
+        contexts = jax.lax.fori_loop(0, (slots < len(slots)).sum(), read, state.contexts)
         caches = particles.stored(state.population.caches)  # what lies there is never read
         new = self.empty()._replace(population=self._fresh(contexts, self._caches()))
-        here = jnp.arange(self.config.problems) == slot
+        here = jnp.zeros_like(state.done).at[slots].set(True, mode="drop")
 
         def bare(state: State) -> State:
             p = state.population
@@ -165,7 +147,7 @@ class Rounds:
         return merged._replace(
             contexts=contexts,
             population=p._replace(caches=p.caches._replace(**caches)),
-            problem=jnp.where(here, problem, merged.problem),
+            problem=merged.problem.at[slots].set(problem, mode="drop"),
             occupied=merged.occupied | here,
             done=merged.done & ~here,
         )
@@ -373,41 +355,37 @@ class Rounds:
         by reading them from the first. It is charged like forced tokens, and no budget stops it."""
         last = jnp.where(which, rows.length - 1, 0)
 
-        def one(carry: tuple[jax.Array, Costs, Any]) -> tuple[jax.Array, Costs, Any]:
-            at, costs, caches = carry
+        def one(carry: tuple[jax.Array, Tally, Any]) -> tuple[jax.Array, Tally, Any]:
+            at, tally, caches = carry
             live, length = at < last, jnp.full_like(last, at)
             tokens = jnp.where(live, rows.tokens[..., at], -1)
             _, caches = particles.step(self.decoder, params[0], state.contexts, caches, tokens, length)
-            costs = self._charged(state, costs, live, live, length + 1)
-            return at + 1, costs._replace(depth=costs.depth + live.any(-1)), caches
+            return at + 1, self._tallied(state, tally, live, live, length + 1), caches
 
-        start = jnp.int32(0), state.costs, rows.caches
-        _, costs, caches = jax.lax.while_loop(lambda carry: (carry[0] < last).any(), one, start)
-        return state._replace(costs=costs), rows._replace(caches=caches)
+        start = jnp.int32(0), Tally.nothing(last), rows.caches
+        _, tally, caches = jax.lax.while_loop(lambda carry: (carry[0] < last).any(), one, start)
+        return state._replace(costs=state.costs.charged(tally, self.strategy.together)), rows._replace(caches=caches)
 
     def _extend(
         self, params: Any, state: State, picked: Extension, keys: jax.Array | None = None
     ) -> tuple[State, Extension]:
         """Let the live rows go on for their steps."""
-        going = _Going(
-            picked.rows, state.costs, state.broke, picked.live, jnp.zeros_like(picked.steps), picked.rows.length
-        )
+        none, begin = jnp.zeros_like(picked.steps), picked.rows.length
+        going = _Going(picked.rows, Tally.nothing(none), state.broke, picked.live, none, begin)
         streams = _streams(state, self.config.seed, picked.rows.lineage)
         stream_keys = lineage_keys(streams.reshape(-1, 3)) if keys is None else keys
-        before = picked.rows.length
 
         def body(carry: _Going) -> _Going:
             return self._token(params, state, picked, stream_keys, carry)
 
         done = jax.lax.while_loop(lambda carry: carry.live.any(), body, going)
-        longest = jnp.where(picked.live, done.rows.length - before, 0).max(-1)
-        costs = done.costs._replace(depth=done.costs.depth + longest)
+        costs = state.costs.charged(done.tally, self.strategy.together)
         return state._replace(costs=costs, broke=done.broke), picked._replace(rows=done.rows, judged=done.rows)
 
     def _token(self, params: Any, state: State, picked: Extension, lineage_keys: jax.Array, carry: _Going) -> _Going:
         """One token for every row that is still live."""
         c, s = self.config, self.strategy
-        rows, costs, broke, live, taken, begin = carry
+        rows, tally, broke, live, taken, begin = carry
         live, broke = self._affordable(state, picked, carry)
         token, logprob, forced = self._draw(picked, lineage_keys, rows)
         if s.control is not None:
@@ -433,11 +411,11 @@ class Rounds:
         begin = jnp.where(boundary, rows.length, begin)
         full = (rows.length >= c.max_tokens) | (rows.steps >= c.max_steps) | stuck
         reason = jnp.where(ended, ENDED, jnp.where((live | stuck) & full, FULL, rows.reason))
-        costs = self._charged(state, costs, live, forced, rows.length)
+        tally = self._tallied(state, tally, live, forced, rows.length)
         live = live & (reason == GOING) & ~(boundary & (taken >= picked.steps))
         if s.race:
             live = live & ((picked.live & (reason == ENDED)).sum(-1) < s.race)[:, None]
-        return _Going(rows._replace(reason=reason), costs, broke, live, taken, begin)
+        return _Going(rows._replace(reason=reason), tally, broke, live, taken, begin)
 
     def _draw(
         self, picked: Extension, lineage_keys: jax.Array, rows: Population
@@ -494,7 +472,8 @@ class Rounds:
             price = price + jnp.where(first, size.per_context * once, 0.0)
         to_read = self._to_read(state, longer, picked.live).sum(-1).astype(jnp.float32)
         aside = {"tokens": 1.0, "flops": self.scorer.flops_per_token, "bytes": 0.0}[budget.unit] * to_read
-        total = (self.spent(carry.costs, state.contexts) + aside)[:, None] + jnp.cumsum(price, axis=-1)
+        spent = self.spent(state.costs.charged(carry.tally, self.strategy.together), state.contexts)
+        total = (spent + aside)[:, None] + jnp.cumsum(price, axis=-1)
         pays = total <= budget.amount
         return live & pays, carry.broke | (live & ~pays).any(-1)
 
@@ -517,18 +496,9 @@ class Rounds:
         """Keys beside the prompt that rows of `length` tokens attend to `[problems, width]`."""
         return jnp.broadcast_to(length.sum(-1, keepdims=True), length.shape) if self.strategy.together else length
 
-    def _charged(self, state: State, costs: Costs, live: jax.Array, forced: jax.Array, length: jax.Array) -> Costs:
-        """The costs with one token step, after which rows have `length` tokens."""
-        own = self._own(length)
-        contexts, read = state.contexts.length[:, None] + own, jnp.where(live, own, 0)
-        return costs._replace(
-            generated=costs.generated + (live & ~forced).sum(-1),
-            forced=costs.forced + (live & forced).sum(-1),
-            contexts=costs.contexts + jnp.where(live, contexts, 0).sum(-1),
-            windowed=costs.windowed + jnp.where(live, jnp.minimum(contexts, self._window), 0).sum(-1),
-            suffix=costs.suffix + (read.max(-1) if self.strategy.together else read.sum(-1)),
-            steps=costs.steps + live.any(-1),
-        )
+    def _tallied(self, state: State, tally: Tally, live: jax.Array, forced: jax.Array, length: jax.Array) -> Tally:
+        """The tally with one token step, after which rows have `length` tokens."""
+        return tally.stepped(state.contexts.length, self._own(length), live, forced, self._window)
 
     def _traced(self, state: State) -> State:
         """The answer so far, written down for anytime curves."""
@@ -551,10 +521,10 @@ class Rounds:
 
 
 class _Going(NamedTuple):
-    """The token loop: rows, costs, who is broke, who is live, steps taken, and where each row's step began."""
+    """The token loop: rows, what they cost, who is broke, who is live, steps taken, and where each row's step began."""
 
     rows: Population
-    costs: Costs
+    tally: Tally
     broke: jax.Array
     live: jax.Array
     taken: jax.Array

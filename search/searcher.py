@@ -18,12 +18,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from models.errors import ConfigError, require
 from search.config import SearchConfig
+from search.costs import Costs
 from search.decoder import Decoder, Price
 from search.engine.program import Program
 from search.engine.text_stop import Spelling
 from search.ledger import Cost, Ledger
 from search.population import ENDED, FORCED
-from search.rounds import Costs, Extension, Rounds, State
+from search.rounds import Extension, Rounds, State
 from search.saved import Keep, identity, read, write
 from search.strategies.strategy import Strategy
 from search.verifiers.scorer import Judge, Scorer, Unscored
@@ -163,6 +164,7 @@ class Searcher:
         self._slots: list[_Slot | None] = [None] * config.problems
         self._course = _Course()
         self._state = self._placed(jax.jit(self.rounds.empty)())
+        self._readers = self.params[0]  # whose prompts lie in it
 
     @property
     def compilations(self) -> int:
@@ -184,19 +186,24 @@ class Searcher:
         if any(self._slots):  # of a run that nobody finished
             self._slots = [None] * self.config.problems
             self._state = self._state._replace(occupied=jnp.zeros_like(self._state.occupied))
+        if self._readers is not self.params[0]:  # no prompt goes on from what other weights have read
+            self._readers, contexts = self.params[0], jax.jit(self.decoder.contexts, static_argnums=0)
+            self._state = self._state._replace(contexts=self._placed(contexts(self.config.problems)))
         if keep is not None and keep.path.exists():
             self._go_on(keep, source)
             yield from [found for _, found in self._course.found]
         while True:
+            entering: list[tuple[int, int, Any]] = []  # place, number, prompt
             while waiting and None in self._slots:
                 problem = next(source, None)
                 waiting = problem is not None
                 if problem is not None:
-                    refused = self._enter(self._slots.index(None), problem)
+                    refused = self._enter(problem, entering)
                     if refused is not None:
                         if keep is not None:
                             self._course.found.append((len(self._course.taken) - 1, refused))
                         yield refused
+            self._read(entering)
             if not any(self._slots):
                 return
             self._go(until_all=not waiting, most=2**30 if keep is None else keep.rounds)
@@ -207,16 +214,25 @@ class Searcher:
             if keep is not None and time.perf_counter() - self._course.kept >= keep.seconds:
                 self._keep(keep)
 
-    def _enter(self, slot: int, problem: SearchProblem) -> Found | None:
-        """Let the search of a problem begin, or say why it cannot."""
+    def _enter(self, problem: SearchProblem, entering: list[tuple[int, int, Any]]) -> Found | None:
+        """Give a problem a place, or say why it cannot have one."""
         prompt, refused = self._encoded(problem)
         self._course.taken.append(_digest(problem, prompt))
         if refused:
             return Found(problem, (), None, Cost(), 0, False, failed=refused)
-        number = np.uint32(problem.number)
-        self._state = self._admit(self.params, self._state, np.int32(slot), number, prompt)
+        slot = self._slots.index(None)
+        entering.append((slot, problem.number, prompt))
         self._slots[slot] = _Slot(problem, len(self._course.taken) - 1, time.perf_counter())
         return None
+
+    def _read(self, entering: list[tuple[int, int, Any]]) -> None:
+        """Let the searches of problems that have their places begin: one program reads their prompts."""
+        if entering:
+            none = self.config.problems, 0, entering[0][-1]
+            slots, numbers, prompts = zip(*entering, *[none] * (self.config.problems - len(entering)))
+            together = jax.tree.map(lambda *each: np.stack(each), *prompts)
+            given = np.array(slots, np.int32), np.array(numbers, np.uint32), together
+            self._state = self._admit(self.params, self._state, *given)
 
     def _encoded(self, problem: SearchProblem) -> tuple[Any, str]:
         """What the decoder makes of a problem's prompt, and why it cannot (empty when it can)."""

@@ -117,11 +117,6 @@ class Speculated:
     accepted: int = 0
 
     @property
-    def calls_per_token(self) -> float:
-        """Target passes per generated token; 1 without guesses."""
-        return self.row_calls / max(self.tokens, 1)
-
-    @property
     def acceptance(self) -> float:
         """Share of the guesses that stood."""
         return self.accepted / max(self.drafted, 1)

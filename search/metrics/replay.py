@@ -13,7 +13,6 @@ from scaling.fitting.fit import fit
 from scaling.laws.coverage import COVERAGE_POWER
 from search.metrics.coverage import straight_line
 from search.metrics.curves import curve
-from search.metrics.samples import Samples
 
 GSM8K = "gsm8k_ft_vs_verification.csv"
 FLAWS = "flaws_humanevalplus_conditional_accuracy.csv"
@@ -59,18 +58,6 @@ def same_number(a: object, b: object) -> bool:
         return float(str(a).replace(",", "")) == float(str(b).replace(",", ""))
     except ValueError:
         return False
-
-
-def gsm8k_samples(folder: str | Path | None = None) -> dict[str, Samples]:
-    """Run -> one sample per problem with its answer, judged against the gold answer anew; characters as tokens."""
-    table = _read(GSM8K, folder)
-    out = {}
-    for run in PUBLISHED:
-        answers = table[f"{run}_ans"]
-        correct = [[same_number(a, g)] for a, g in zip(answers, table["gold"])]
-        lengths = table[[f"{run}_len"]].to_numpy()
-        out[run] = Samples.of(correct, answers=answers.to_numpy()[:, None], tokens=lengths, problems=table["idx"])
-    return out
 
 
 def _gsm8k(table: pd.DataFrame) -> list[dict]:

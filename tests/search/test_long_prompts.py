@@ -1,7 +1,9 @@
-"""Prompts that are read and attended to tile by tile: what reading them at once gives, whoever they stand beside."""
+"""Prompts that are read and attended to tile by tile: what reading them at once gives, whoever they stand beside, and
+tiles that they begin with are read once."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -15,7 +17,11 @@ from models.layer import Layer
 from models.mixers.attention import Attention
 from models.mixers.mamba2 import Mamba2
 from search import decoder
+from search.config import SearchConfig
 from search.decoder import Context, Outputs, TransformerDecoder
+from search.searcher import Found, Searcher, SearchProblem
+from search.strategies.beam import beam
+from search.verifiers.scorer import LikelihoodScorer
 
 VOCAB, ROOM, PARTICLES, NEW = 18, 10, 2, 3
 PATTERN = Layer(Mamba2(head_dim=4, state=6, groups=2, block=3)), Layer(Attention()), Layer(Attention(window=5))
@@ -65,3 +71,51 @@ def test_tiles_give_what_the_whole_prompt_does_and_no_neighbour_changes_a_bit(
             np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)  # float32 sums in another order
     for x, y in zip(of(0, found), of(1, swapped), strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def test_tiles_that_two_prompts_begin_with_are_read_once_and_no_bit_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Read(monkeypatch, 4)
+    alone = {a: of(0, read(a, b)) for a, b in ((10, 9), (9, 10), (5, 9), (4, 10))}  # nothing lies there yet
+    for before, n, tiles in ((10, 9, 1), (9, 10, 1), (10, 10, 1), (10, 5, 1), (5, 10, 2), (10, 4, 1), (4, 10, 2)):
+        whole = read(before, n)
+        assert whole[0].read.tolist() == [-(-before // 4), tiles]  # of 4 tokens; that of the last is always read
+        for x, y in zip(of(1, whole), alone[n], strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.slow  # compiles a search
+def test_searches_whose_prompts_begin_alike_read_that_once_and_give_what_each_gives_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decoder, "TILE", 4)
+    model = dataclasses.replace(MODEL, n_layers=2, pattern=PATTERN[:2])
+    policy = TransformerDecoder(model, transformer.init(model, jax.random.key(1)), 14)
+    config = SearchConfig(problems=3, prompt_len=14, max_tokens=6, max_steps=3, max_rounds=4, tokens_per_step=2)
+    search = Searcher(policy, beam(4, 2), config, LikelihoodScorer())
+    header = tuple(int(t) for t in TEXT)
+    prompts = [(*header, 1, 2, 3), header, (*header, 4), (*header[:5], 1, 2, 3, 4), (3, 1), (*header, 1, 2, 3, 4)]
+    problems = [SearchProblem(i, prompt) for i, prompt in enumerate(prompts)]
+
+    def essence(found: Found) -> tuple[Any, ...]:
+        return found.candidates, found.best, found.rounds, dataclasses.replace(found.cost, seconds=0)
+
+    empty = jax.jit(search.rounds.empty)
+
+    def alone(problem: SearchProblem) -> Found:
+        search._state = empty()
+        (found,) = search.run([problem])
+        assert search._state.contexts.read[0] == -(-len(problem.prompt) // 4)
+        return found
+
+    wanted = [essence(alone(problem)) for problem in problems]
+    search._state = empty()
+    found, read = {}, []
+    for problem in search.run(iter(problems)):
+        found[problem.problem.number] = essence(problem)
+        read.append(search._state.contexts.read.tolist())
+    assert [found[i] for i in range(len(problems))] == wanted
+    assert read[0] == [4, 1, 1]  # of 4, 3 and 3 tiles: the header has two full ones
+    assert search.compilations == 3  # one program reads the prompts of as many searches as there are
+    search.params = (jax.tree.map(jnp.copy, policy.params), search.params[1])
+    list(search.run(problems[:1]))
+    assert search._state.contexts.read[0] == 4  # nothing is left of what other weights have read

@@ -82,9 +82,11 @@ def check(rows: Population, books: Books, which: np.ndarray) -> None:
 
 @pytest.fixture(params=[(True, 3), (True, LONGEST), (False, LONGEST)], ids=["CPU short", "CPU", "accelerator"])
 def length(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Of the longest texts. A CPU moves rows one after the other, an accelerator all by one scatter."""
+    """Of the longest texts. A CPU moves rows one after the other, here each array by a loop of its own,
+    an accelerator all by one scatter."""
     on_cpu, found = request.param
     monkeypatch.setattr(particles, "on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(particles, "TOGETHER", 1)
     return found
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from search.metrics import replay
-from search.metrics.replay import APR, REWARDS, gsm8k_samples, same_number
+from search.metrics.replay import APR, REWARDS, same_number
 from tests.search import recorded
 
 
@@ -24,7 +24,6 @@ def test_gsm8k_solutions_right_of_1319(replayed) -> None:
         # judged anew from the answers; one 175B answer equals the gold answer and is recorded as wrong
         anew = replayed.loc["gsm8k", f"{run} right, answers compared as numbers"]["value"]
         assert anew == right + (run == "175b_verification")
-        assert gsm8k_samples(recorded.folder())[run].right.sum() == anew
     # a 6B model with a verifier beats a 175B model without one, as the source says
     assert runs["6b_verification"] > runs["175b_finetuning"]
     assert (replayed.loc["gsm8k"].filter(like="gain", axis=0)["low"] > 0.12).all()

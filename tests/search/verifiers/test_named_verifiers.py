@@ -161,7 +161,7 @@ def test_a_judge_with_a_checkpoint_of_its_own_reads_and_votes(policy: Policy, tr
     assert isinstance(judge, GenerativeVerifier) and judging.digest == policy.digest and judge.votes == 3
     one = jnp.zeros(1)
     outputs, tokens = Outputs(jnp.zeros((1, 256)), one, one > 1), jnp.full((1, 8), 65, jnp.int32)
-    context = Context((), jnp.full(1, 2), outputs, tokens, ())
+    context = Context((), jnp.full(1, 2), outputs, tokens, (), (), jnp.ones(1))
     rows = fresh(outputs, (), (1, 1), 64, 2)._replace(length=jnp.full((1, 1), 5))
     assert judge.tokens(context, rows).tolist() == [[2 + 5 + 1 + 3]]  # prompt, completion, question, one token a vote
     with pytest.raises(ConfigError, match=r"generative.yes: \('yes',\) are no single tokens"):
