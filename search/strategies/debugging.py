@@ -73,9 +73,9 @@ def selected(
     """The place of the program that is chosen, of one or more.
 
     Programs that give the same on all `inputs` are one, the first of them. The `keep` that pass most of `tests` go on.
-    They are run on the input on which they give the most different things (of equals the first), on the tests that
-    `ask` writes for it, and the one that passes most of those is chosen; of equals the one that passed more before, then
-    the first.
+    They are run on the tests that `ask` writes for the input on which they give the most different things (of equals
+    the first), and the one that passes most of those is chosen; of equals the one that passed more before, then the
+    first.
     """
     require(bool(programs), "programs", "are none", "give one or more")
     outputs = [tuple(gives(program, x) for x in inputs) for program in programs]

@@ -1,4 +1,4 @@
-"""Broken programs: worked by hand, told apart by two inputs and not by one, and broken at the rate that is asked for."""
+"""Broken programs: worked by hand, told apart by two inputs and not by one, broken at the rate asked for."""
 
 from __future__ import annotations
 

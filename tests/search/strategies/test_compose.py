@@ -213,7 +213,8 @@ def layer(name: str, gain: float, each: int) -> Component:
     """Adds to every candidate's score, once, for so many tokens each."""
 
     def run(problem: SearchProblem, before: list[Proposal]) -> tuple[list[Proposal], Cost]:
-        after = [Proposal(p.tokens, p.score + gain * ((each,) not in p.critiques), critiques=((each,),)) for p in before]
+        mine = (each,)
+        after = [Proposal(p.tokens, p.score + gain * (mine not in p.critiques), critiques=(mine,)) for p in before]
         return after, Cost(generated_tokens=each * len(before))
 
     return Component(name, "revise", run, lambda n: n * each, lambda n: n)
