@@ -46,9 +46,10 @@ def answered(f: Found, pick: str) -> int | None:
         return None
     if pick == "verifier":
         return at[min(kept, key=lambda i: (-texts[at[i]].score, i))]
-    said = {i: last_attempt(texts[at[i]].tokens, MARK)[0] for i in kept}
+    attempts = {i: last_attempt(texts[at[i]].tokens, MARK) for i in kept}
+    said = {i: attempt[0] for i, attempt in attempts.items() if attempt}  # one that ends with a mark says nothing
     votes = Counter(said.values())
-    return at[next(i for i in kept if votes[said[i]] == max(votes.values()))]
+    return next((at[i] for i in said if votes[said[i]] == max(votes.values())), None)
 
 
 @pytest.mark.parametrize("pick", ["verifier", "majority"])
