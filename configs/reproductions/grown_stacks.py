@@ -18,10 +18,10 @@ from search.ledger import Cost
 from search.searcher import SearchProblem
 from search.strategies.compose import Component, Proposal, grow, rank, tokens_of, unit_test, vote
 
-WIDTH, STAGES = 48, 3
+WIDTH, STAGES = 48, 5
 SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16)  # candidates to begin with
 MOST = SIZES[-1] * PROGRAM  # tokens of a problem
-TESTS = 5  # that the policy writes for a problem
+TESTS = 3  # that the policy writes for a problem
 GROWN, JUDGED = 300, 600  # problems that stacks grow on, and others
 
 

@@ -19,7 +19,7 @@ from search.strategies.debugging import Test, Trajectory, selected, trajectories
 from search.strategies.votes import elect
 
 PROBLEMS, SIDE_BY_SIDE, EDITS = 600, 6, 4
-TESTS, MORE = 5, 4  # that the policy writes: one for every input that the issue does not show; and for the choice
+TESTS, MORE = 3, 3  # that the policy writes: one for every input that the issue does not show; and for the choice
 LEADS = ("one edit", "majority of edits", "majority of trajectories")
 
 
