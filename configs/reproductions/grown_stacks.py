@@ -2,7 +2,9 @@
 
     python -m launch.reproduce grown_stacks --workdir runs/reproductions/grown_stacks
 
-The policy is shared with other reproductions. Stacks grow on one set of problems and are judged on another.
+The policy is shared with other reproductions. Stacks grow on one set of problems and are judged on another. A first run,
+in which a layer could only come behind those before it, found 0.002 [-0.008, 0.012]: a vote of the four that pass most
+tests against the first of those that pass most, both .80, where a majority of plain drafts has .45.
 """
 
 import functools

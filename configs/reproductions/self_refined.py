@@ -2,7 +2,7 @@
 
     python -m launch.reproduce self_refined --workdir runs/reproductions/self_refined
 
-The policies are those of scaling/tasks/repair.py, of three widths and two lengths of training.
+The policies are those of scaling/tasks/repair.py, of two widths and three lengths of training.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from scaling.tasks.repair import Issue, Program
 from search.ledger import Prices
 from search.strategies.self_refine import Look, Refined, refinement_score, self_refined
 
-POLICIES = ((32, 2), (32, 3), (48, 2), (48, 3), (64, 2), (64, 3))  # widths, stages
+POLICIES = ((32, 4), (32, 5), (32, 6), (48, 4), (48, 5), (48, 6))  # widths, stages
 PROBLEMS, DRAFTS, LOOKS = 500, 12, 2
 SCORED = 4  # drafts by which policies are scored; all are there to be voted on
 AFFORDED = 2  # refined answers of the dearest policy, whose FLOPs each policy may spend

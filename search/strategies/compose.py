@@ -375,16 +375,17 @@ def grow(
 ) -> Chosen:
     """Layer by layer, the one that raises the mean reward most, at equal cost (greedy; after Archon's search).
 
-    Between a generator and an end lie no layers at first. In every stage each of `layers` is tried behind those that
-    were chosen, with each of `ends`, and begun by the last of `generators`, which are in order of size, with which the
+    Between a generator and an end lie no layers at first. In every stage each of `layers` is tried at every place among
+    those that were chosen, with each of `ends`, and begun by the last of `generators`, which are in order of size, with which the
     composition costs at most `most` tokens a problem: a layer is paid for with candidates. It stops after `depth`
     layers, or when none raises the mean. Ties: the earlier. `trials` are in the order of stages.
     """
     purse, trials, layered = _Purse(budget, reward), list[Trial](), tuple[Component, ...]()
     best: Trial | None = None
     for stage in range(depth + 1):
-        bodies = [(*layered, layer) for layer in layers] if stage else [layered]
-        space = [_largest(generators, (*body, end), most) for body in bodies for end in ends]
+        places = range(len(layered) + 1)
+        bodies = [(*layered[:i], layer, *layered[i:]) for layer in layers for i in places] if stage else [layered]
+        space = [_largest(generators, (*body, end), most) for body in dict.fromkeys(bodies) for end in ends]
         new = [purse.try_on(Trial(c, {}), problems) for c in space if c is not None]
         require(bool(new or trials), "most", f"of {most} tokens pays for no composition", "raise it")
         trials += new
