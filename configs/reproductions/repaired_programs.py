@@ -3,8 +3,8 @@
     python -m launch.reproduce repaired_programs --workdir runs/reproductions/repaired_programs
 
 The policy is shared with other reproductions. The tests do it, nine of ten of which are right: with them alone .83 are
-repaired, with the pass over the best three .82. Of the trajectories some are right for .89 of the programs, of as many
-tokens of single edits for .91.
+repaired, with the pass over the best three .82. For .89 of the programs some
+trajectory is right, for .91 some of as many tokens of single edits.
 """
 
 from collections.abc import Callable, Sequence
