@@ -1,10 +1,14 @@
 """What four reproductions share: small policies that solve, repair, criticise and test programs of five lines.
 
-A policy learns four forms of one task (scaling/tasks/repair.py) at once, so that one training serves all of them: a
-program for what an issue shows; the same with a broken program and what running it gave; a critique of a broken program,
-which says of every line what it makes of the values that the issue shows before it, and whether these are those behind
-it, and then the program anew; and what a program gives for an input that the issue does not show, worked out line by
-line. It learns critiques alone first, which a trial without that never learned.
+A policy learns four forms of one task (scaling/tasks/repair.py), so that one training serves all of them: a program for
+what an issue shows; the same with a broken program and what running it gave; a critique of a broken program, which says
+of every line what it makes of the values that the issue shows before it, and whether these are those behind it, and then
+the program anew; and what a program gives for an input that the issue does not show, worked out line by line.
+
+Pilots settled the difficulty by accuracy alone, before anything was compared. Modulo 7 hardly a program was right after
+500 to 1000 steps. Modulo 5, all forms at once, .46 were right after 500 steps and all after 800, but no critique told
+anything; with 500 steps of critiques first and 500 of all forms .99 were right. In stages of 250 steps, the first two of
+critiques, .05 are right after three, .43 after four and .47 after five, which is what is used, some 75 s of a core.
 """
 
 from __future__ import annotations
@@ -79,8 +83,11 @@ def text_of(program: Program) -> str:
 
 
 def lesson(problem: Problem, rng: np.random.Generator, critiques: bool) -> tuple[str, str]:
-    """(a prompt, what is right), of a form drawn at random, or a critique alone. Programs to repair or to judge have errors in up to 60 %
-    of their lines, half of them such as a run of the first input does not show."""
+    """(a prompt, what is right), of a form drawn at random, or a critique alone.
+
+    Programs to repair or to judge have errors in up to 60 % of their lines, half of them such as a run of the first
+    input does not show.
+    """
     issue, form = problem.instance, 1.0 if critiques else rng.random()
     if form < 0.3:
         return solve(issue), text_of(issue.wanted)

@@ -2,10 +2,10 @@
 
     python -m launch.reproduce grown_stacks --workdir runs/reproductions/grown_stacks
 
-The policy is shared with other reproductions. Stacks grow on one set of problems and are judged on another. A first run,
-in which a layer could only come behind those before it, found none (0.002 [-0.008, 0.012] on the same problems): tests and
-the first of those that pass most, .80, where a majority of plain drafts has .45. What the second found, two revisions of
-two drafts and then the tests, has .94.
+The policy is shared with other reproductions. Stacks grow on one set of problems and are judged on another. A first
+run, in which a layer could only come behind those before it, found none (0.002 [-0.008, 0.012] on the same problems):
+tests and the first of those that pass most, .80, where a majority of plain drafts has .45. What the second found, two
+revisions of two drafts and then the tests, has .94.
 """
 
 import functools

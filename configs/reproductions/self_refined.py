@@ -110,7 +110,7 @@ def used(one: dict, budget: float) -> list[float]:
 
 def run(work: Workspace) -> Measured:
     policies = POLICIES[:3] if work.quick else POLICIES
-    found = [work.keep(f"width{width}_stages{stages}", partial(measured, work, width, stages)) for width, stages in policies]
+    found = [work.keep(f"width{w}_stages{stages}", partial(measured, work, w, stages)) for w, stages in policies]
     cost = np.array([one["flops of an answer"] for one in found])
     before, after = (np.array([np.array(one[name])[:, :SCORED].mean(1) for one in found]) for name in
                      ("before", "after"))  # fmt: skip

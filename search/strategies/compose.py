@@ -376,9 +376,9 @@ def grow(
     """Layer by layer, the one that raises the mean reward most, at equal cost (greedy; after Archon's search).
 
     Between a generator and an end lie no layers at first. In every stage each of `layers` is tried at every place among
-    those that were chosen, with each of `ends`, and begun by the last of `generators`, which are in order of size, with which the
-    composition costs at most `most` tokens a problem: a layer is paid for with candidates. It stops after `depth`
-    layers, or when none raises the mean. Ties: the earlier. `trials` are in the order of stages.
+    those that were chosen, with each of `ends`, and begun by the last of `generators`, which are in order of size, with
+    which the composition costs at most `most` tokens a problem: a layer is paid for with candidates. It stops after
+    `depth` layers, or when none raises the mean. Ties: the earlier. `trials` are in the order of stages.
     """
     purse, trials, layered = _Purse(budget, reward), list[Trial](), tuple[Component, ...]()
     best: Trial | None = None
