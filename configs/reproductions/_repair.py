@@ -2,13 +2,13 @@
 
 A policy learns four forms of one task (scaling/tasks/repair.py), so that one training serves all of them: a program for
 what an issue shows; the same with a broken program and what running it gave; a critique of a broken program, which says
-of every line what it makes of the values that the issue shows before it, and whether these are those behind it, and then
-the program anew; and what a program gives for an input that the issue does not show, worked out line by line.
+of every line what it makes of the values that the issue shows before it, and whether these are those behind it, and
+then the program anew; and what a program gives for an input that the issue does not show, worked out line by line.
 
 Pilots settled the difficulty by accuracy alone, before anything was compared. Modulo 7 hardly a program was right after
 500 to 1000 steps. Modulo 5, all forms at once, .46 were right after 500 steps and all after 800, but no critique told
-anything; with 500 steps of critiques first and 500 of all forms .99 were right. In stages of 250 steps, the first two of
-critiques, .05 are right after three, .43 after four and .47 after five, which is what is used, some 75 s of a core.
+anything; with 500 steps of critiques first and 500 of all forms .99 were right. In stages of 250 steps, the first two
+of critiques, .05 are right after three, .43 after four and .47 after five, which is what is used, some 75 s of a core.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ def flops(prices: Prices, prompt: str, tokens: int) -> int:
 
 def measured(work: Workspace, width: int, stages: int) -> dict:
     """Of every problem and draft: right before and after, the refined program, FLOPs of both."""
-    student = shared.learner(WIDTH, work.quick)
-    drawn = Drawn(student.model, shared.policy(work, WIDTH, STAGES), seed=2)
+    student = shared.learner(width, work.quick)
+    drawn = Drawn(student.model, shared.policy(work, width, stages), seed=2)
     issues = [p.instance for p in TASK.generate(2, 12 if work.quick else PROBLEMS, "test")]
     drafts = [draft for row in drawn.programs(issues, DRAFTS) for draft in row]
     asked = [issue for issue in issues for _ in range(DRAFTS)]
