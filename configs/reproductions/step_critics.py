@@ -23,7 +23,7 @@ from scaling.reproduction import Measured, Reproduction, Workspace, bootstrap_in
 from scaling.tasks.repair import Issue, Program
 
 PROBLEMS, SORTED, REFINED = 1200, 8, 4  # problems; drafts that sort them; others that are refined and vote
-GATHERED, TRIES, TUNED = 1500, 8, 150  # training problems of self-training, drafts of each, and steps
+GATHERED, TRIES, TUNED = 1000, 8, 100  # training problems of self-training, drafts of each, and steps
 SAMPLES, K, SEEDS = 16, 8, 3
 GAIN = 0.02  # least of interest, of both gains
 

@@ -33,7 +33,7 @@ def answered(f: Found, pick: str) -> int | None:
         for i in range(DRAFTS):
             new = texts[layer * DRAFTS + i]
             base = texts[at[i]].tokens
-            base = base[: len(base) - (base[-1:] == (END,))] + (MARK,)
+            base = (*base[: len(base) - (base[-1:] == (END,))], MARK)
             if layer and i in kept and len(base) < DEPTH:
                 assert new.tokens[: len(base)] == base and len(new.tokens) > len(base)
             elif layer:
