@@ -41,7 +41,8 @@ def get_reproduction() -> Reproduction:
         unit="accuracy of the stack found less that of the best single layer found, on problems of neither search",
         minutes=6,
         not_covered="language models, several policies in one stack, and Bayesian search: the space is grown greedily. "
-        "All components are one small policy that learned all forms at once",
+        "All components are one small policy that learned all forms. A search that put layers behind others only found no "
+        "such stack (0.002 [-0.008, 0.012]): it takes revisions before the tests",
         simulated=False,
         run=run,
     )
@@ -144,7 +145,7 @@ def found(work: Workspace) -> dict:
     )  # fmt: skip
     single = max((t for t in chosen.trials if len(t.composition.components) <= 3), key=lambda t: t.mean)
     plain = max((t for t in chosen.trials if len(t.composition.components) == 2), key=lambda t: t.mean)
-    rows = {}
+    rows: dict[str, dict] = {}
     for name, trial in (("stack", chosen.best), ("single", single), ("generator", plain)):
         ran = [trial.composition.run(problem) for problem in problems[grown:]]
         rows[name] = {

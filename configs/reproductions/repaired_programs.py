@@ -17,7 +17,7 @@ from configs.reproductions._repair import PROGRAM, TASK, TESTED, Drawn
 from configs.reproductions.grown_stacks import STAGES, WIDTH
 from scaling.reproduction import Measured, Reproduction, Workspace, bootstrap_interval
 from scaling.tasks.repair import Issue, Program
-from search.strategies.debugging import Test, Trajectory, selected, trajectories
+from search.strategies.debugging import Trajectory, UnitTest, selected, trajectories
 from search.strategies.votes import elect
 
 PROBLEMS, SIDE_BY_SIDE, EDITS = 600, 6, 4
@@ -38,7 +38,8 @@ def get_reproduction() -> Reproduction:
         minutes=4,
         not_covered="language models, programs of a real language, and the search for what is relevant: a program has "
         "five lines and is read whole. A run shows the first of two inputs of the issue, the other is for the policy "
-        "to read, and tests are for inputs that the issue does not show",
+        "to read, and tests are for inputs that the issue does not show. Tests alone do as much as with the pass over the best "
+        "three (0.83, 0.82)",
         simulated=False,
         run=run,
     )
@@ -80,14 +81,14 @@ def repaired(work: Workspace) -> dict:
     }  # fmt: skip
 
 
-def tests_for(drawn: Drawn, asked: list[tuple[Issue, int]]) -> list[Test | None]:
+def tests_for(drawn: Drawn, asked: list[tuple[Issue, int]]) -> list[UnitTest | None]:
     """A test that the policy writes for each (issue, input)."""
     texts = drawn.each([shared.check(issue, x) for issue, x in asked])
     wanted = [shared.expected(text[:TESTED]) for text in texts]
-    return [None if y is None else Test(x, y) for (_, x), y in zip(asked, wanted, strict=True)]
+    return [None if y is None else UnitTest(x, y) for (_, x), y in zip(asked, wanted, strict=True)]
 
 
-def written_tests(drawn: Drawn, issues: list[Issue]) -> list[list[Test]]:
+def written_tests(drawn: Drawn, issues: list[Issue]) -> list[list[UnitTest]]:
     inputs = [[shared.unseen(issue)[i % (TASK.modulus - 2)] for i in range(TESTS)] for issue in issues]
     drawn.fill({shared.check(issue, x): TESTS // (TASK.modulus - 2) + MORE for issue in issues
                 for x in shared.unseen(issue)})  # fmt: skip
@@ -95,7 +96,7 @@ def written_tests(drawn: Drawn, issues: list[Issue]) -> list[list[Test]]:
     return [[t for t in flat[i * TESTS : (i + 1) * TESTS] if t is not None] for i in range(len(issues))]
 
 
-def more_tests(drawn: Drawn, issue: Issue, given: int) -> list[Test]:
+def more_tests(drawn: Drawn, issue: Issue, given: int) -> list[UnitTest]:
     """Others for one input."""
     before = TESTS // (TASK.modulus - 2)
     found = tests_for(drawn, [(issue, given)] * (before + MORE))[before:]
@@ -108,7 +109,7 @@ def majority(programs: list[Program]) -> Program | None:
 
 
 def ways(
-    issue: Issue, row: list[Trajectory], side: list, tests: list[Test], ask: Callable[[int], list[Test]]
+    issue: Issue, row: list[Trajectory], side: list, tests: list[UnitTest], ask: Callable[[int], list[UnitTest]]
 ) -> dict[str, float]:
     """Whether each way to use the samples repairs one program."""
     ends, inputs = [one.program for one in row], shared.unseen(issue)

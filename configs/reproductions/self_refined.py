@@ -2,8 +2,9 @@
 
     python -m launch.reproduce self_refined --workdir runs/reproductions/self_refined
 
-The policies write programs (scaling/tasks/repair.py); they are of two widths and three lengths of training. The gain runs
-from .01 to .36, least where drafts are right already; the accuracy of drafts alone ranks them nearly as well (.94).
+The policies write programs (scaling/tasks/repair.py); they are of two widths and three lengths of training. The gain
+runs from .01 to .36, least where drafts are right already; the accuracy of drafts alone ranks them nearly as well
+(.94).
 """
 
 from collections import Counter

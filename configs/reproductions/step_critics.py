@@ -2,7 +2,10 @@
 
     python -m launch.reproduce step_critics --workdir runs/reproductions/step_critics
 
-The policy and critic, which are one, are shared with other reproductions.
+The policy and critic, which are one, are shared with other reproductions. The first half holds: on hard problems .76 of
+the votes are right where drafts are refined, .20 of those for as many tokens of drafts (lead .56 [.52, .61]), although
+the critic passes half of the wrong lines. The second does not: self-training raises pass@8 neither with revisions nor
+without (.64 both, .65 before).
 """
 
 from __future__ import annotations
@@ -42,7 +45,8 @@ def get_reproduction() -> Reproduction:
         minutes=6,
         not_covered="language models, critiques in words, and a critic apart from the policy: both are one model that "
         "learned all forms. Errors are injected at random, half of them such as show on one of two inputs only. One "
-        "round of self-training, of three seeds",
+        "round of self-training, of three seeds. The first half of the claim holds alone: votes lead by 0.56 "
+        "[0.52, 0.61], 0.76 against 0.20. It is pass@8 that stays, at 0.64 with revisions or without",
         simulated=False,
         run=run,
     )
@@ -115,7 +119,8 @@ def one(work: Workspace) -> dict:
     texts = gathered(drawn, [p.instance for p in TASK.generate(50, 20 if work.quick else GATHERED)])
     work.say(f"gathered: {[(name, len(pairs)) for name, pairs in texts.items()]}")
     tune = shared.learner(WIDTH, work.quick, TUNED, rate=2e-3)
-    passed, flops = {}, STAGES * student.flops
+    passed: dict[str, list] = {}
+    flops = STAGES * student.flops
     for name, pairs in {"before": [], **texts}.items():
         rows = imitation.rows_of(TOKENS, shared.SEQ - 1, [(prompt, [(text, True)]) for prompt, text in pairs])
         passed[name] = []

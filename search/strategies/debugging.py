@@ -17,10 +17,8 @@ from models.errors import require
 P = TypeVar("P", bound=Hashable)  # a program
 
 
-class Test(NamedTuple):
+class UnitTest(NamedTuple):
     """An input, and what a program has to give for it."""
-
-    __test__ = False  # no test of ours
 
     given: Any
     expected: Any
@@ -65,9 +63,9 @@ def trajectories(
 def selected(
     programs: Sequence[P],
     gives: Callable[[P, Any], Any],
-    tests: Sequence[Test],
+    tests: Sequence[UnitTest],
     inputs: Sequence[Any],
-    ask: Callable[[Any], Sequence[Test]],
+    ask: Callable[[Any], Sequence[UnitTest]],
     keep: int = 3,
 ) -> int:
     """The place of the program that is chosen, of one or more.

@@ -53,30 +53,14 @@ def stack(
     with `revision.of_last_attempt` the attempt. A draft that does not end is no candidate; of equal scores the first
     draft's is the better. max_tokens: the search's own.
     """
-    require(samples >= 1, "samples", f"is {samples}", "give 1 or more")
-    fix = "say how many answer, and before that how many are revised each time"
-    require(len(keep) >= 1 and min(keep) >= 1, "keep", f"is {list(keep)}", fix)
-    require(len(mark) >= 1 or len(keep) == 1, "mark", "is empty", "give the text that asks for a revision")
-    require(pick in ("verifier", "majority"), "pick", f"is {pick!r}", "use 'verifier' or 'majority'")
-    require(pick != "majority" or answer_of is not None, "answer_of", "is missing for the majority", "give one")
-    ranked = any(k < samples for k in keep) or pick == "verifier"
-    require(scored or not ranked, "scored", "is False, but scores rank", "leave it True")
+    _check(samples, keep, mark, pick, answer_of, scored)
     rows, revisions, kept = jnp.arange(samples), len(keep) - 1, jnp.asarray(keep)
     separator = mark[-1] if behind is None and mark else behind
     forced = jnp.full((samples, max_tokens), -1).at[:, : len(mark)].set(jnp.asarray(mark, jnp.int32))
 
-    def settled(state: Chains, view: View, place: jax.Array) -> Chains:
-        """After a round: new attempts count where they are complete, and the best keep[place] of all stay."""
-        new = (view.round - 1) * samples + rows
-        at = jnp.where(view.complete[new] & state.kept, new, state.at)
-        candidate = state.kept & view.complete[at]
-        score = jnp.where(candidate, view.score[at], -1.0)
-        ahead = (score[:, None] < score) | ((score[:, None] == score) & (rows[:, None] > rows))
-        return Chains(at, candidate & (ahead.sum(-1) < kept[place]))
-
     def select(key: jax.Array, state: Chains, view: View) -> tuple[Choice, Chains]:
         first = view.round == 0
-        after = settled(state, view, jnp.minimum(view.round - 1, revisions))
+        after = _settled(state, view, kept[jnp.clip(view.round - 1, 0, revisions)])
         state = Chains(jnp.where(first, state.at, after.at), jnp.where(first, state.kept, after.kept))
         length = view.length[state.at]
         cut = length - (view.tokens[state.at, jnp.maximum(length - 1, 0)] == end)
@@ -89,7 +73,7 @@ def stack(
         return choice._replace(targets=jnp.where(live, choice.targets, samples * len(keep))), state
 
     def answer(state: Chains, view: View) -> Answer:
-        final = settled(state, view, jnp.int32(revisions))
+        final = _settled(state, view, kept[revisions])
         score = jnp.where(final.kept, view.score[final.at], -1.0)
         if pick == "verifier":
             best = jnp.where(final.kept.any(), jnp.argmax(score), -1)
@@ -109,6 +93,32 @@ def stack(
         replaces=False, cuts=True, forced=max_tokens, scored=scored,
     )  # fmt: skip
     return strategy
+
+
+def _check(
+    samples: int, keep: Sequence[int], mark: Sequence[int], pick: str, answer_of: AnswerOf | None, scored: bool
+) -> None:
+    """ConfigError for what is no stack."""
+    require(samples >= 1, "samples", f"is {samples}", "give 1 or more")
+    fix = "say how many answer, and before that how many are revised each time"
+    require(len(keep) >= 1 and min(keep) >= 1, "keep", f"is {list(keep)}", fix)
+    require(len(mark) >= 1 or len(keep) == 1, "mark", "is empty", "give the text that asks for a revision")
+    require(pick in ("verifier", "majority"), "pick", f"is {pick!r}", "use 'verifier' or 'majority'")
+    require(pick != "majority" or answer_of is not None, "answer_of", "is missing for the majority", "give one")
+    ranked = any(k < samples for k in keep) or pick == "verifier"
+    require(scored or not ranked, "scored", "is False, but scores rank", "leave it True")
+
+
+def _settled(state: Chains, view: View, keep: jax.Array) -> Chains:
+    """After a round: new attempts count where they are complete, and the best `keep` of all stay."""
+    samples = len(state.at)
+    rows = jnp.arange(samples)
+    new = (view.round - 1) * samples + rows
+    at = jnp.where(view.complete[new] & state.kept, new, state.at)
+    candidate = state.kept & view.complete[at]
+    score = jnp.where(candidate, view.score[at], -1.0)
+    ahead = (score[:, None] < score) | ((score[:, None] == score) & (rows[:, None] > rows))
+    return Chains(at, candidate & (ahead.sum(-1) < keep))
 
 
 @dataclass(frozen=True)

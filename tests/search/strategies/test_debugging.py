@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.errors import ConfigError
-from search.strategies.debugging import Test, Trajectory, selected, trajectories
+from search.strategies.debugging import Trajectory, UnitTest, selected, trajectories
 
 WANTED = (0, 3, 5, 9)  # what each problem's number has to become
 
@@ -40,7 +40,7 @@ def test_every_trajectory_goes_on_from_its_own_program_until_it_passes() -> None
         trajectories(edit, passes, [0], 0, 3)
 
 
-def chosen(programs: list[tuple[int, ...]], tests: list[Test], more: dict[int, list[Test]], keep: int) -> int:
+def chosen(programs: list[tuple[int, ...]], tests: list[UnitTest], more: dict[int, list[UnitTest]], keep: int) -> int:
     """Row by row: programs are tables of what they give."""
     rows = []
     for i, program in enumerate(programs):
@@ -59,8 +59,8 @@ def test_the_choice_is_that_of_a_plain_count() -> None:
     passes_decided = 0
     for _ in range(300):
         programs = [tuple(rng.integers(0, 3, 3).tolist()) for _ in range(rng.integers(1, 9))]
-        tests = [Test(*rng.integers(0, 3, 2).tolist()) for _ in range(rng.integers(0, 6))]
-        more = {x: [Test(x, int(rng.integers(3))) for _ in range(3)] for x in range(3)}
+        tests = [UnitTest(*rng.integers(0, 3, 2).tolist()) for _ in range(rng.integers(0, 6))]
+        more = {x: [UnitTest(x, int(rng.integers(3))) for _ in range(3)] for x in range(3)}
         found = selected(programs, lambda p, x: p[x], tests, range(3), more.__getitem__, keep=3)
         assert found == chosen(programs, tests, more, 3)
         passes_decided += found != selected(programs, lambda p, x: p[x], tests, range(3), lambda x: [], keep=3)
