@@ -41,8 +41,8 @@ def get_reproduction() -> Reproduction:
         unit="accuracy of the stack found less that of the best single layer found, on problems of neither search",
         minutes=6,
         not_covered="language models, several policies in one stack, and Bayesian search: the space is grown greedily. "
-        "All components are one small policy that learned all forms. A search that put layers behind others only found no "
-        "such stack (0.002 [-0.008, 0.012]): it takes revisions before the tests",
+        "All components are one small policy that learned all forms. A search that put layers behind others only found "
+        "no such stack (0.002 [-0.008, 0.012]): it takes revisions before the tests",
         simulated=False,
         run=run,
     )

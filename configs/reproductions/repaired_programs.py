@@ -38,8 +38,8 @@ def get_reproduction() -> Reproduction:
         minutes=4,
         not_covered="language models, programs of a real language, and the search for what is relevant: a program has "
         "five lines and is read whole. A run shows the first of two inputs of the issue, the other is for the policy "
-        "to read, and tests are for inputs that the issue does not show. Tests alone do as much as with the pass over the best "
-        "three (0.83, 0.82)",
+        "to read, and tests are for inputs that the issue does not show. Tests alone do as much as with the "
+        "pass over the best three (0.83, 0.82)",
         simulated=False,
         run=run,
     )
