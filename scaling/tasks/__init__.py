@@ -11,7 +11,7 @@ puzzle.py        those between two arrangements: hanoi.py, puzzles.py (checkers,
 computation.py   tasks with one right answer: arithmetic.py, modular.py, tag.py, words.py (copy, recall), memory.py
                  (lookup, repeat, permute), and misleading.py, corpora that teach what a test asks not to do
 reasoned.py      modular.py with thoughts: whole, cut short or none, with results that are taken back
-programs.py      programs of a few operations, asked for by examples and judged on every input
+programs.py      programs of a few operations, asked for by examples and judged on every input; repair.py: broken ones
 sequences.py     labelled tokens that ask a mixer to recall, copy, find or follow a state; letters.py asks to count
                  letters and numerals.py to add, read one by one or in pieces; execution.py what a program prints,
                  programs.py the shortest program of a row, skills.py ten skills in mixtures of styles and noise,

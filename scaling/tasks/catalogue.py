@@ -21,6 +21,7 @@ from scaling.tasks.planted import Planted
 from scaling.tasks.programs import Programs
 from scaling.tasks.puzzles import Blocks, Checkers, River
 from scaling.tasks.reasoned import Reasoned
+from scaling.tasks.repair import Repair
 from scaling.tasks.scenes import Scenes
 from scaling.tasks.stacking import Stacking
 from scaling.tasks.tag import Tag
@@ -32,7 +33,7 @@ TASKS: dict[str, type[Any]] = {
     for task in (
         Countdown, Arithmetic, Tag, Hanoi, Checkers, River, Blocks, PathStar, RandomGraph, Modular, Reasoned, Programs,
         Copy, Recall, Phrase, Claim, Demonstrations, Lookup, Repeat, Permute, Calculation, Edits, Planted, Stacking,
-        Longhand, Scenes,
+        Longhand, Scenes, Repair,
     )
 }  # fmt: skip
 

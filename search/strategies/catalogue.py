@@ -21,6 +21,7 @@ from search.strategies.setting import Setting, StrategyConfig
 from search.strategies.short_m import ShortM
 from search.strategies.smc import OddsFilter, ParticleFilter, TwistedSMC
 from search.strategies.spawn_join import SpawnJoin
+from search.strategies.stack import Stack
 from search.strategies.step_speculation import StepSpeculation
 from search.strategies.stopping import AdaptiveConsistency, EarlyStopping
 from search.strategies.strategy import Strategy
@@ -28,7 +29,8 @@ from search.strategies.strategy import Strategy
 AnyStrategy = (
     Greedy | BestOfN | Majority | WeightedVote | Beam | DVTS | Rebase | ParticleFilter | OddsFilter | TwistedSMC
     | ParticleGibbs | AStar | MCTS | Metropolis | ShortM | EarlyStopping | AdaptiveConsistency | Pruning | Restarts
-    | ConfidentVote | BudgetForcing | IterativeDeepening | Revision | StepSpeculation | SpawnJoin | HogwildWorkers
+    | ConfidentVote | BudgetForcing | IterativeDeepening | Revision | Stack | StepSpeculation | SpawnJoin
+    | HogwildWorkers
 )  # fmt: skip
 STRATEGIES: dict[str, type[StrategyConfig]] = by_name(get_args(AnyStrategy))
 

@@ -19,7 +19,7 @@ from search.ledger import Cost, Ledger
 from search.searcher import Searcher, SearchProblem
 from search.strategies.votes import elect
 
-Kind = Literal["generate", "rank", "fuse", "critique", "verify"]
+Kind = Literal["generate", "rank", "fuse", "critique", "revise", "verify", "unit_test"]
 Texts = Callable[[SearchProblem, Sequence["Proposal"]], Any]
 
 
@@ -91,12 +91,14 @@ def _bound(searcher: Searcher) -> int:
 
 
 def written_by(
-    searcher: Searcher, kind: Literal["fuse", "critique"], prompt: Texts, name: str | None = None
+    searcher: Searcher, kind: Literal["fuse", "critique", "revise"], prompt: Texts, name: str | None = None
 ) -> Component:
-    """A policy fuses all candidates into one, or criticises each: it goes on from `prompt(problem, candidates)`.
+    """A policy fuses all candidates into one, criticises each, or writes each anew: it goes on from
+    `prompt(problem, candidates)`.
 
-    For a critique the prompt is made of one candidate at a time. A fuser that gives no answer keeps the first
-    candidate; a critic that gives none adds nothing. Random numbers depend on the problem's number, as everywhere.
+    For a critique and a revision the prompt is made of one candidate at a time, with the critiques that it got. A fuser
+    that gives no answer keeps the first candidate, a reviser the one that it read; a critic that gives none adds
+    nothing. Random numbers depend on the problem's number, as everywhere.
     """
     most = _bound(searcher)
 
@@ -116,10 +118,15 @@ def written_by(
         ]
         return after, added([cost for _, _, cost in asked])
 
+    def revise(problem: SearchProblem, before: list[Proposal]) -> tuple[list[Proposal], Cost]:
+        asked = [ask(problem, [p]) for p in before]
+        after = [p if a is None else Proposal(a, score) for p, (a, score, _) in zip(before, asked)]
+        return after, added([cost for _, _, cost in asked])
+
     name = name or f"{kind}_{searcher.strategy.name}"
     if kind == "fuse":
         return Component(name, "fuse", fuse, lambda n: most, lambda n: 1)
-    return Component(name, "critique", critique, lambda n: n * most, lambda n: n)
+    return Component(name, kind, critique if kind == "critique" else revise, lambda n: n * most, lambda n: n)
 
 
 def rank(
@@ -155,6 +162,28 @@ def verify(accepts: Callable[[SearchProblem, Proposal], bool], max_tokens: int =
         return accepted or before, Cost(verifier_tokens=read)
 
     return Component(name, "verify", run, lambda n: n * max_tokens, lambda n: n)
+
+
+def unit_test(
+    tests: Callable[[SearchProblem], tuple[Sequence[Any], Cost]],
+    passes: Callable[[SearchProblem, Proposal, Any], bool],
+    most: int = 0,
+    name: str = "unit_test",
+) -> Component:
+    """Every candidate is run on a problem's tests; its score is the share of them that it passes.
+
+    tests: those of the task, which cost nothing, or those that a policy writes, with what that cost, which is at most
+    `most` tokens and does not grow with the candidates. Without tests candidates stay as they are.
+    """
+
+    def run(problem: SearchProblem, before: list[Proposal]) -> tuple[list[Proposal], Cost]:
+        written, cost = tests(problem)
+        if not written:
+            return before, cost
+        shares = [sum(passes(problem, p, test) for test in written) / len(written) for p in before]
+        return [dataclasses.replace(p, score=share) for p, share in zip(before, shares, strict=True)], cost
+
+    return Component(name, "unit_test", run, lambda n: most, lambda n: n)
 
 
 def vote(answer: Callable[[tuple[int, ...]], Any], weighted: bool = False) -> Component:
@@ -332,3 +361,48 @@ def successive_halving(
         alive.sort()
         number = min(number * eta, len(problems))
     return _chosen(list(trials.values()), candidates, purse)
+
+
+def grow(
+    generators: Sequence[Component],
+    layers: Sequence[Component],
+    ends: Sequence[Component],
+    problems: Sequence[SearchProblem],
+    reward: Reward,
+    budget: int,
+    most: int,
+    depth: int = 3,
+) -> Chosen:
+    """Layer by layer, the one that raises the mean reward most, at equal cost (greedy; after Archon's search).
+
+    Between a generator and an end lie no layers at first. In every stage each of `layers` is tried at every place among
+    those that were chosen, with each of `ends`, and begun by the last of `generators`, which are in order of size, with
+    which the composition costs at most `most` tokens a problem: a layer is paid for with candidates. It stops after
+    `depth` layers, or when none raises the mean. Ties: the earlier. `trials` are in the order of stages.
+    """
+    purse, trials, layered = _Purse(budget, reward), list[Trial](), tuple[Component, ...]()
+    best: Trial | None = None
+    for stage in range(depth + 1):
+        places = range(len(layered) + 1)
+        bodies = [(*layered[:i], layer, *layered[i:]) for layer in layers for i in places] if stage else [layered]
+        space = [_largest(generators, (*body, end), most) for body in dict.fromkeys(bodies) for end in ends]
+        new = [purse.try_on(Trial(c, {}), problems) for c in space if c is not None]
+        require(bool(new or trials), "most", f"of {most} tokens pays for no composition", "raise it")
+        trials += new
+        whole = [trial for trial in new if len(trial.rewards) == len(problems)]
+        if not whole:
+            break
+        winner = max(whole, key=lambda trial: trial.mean)
+        if best is not None and winner.mean <= best.mean:
+            break
+        best, layered = winner, winner.composition.components[1:-1]
+    return _chosen(trials, trials if best is None else [best], purse)
+
+
+def _largest(generators: Sequence[Component], rest: tuple[Component, ...], most: int) -> Composition | None:
+    """The composition begun by the last generator with which it fits and costs at most so many tokens."""
+    for generator in reversed(generators):
+        found = compositions([[component] for component in (generator, *rest)])
+        if found and found[0].most <= most:
+            return found[0]
+    return None

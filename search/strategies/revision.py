@@ -79,7 +79,7 @@ def revision(
         if pick == "verifier":
             return by_score(state, view)
         assert answer_of is not None
-        found = codes(partial(_last_answer, answer_of, separator), view)
+        found = codes(partial(last_answer, answer_of, separator), view)
         weight = (found != UNREAD).astype(jnp.float32)
         table, votes = found.reshape(attempts, chains), weight.reshape(attempts, chains)
         best = jax.vmap(leader, in_axes=1)(table, votes)  # [chains], -1 for a chain that nobody can read
@@ -109,7 +109,7 @@ def _remembered(
     return cut, forced, cut + kept - start + 1 < max_tokens
 
 
-def _last_answer(answer_of: AnswerOf, separator: int, tokens: jax.Array, length: jax.Array) -> jax.Array:
+def last_answer(answer_of: AnswerOf, separator: int, tokens: jax.Array, length: jax.Array) -> jax.Array:
     """`answer_of` of what stands behind the last separator."""
     index = jnp.arange(len(tokens))
     start = jnp.max(jnp.where(tokens == separator, index + 1, 0))

@@ -164,6 +164,18 @@ def program(prompt: str, steps: list[str]) -> bool:
     return len(asked) == 7
 
 
+def repair(prompt: str, steps: list[str]) -> bool:
+    shown, _ = prompt.rstrip(">").split(";")
+    pairs = [tuple(map(int, pair)) for pair in shown.split(",")]
+    if len(steps) != len(pairs) - 1 or not all(re.fullmatch("[+][1-6]|[*][2-6]", step) for step in steps):
+        return False
+    for step, before, there in zip(steps, pairs, pairs[1:], strict=False):
+        n = int(step[1:])
+        if tuple((x + n if step[0] == "+" else x * n) % 7 for x in before) != there:
+            return False
+    return True
+
+
 def tag(prompt: str, steps: list[str]) -> bool:
     listed, state = prompt.rstrip(">").split(";")
     rules = dict(rule.split(":") for rule in listed.split(","))
@@ -289,6 +301,7 @@ CHECKS = {
     "arithmetic": arithmetic,
     "modular": modular,
     "program": program,
+    "repair": repair,
     "reasoned": reasoned,
     "tag": tag,
     "lookup": lookup,

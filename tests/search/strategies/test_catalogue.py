@@ -31,6 +31,7 @@ from search.strategies.pruning import ConfidenceScorer, confident_vote, pruning,
 from search.strategies.revision import revision
 from search.strategies.setting import NeedsPolicy, Setting
 from search.strategies.spawn_join import Calls, spawn_join
+from search.strategies.stack import stack
 from search.strategies.step_speculation import JudgeScorer, OfLarge, PairedDecoder, step_speculation
 from search.strategies.stopping import adaptive_consistency, early_stopping
 from search.strategies.strategy import Strategy, View
@@ -63,6 +64,9 @@ SPOKEN: dict[str, Callable[[], Strategy]] = {
     ),
     'spawn_join:children=2,call="[",child=-,close="]",reply=<,result=+,done=>,mark="="': lambda: spawn_join(
         2, CALLS, LONG
+    ),
+    'stack:samples=4,keep=[2,1],mark="hm ",behind="="': lambda: stack(
+        4, (2, 1), tuple(b"hm "), 0, LONG, behind=ord("=")
     ),
     "step_speculation:samples=2,small=there,threshold=0.4": lambda: step_speculation(2, 0.4),
 }  # fmt: skip

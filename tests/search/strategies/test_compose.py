@@ -18,10 +18,12 @@ from search.strategies.compose import (
     Proposal,
     compositions,
     generate,
+    grow,
     random_search,
     rank,
     successive_halving,
     tokens_of,
+    unit_test,
     verify,
     vote,
     written_by,
@@ -167,6 +169,95 @@ def test_random_search_tries_in_a_random_order_and_keeps_the_best() -> None:
     assert len(orders) > 3
     again = random_search(ARMS, PROBLEMS[:3], noisy, budget=10**6, seed=1)
     assert [t.rewards for t in again.trials] == [t.rewards for t in chosen.trials]
+
+
+def test_a_policy_writes_every_candidate_anew_with_the_critiques_it_got(searcher: Searcher) -> None:
+    seen: list[tuple] = []
+
+    def prompt(problem: SearchProblem, group: object) -> int:
+        assert isinstance(group, list)
+        seen.extend((p.tokens, len(p.critiques)) for p in group)
+        return 2
+
+    critic, reviser = written_by(searcher, "critique", prompt), written_by(searcher, "revise", prompt)
+    composition = Composition((generate(searcher), rank(2), critic, reviser, rank(1)))
+    first = [p.tokens for p in rank(2).run(PROBLEMS[0], generate(searcher).run(PROBLEMS[0], [])[0])[0]]
+    answer, cost = composition.run(PROBLEMS[0])
+    alone = next(searcher.run([SearchProblem(0, 2)]))
+    assert answer is not None and answer.tokens == alone.answer and answer.critiques == ()
+    assert seen == [(tokens, n) for n in (0, 1) for tokens in first]
+    assert tokens_of(cost) == composition.most == 5 * N * DEPTH
+
+
+def test_candidates_are_run_on_tests_and_scored_by_the_share_that_they_pass() -> None:
+    ran: list[tuple[int, int]] = []
+
+    def tests(problem: SearchProblem) -> tuple[list[int], Cost]:
+        return [2, 3, 5][: problem.number], Cost(generated_tokens=4 * problem.number)
+
+    def passes(problem: SearchProblem, proposal: Proposal, test: int) -> bool:
+        ran.append((proposal.tokens[0], test))
+        return proposal.tokens[0] % test == 0
+
+    component = unit_test(tests, passes, most=12)
+    before = [Proposal((n,), 0.9) for n in (7, 4, 6, 30)]
+    after, cost = component.run(SearchProblem(3, 0), before)
+    assert [p.score for p in after] == [0, 1 / 3, 2 / 3, 1] and [p.tokens for p in after] == [p.tokens for p in before]
+    assert ran == [(n, test) for n in (7, 4, 6, 30) for test in (2, 3, 5)]
+    assert tokens_of(cost) == component.most(4) == component.most(1) == 12
+    assert component.run(SearchProblem(0, 0), before) == (before, Cost())
+    assert rank(1).run(SearchProblem(3, 0), after)[0][0].tokens == (30,)
+
+
+def layer(name: str, gain: float, each: int) -> Component:
+    """Adds to every candidate's score, once, for so many tokens each."""
+
+    def run(problem: SearchProblem, before: list[Proposal]) -> tuple[list[Proposal], Cost]:
+        mine = (each,)
+        after = [Proposal(p.tokens, p.score + gain * (mine not in p.critiques), critiques=(mine,)) for p in before]
+        return after, Cost(generated_tokens=each * len(before))
+
+    return Component(name, "revise", run, lambda n: n * each, lambda n: n)
+
+
+def several(count: int) -> Component:
+    """Candidates, the last of which is the best, and the better the more there are."""
+
+    def run(problem: SearchProblem, before: list[Proposal]) -> tuple[list[Proposal], Cost]:
+        return [Proposal((i,), i / 10) for i in range(count)], Cost(generated_tokens=10 * count)
+
+    return Component(f"several_{count}", "generate", run, lambda n: 10 * count, lambda n: n + count)
+
+
+GENERATORS = [several(count) for count in range(1, 9)]
+LAYERS = [layer("dear", 0.25, 10), layer("cheap", 0.15, 2), layer("useless", 0.0, 0), rank(2)]
+ENDS = [vote(first_token), rank(1)]
+
+
+def test_a_stack_grows_by_the_best_layer_at_equal_cost_until_none_helps() -> None:
+    """At 80 tokens: eight candidates alone are worth .7; with `dear` it is four, at .3 + .25; with `cheap` six, at .5 +
+    .15, or .5 + .3 where it is better."""
+    grown = grow(GENERATORS, LAYERS, ENDS, PROBLEMS[:3], noisy, budget=10**6, most=80)
+    assert grown.best.composition.name == "several_8 > rank_1"  # no layer alone is worth its candidates
+    better = [*LAYERS[:1], layer("cheap", 0.3, 2), *LAYERS[2:]]
+    grown = grow(GENERATORS, better, ENDS, PROBLEMS[:3], noisy, budget=10**6, most=80, depth=2)
+    names = [t.composition.name for t in grown.trials]
+    assert names[:3] == ["several_8 > majority", "several_8 > rank_1", "several_4 > dear > majority"]
+    # .7, then .5 + .3 with six, then .6 + .3 with seven of which two go on: a layer may come before another
+    assert grown.best.composition.name == "several_7 > rank_2 > cheap > majority" and len(names) == 2 + 8 + 14
+    assert grown.best.mean == pytest.approx(0.9, abs=0.02)
+    assert all(t.composition.most <= 80 for t in grown.trials)
+    shallow = grow(GENERATORS, better, ENDS, PROBLEMS[:3], noisy, budget=10**6, most=80, depth=0)
+    assert shallow.best.composition.name == "several_8 > rank_1" and len(shallow.trials) == 2
+
+
+def test_a_stack_keeps_what_it_measured_when_its_budget_ends() -> None:
+    whole = grow(GENERATORS, LAYERS, ENDS, PROBLEMS[:3], noisy, budget=10**6, most=80)
+    cut = grow(GENERATORS, LAYERS, ENDS, PROBLEMS[:3], noisy, budget=500, most=80)
+    assert cut.exhausted and not whole.exhausted and tokens_of(cut.ledger.total) <= 500
+    assert cut.best.composition.name == "several_8 > rank_1"
+    with pytest.raises(ConfigError, match="pays for no composition"):
+        grow(GENERATORS, LAYERS, ENDS, PROBLEMS[:3], noisy, budget=10**6, most=9)
 
 
 def test_a_budget_that_pays_for_nothing_is_refused() -> None:
