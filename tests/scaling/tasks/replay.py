@@ -7,6 +7,8 @@ from collections import Counter
 
 import numpy as np
 
+from scaling.tasks.facts import Facts
+
 NUMBER = "(0|[1-9][0-9]*)"
 
 
@@ -151,6 +153,24 @@ def reasoned(prompt: str, steps: list[str]) -> bool:
     return thought and re.fullmatch(f"[:!]{NUMBER}", steps[-1]) is not None and modular(prompt, [steps[-1][1:]])
 
 
+def dag(prompt: str, steps: list[str]) -> bool:
+    values: dict[str, int] = {}
+    for node in prompt.rstrip("=").split(","):
+        left, right = (values[x] if x in values else int(x) for x in (node[1], node[3]))
+        values[node[0]] = {"+": left + right, "-": left - right, "*": left * right}[node[2]] % 10
+    chain = all(re.fullmatch("[a-p][0-9][-+*][0-9]=[0-9]", step) for step in steps)
+    atom = len(steps) == 1 and re.fullmatch("([?][^;]*;)?[a-p][0-9]", steps[0])
+    return bool(chain or atom) and int(steps[-1][-1]) == values[node[0]]
+
+
+def facts(prompt: str, steps: list[str]) -> bool:
+    *thought, answer = steps
+    at = prompt[0]
+    for relation in prompt[1:-1]:
+        at = Facts().fact(at, relation)
+    return all(re.fullmatch("~?[a-z][0-7][a-z]", step) for step in thought) and answer == f":{at}"
+
+
 def program(prompt: str, steps: list[str]) -> bool:
     if len(steps) > 3 or not all(re.fullmatch("[+][1-6]|[*][2-6]|s", step) for step in steps):
         return False
@@ -277,6 +297,8 @@ CHECKS = {
     "arithmetic": arithmetic,
     "modular": modular,
     "program": program,
+    "dag": dag,
+    "facts": facts,
     "reasoned": reasoned,
     "tag": tag,
     "lookup": lookup,
