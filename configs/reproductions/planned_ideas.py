@@ -1,0 +1,167 @@
+"""Solutions by combinations of observations, against as many tokens of solutions drawn again and again.
+
+    python -m launch.reproduce planned_ideas --workdir runs/reproductions/planned_ideas
+
+A policy of 0.06M weights learns three things from countdown with three numbers: to solve it (after `!`), to note one
+operation of a solution (`?8-5=3;`), and to solve it with one or two notes, of which some are wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from configs.reproductions import _imitation as imitation
+from scaling.laws.coverage import pass_at_k
+from scaling.reproduction import Measured, Reproduction, Workspace, bootstrap_interval
+from scaling.tasks.countdown import Countdown
+from scaling.tasks.task import Problem
+from scaling.tasks.text import CharTokenizer
+from search.config import SearchConfig
+from search.decoder import TransformerDecoder
+from search.engine.sampling import Sampling
+from search.metrics import idea_diversity
+from search.searcher import Found, Searcher, SearchProblem
+from search.strategies.best_of_n import best_of_n
+from search.strategies.plan_search import plan_search
+
+TASK, MARKS = Countdown(), "?;!"
+TOKENS = CharTokenizer(TASK.alphabet + MARKS)
+OBSERVE, CLOSE, SOLVE, END = (int(t) for t in TOKENS.encode(MARKS + TASK.end))
+LOOKS, SAMPLES, K = 4, 24, 4  # observations; samples without; and how many of either are compared with one
+TEMPERATURES = (0.5, 0.75, 1.0, 1.25)
+DECIDES = TEMPERATURES.index(1.0)
+PROMPT, ROOM = len("30:20,20,20>!"), 2 * len("?20*20=400;") + len("!20*20=400>400,20|400-20=380>380.")
+MODEL, SEQ = imitation.small(TOKENS, 64), PROMPT + ROOM - 1
+TRAIN = imitation.imitated(800, SEQ, batch=64)
+WRONG, LEAST = 0.3, 0.5  # share of notes that are any legal operation; the least correlation of interest
+
+
+def get_reproduction() -> Reproduction:
+    return Reproduction(
+        name="planned_ideas",
+        methods=(19,),
+        claim="Solutions after combinations of observations differ more in their ideas, and one of them is right more "
+        "often, than as many tokens of solutions drawn again and again; and how much they differ predicts the gain",
+        source="Wang et al. 2024, Planning in natural language improves LLM search for code generation, "
+        "arXiv:2409.03733",
+        smallest_effect=0.0,
+        unit="the least of: chance that two solutions differ in expression, with plans less without; share of problems "
+        "with a right solution, with all plans less with as many tokens of samples; correlation, over temperatures and "
+        "both ways, of that chance with the logarithm of pass@4 over pass@1, less 0.5",
+        minutes=5,
+        not_covered="programs and language models: an observation is one operation of countdown with three numbers, an "
+        "idea is an expression up to the order of sums and products, and plans are not put in words. No observations "
+        "about observations. Tokens are those drawn; reading observations is not among them",
+        simulated=False,
+        run=run,
+    )
+
+
+def taught(count: int, seed: int) -> imitation.Rows:
+    """Of every problem a solution, a note, and a solution after notes that are not learned."""
+    rng, rows = np.random.default_rng(seed), []
+    for problem in TASK.generate(seed, count):
+        moves = [step for step, _ in TASK.moves(problem, TASK.start(problem))]
+
+        def noted(steps: Sequence[str]) -> str:
+            return f"?{steps[rng.integers(len(steps))].split('>')[0]};"
+
+        solutions = [TASK.solution(problem, rng) for _ in range(3)]
+        steps = solutions[2].rstrip(TASK.end).split(TASK.delimiter)
+        notes = "".join(noted(moves if rng.random() < WRONG else steps) for _ in range(rng.integers(1, 3)))
+        look = noted(solutions[1].rstrip(TASK.end).split(TASK.delimiter))
+        rows.append((problem.prompt, [("!", False), (solutions[0], True)]))
+        rows.append((problem.prompt, [("?", False), (look[1:], True)]))
+        rows.append((problem.prompt, [(f"{notes}!", False), (solutions[2], True)]))
+    return imitation.rows_of(TOKENS, SEQ, rows)
+
+
+def judged(problem: Problem, texts: Sequence[str]) -> list[float | None]:
+    """Of a problem's solutions: how many, how many right, and how different their ideas, None for fewer than two."""
+    right = sum(TASK.verify(problem, text) for text in texts)
+    apart = idea_diversity(TASK.answer(text) for text in texts)
+    return [len(texts), right, None if np.isnan(apart) else apart]
+
+
+def searched(params: Any, problems: Sequence[Problem], planned: bool, temperature: float) -> list[list]:
+    """`judged` and the tokens drawn, of every problem."""
+    config = SearchConfig(
+        problems=32, prompt_len=PROMPT, max_tokens=ROOM, max_steps=8, max_rounds=4, delimiters=(CLOSE,), ends=(END,),
+        sampling=Sampling(temperature),
+    )  # fmt: skip
+    strategy = best_of_n(SAMPLES, scored=False)
+    if planned:
+        strategy = plan_search(LOOKS, OBSERVE, CLOSE, SOLVE, ROOM, scored=False)
+    search = Searcher(TransformerDecoder(MODEL, params, PROMPT), strategy, config)
+    prompts = [TOKENS.encode(problem.prompt + "!" * (not planned)) for problem in problems]
+
+    def row(found: Found) -> list:
+        written = [c.tokens for c in found.candidates[LOOKS * planned :] if c.tokens]
+        texts = [TOKENS.decode(tokens).rpartition("!")[2] for tokens in written]
+        return [*judged(problems[found.problem.number], texts), found.cost.generated_tokens]
+
+    asked = (SearchProblem(i, tuple(int(t) for t in prompt)) for i, prompt in enumerate(prompts))
+    rows = {found.problem.number: row(found) for found in search.run(asked)}
+    return [rows[i] for i in range(len(problems))]
+
+
+def compared(work: Workspace) -> dict[str, list]:
+    """`searched` with plans and without, by temperature."""
+    problems = TASK.generate(1, 24 if work.quick else 600, "test")
+    params = imitation.Learner(MODEL, TRAIN).learn(taught(200 if work.quick else 6000, 0), 0)
+    found: dict[str, list] = {"samples": [], "plans": []}
+    for temperature in TEMPERATURES:
+        for way, rows in found.items():
+            rows.append(searched(params, problems, way == "plans", temperature))
+            work.say(f"{way}, temperature {temperature}: {np.nanmean(np.array(rows[-1], float), 0).round(3)}")
+    return found
+
+
+def run(work: Workspace) -> Measured:
+    found = work.keep("compared", partial(compared, work))
+    both = {way: np.array(rows, float).transpose(1, 0, 2) for way, rows in found.items()}  # [problems, temperatures, 4]
+
+    def passed(rows: np.ndarray, k: Any) -> np.ndarray:
+        return pass_at_k(rows[..., 0], rows[..., 1], np.minimum(k, rows[..., 0]))
+
+    # Of every problem: pass@1, pass@K and diversity of each temperature, with plans and without.
+    cells = np.stack([np.stack([passed(r, 1), passed(r, K), r[..., 2]], -1) for r in both.values()], 1)
+    samples, plans = both["samples"][:, DECIDES], both["plans"][:, DECIDES]
+    equal = np.clip(plans[:, 3] / (samples[:, 3] / SAMPLES), 1, SAMPLES)
+    every = np.arange(1, SAMPLES + 1)
+    curve = pass_at_k(SAMPLES, samples[:, 1:2], every)
+    without = np.array([np.interp(k, every, row) for k, row in zip(equal, curve)])
+    rows = np.concatenate([cells.reshape(len(cells), -1), without[:, None], plans[:, 1:2] > 0], 1)
+
+    def means(rows: np.ndarray) -> np.ndarray:
+        """[ways, temperatures, (pass@1, pass@K, diversity)]."""
+        return np.nanmean(rows[:, :-2], 0).reshape(2, len(TEMPERATURES), 3)
+
+    def parts(rows: np.ndarray) -> list[float]:
+        cells = means(rows)
+        related = np.corrcoef(cells[..., 2].ravel(), np.log(cells[..., 1] / cells[..., 0]).ravel())[0, 1]
+        apart = cells[1, DECIDES, 2] - cells[0, DECIDES, 2]
+        return [float(apart), float((rows[:, -1] - rows[:, -2]).mean()), float(related) - LEAST]
+
+    def effect(rows: np.ndarray) -> float:
+        return min(parts(rows))
+
+    names = ("difference of ideas, with plans less without", "right with plans less without, for equal tokens",
+             "correlation less 0.5")  # fmt: skip
+    of = means(rows)
+    lines = {way: {"x": of[i, :, 2].tolist(), "y": (of[i, :, 1] / of[i, :, 0]).tolist()} for i, way in enumerate(both)}
+    details = {
+        "curves": [{"x": "chance that two solutions differ", "y": "pass@4 over pass@1", "log": "", "lines": lines}],
+        "parts of the effect": {name: [parts(rows)[i], *bootstrap_interval(rows, lambda r, i=i: parts(r)[i])]
+                                for i, name in enumerate(names)},
+        "pass@1, pass@4 and chance that two solutions differ, by temperature": {
+            way: dict(zip(map(str, TEMPERATURES), of[i].tolist())) for i, way in enumerate(both)},
+        "right, with all plans and with samples for as many tokens": [float(rows[:, -1].mean()), float(without.mean())],
+        "solutions with plans, and samples for as many tokens": [float(plans[:, 0].mean()), float(equal.mean())],
+    }  # fmt: skip
+    flops = imitation.Learner(MODEL, TRAIN).flops
+    return Measured(effect(rows), bootstrap_interval(rows, effect), float(flops), details)
