@@ -34,7 +34,7 @@ BUDGETS = (*range(0, ROUND, STEP), *(ROUND + i * (ROUND + 1) for i in range(ROUN
 TOKENS = CharTokenizer.of(ALL)
 PROMPT, ROOM = len("k314="), BUDGETS[-1] + len(":m.")
 MODEL, SEQ = imitation.small(TOKENS), PROMPT + ROOM - 1
-TRAIN = imitation.imitated(300, SEQ, batch=64)
+STEPS = 300
 CUT, PEAK = 0.2, 0.02  # share of thoughts that end early; the least of interest
 
 
@@ -57,6 +57,11 @@ def get_reproduction() -> Reproduction:
         simulated=False,
         run=run,
     )
+
+
+def learner(quick: bool) -> imitation.Learner:
+    """What learns, for as long as decides, or for seconds."""
+    return imitation.Learner(MODEL, imitation.imitated(5 if quick else STEPS, SEQ, batch=64))
 
 
 def taught(share: int, count: int, seed: int) -> imitation.Rows:
@@ -97,7 +102,7 @@ def answered(search: Searcher, params: Any, task: Facts, problems: Sequence[Prob
 def swept(work: Workspace) -> dict:
     """By policy, of the problems of every seed after one another: right at every budget and without one, and whether
     all facts were told; and of all, the tokens without a budget and answers that cannot be read at the largest."""
-    count, learner = (64 if work.quick else 1000), imitation.Learner(MODEL, TRAIN)
+    count = 64 if work.quick else 1000
     worlds = {seed: Facts(world=seed) for seed in SEEDS}
     problems = {seed: world.generate(10 + seed, count, "test") for seed, world in worlds.items()}
     found: dict[str, dict] = {}
@@ -105,7 +110,7 @@ def swept(work: Workspace) -> dict:
     for name, share in SHARES.items():
         found[name] = {"right": [], "told": [], "tokens": [], "unread": []}
         for seed in SEEDS:
-            policies[name, seed] = learner.learn(taught(share, 500 if work.quick else 6000, seed), seed)
+            policies[name, seed] = learner(work.quick).learn(taught(share, 500 if work.quick else 6000, seed), seed)
             told = Facts(known=share, world=seed)
             found[name]["told"] += [all(told.knows(*s[:2]) for s in told.right_steps(p)) for p in problems[seed]]
     for budget in (*BUDGETS, None):
@@ -166,5 +171,5 @@ def run(work: Workspace) -> Measured:
     }  # fmt: skip
     by_seed = right[more].reshape(len(SEEDS), -1, len(BUDGETS)).mean(1)
     details["accuracy of more facts, by seed and budget"] = by_seed.tolist()
-    flops = imitation.Learner(MODEL, TRAIN).flops * len(SHARES) * len(SEEDS)
+    flops = learner(work.quick).flops * len(SHARES) * len(SEEDS)
     return Measured(effect(rows), bootstrap_interval(rows, effect), float(flops), details)

@@ -32,7 +32,7 @@ TOKENS = CharTokenizer.of(TASK)
 NODES = TASK.leaves + TASK.middle * TASK.layers + 1
 PROMPT, ROOM = NODES * len("a3+4,"), NODES * len("a3+4=7|")
 MODEL, SEQ = imitation.small(TOKENS), PROMPT + ROOM - 1
-TRAIN = imitation.imitated(600, SEQ, batch=64)
+STEPS = 600
 MARK, DELIMITER, END = (int(t) for t in TOKENS.encode(QUESTION + CLOSE + TASK.end))
 WAYS: dict[str, tuple[str, Strategy]] = {  # the mark that asks for it, and what is searched with
     "chain": ("=", best_of_n(1, scored=False)),
@@ -58,6 +58,11 @@ def get_reproduction() -> Reproduction:
         simulated=False,
         run=run,
     )
+
+
+def learner(quick: bool) -> imitation.Learner:
+    """What learns, for as long as decides, or for seconds."""
+    return imitation.Learner(MODEL, imitation.imitated(5 if quick else STEPS, SEQ, batch=64))
 
 
 def taught(count: int, seed: int) -> imitation.Rows:
@@ -90,9 +95,9 @@ def answered(params: Any, way: str, problems: Sequence[Problem]) -> list[list[fl
 
 def both(work: Workspace) -> dict[str, list]:
     """`answered` by both ways, of the problems of every seed after one another."""
-    learner, found = imitation.Learner(MODEL, TRAIN), {way: [] for way in WAYS}
+    found: dict[str, list] = {way: [] for way in WAYS}
     for seed in SEEDS:
-        params = learner.learn(taught(200 if work.quick else 8000, seed), seed)
+        params = learner(work.quick).learn(taught(200 if work.quick else 8000, seed), seed)
         problems = TASK.generate(100 + seed, 32 if work.quick else 1000, "test")
         for way in WAYS:
             rows = answered(params, way, problems)
@@ -125,5 +130,5 @@ def run(work: Workspace) -> Measured:
         "accuracy by seed": {way: rows[:, i, 0].reshape(len(SEEDS), -1).mean(1).tolist() for i, way in enumerate(WAYS)},
         "tokens of a chain that leaves out operations on digits": float(ROOM - 4 * TASK.leaves),
     }  # fmt: skip
-    flops = imitation.Learner(MODEL, TRAIN).flops * len(SEEDS)
+    flops = learner(work.quick).flops * len(SEEDS)
     return Measured(effect(rows), bootstrap_interval(rows, effect), float(flops), details)

@@ -36,7 +36,7 @@ TEMPERATURES = (0.5, 0.75, 1.0, 1.25)
 DECIDES = TEMPERATURES.index(1.0)
 PROMPT, ROOM = len("30:20,20,20>!"), 2 * len("?20*20=400;") + len("!20*20=400>400,20|400-20=380>380.")
 MODEL, SEQ = imitation.small(TOKENS, 64), PROMPT + ROOM - 1
-TRAIN = imitation.imitated(800, SEQ, batch=64)
+STEPS = 800
 WRONG, LEAST = 0.3, 0.5  # share of notes that are any legal operation; the least correlation of interest
 
 
@@ -59,6 +59,11 @@ def get_reproduction() -> Reproduction:
         simulated=False,
         run=run,
     )
+
+
+def learner(quick: bool) -> imitation.Learner:
+    """What learns, for as long as decides, or for seconds."""
+    return imitation.Learner(MODEL, imitation.imitated(5 if quick else STEPS, SEQ, batch=64))
 
 
 def taught(count: int, seed: int) -> imitation.Rows:
@@ -112,7 +117,7 @@ def searched(params: Any, problems: Sequence[Problem], planned: bool, temperatur
 def compared(work: Workspace) -> dict[str, list]:
     """`searched` with plans and without, by temperature."""
     problems = TASK.generate(1, 24 if work.quick else 600, "test")
-    params = imitation.Learner(MODEL, TRAIN).learn(taught(200 if work.quick else 6000, 0), 0)
+    params = learner(work.quick).learn(taught(200 if work.quick else 6000, 0), 0)
     found: dict[str, list] = {"samples": [], "plans": []}
     for temperature in TEMPERATURES:
         for way, rows in found.items():
@@ -163,5 +168,5 @@ def run(work: Workspace) -> Measured:
         "right, with all plans and with samples for as many tokens": [float(rows[:, -1].mean()), float(without.mean())],
         "solutions with plans, and samples for as many tokens": [float(plans[:, 0].mean()), float(equal.mean())],
     }  # fmt: skip
-    flops = imitation.Learner(MODEL, TRAIN).flops
+    flops = learner(work.quick).flops
     return Measured(effect(rows), bootstrap_interval(rows, effect), float(flops), details)
