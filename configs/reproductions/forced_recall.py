@@ -4,7 +4,9 @@
 
 Policies of 0.06M weights learn to answer questions of three facts (scaling/tasks/facts.py), some from 60 and some from
 90 per cent of the facts, and are asked about all. A thought recalls fact by fact; where a recollection is wrong, a `~`
-begins another one.
+begins another one. A wait that is forced after a right recollection spoils it: of questions whose facts were all
+learned, 99.9 per cent are right after one recollection and 67 per cent after five. A trial of one seed that is not judged
+saw 0.76 and 0.73 after one and after two.
 """
 
 from __future__ import annotations
@@ -52,8 +54,8 @@ def get_reproduction() -> Reproduction:
         minutes=4,
         not_covered="medicine and language models; budgets in words, and ends of thoughts that differ in how sure they "
         "are. In what the policies learn from, a wait only ever follows a wrong recollection. All write greedily; "
-        "budgets are whole recollections, of which the largest is five, as many as the longest text of training has. "
-        "The best budget is chosen on the other half of the problems",
+        "budgets are whole recollections, up to five, which is the most that a text of training has; one in five has a "
+        "second, and one in six hundred a fifth. The best budget is chosen on the other half of the problems",
         simulated=False,
         run=run,
     )

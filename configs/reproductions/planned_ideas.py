@@ -31,8 +31,8 @@ from search.strategies.plan_search import plan_search
 TASK, MARKS = Countdown(), "?;!"
 TOKENS = CharTokenizer(TASK.alphabet + MARKS)
 OBSERVE, CLOSE, SOLVE, END = (int(t) for t in TOKENS.encode(MARKS + TASK.end))
-LOOKS, SAMPLES, K = 4, 24, 4  # observations; samples without; and how many of either are compared with one
-TEMPERATURES = (0.5, 0.75, 1.0, 1.25)
+LOOKS, SAMPLES, K = 4, 16, 4  # observations; samples without; and how many of either are compared with one
+TEMPERATURES = (0.6, 1.0, 1.4)
 DECIDES = TEMPERATURES.index(1.0)
 PROMPT, ROOM = len("30:20,20,20>!"), 2 * len("?20*20=400;") + len("!20*20=400>400,20|400-20=380>380.")
 MODEL, SEQ = imitation.small(TOKENS, 64), PROMPT + ROOM - 1
