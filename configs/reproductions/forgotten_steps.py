@@ -4,9 +4,9 @@
 
 Policies of 0.06M weights learn both from the same problems: quantities worked out of one another, modulo 10
 (scaling/tasks/dag.py). A mark at the end of a problem says which is asked for.
-One of the two policies solves all problems either way, so that it says nothing of accuracy but that nothing is lost; the
-other, at a quarter of them, decides. A trial of a third that is not judged, of 500 steps, was right in 26 per cent of
-problems with a chain and in 51 with questions that replace each other.
+One of the two policies solves all problems either way, and says only that nothing is lost; the other, at a quarter of
+them, is ahead with questions that replace each other. A trial of a third that is not judged, of 500 steps, was right in
+26 per cent of problems with a chain and in 51 with questions.
 """
 
 from __future__ import annotations
