@@ -5,8 +5,8 @@
 Policies of 0.06M weights learn to answer questions of three facts (scaling/tasks/facts.py), some from 60 and some from
 90 per cent of the facts, and are asked about all. A thought recalls fact by fact; where a recollection is wrong, a `~`
 begins another one. A wait that is forced after a right recollection spoils it: of questions whose facts were all
-learned, 99.9 per cent are right after one recollection and 67 per cent after five. A trial of one seed that is not judged
-saw 0.76 and 0.73 after one and after two.
+learned, 99.9 per cent are right after one recollection and 67 per cent after five. A trial of one seed that is not
+judged saw 0.76 and 0.73 after one and after two.
 """
 
 from __future__ import annotations
