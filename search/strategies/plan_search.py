@@ -57,7 +57,7 @@ def plan_search(
     fix = f"use 0 to {observations}"
     require(0 <= most <= observations, "most", f"is {most}", fix)
     require(len({observe, close, solve}) == 3, "observe", "close and solve repeat a token", "give each its own token")
-    chosen = subsets(observations, most)
+    chosen = jnp.asarray(subsets(observations, most))
     plans = len(chosen)
     width = max(observations, plans)
     rows = jnp.arange(width)
@@ -70,7 +70,7 @@ def plan_search(
     def select(key: jax.Array, state: Plans, view: View) -> tuple[Choice, Plans]:
         tokens, length = view.tokens[:observations], view.length[:observations]
         new = _new(close, tokens, length)
-        forced = made_of(jnp.asarray(chosen), tokens, length)
+        forced = made_of(chosen, tokens, length)
         possible = (~chosen | new).all(1)
         looking = view.round == 0
         live = jnp.where(looking, rows < observations, _wide(possible, width, False))
