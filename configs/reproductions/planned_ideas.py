@@ -5,8 +5,8 @@
 A policy of 0.06M weights learns three things from countdown with three numbers: to solve it (after `!`), to note one
 operation of a solution (`?8-5=3;`), and to solve it with one or two notes, of which half may be wrong.
 A solution after plans is right in 6 per cent of cases, one without in 7, and ideas differ as much either way. A trial
-of another seed that is not judged, of 400 steps and 64 problems: one of eleven solutions after plans was right in 19 per
-cent of problems, and one of sixteen samples in 48.
+of another seed that is not judged, of 400 steps and 64 problems: one of eleven solutions after plans was right in 19
+per cent of problems, and one of sixteen samples in 48.
 """
 
 from __future__ import annotations
