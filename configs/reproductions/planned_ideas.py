@@ -120,7 +120,7 @@ def compared(work: Workspace) -> dict[str, list]:
     found = {}
     for way in ("samples", "plans"):
         found[way] = searched(params, problems, way == "plans")
-        work.say(f"{way}: {np.nanmean(np.array(found[way], float), 0).round(3)}")
+        work.say(f"{way}: {np.array(found[way], float)[:, [0, 1, 3]].mean(0).round(3)}")
     return found
 
 
@@ -135,9 +135,10 @@ def run(work: Workspace) -> Measured:
     rows = np.stack([plans[:, 2] - samples[:, 2], (plans[:, 1] > 0) - without], 1)
 
     def parts(rows: np.ndarray) -> list[float]:
-        apart = np.isfinite(rows[:, 0])
-        related = np.corrcoef(rows[apart].T)[0, 1]
-        return [float(np.nanmean(rows[:, 0])), float(rows[:, 1].mean()), float(related)]
+        known = rows[np.isfinite(rows[:, 0])]  # a policy of a quick run may write nothing that can be read
+        varied = len(known) > 1 and bool((known.std(0) > 0).all())
+        apart = float(known[:, 0].mean()) if len(known) else 0.0
+        return [apart, float(rows[:, 1].mean()), float(np.corrcoef(known.T)[0, 1]) if varied else 0.0]
 
     def effect(rows: np.ndarray) -> float:
         return min(parts(rows))
@@ -153,7 +154,8 @@ def run(work: Workspace) -> Measured:
         "curves": [{"x": "tokens of a problem", "y": "problems with a right solution", "log": "", "lines": lines}],
         "parts of the effect": {name: [parts(rows)[i], *bootstrap_interval(rows, lambda r, i=i: parts(r)[i])]
                                 for i, name in enumerate(names)},
-        "means": {way: dict(zip(kinds, np.nanmean(np.array(x, float), 0).tolist())) for way, x in found.items()},
+        "means": {way: dict(zip(kinds, np.nan_to_num(x.mean(0, where=np.isfinite(x))).tolist()))
+                  for way, x in (("samples", samples), ("plans", plans))},
         "right, with all plans and with samples for as many tokens": [
             float((plans[:, 1] > 0).mean()), float(without.mean())],
         "samples for as many tokens": float(equal.mean()),
