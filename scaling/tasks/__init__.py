@@ -8,9 +8,10 @@ text.py          a tokenizer of characters, and training text
 tree.py          the random policy of a task as tables, for exact tests of search
 state_space.py   tasks that are walks to a goal: countdown.py, path_star.py (and random graphs), and
 puzzle.py        those between two arrangements: hanoi.py, puzzles.py (checkers, river, blocks)
-computation.py   tasks with one right answer: arithmetic.py, modular.py, tag.py, words.py (copy, recall), memory.py
-                 (lookup, repeat, permute), and misleading.py, corpora that teach what a test asks not to do
+computation.py   tasks with one right answer: arithmetic.py, modular.py, dag.py, tag.py, words.py (copy, recall),
+                 memory.py (lookup, repeat, permute), and misleading.py, corpora that teach what a test asks not to do
 reasoned.py      modular.py with thoughts: whole, cut short or none, with results that are taken back
+facts.py         questions about facts that no text states, with recollections that are taken back
 programs.py      programs of a few operations, asked for by examples and judged on every input; repair.py: broken ones
 sequences.py     labelled tokens that ask a mixer to recall, copy, find or follow a state; letters.py asks to count
                  letters and numerals.py to add, read one by one or in pieces; execution.py what a program prints,

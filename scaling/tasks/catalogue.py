@@ -9,7 +9,9 @@ from models.errors import ConfigError, nearest, require
 from scaling.tasks.arithmetic import Arithmetic
 from scaling.tasks.calculation import Calculation
 from scaling.tasks.countdown import Countdown
+from scaling.tasks.dag import Dag
 from scaling.tasks.edits import Edits
+from scaling.tasks.facts import Facts
 from scaling.tasks.hanoi import Hanoi
 from scaling.tasks.longhand import Longhand
 from scaling.tasks.memory import Lookup, Permute, Repeat
@@ -32,8 +34,8 @@ TASKS: dict[str, type[Any]] = {
     task.name: task
     for task in (
         Countdown, Arithmetic, Tag, Hanoi, Checkers, River, Blocks, PathStar, RandomGraph, Modular, Reasoned, Programs,
-        Copy, Recall, Phrase, Claim, Demonstrations, Lookup, Repeat, Permute, Calculation, Edits, Planted, Stacking,
-        Longhand, Scenes, Repair,
+        Copy, Recall, Phrase, Claim, Demonstrations, Lookup, Repeat, Permute, Calculation, Edits, Facts, Planted,
+        Stacking, Longhand, Scenes, Repair, Dag,
     )
 }  # fmt: skip
 

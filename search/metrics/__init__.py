@@ -9,6 +9,7 @@ from search.metrics.coverage import fit_coverage as fit_coverage  # its two laws
 from search.metrics.coverage import fit_curve as fit_curve  # any law of a curve, intervals over problems
 from search.metrics.coverage import fit_saturation as fit_saturation  # where more samples stop paying
 from search.metrics.curves import curve as curve  # means over problems with intervals
+from search.metrics.diversity import idea_diversity as idea_diversity  # chance that two samples differ in idea
 from search.metrics.replay import replay as replay  # published results, recomputed
 from search.metrics.samples import Samples as Samples  # what was drawn and how it was judged
 from search.metrics.selection import best_of_curve as best_of_curve  # best of k by score, exact

@@ -6,6 +6,7 @@ from typing import get_args
 
 from search.named import by_name, read_named
 from search.strategies.astar import AStar
+from search.strategies.atoms import AtomOfThoughts
 from search.strategies.beam import DVTS, Beam
 from search.strategies.best_of_n import BestOfN, Greedy, Majority, WeightedVote
 from search.strategies.budget_forcing import BudgetForcing
@@ -14,6 +15,7 @@ from search.strategies.gibbs import ParticleGibbs
 from search.strategies.hogwild import HogwildWorkers
 from search.strategies.mcts import MCTS
 from search.strategies.metropolis import Metropolis
+from search.strategies.plan_search import PlanSearch
 from search.strategies.pruning import ConfidentVote, Pruning, Restarts
 from search.strategies.rebase import Rebase
 from search.strategies.revision import Revision
@@ -30,7 +32,7 @@ AnyStrategy = (
     Greedy | BestOfN | Majority | WeightedVote | Beam | DVTS | Rebase | ParticleFilter | OddsFilter | TwistedSMC
     | ParticleGibbs | AStar | MCTS | Metropolis | ShortM | EarlyStopping | AdaptiveConsistency | Pruning | Restarts
     | ConfidentVote | BudgetForcing | IterativeDeepening | Revision | Stack | StepSpeculation | SpawnJoin
-    | HogwildWorkers
+    | HogwildWorkers | AtomOfThoughts | PlanSearch
 )  # fmt: skip
 STRATEGIES: dict[str, type[StrategyConfig]] = by_name(get_args(AnyStrategy))
 

@@ -7,6 +7,8 @@ from collections import Counter
 
 import numpy as np
 
+from scaling.tasks.facts import Facts
+
 NUMBER = "(0|[1-9][0-9]*)"
 
 
@@ -149,6 +151,24 @@ def reasoned(prompt: str, steps: list[str]) -> bool:
     form = f"{NUMBER}[-+*]{NUMBER}=({NUMBER}~)*{NUMBER}"
     thought = all(re.fullmatch(form, step) for step in steps[:-1])
     return thought and re.fullmatch(f"[:!]{NUMBER}", steps[-1]) is not None and modular(prompt, [steps[-1][1:]])
+
+
+def dag(prompt: str, steps: list[str]) -> bool:
+    values: dict[str, int] = {}
+    for node in prompt.rstrip("=").split(","):
+        left, right = (values[x] if x in values else int(x) for x in (node[1], node[3]))
+        values[node[0]] = {"+": left + right, "-": left - right, "*": left * right}[node[2]] % 10
+    chain = all(re.fullmatch("[a-p][0-9][-+*][0-9]=[0-9]", step) for step in steps)
+    atom = len(steps) == 1 and re.fullmatch("([?][^;]*;)?[a-p][0-9]", steps[0])
+    return bool(chain or atom) and int(steps[-1][-1]) == values[node[0]]
+
+
+def facts(prompt: str, steps: list[str]) -> bool:
+    *thought, answer = steps
+    at = prompt[0]
+    for relation in prompt[1:-1]:
+        at = Facts().fact(at, relation)
+    return all(re.fullmatch("~?[a-z][0-7][a-z]", step) for step in thought) and answer == f":{at}"
 
 
 def program(prompt: str, steps: list[str]) -> bool:
@@ -302,6 +322,8 @@ CHECKS = {
     "modular": modular,
     "program": program,
     "repair": repair,
+    "dag": dag,
+    "facts": facts,
     "reasoned": reasoned,
     "tag": tag,
     "lookup": lookup,

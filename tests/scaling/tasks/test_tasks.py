@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from models.errors import ConfigError
 from scaling.tasks import TASKS, task_by_name
 from scaling.tasks.computation import Computation
+from scaling.tasks.dag import Node
 from scaling.tasks.hanoi import Hanoi
 from scaling.tasks.planted import Planted, chance
 from scaling.tasks.state_space import StateSpace
@@ -36,6 +37,8 @@ NAMES = [
     "modular:operations=5,per_step=2",
     "modular:operations=2,per_step=0",
     "reasoned:operations=2,slips=45",
+    "facts:hops=2,known=60",
+    "dag:leaves=3,middle=3,layers=2",
     "tag:letters=2",
     "copy:order=reverse",
     "recall:negated=30",
@@ -195,6 +198,55 @@ def test_a_thought_may_be_none_end_early_or_take_results_back() -> None:
     assert task.value(problem, "3+5=1~4|") == 0 == task.process_reward(problem, "3+5=1~4|")
     assert task.value(problem, "3+5=1|1*2=2|2+0=2|") == 0 and not task.verify(problem, "3+5=|:2.")
     assert task.verify(problem, "3+5=4|:2.") and task.process_reward(problem, "3+5=4|:2.") == 0
+
+
+def test_contracted_questions_stand_for_themselves_and_never_grow() -> None:
+    task = task_by_name("dag:leaves=2,layers=0")
+    asked = task.problem([Node("a", "3", "+", "4"), Node("b", "2", "*", "5"), Node("c", "a", "-", "b")])
+    assert asked.prompt == "a3+4,b2*5,ca-b=" and task.atoms(asked) == [("", "a7,b0?c7-0;"), ("?c7-0;", "c7.")]
+    assert task.solution(asked, np.random.default_rng(0)) == "a3+4=7|b2*5=0|c7-0=7."
+    assert task.verify(asked, "?c7-0;c7.") and task.verify(asked, "a3+4=1|c0*1=7.") and not task.verify(asked, "c8.")
+    assert task.value(asked, "a3+4=8|") == 0 and task.conclude(asked, ["a3+4=8"]) == "8"
+    large = task_by_name("dag:leaves=5,middle=3,layers=2")
+    for problem in large.generate(0, 40):
+        atoms = large.atoms(problem)
+        follows = [written.endswith(asked) for (_, written), (asked, _) in itertools.pairwise(atoms)]
+        assert len(atoms) == 4 and all(follows)
+        assert large.verify(problem, "".join(atoms[-1]))
+        lengths = [len(problem.prompt), *(len(asked) for asked, _ in atoms[1:])]
+        assert lengths == sorted(lengths, reverse=True)
+        for question, _ in atoms[1:]:
+            nodes = [Node(*node) for node in question[1:-1].split(",")]
+            assert large.right_answer(large.problem(nodes)) == large.right_answer(problem)
+
+
+def test_wrong_recollections_are_taken_back_and_only_known_facts_are_told() -> None:
+    task, rng = task_by_name("facts:hops=3,known=40,again=60"), np.random.default_rng(0)
+    first, second = task.fact("k", "3"), task.fact(task.fact("k", "3"), "1")
+    two = task_by_name("facts:hops=2")
+    asked = two.problem("k", "31")
+    right = f"k3{first}|{first}1{second}|"
+    other = "a" if second != "a" else "b"
+    assert asked.prompt == "k31=" and two.solution(asked, rng) == f"{right}:{second}."
+    assert two.verify(asked, f":{second}.") and not two.verify(asked, f"{right}:{other}.")
+    assert two.process_reward(asked, f"k3{first}|{first}1{other}|") == 0
+    assert two.process_reward(asked, f"k3{first}|{first}1{other}|~k3{first}|") == 1 == two.value(asked, right)
+    assert two.value(asked, f"k3{first}|{first}1{other}|") == 0
+    assert two.process_reward(asked, f"{right}~{right}:{other}.") == 0
+    assert sum(task.knows(e, r) for e in "abcdefghijklmnopqrstuvwxyz" for r in "01234567") == 84
+    rounds = []
+    for problem in task.generate(0, 400):
+        thought, _, answer = task.solution(problem, rng).partition(":")
+        *wrong, last = [one.strip("|").split("|") for one in thought.split("~")]
+        assert last == task.right_steps(problem) and answer == f"{task.right_answer(problem)}."
+        for steps in wrong:
+            assert [step[1] for step in steps] == list(problem.instance[1]) and steps[-1][-1] != last[-1][-1]
+            assert sum(step[-1] != task.fact(*step[:2]) for step in steps) == 1
+        facts = [step for steps in (*wrong, last) for step in steps if step[-1] == task.fact(*step[:2])]
+        assert all(task.knows(*step[:2]) for step in facts)
+        rounds.append(len(wrong))
+    expected = sum(0.6**i for i in range(1, 5))
+    assert abs(np.mean(rounds) - expected) < 4 * np.std(rounds) / 20
 
 
 def test_a_thought_is_executed_whatever_results_it_wrote() -> None:

@@ -22,11 +22,13 @@ from search.named import written
 from search.policy import Policy
 from search.searcher import Searcher
 from search.strategies.answers import reader
+from search.strategies.atoms import atom_of_thoughts
 from search.strategies.best_of_n import best_of_n
 from search.strategies.budget_forcing import budget_forcing
 from search.strategies.catalogue import STRATEGIES, read_strategy, strategy_by_name
 from search.strategies.deepening import iterative_deepening
 from search.strategies.hogwild import WorkersDecoder
+from search.strategies.plan_search import plan_search
 from search.strategies.pruning import ConfidenceScorer, confident_vote, pruning, restarts
 from search.strategies.revision import revision
 from search.strategies.setting import NeedsPolicy, Setting
@@ -69,6 +71,10 @@ SPOKEN: dict[str, Callable[[], Strategy]] = {
         4, (2, 1), tuple(b"hm "), 0, LONG, behind=ord("=")
     ),
     "step_speculation:samples=2,small=there,threshold=0.4": lambda: step_speculation(2, 0.4),
+    "atom_of_thoughts:samples=2,question=?,close=;,most=3,vote=majority": lambda: by_vote(
+        atom_of_thoughts(2, ord("?"), ord(";"), LONG, most=3), READ
+    ),
+    "plan_search:observations=3,observe=?,close=;,solve=!": lambda: plan_search(3, ord("?"), ord(";"), ord("!"), LONG),
 }  # fmt: skip
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from models.errors import ConfigError
 from search.config import SearchConfig
-from search.decoder import Outputs, Price
 from search.searcher import Searcher, SearchProblem
 from search.strategies.spawn_join import Calls, spawn_join
 from tests.search.strategies.enumeration import Text, by_number, essence
+from tests.search.strategies.scripts import ScriptDecoder, write
 
 CALLS = Calls(call=6, child=7, close=8, reply=9, result=10, done=11, answer=12, end=13)
 VOCAB, LONG, CHILDREN, ANSWER, MOST, SCRIPTS = 14, 40, 3, 4, 2, 120
@@ -24,77 +20,6 @@ CONFIG = SearchConfig(
     problems=8, prompt_len=1, max_tokens=LONG, max_steps=LONG, max_rounds=40, delimiters=(CALLS.close,),
     ends=(CALLS.end,), seed=1,
 )  # fmt: skip
-
-
-class Scripts(NamedTuple):
-    """Which script each problem follows, prompts' length (0), and what comes first."""
-
-    script: jax.Array
-    length: jax.Array
-    outputs: Outputs
-
-
-class ScriptDecoder:
-    """A policy without chance: a table says what follows the last two tokens at each length."""
-
-    vocab_size = VOCAB
-    params: Any = jnp.asarray(TABLE, jnp.int32)
-
-    def contexts(self, problems: int) -> Scripts:
-        zeros = jnp.zeros(problems, jnp.int32)
-        return Scripts(zeros, zeros, self._says(jnp.zeros(problems, jnp.int32)))
-
-    def encode(self, prompt: Any) -> tuple[np.int32, np.int32]:
-        return np.int32(prompt), np.int32(0)
-
-    def admit(self, params: Any, contexts: Scripts, slot: jax.Array, prompt: Any) -> Scripts:
-        first = self._says(params[prompt[0], 0, 0, 0])
-        outputs = jax.tree.map(lambda all, one: all.at[slot].set(one), contexts.outputs, first)
-        return Scripts(contexts.script.at[slot].set(prompt[0]), contexts.length, outputs)
-
-    def start(self, contexts: Scripts) -> Outputs:
-        return contexts.outputs
-
-    def caches(self, problems: int, particles: int, length: int) -> jax.Array:
-        return jnp.zeros((problems, particles, length), jnp.int32)
-
-    def position_axes(self, caches: jax.Array) -> int:
-        return caches.ndim - 1
-
-    def step(
-        self, params: Any, contexts: Scripts, caches: jax.Array, tokens: jax.Array, length: jax.Array
-    ) -> tuple[Outputs, jax.Array]:
-        before = jnp.take_along_axis(caches, jnp.maximum(length - 1, 0)[..., None], -1)[..., 0]
-        before = jnp.where(length == 0, 0, before)
-        following = params[contexts.script[:, None], before, tokens, jnp.minimum(length + 1, LONG - 1)]
-        here = jnp.arange(LONG) == length[..., None]
-        return self._says(following), jnp.where(here, tokens[..., None], caches)
-
-    def price(self, unit: str) -> Price:
-        return Price(1.0, 1.0)
-
-    def _says(self, token: jax.Array) -> Outputs:
-        logits = jnp.where(jnp.arange(VOCAB) == token[..., None], 0.0, -jnp.inf)
-        return Outputs(logits, jnp.zeros(token.shape), jnp.zeros(token.shape, bool))
-
-
-def following(script: int, text: Text) -> int:
-    before, last = ((0, 0, *text) if len(text) != 1 else (0, *text))[-2:]
-    return int(TABLE[script, before, last, min(len(text), LONG - 1)])
-
-
-def write(script: int, text: Text, forced: Text, until_close: bool) -> tuple[Text, int]:
-    """(the text after it went on until a close or its end, tokens that were not forced)."""
-    drawn = 0
-    for token in forced:
-        if len(text) == LONG:
-            return text, drawn
-        text = (*text, token)
-    while len(text) < LONG:
-        text, drawn = (*text, following(script, text)), drawn + 1
-        if text[-1] == CALLS.end or (until_close and text[-1] == CALLS.close):
-            break
-    return text, drawn
 
 
 def split(block: Text) -> list[Text]:
@@ -115,7 +40,7 @@ def simulated(script: int) -> tuple[Text, int, int, int]:
     calls = drawn = depth = 0
     while True:
         begin = len(text)
-        text, new = write(script, text, forced, until_close=True)
+        text, new = write(TABLE[script], text, forced, (CALLS.close, CALLS.end))
         drawn, depth, forced = drawn + new, depth + len(text) - begin, ()
         if text[-1] == CALLS.end or len(text) == LONG:
             return text, calls, drawn, depth
@@ -124,7 +49,7 @@ def simulated(script: int) -> tuple[Text, int, int, int]:
         if not lines or calls == MOST:
             continue
         calls += 1
-        children = [write(script, (), line, until_close=False) for line in lines]
+        children = [write(TABLE[script], (), line, (CALLS.end,)) for line in lines]
         drawn += sum(n for _, n in children)
         depth += max(len(child) for child, _ in children)
         forced = (CALLS.reply,)
@@ -138,7 +63,7 @@ def simulated(script: int) -> tuple[Text, int, int, int]:
 
 
 def test_every_search_is_that_of_the_protocol() -> None:
-    search = Searcher(ScriptDecoder(), spawn_join(CHILDREN, CALLS, LONG, MOST, ANSWER), CONFIG)
+    search = Searcher(ScriptDecoder(TABLE), spawn_join(CHILDREN, CALLS, LONG, MOST, ANSWER), CONFIG)
     problems = [SearchProblem(i, i) for i in range(SCRIPTS)]
     found = by_number(search.run(problems))
     calls = []
