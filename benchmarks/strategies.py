@@ -42,7 +42,9 @@ ARGUMENTS = {  # {0} to {6}: words that are one token each
     "iterative_deepening": 'samples=2,trigger="{0}",first=4', "revision": 'samples=4,attempts=2,separator="{0}"',
     "step_speculation": "samples=2,small={folder},threshold=0.4",
     "spawn_join": 'children=2,call="{0}",child="{1}",close="{2}",reply="{3}",result="{4}",done="{5}",mark="{6}"',
-    "hogwild": 'workers=2,openings=["{0}","{1}"]',
+    "hogwild": 'workers=2,openings=["{0}","{1}"]', "stack": 'samples=4,keep=[2,1],mark="{0}"',
+    "atom_of_thoughts": 'samples=2,question="{0}",close="{1}",most=3',
+    "plan_search": 'observations=3,observe="{0}",close="{1}",solve="{2}"',
 }  # fmt: skip
 
 
