@@ -269,8 +269,10 @@ def write(folder: Path, case: Case) -> tuple[np.ndarray, np.ndarray]:
     if is_before_5():
         keys = before_5(keys)
     config = transformers.AutoConfig.for_model(case.model_type, **keys, attn_implementation="eager")
+    seed = zlib.crc32(name_of(case).encode())
+    torch.manual_seed(seed)  # some families draw the decays whose mean is kept
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    rng = np.random.default_rng(zlib.crc32(name_of(case).encode()))
+    rng = np.random.default_rng(seed)
     with torch.no_grad():
         for _, weight in sorted(model.named_parameters()):
             mean, std = (weight.mean().item(), 0.2) if weight.ndim == 1 else (0, 1.5 * weight.shape[-1] ** -0.5)
