@@ -61,8 +61,8 @@ LATENT = {
 SHARED = EXPERTS | {"moe_intermediate_size": 8, "num_experts": 4, "shared_expert_intermediate_size": 16}
 GRANITE = {"embedding_multiplier": 3.0, "logits_scaling": 3.0, "residual_multiplier": 0.22,
            "attention_multiplier": 0.3}  # fmt: skip
-# what a state of so few features reads is now and then near 0, and the norm after it divides by that: with the usual eps
-# of 1e-6 one rounding of the weights moved logits by 9e-4
+# what is read from a state of so few features is now and then near 0, and the norm after it divides by that: with the
+# usual eps of 1e-6 one rounding of the weights moved logits by 9e-4
 NEXT = SHARED | {
     "rms_norm_eps": 1e-3,
     "num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"], "head_dim": 8,
