@@ -33,13 +33,14 @@ EXPERTS = ("experts", "top_k", "d_ff", "shared", "groups", "top_groups", "score"
 ROTARY = {"rope_theta", "rope_theta_local", "rope_scaling", "partial_rotary_factor"}
 # keys that change what is computed in any family, with the values that leave it as this package computes it
 NEUTRAL: dict[str, Any] = {"use_bidirectional_attention": (None, False), "quantization_config": (None,)}
+VERSION = "transformers_version"  # the release that wrote a file: what the file leaves out is what that one took for it
 
 
 def family_of(data: Json, file: str) -> tuple[Family, Json]:
     """The family of a config.json and its part that describes the text model."""
     kind, text = data.get("model_type"), data.get("text_config")
     if kind in SEEING and isinstance(text, Mapping):  # with a vision tower, which is left out
-        outer = {key: data[key] for key in NEUTRAL if key in data}  # what holds for the whole model
+        outer = {key: data[key] for key in (*NEUTRAL, VERSION) if key in data}  # what holds for the whole model
         kind, data = text.get("model_type", SEEING[kind]), {**outer, **text}
     if kind in MISSING:
         problem = f"model_type {kind!r} needs {MISSING[kind]}, which no model here has"
@@ -63,9 +64,10 @@ def _misspelt(kind: str) -> str | None:
 def read_config(family: Family, data: Json, file: str) -> ModelConfig:
     """The ModelConfig of a config.json, in float32; ConfigError names the file and the key that cannot be read."""
     data = {family.aliases.get(key, key): value for key, value in data.items()}
-    keys = Keys(data, file, family.defaults)
+    old = re.match(r"[0-4]\.", str(data.get(VERSION)))
+    keys = Keys(data, file, {**family.defaults, **family.before_5} if old else family.defaults)
     for key, values in {**NEUTRAL, **family.neutral}.items():
-        value = data.get(key, family.defaults.get(key, values[0]))
+        value = data.get(key, keys.defaults.get(key, values[0]))
         if key == "quantization_config" and isinstance(value, Mapping):
             fix = "load it with transformers, dequantised, and save_pretrained to another folder"
             raise keys.error(key, f"says that its tensors are quantised ({value.get('quant_method')})", fix)

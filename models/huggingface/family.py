@@ -32,7 +32,8 @@ class Family:
     names: the tensors of the base model below `prefix`, and the head's whole name. parts: what config.json says.
     defaults: what `transformers` takes for a key that config.json lacks. fixed: the ModelConfig fields that all models
     of the family share. neutral: keys that change what is computed, with the values under which a ModelConfig computes
-    it. aliases: other names that files have for keys.
+    it. aliases: other names that files have for keys. before_5: what releases of `transformers` before 5 took for a
+    key that is lacking, where it is something else than `defaults`.
     linear: matrices lie as `[out, in]` (torch's Linear), else as `[in, out]`.
     by_head: a tensor of all of q, k and v has those of one head beside one another, else all heads' q come first.
     pairs: neighbouring dims of a head rotate together, else the first half with the second. The dims of q and k are
@@ -50,6 +51,7 @@ class Family:
     fixed: Json
     neutral: Json = field(default_factory=dict)
     aliases: Json = field(default_factory=dict)
+    before_5: Json = field(default_factory=dict)
     prefix: str = "model."
     linear: bool = True
     by_head: bool = False

@@ -111,6 +111,8 @@ def test_transformers_agrees_before_and_after_a_round_trip(name, tmp_path):
     case = (golden.COMMITTED | golden.OTHERS)[name]
     if case.model_type not in transformers.CONFIG_MAPPING:
         pytest.skip(f"transformers {transformers.__version__} has no {case.model_type}")
+    if name in golden.BEFORE_5 and golden.is_before_5():
+        pytest.skip(f"transformers {transformers.__version__} {golden.BEFORE_5[name]}")
     tokens, logits = golden.write(tmp_path / "theirs", case)
     config, params = import_weights(tmp_path / "theirs")
     np.testing.assert_allclose(apply(config, params, tokens), logits, atol=TOLERANCE)
@@ -261,8 +263,21 @@ def test_the_kept_defaults_are_those_of_the_transformers_that_is_installed(model
     if model_type not in transformers.CONFIG_MAPPING:
         pytest.skip(f"transformers {transformers.__version__} has no {model_type}")
     theirs = golden.defaults(model_type)
-    theirs.pop("router_aux_loss_coef", None)  # of training; gpt-oss has another in 4.57 than in 5.24
-    assert supplied(model_type, theirs) == supplied(model_type, {})
+    assert supplied(model_type, theirs) == supplied(model_type, {"transformers_version": transformers.__version__})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "old", "new"), [("cohere", 1e4, 5e5), ("olmo3", 1e4, 5e5), ("persimmon", 25e3, 1e4)]
+)
+def test_a_theta_that_a_file_leaves_out_is_that_of_the_release_that_wrote_it(model_type, old, new):
+    for version, theta in [("4.57.6", old), ("4.34.0.dev0", old), ("5.24.0", new), ("40.1", new), (None, new)]:
+        written = {"transformers_version": version}
+        assert read_config(FAMILIES[model_type], written, "config.json").rope_theta == theta
+        assert read_config(FAMILIES[model_type], written | {"rope_theta": 7.0}, "config.json").rope_theta == 7
+
+
+def test_every_case_that_older_releases_cannot_be_compared_on_is_one():
+    assert golden.BEFORE_5.keys() <= (golden.COMMITTED | golden.OTHERS).keys()
 
 
 # -- what names and files may look like ---------------------------------------------------------------------------
@@ -287,6 +302,8 @@ def test_a_seeing_gemma_is_read_by_its_text_config():
     data = json.loads((golden.GOLDEN / "gemma3_text" / "config.json").read_text())
     family, text = family_of({"model_type": "gemma3", "text_config": data, "vision_config": {}}, "c")
     assert read_config(family, text, "c") == import_weights(golden.GOLDEN / "gemma3_text", param_dtype="float32")[0]
+    outer = {"model_type": "gemma3", "text_config": {}, "transformers_version": "4.57.6"}
+    assert family_of(outer, "c")[1] == {"transformers_version": "4.57.6"}
 
 
 def test_half_precision_becomes_float32(folder):

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from models.huggingface import families
+from tests.models import write_huggingface_golden as golden
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "inference.md"
 TABLE = re.compile(r"(?<=<!-- families -->\n).*?(?=<!-- /families -->)", re.DOTALL)
@@ -13,9 +14,12 @@ REFRESH = "to write the tables again: python -m tests.models.test_huggingface_do
 
 
 def family_tables() -> str:
-    """The families that can be read and written, and what is missing for others, as Markdown."""
+    """The families that can be read and written, what older releases differ in, what others lack, as Markdown."""
     rows = ["| `model_type` | models |", "|---|---|"]
     rows += [f"| `{file.FAMILY.model_type}` | {(file.__doc__ or '').strip()} |" for file in families.FILES]
+    rows += ["", "What `transformers` 4.57 cannot be compared on:", "", "| `model_type` | it |", "|---|---|"]
+    cases = golden.COMMITTED | golden.OTHERS
+    rows += dict.fromkeys(f"| `{cases[name].model_type}` | {what} |" for name, what in golden.BEFORE_5.items())
     rows += ["", "Not read, by what a model here lacks for them:", "", "| `model_type` | missing |", "|---|---|"]
     rows += [f"| `{name}` | {what} |" for name, what in families.MISSING.items()]
     return "\n".join(rows) + "\n"

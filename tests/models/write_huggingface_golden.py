@@ -61,7 +61,10 @@ LATENT = {
 SHARED = EXPERTS | {"moe_intermediate_size": 8, "num_experts": 4, "shared_expert_intermediate_size": 16}
 GRANITE = {"embedding_multiplier": 3.0, "logits_scaling": 3.0, "residual_multiplier": 0.22,
            "attention_multiplier": 0.3}  # fmt: skip
+# what is read from a state of so few features is now and then near 0, and the norm after it divides by that: with the
+# usual eps of 1e-6 one rounding of the weights moved logits by 9e-4
 NEXT = SHARED | {
+    "rms_norm_eps": 1e-3,
     "num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"], "head_dim": 8,
     "shared_expert_intermediate_size": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
     "linear_key_head_dim": 4, "linear_value_head_dim": 6,
@@ -170,17 +173,16 @@ OTHERS = {
     "internlm3": Case("internlm3", {"head_dim": 4}),
     "iquestcoder": Case("iquestcoder", {"head_dim": 6}),
     "gpt2_untied_exact": Case("gpt2", GPT2 | {"tie_word_embeddings": False, "activation_function": "gelu"}),
-    "mamba2_one_group": Case(
-        "mamba2",
-        MAMBA2 | {"n_groups": 1, "tie_word_embeddings": True, "time_step_limit": [0.0, 0.02], "conv_kernel": 3},
-    ),
-    "mamba2_without_conv_bias": Case("mamba2", MAMBA2 | {"use_conv_bias": False}),
+    "mamba2_one_group": Case("mamba2", MAMBA2 | {"n_groups": 1, "time_step_limit": [0.0, 0.02], "conv_kernel": 3}),
+    "mamba2_without_conv_bias": Case("mamba2", MAMBA2 | {"n_groups": 1, "use_conv_bias": False}),
+    "mamba2_tied": Case("mamba2", MAMBA2 | {"n_groups": 4, "tie_word_embeddings": True, "use_conv_bias": False}),
     "deepseek_v2_groups": Case(
         "deepseek_v2",
         LATENT | {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2, "n_routed_experts": 8,
-                  "num_experts_per_tok": 3, "n_shared_experts": 2, "rope_scaling": MSCALED, "num_hidden_layers": 3},
+                  "num_experts_per_tok": 3, "n_shared_experts": 2, "num_hidden_layers": 3},
         "float32",
     ),
+    "deepseek_v2_mscales": Case("deepseek_v2", LATENT | {"rope_scaling": MSCALED}, "float32"),
     "deepseek_v2_dense": Case("deepseek_v2", LATENT | {"first_k_dense_replace": 2}),
     "deepseek_v3_plain": Case(
         "deepseek_v3",
@@ -190,9 +192,10 @@ OTHERS = {
     ),
     "deepseek_v3_linear": Case(
         "deepseek_v3",
-        LATENT | {"n_group": 2, "topk_group": 1, "rope_scaling": {"rope_type": "linear", "factor": 3.0}},
+        LATENT | {"n_group": 1, "topk_group": 1, "rope_scaling": {"rope_type": "linear", "factor": 3.0}},
         "float32",
     ),
+    "deepseek_v3_one_group_of_two": Case("deepseek_v3", LATENT | {"n_group": 2, "topk_group": 1}, "float32"),
     "gpt_neox_one_after_another": Case("gpt_neox", {"use_parallel_residual": False, "rotary_pct": 0.5}),
     "olmo3_defaults": Case("olmo3", {"sliding_window": 5, "num_hidden_layers": 5}),
     "smollm3_defaults": Case("smollm3", {"num_hidden_layers": 5, "mlp_bias": True, "attention_bias": True}),
@@ -215,8 +218,37 @@ OTHERS = {
         XLSTM | {"hidden_size": 16, "num_heads": 3, "qk_dim_factor": 0.57, "v_dim_factor": 0.94, "use_cache": False,
                  "norm_eps": 1e-5, "gate_soft_cap": 15.0, "mode": "train", "chunk_size": 7, "ffn_proj_factor": 2.667},
     ),
+    "xlstm_shorter_than_a_chunk": Case("xlstm", XLSTM | {"chunk_size": 2 + SEQ}, "float32"),
     "gpt2_sharded": Case("gpt2", GPT2 | {"n_inner": 40}, "float32", "6KB"),
 }
+
+# cases that releases of `transformers` before 5 cannot be compared on -> what these do instead of what the authors' own
+# code does; the other cases of the same families are compared all the same. With that one thing changed, 4.57.6 agreed
+NO_CHUNKS = "fails in xLSTM when a text fills a chunk, whose queries it views in a wrong shape (shorter texts agree)"
+BEFORE_5 = {
+    "mamba2": (
+        "normalises all groups of a Mamba-2 layer together, where the authors' code takes each by itself "
+        "(with n_groups of 1 they agree)"
+    ),
+    "mamba2_tied": "cannot save a Mamba-2 model whose head is the table as safetensors",
+    "deepseek_v2_mscales": (
+        "leaves out the factor of mscale_all_dim on DeepSeek-V2's attention scores, which the authors' code has "
+        "(without that key they agree)"
+    ),
+    "deepseek_v3_one_group_of_two": (
+        "gives DeepSeek-V3's experts outside of a token's groups the score 0, where the authors' code excludes them "
+        "(they agree unless the biased scores inside are below 0)"
+    ),
+    "xlstm": NO_CHUNKS,
+    "xlstm_odd_widths": NO_CHUNKS,
+}
+
+
+def is_before_5() -> bool:
+    """Whether the `transformers` that is installed is of a release before 5."""
+    import transformers
+
+    return int(transformers.__version__.split(".")[0]) < 5
 
 
 def before_5(keys: dict[str, Any]) -> dict[str, Any]:
@@ -237,11 +269,13 @@ def write(folder: Path, case: Case) -> tuple[np.ndarray, np.ndarray]:
     import transformers
 
     keys = case.keys if case.model_type in ("gpt2", "gpt_bigcode", "mamba2", "xlstm") else SHAPE | case.keys
-    if int(transformers.__version__.split(".")[0]) < 5:
+    if is_before_5():
         keys = before_5(keys)
     config = transformers.AutoConfig.for_model(case.model_type, **keys, attn_implementation="eager")
+    seed = zlib.crc32(name_of(case).encode())
+    torch.manual_seed(seed)  # some families draw the decays whose mean is kept
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    rng = np.random.default_rng(zlib.crc32(name_of(case).encode()))
+    rng = np.random.default_rng(seed)
     with torch.no_grad():
         for _, weight in sorted(model.named_parameters()):
             mean, std = (weight.mean().item(), 0.2) if weight.ndim == 1 else (0, 1.5 * weight.shape[-1] ** -0.5)
@@ -272,7 +306,7 @@ def defaults(model_type: str) -> dict[str, Any]:
     import transformers
 
     family = FAMILIES[model_type]
-    theirs = transformers.CONFIG_MAPPING[model_type]().to_dict()
+    theirs = json.loads(json.dumps(transformers.CONFIG_MAPPING[model_type]().to_dict()))  # as a file has them
     known = {*family.defaults, *family.neutral, *NEUTRAL, "rope_parameters", "rope_scaling", "model_type"}
     return {key: value for key, value in sorted(theirs.items()) if key in known}
 

@@ -25,6 +25,7 @@ FAMILY = Family(
     names=NAMES,
     parts=(*PARTS, Rope()),
     defaults=DEFAULTS | {"rope_theta": 5e5},
+    before_5={"rope_theta": 1e4},
     fixed=FIXED,
     neutral={"use_qk_norm": (False,)},
     pairs=True,

@@ -66,6 +66,7 @@ FAMILY = Family(
             "original_max_position_embeddings": 4096,
         },
     },
+    before_5={"router_aux_loss_coef": 0.9},
     fixed={**RMS, "bias": "all", "activation": "swiglu_clipped"},
     neutral={
         "attention_bias": (True,), "hidden_act": ("silu",), "swiglu_alpha": (1.702,), "swiglu_limit": (7.0,),

@@ -39,5 +39,6 @@ FAMILY = Family(
     defaults=olmo2.DEFAULTS | {
         "sliding_window": 4096, "layer_types": None, "sliding_window_pattern": 4, "rope_theta": 5e5,
     },
+    before_5={"rope_theta": 1e4},
     fixed=olmo2.FIXED,
 )  # fmt: skip

@@ -42,6 +42,7 @@ FAMILY = Family(
         "num_attention_heads": 64, "hidden_act": "relu2", "max_position_embeddings": 16_384, "layer_norm_eps": 1e-5,
         "tie_word_embeddings": False, "rope_theta": 1e4, "partial_rotary_factor": 0.5,
     },
+    before_5={"rope_theta": 25e3},
     fixed={"positions": "rope", "norm": "layernorm", "bias": "all", "qk_norm": True},
     neutral={"qk_layernorm": (True,)},
     by_head=True,
