@@ -34,7 +34,7 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Repair(StateSpace):
-    """`36,40,10;+1|*4>` is solved by `+1|*2.`: of 3 and 6 the first line makes 4 and 0, the second 1 and 0.
+    """`36,40,10;+1,*4>` is solved by `+1|*2.`: of 3 and 6 the first line makes 4 and 0, the second 1 and 0.
 
     A prompt shows two inputs and what both are after every line, and a program of which some lines are wrong. Two
     inputs tell `+n` and `*n` apart; one of them does not, so that a program that was run on the first input alone may
@@ -70,7 +70,7 @@ class Repair(StateSpace):
     def problem(self, wanted: Program, inputs: tuple[int, int], broken: Program) -> Problem:
         """The problem of a program, the inputs that are shown, and what it is repaired from."""
         issue = Issue(wanted, inputs, broken)
-        return Problem(f"{self.shows(issue)};{'|'.join(broken)}>", "|".join(wanted), issue)
+        return Problem(f"{self.shows(issue)};{','.join(broken)}>", "|".join(wanted), issue)
 
     def shows(self, issue: Issue) -> str:
         """The values that an issue shows: those of both inputs before and after every line."""

@@ -14,7 +14,7 @@ ISSUE = Issue(("+1", "*2"), (3, 6), ("+1", "*4"))
 
 def test_a_program_worked_by_hand_is_shown_run_and_judged_line_by_line() -> None:
     problem = TASK.problem(*ISSUE)
-    assert problem.prompt == "36,40,10;+1|*4>" and TASK.solution(problem, np.random.default_rng(0)) == "+1|*2."
+    assert problem.prompt == "36,40,10;+1,*4>" and TASK.solution(problem, np.random.default_rng(0)) == "+1|*2."
     assert TASK.values(ISSUE.wanted, 3) == (3, 4, 1) and TASK.values(ISSUE.broken, 3) == (3, 4, 2)
     assert TASK.verdicts(ISSUE, ISSUE.broken) == "yn" and TASK.verdicts(ISSUE, ("*6", "*2")) == "ny"
     assert TASK.program("+1|*2.") == ("+1", "*2") and TASK.answer("+1|*2.") == "+1|*2"
