@@ -6,7 +6,7 @@ A ladder of policies of several sizes and lengths gives both laws. The plans, wh
 is trained and how many attempts a problem is given, are written down before their policies are trained.
 
 A first form had votes on chains modulo 5, which a policy of this size suddenly learns: intervals from .2 to 1 held, and
-told nothing. A second and a third, with one seed and with three of twelve settings from width 16 on, did not determine a
+told nothing. A second and a third, of one seed and of three of twelve settings from width 16 on, did not determine a
 law of loss.
 """
 
