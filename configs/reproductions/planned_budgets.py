@@ -34,7 +34,7 @@ from search.frontier import JointPlan, Option, joint_plan
 from search.policy import load_policy
 
 TASK = "countdown:numbers=3,largest=20"
-WIDTHS, STEPS, SEEDS = (8, 12, 16, 24, 32), (600, 1200, 2400, 4800), 3
+WIDTHS, STEPS, SEEDS = (16, 24, 32, 8, 12), (600, 1200, 2400, 4800), 3
 BATCH, SEQ, RATE = 16, 64, 0.32
 EXAMPLES, PROBLEMS, SAMPLES, ROOM, LEVEL = 60_000, 500, 32, 48, 0.9
 KS = (1, 2, 4, 8, 16, 32)
@@ -125,7 +125,7 @@ def plans(table: pd.DataFrame, solved: dict[str, Any]) -> dict[str, JointPlan]:
 
 def carried_out(plan: dict[str, float]) -> tuple[int, int]:
     """(width, steps) nearest to a plan: a size of the ladder's family, trained on as many FLOPs."""
-    widths = np.arange(WIDTHS[0] - 4, 2 * WIDTHS[-1], 4)
+    widths = np.arange(min(WIDTHS), 2 * max(WIDTHS), 4)
     sizes = np.array([counts.params(model_of(int(width))) for width in widths])
     at = int(np.argmin(np.abs(np.log(sizes / plan["params"]))))
     return int(widths[at]), max(1, round(plan["params"] * plan["tokens"] / sizes[at] / (BATCH * SEQ)))
@@ -170,7 +170,7 @@ def run(work: Workspace) -> Measured:
     lines = {
         f"width {width}, {tokens:.2g} tokens": {"x": list(KS), "y": np.mean(solved[trial]["solved"], axis=0).tolist()}
         for trial, width, tokens in zip(table["trial"], table["d_model"], table["tokens"], strict=True)
-        if width == WIDTHS[-1]
+        if width == max(WIDTHS)
     }
     details = {
         "tables": [{"title": "Plans, carried out", "rows": rows}],
