@@ -38,7 +38,7 @@ NAMED = (
 OTHERS = {  # made by the same functions, and compared with loops or with the golden results in their own tests
     "majority", "weighted_vote", "early_stopping", "adaptive_consistency", "pruning", "restarts", "confident_vote",
     "budget_forcing", "iterative_deepening", "revision", "step_speculation", "spawn_join", "hogwild",
-    "atom_of_thoughts", "plan_search",
+    "atom_of_thoughts", "plan_search", "stack",
 }  # fmt: skip
 
 
