@@ -54,8 +54,8 @@ def get_reproduction() -> Reproduction:
         minutes=15,
         not_covered="language; verifiers that cost or err: an attempt is checked by the sum that it writes; "
         "policies above 40 thousand parameters; sizes between the ladder's "
-        "widths: a plan's size is rounded to the nearest, and trained on as many FLOPs. One policy of each plan. Earlier "
-        "forms did not decide: votes on chains, and fewer seeds and widths, which determined no law of loss",
+        "widths: a plan's size is rounded to the nearest, and trained on as many FLOPs. One policy of each plan. "
+        "Earlier forms did not decide: votes on chains, and fewer seeds and widths, which determined no law of loss",
         simulated=False,
         run=run,
         sweeps=lambda quick: (sweep(quick),),
