@@ -90,3 +90,12 @@ def test_sides_of_unequal_flops_are_not_compared() -> None:
     searches = pd.concat([found("a", 10, "beam", "beam:0", 10.0, 1), found("a", 10, "dvts", "dvts:0", 16.0, 2)])
     assert not len(compare(samples, searches, (("dvts", "beam"),)))
     assert "no pair" in section(compare(samples, searches, (("dvts", "beam"),)))
+
+
+def test_sides_that_are_right_on_the_same_problems_differ_by_nothing_whatever_the_order_of_rows() -> None:
+    """The interval of a paired difference: without the pairing it would be as wide as that of a mean."""
+    beam = found("a", 10, "beam", "beam:0", 10.0, 1)
+    dvts = beam.assign(strategy="dvts", size="dvts:0").sample(frac=1, random_state=9)
+    assert 0 < beam["correct"].mean() < 1 and not (beam["problem"].to_numpy() == dvts["problem"].to_numpy()).all()
+    row = compare(drawn("a", 10, 0), pd.concat([beam, dvts]), (("dvts", "beam"),)).iloc[0]
+    assert row["low"] == row["difference"] == row["high"] == 0
